@@ -1,0 +1,165 @@
+"""The command line of scripts/tune.py. Imports nothing heavy: --help must be quick."""
+
+import argparse
+import os
+
+DESCRIPTION = """Search the settings of second-order MeanFlow training.
+Without arguments: the main job, on the digits."""
+EXAMPLES = """examples:
+  python scripts/tune.py                              the default search; again: go on, or report it
+  python scripts/tune.py --smoke-test                 the same path in under two minutes
+  python scripts/tune.py --status                     look at a search from another terminal
+  python scripts/tune.py --trials 40                  extend it: --trials is the total
+  python scripts/tune.py --study long --set budget.images=640000
+  python scripts/tune.py --cluster                    on the running Ray cluster (or --cluster HOST:PORT)
+
+exit status: 0 a trial completed; 2 bad usage or setting; 3 every trial failed; 4 the study is in use;
+5 cluster or storage unusable; 130 interrupted, go on with the same command"""
+
+
+def tune_parser() -> argparse.ArgumentParser:
+    """The command line; `tests/test_command_line.py` freezes it."""
+    p = argparse.ArgumentParser(
+        prog="tune.py",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    what = p.add_argument_group("what to search")
+    what.add_argument(
+        "--space",
+        default="second_order",
+        metavar="NAME",
+        help="module of search_spaces, or a .py file (default: %(default)s)",
+    )
+    what.add_argument(
+        "--study", metavar="NAME", help="name of the study (default: the space's name)"
+    )
+    what.add_argument(
+        "--trials",
+        type=int,
+        metavar="N",
+        help="trials in total, baselines included (default: 16; smoke test: 7)",
+    )
+    what.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        dest="settings",
+        help="fix a setting of every trial, for example budget.images=64000; may be repeated",
+    )
+    what.add_argument(
+        "--sampler",
+        default="tpe",
+        choices=["tpe", "random", "qmc"],
+        help="Optuna's sampler (default: %(default)s)",
+    )
+    what.add_argument(
+        "--scheduler",
+        default="asha",
+        choices=["asha", "none"],
+        help="stop weak trials at rungs, or none (default: %(default)s)",
+    )
+    what.add_argument(
+        "--reduction",
+        type=float,
+        default=2.0,
+        metavar="F",
+        help="at a rung the best 1/F of the trials go on (default: %(default)s)",
+    )
+    what.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the search (default: %(default)s)"
+    )
+    what.add_argument(
+        "--confirm-seeds",
+        type=int,
+        default=2,
+        metavar="N",
+        help="fresh seeds on which best and baseline are retrained; 0: none (default: %(default)s)",
+    )
+    where = p.add_argument_group("where to run it")
+    where.add_argument(
+        "--cluster",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="join a running Ray cluster: ADDRESS, else RAY_ADDRESS, else this machine's",
+    )
+    where.add_argument(
+        "--workers-per-trial",
+        type=int,
+        default=1,
+        metavar="N",
+        help="data-parallel ranks of a trial (default: %(default)s)",
+    )
+    where.add_argument(
+        "--max-concurrent",
+        type=int,
+        metavar="K",
+        help="trials at once (default: what the processors allow)",
+    )
+    where.add_argument(
+        "--cpus-per-worker",
+        type=float,
+        default=1.0,
+        metavar="F",
+        help="processors of a rank (default: %(default)s)",
+    )
+    where.add_argument(
+        "--gpus-per-worker",
+        type=float,
+        metavar="F",
+        help="GPUs of a rank (default: 1 where the cluster has enough, else 0)",
+    )
+    keep = p.add_argument_group("where to keep it")
+    keep.add_argument(
+        "--storage",
+        default="runs",
+        metavar="DIR",
+        help="folder of studies, teachers and MLflow, seen by all hosts (default: %(default)s)",
+    )
+    keep.add_argument(
+        "--study-storage",
+        default=os.environ.get("OPTUNA_STORAGE"),
+        metavar="URL",
+        help="an Optuna database URL (default: OPTUNA_STORAGE, else a journal file in the study's folder)",
+    )
+    keep.add_argument(
+        "--tracking-uri",
+        default=os.environ.get("MLFLOW_TRACKING_URI"),
+        metavar="URI",
+        help="an MLflow server (default: MLFLOW_TRACKING_URI, else DIR/mlflow.db)",
+    )
+    keep.add_argument(
+        "--resume",
+        default="auto",
+        choices=["auto", "must", "fresh"],
+        help="auto: go on where there is something; must: refuse to start anew; "
+        "fresh: put the old study aside (default: %(default)s)",
+    )
+    show = p.add_argument_group("what to show")
+    show.add_argument(
+        "--status",
+        action="store_true",
+        help="show a running or finished study, and do nothing else",
+    )
+    show.add_argument(
+        "--smoke-test",
+        action="store_true",
+        help="the same path with small budgets, in a study of its own",
+    )
+    show.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything, print three configurations and the budget, and stop before Ray starts",
+    )
+    show.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="show a traceback with an error, and the logs of Ray",
+    )
+    show.add_argument("-q", "--quiet", action="store_true", help="only the summary")
+    return p

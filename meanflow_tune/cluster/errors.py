@@ -1,0 +1,17 @@
+"""What can go wrong between the driver and the machines; each message says what to do."""
+
+
+class ClusterError(RuntimeError):
+    """The cluster cannot be used: exit status 5 of the command line."""
+
+
+class ClusterUnreachable(ClusterError):
+    """Nothing answers at the cluster's address, or what answers is not this version of Ray."""
+
+
+class HostUnfit(ClusterError):
+    """A host lacks the shared storage, a package, or the resources that were asked for."""
+
+
+class SlotsLost(ClusterError):
+    """No slot is left to run trials; what the study holds is kept and the search can go on."""

@@ -1,0 +1,296 @@
+"""The one place where trials (Ray Tune), slots (Ray Train) and the driver meet.
+
+`Mailbox` is plain asyncio, without Ray, so that it can be tested as it is; `start_mailbox` makes it
+an actor on the driver's host. Whoever serves a slot calls itself by an *incarnation*, new for each
+start of the slot's processes: calls of an older one are answered `stale` and change nothing.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class _Delivery:
+    """A job and everything said about it. events: what the driver shall hear, in order."""
+
+    job: dict[str, Any]
+    events: list[dict[str, Any]] = field(default_factory=list)
+    verdicts: dict[int, bool] = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=dict)
+    retries: int = 0
+    cause: str = "its processes ended"
+    ended: bool = False
+
+
+@dataclass
+class _Slot:
+    """seen: when a process of it last called; moved: when its job last made progress (seconds)."""
+
+    incarnation: str
+    number: int | None
+    seen: float
+    moved: float
+    condemned: bool = False
+    starts: int = 1
+
+
+class Mailbox:
+    """Jobs in, reports and ends out, verdicts back.
+
+    max_retries: how often a job is begun again after its processes died, before it has failed.
+    lost_after: seconds of silence after which a slot's job goes to another slot.
+    stall_after: seconds without a report or tick after which a slot's processes are ended.
+    """
+
+    def __init__(
+        self,
+        max_retries: int = 3,
+        lost_after: float = 60.0,
+        stall_after: float = 1800.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._max_retries, self._lost_after, self._stall_after = (
+            max_retries,
+            lost_after,
+            stall_after,
+        )
+        self._clock = clock
+        self._queue: deque[int] = deque()
+        self._deliveries: dict[int, _Delivery] = {}
+        self._slots: dict[str, _Slot] = {}
+        self._broken: dict[str, str] = {}
+        self._stopping = self._closed = False
+        self._changed = asyncio.Condition()
+
+    # ---- the trial's side -----------------------------------------------------------------
+
+    async def submit(self, job: dict[str, Any]) -> None:
+        """Queue a job; the same number and attempt again only attaches to it."""
+        known = self._deliveries.get(job["number"])
+        if known is not None and known.job["attempt"] >= job["attempt"]:
+            return
+        self._deliveries[job["number"]] = _Delivery(dict(job))
+        if self._stopping:
+            self._end(job["number"], "running", "interrupted before it started")
+        else:
+            self._queue.append(job["number"])
+        await self._notify()
+
+    async def events(self, number: int, after: int, wait: float = 30.0) -> list[dict[str, Any]]:
+        """Events of a job from index `after` on; waits up to `wait` seconds for the first."""
+        delivery = self._deliveries[number]
+        await self._wait(lambda: len(delivery.events) > after, wait)
+        return delivery.events[after:]
+
+    # ---- the slot's side ------------------------------------------------------------------
+
+    async def hello(self, slot: str, incarnation: str) -> None:
+        """A slot's processes have started; earlier ones of this slot are stale from now on."""
+        now, old = self._clock(), self._slots.get(slot)
+        self._slots[slot] = _Slot(
+            incarnation, old.number if old else None, now, now, starts=old.starts + 1 if old else 1
+        )
+        await self._notify()
+
+    async def next_job(self, slot: str, incarnation: str, wait: float = 10.0) -> dict[str, Any]:
+        """kind: job (with `job`), wait (ask again), close (end in peace) or stale (end at once).
+
+        A job that this slot has begun and not ended is handed out again.
+        """
+        deadline = self._clock() + wait
+        while True:
+            state = self._slots[slot]
+            if state.incarnation != incarnation or state.condemned:
+                return {"kind": "stale"}
+            if state.number is not None and self._again(state):
+                return {"kind": "job", "job": self._hand_out(state, state.number)}
+            if self._queue:
+                return {"kind": "job", "job": self._hand_out(state, self._queue.popleft())}
+            if self._closed:
+                return {"kind": "close"}
+            left = deadline - self._clock()
+            if left <= 0:
+                return {"kind": "wait"}
+            await self._wait(
+                lambda: bool(self._queue) or self._closed or self._stale(slot, incarnation), left
+            )
+
+    async def beat(self, slot: str, incarnation: str) -> dict[str, bool]:
+        """A sign of life. stopping: end the job at a safe point; die: end the process now."""
+        if self._stale(slot, incarnation):
+            return {"stopping": self._stopping, "die": True}
+        self._slots[slot].seen = self._clock()
+        return {"stopping": self._stopping, "die": False}
+
+    async def tick(
+        self, slot: str, incarnation: str, number: int, progress: dict[str, Any]
+    ) -> None:
+        """Live progress of a job: shown, and taken as proof that it is not stuck."""
+        if self._holds(slot, incarnation, number):
+            self._slots[slot].moved = self._clock()
+            self._deliveries[number].progress = dict(progress)
+
+    async def report(
+        self, slot: str, incarnation: str, number: int, report: dict[str, Any]
+    ) -> bool:
+        """Hand a rung's report to the driver and wait for its verdict: True to go on.
+
+        A rung that was judged before (the job began again below it) is answered at once.
+        """
+        if not self._holds(slot, incarnation, number):
+            return False
+        delivery, images = self._deliveries[number], int(report["images"])
+        told = {e["report"]["images"] for e in delivery.events if e["kind"] == "report"}
+        if images not in told:
+            delivery.events.append({"kind": "report", "report": report})
+            await self._notify()
+        while images not in delivery.verdicts:
+            self._slots[slot].moved = self._clock()
+            await self._wait(
+                lambda: (
+                    images in delivery.verdicts or self._closed or self._stale(slot, incarnation)
+                ),
+                30.0,
+            )
+            if not self._holds(slot, incarnation, number) or self._closed:
+                return False
+        return delivery.verdicts[images]
+
+    async def done(self, slot: str, incarnation: str, number: int, outcome: dict[str, Any]) -> None:
+        """A job has ended in one of the typed ways."""
+        if self._holds(slot, incarnation, number):
+            self._slots[slot].number = None
+            self._end(number, **outcome)
+            await self._notify()
+
+    async def fault(self, slot: str, incarnation: str, number: int, cause: str) -> None:
+        """Why a job broke off; the slot will ask for it again."""
+        if self._holds(slot, incarnation, number):
+            self._deliveries[number].cause = cause
+
+    async def broken(self, slot: str, cause: str) -> None:
+        """A slot that cannot serve at all, whatever the job (its code does not import)."""
+        self._broken[slot] = cause
+
+    # ---- the driver's side ----------------------------------------------------------------
+
+    async def verdict(self, number: int, images: int, go_on: bool) -> None:
+        """The driver's answer to a report."""
+        self._deliveries[number].verdicts[images] = go_on
+        await self._notify()
+
+    async def forget(self) -> None:
+        """Drop what is over, before another study's jobs come, whose numbers begin at 0 again."""
+        self._deliveries = {n: d for n, d in self._deliveries.items() if not d.ended}
+
+    async def stop_all(self) -> None:
+        """Ask every job to end at a safe point, and give back those that have not begun."""
+        self._stopping = True
+        while self._queue:
+            self._end(self._queue.popleft(), "running", "interrupted before it started")
+        await self._notify()
+
+    async def close(self) -> None:
+        """No more jobs, and nobody waits for those that run: slots end as soon as they can."""
+        self._closed = True
+        await self.stop_all()
+
+    async def snapshot(self) -> dict[str, Any]:
+        """The state, for the driver's loop; also looks after silent and stuck slots."""
+        self._look_after_slots()
+        await self._notify()
+        now = self._clock()
+        return {
+            "queued": list(self._queue),
+            "slots": {
+                name: {
+                    "number": s.number,
+                    "silent_s": now - s.seen,
+                    "starts": s.starts,
+                    "lost": s.condemned or now - s.seen > self._lost_after,
+                }
+                for name, s in self._slots.items()
+            },
+            "broken": dict(self._broken),
+            "progress": {n: d.progress for n, d in self._deliveries.items() if not d.ended},
+        }
+
+    # ---- inside ---------------------------------------------------------------------------
+
+    def _look_after_slots(self) -> None:
+        now = self._clock()
+        for name, state in self._slots.items():
+            if state.number is None or state.condemned:
+                continue
+            delivery = self._deliveries[state.number]
+            if now - state.seen > self._lost_after:
+                delivery.cause = f"slot {name} was silent for {now - state.seen:.0f} s"
+                # Another slot takes it at once; should this one come back, it is stale.
+                number, state.condemned = state.number, True
+                if self._again(state):
+                    self._queue.appendleft(number)
+                state.number = None
+            elif now - state.moved > self._stall_after:
+                delivery.cause = f"no progress for {now - state.moved:.0f} s"
+                state.condemned = True
+
+    def _again(self, state: _Slot) -> bool:
+        """Whether the unfinished job of a slot is to begin again; if not, it ends here."""
+        assert state.number is not None
+        number, delivery = state.number, self._deliveries[state.number]
+        delivery.retries += 1
+        if not self._stopping and delivery.retries <= self._max_retries:
+            delivery.job["attempt"] += 1
+            return True
+        state.number = None
+        if self._stopping:
+            self._end(number, "running", f"interrupted; {delivery.cause}")
+        else:
+            self._end(number, "failed", f"broke off {delivery.retries} times: {delivery.cause}")
+        return False
+
+    def _hand_out(self, state: _Slot, number: int) -> dict[str, Any]:
+        state.number, state.moved = number, self._clock()
+        return dict(self._deliveries[number].job)
+
+    def _end(self, number: int, status: str, reason: str = "", deterministic: bool = False) -> None:
+        delivery = self._deliveries[number]
+        if not delivery.ended:
+            delivery.ended = True
+            outcome = {"status": status, "reason": reason, "deterministic": deterministic}
+            delivery.events.append({"kind": "end", "outcome": outcome})
+
+    def _stale(self, slot: str, incarnation: str) -> bool:
+        state = self._slots.get(slot)
+        return state is None or state.incarnation != incarnation or state.condemned
+
+    def _holds(self, slot: str, incarnation: str, number: int) -> bool:
+        return not self._stale(slot, incarnation) and self._slots[slot].number == number
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
+        async def wait() -> None:
+            async with self._changed:
+                await self._changed.wait_for(condition)
+
+        try:
+            await asyncio.wait_for(wait(), seconds)
+        except TimeoutError:
+            return
+
+
+def start_mailbox(**options: Any) -> Any:
+    """The mailbox as an actor on the driver's host: it lives and dies with the search."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0, max_concurrency=1000)(Mailbox)
+    return actor.options(scheduling_strategy=here).remote(**options)

@@ -1,0 +1,114 @@
+"""Before a search starts on a cluster: can every host do what the search will ask of it?"""
+
+import os
+import secrets
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from meanflow_tune.cluster.errors import HostUnfit
+
+# Other versions of these on a worker's host change numbers or break the exchange of objects.
+PACKAGES = ("ray", "torch", "pydantic", "numpy")
+ANSWER_SECONDS = 120.0
+
+
+def check_resources(count: int, workers: int, resources_per_worker: dict[str, float]) -> None:
+    """Raises HostUnfit unless `count` slots of `workers` ranks fit into the cluster's total."""
+    total = ray.cluster_resources()
+    for kind, amount in resources_per_worker.items():
+        need, have = count * workers * amount, total.get(kind, 0.0)
+        if need > have + 1e-9:
+            raise HostUnfit(
+                f"{count} slots of {workers} workers with {amount:g} {kind} each need {need:g}, "
+                f"but the cluster has {have:g} {kind}. Lower --max-concurrent, --workers-per-trial or "
+                f"--{kind.lower()}s-per-worker."
+            )
+
+
+def check_hosts(storage: Path | str) -> list[dict[str, Any]]:
+    """What each host says about itself: host, python and package versions.
+
+    Raises HostUnfit, naming the host, when one does not see `storage`, cannot write there, or has
+    other versions than this process.
+    """
+    folder = Path(storage).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    nonce, name = secrets.token_hex(16), f".preflight-{secrets.token_hex(4)}"
+    (folder / name).write_text(nonce)
+    ours = _versions()
+    try:
+        nodes = [n for n in ray.nodes() if n["Alive"]]
+        asked = [(_label(n), _ask(n, folder, name)) for n in nodes]
+        answers = [_answer(host, ref) for host, ref in asked]
+    finally:
+        for left in folder.glob(f"{name}*"):
+            left.unlink()
+    for answer in answers:
+        _judge(answer, nonce, ours, folder)
+    return answers
+
+
+def _label(node: dict[str, Any]) -> str:
+    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+
+
+def _ask(node: dict[str, Any], folder: Path, name: str) -> Any:
+    there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    remote = ray.remote(num_cpus=0, max_retries=1)(_describe_host)
+    return remote.options(scheduling_strategy=there).remote(str(folder), name)
+
+
+def _answer(host: str, ref: Any) -> dict[str, Any]:
+    try:
+        answer: dict[str, Any] = ray.get(ref, timeout=ANSWER_SECONDS)
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise HostUnfit(
+            f"host {host} does not answer a test task ({text}). Take it out of the cluster, or see "
+            "its Ray logs."
+        ) from error
+    return {"host": host, **answer}
+
+
+def _judge(answer: dict[str, Any], nonce: str, ours: dict[str, str], folder: Path) -> None:
+    host = answer["host"]
+    if answer["nonce"] != nonce or answer["error"]:
+        raise HostUnfit(
+            f"host {host} cannot use the storage {folder} ({answer['error'] or 'other content'}). "
+            "--storage must be a folder that all hosts share, at the same path, and may write."
+        )
+    differing = [
+        f"{p} {answer['versions'].get(p, 'missing')} instead of {v}"
+        for p, v in ours.items()
+        if answer["versions"].get(p) != v
+    ]
+    if differing:
+        raise HostUnfit(
+            f"host {host} has {', '.join(differing)}. Install the same versions on all hosts."
+        )
+
+
+def _describe_host(folder: str, name: str) -> dict[str, Any]:
+    """Runs on each host."""
+    error, nonce = "", ""
+    try:
+        nonce = (Path(folder) / name).read_text()
+        (Path(folder) / f"{name}-{os.uname().nodename}-{os.getpid()}").write_text("seen")
+    except OSError as problem:
+        error = str(problem)
+    return {"nonce": nonce, "error": error, "versions": _versions()}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "missing"
+    return found

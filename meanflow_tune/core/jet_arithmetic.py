@@ -1,0 +1,204 @@
+"""Rules for sums, products, quotients, powers, choices and reductions.
+
+Storage of a jet is x = (x₀, x₁, x₂, x₁₂) or (x₀, x₁), stacked on axis 0; "constant" is an operand
+without derivatives. In-place operations act on tensors made here, so they are safe under autograd.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meanflow_tune.core.jet_elementwise import exp, log, reciprocal, sqrt
+from meanflow_tune.core.jet_type import (
+    Jet,
+    UnsupportedOperator,
+    align,
+    axis,
+    broadcast,
+    chain,
+    components_of,
+    everywhere,
+    in_place,
+    lift,
+    register_rule,
+    value_of,
+)
+
+
+@register_rule(*everywhere("mul", "multiply", "__mul__", "__rmul__"))
+def multiply(x: Any, y: Any) -> Jet:
+    """(x₀y₀, x₁y₀ + x₀y₁, x₂y₀ + x₀y₂, x₁₂y₀ + x₁y₂ + x₂y₁ + x₀y₁₂)."""
+    if not isinstance(x, Jet):
+        x, y = y, x
+    a = x.parts
+    if not isinstance(y, Jet):
+        return Jet((align(a, y.dim()) if isinstance(y, Tensor) else a) * y)
+    b = y.parts
+    if a.dim() != b.dim():
+        a, b = align(a, b.dim() - 1), align(b, a.dim() - 1)
+    out = a * b[0]
+    out[1:].addcmul_(b[1:], a[0])
+    if len(a) == 4:
+        out[3].addcmul_(a[1], b[2]).addcmul_(a[2], b[1])
+    return Jet(out)
+
+
+@register_rule(*everywhere("add", "__add__", "__radd__"))
+def add(x: Any, y: Any, *, alpha: float = 1) -> Jet:
+    if alpha != 1:
+        y = y * alpha
+    if not isinstance(x, Jet):
+        x, y = y, x
+    a = x.parts
+    if isinstance(y, Jet):
+        b = y.parts
+        if a.dim() != b.dim():
+            a, b = align(a, b.dim() - 1), align(b, a.dim() - 1)
+        return Jet(a + b)
+    if isinstance(y, Tensor):
+        a = align(a, y.dim())
+        dtype = torch.result_type(a, y)
+        shape = broadcast(a.shape[1:], y.shape)
+        a = a.to(dtype).expand(len(a), *shape)
+    out = a.clone(memory_format=torch.contiguous_format)
+    out[0] += y
+    return Jet(out)
+
+
+@register_rule(*everywhere("sub", "subtract", "__sub__"))
+def subtract(x: Any, y: Any, *, alpha: float = 1) -> Jet:
+    if alpha == 1 and isinstance(x, Jet) and isinstance(y, Jet) and x.parts.dim() == y.parts.dim():
+        return Jet(x.parts - y.parts)
+    return add(x, -y, alpha=alpha)
+
+
+@register_rule(*everywhere("rsub", "__rsub__"))
+def reverse_subtract(x: Any, y: Any, *, alpha: float = 1) -> Jet:
+    return subtract(y, x, alpha=alpha)
+
+
+@register_rule(*everywhere("div", "divide", "true_divide", "__truediv__"))
+def divide(x: Any, y: Any, *, rounding_mode: str | None = None) -> Jet:
+    if rounding_mode is not None:
+        raise UnsupportedOperator(f"torch.div with {rounding_mode=}", "divide without rounding")
+    if not isinstance(y, Jet):
+        return Jet((align(x.parts, y.dim()) if isinstance(y, Tensor) else x.parts) / y)
+    return multiply(reciprocal(y), x)
+
+
+@register_rule(*everywhere("__rdiv__", "__rtruediv__"))
+def reverse_divide(x: Any, y: Any) -> Jet:
+    return divide(y, x)
+
+
+@register_rule(*everywhere("neg", "negative", "__neg__"))
+def negate(x: Jet) -> Jet:
+    return Jet(-x.parts)
+
+
+@register_rule(*everywhere("pow", "__pow__"))
+def power(x: Any, n: Any) -> Jet:
+    if not isinstance(x, Jet):
+        base = math.log(x) if isinstance(x, int | float) else torch.log(x)
+        return exp(multiply(n, base))
+    if isinstance(n, Jet):
+        return exp(multiply(n, log(x)))
+    if not isinstance(n, Tensor):
+        if n == 2:
+            return multiply(x, x)
+        if n == 1:
+            return x
+        if n == 0:
+            return Jet(lift(torch.ones_like(x.parts[0]), len(x.parts), x.parts))
+    else:
+        shape = broadcast(x.parts.shape[1:], n.shape)
+        x = Jet(align(x.parts, n.dim()).expand(len(x.parts), *shape))
+
+    def term(factor: Any, exponent: Any) -> Tensor:
+        """factor · x^exponent, zero where the factor is (and not 0 · ∞)."""
+        result = x.parts[0] ** exponent * factor
+        return torch.where(factor == 0, 0.0, result) if isinstance(factor, Tensor) else result
+
+    f2 = term(n * (n - 1), n - 2) if len(x.parts) == 4 else None
+    return chain(x.parts, x.parts[0] ** n, term(n, n - 1), f2)
+
+
+@register_rule(*everywhere("__rpow__"))
+def reverse_power(x: Any, base: Any) -> Jet:
+    return power(base, x)
+
+
+@register_rule(*everywhere("addcmul"))
+def addcmul(x: Any, y: Any, z: Any, *, value: float = 1) -> Any:
+    return x + y * z * value
+
+
+@register_rule(*everywhere("lerp"))
+def lerp(x: Any, y: Any, weight: Any) -> Any:
+    return x + (y - x) * weight
+
+
+@register_rule(*everywhere("where"))
+def where(condition: Tensor, x: Any, y: Any) -> Jet:
+    condition = value_of(condition)
+    count, like = components_of((x, y))
+    a, b = lift(x, count, like), lift(y, count, like)
+    rank = max(a.dim() - 1, b.dim() - 1, condition.dim())
+    return Jet(torch.where(condition, align(a, rank), align(b, rank)))
+
+
+@register_rule(*everywhere("masked_fill"))
+def masked_fill(x: Jet, mask: Tensor, value: Any) -> Jet:
+    return where(mask, torch.as_tensor(value, dtype=x.parts.dtype, device=mask.device), x)
+
+
+for _rule, _name in ((add, "add"), (subtract, "sub"), (multiply, "mul"), (divide, "div")):
+    _operators = everywhere(f"{_name}_", f"__i{_name.replace('div', 'truediv')}__")
+    register_rule(*_operators)(in_place(_rule))
+
+
+# --- reductions -----------------------------------------------------------------------------------
+
+
+def _axes(x: Tensor, dim: Any) -> tuple[int, ...]:
+    """Axes of the storage for `dim` of the jet; None and () mean all."""
+    if dim is None or dim == ():
+        return tuple(range(1, x.dim()))
+    return tuple(axis(d) for d in (dim if isinstance(dim, tuple | list) else (dim,)))
+
+
+@register_rule(*everywhere("sum"))
+def total(x: Jet, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Jet:
+    axes = _axes(x.parts, dim)
+    return Jet(x.parts.sum(axes, keepdim, dtype=dtype) if axes else x.parts)
+
+
+@register_rule(*everywhere("mean"))
+def mean(x: Jet, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Jet:
+    axes = _axes(x.parts, dim)
+    return Jet(x.parts.mean(axes, keepdim, dtype=dtype) if axes else x.parts)
+
+
+@register_rule(*everywhere("var"))
+def variance(
+    x: Jet,
+    dim: Any = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+) -> Jet:
+    if isinstance(dim, bool):  # the form var(x, unbiased)
+        dim, unbiased = None, dim
+    axes = _axes(x.parts, dim)
+    count = math.prod(x.parts.shape[a] for a in axes)
+    lost = (1 if unbiased else 0) if correction is None else correction
+    centred = Jet(x.parts - x.parts.mean(axes, True))
+    return Jet(multiply(centred, centred).parts.sum(axes, keepdim) / (count - lost))
+
+
+@register_rule(*everywhere("std"))
+def deviation(x: Jet, *options: Any, **named: Any) -> Jet:
+    return sqrt(variance(x, *options, **named))

@@ -1,0 +1,186 @@
+"""Rules for operators that move elements about: linear, so every component is treated alike.
+
+The common ones act on the storage [K, *shape] at once, as views where torch gives views. The rest
+are applied to one component after the other.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from meanflow_tune.core.jet_type import (
+    Jet,
+    UnsupportedOperator,
+    align,
+    axis,
+    components_of,
+    everywhere,
+    lift,
+    register_rule,
+    value_of,
+)
+
+
+def sizes(given: tuple[Any, ...]) -> tuple[int, ...]:
+    """(2, 3), ((2, 3),) and ([2, 3],) are the same shape."""
+    if len(given) == 1 and not isinstance(given[0], int):
+        return tuple(given[0])
+    return given
+
+
+@register_rule(*everywhere("reshape", "view"))
+def reshape(x: Jet, *shape: Any) -> Jet:
+    if shape and isinstance(shape[0], torch.dtype):
+        raise UnsupportedOperator("Tensor.view of another dtype", "use Tensor.to")
+    parts = x.parts
+    return Jet(parts.reshape(parts.shape[0], *sizes(shape)))
+
+
+@register_rule(*everywhere("reshape_as", "view_as"))
+def reshape_as(x: Any, other: Any) -> Any:
+    return x.reshape(other.shape)
+
+
+@register_rule(*everywhere("flatten"))
+def flatten(x: Jet, start_dim: int = 0, end_dim: int = -1) -> Jet:
+    return Jet(x.parts.flatten(axis(start_dim), axis(end_dim)))
+
+
+@register_rule(*everywhere("permute"))
+def permute(x: Jet, *dims: Any) -> Jet:
+    return Jet(x.parts.permute(0, *(axis(d) for d in sizes(dims))))
+
+
+@register_rule(*everywhere("transpose", "swapaxes", "swapdims"))
+def transpose(x: Jet, dim0: int, dim1: int) -> Jet:
+    return Jet(x.parts.transpose(axis(dim0), axis(dim1)))
+
+
+@register_rule(*everywhere("contiguous"))
+def contiguous(x: Jet, **named: Any) -> Jet:
+    return Jet(x.parts.contiguous(**named))
+
+
+@register_rule(*everywhere("unsqueeze"))
+def unsqueeze(x: Jet, dim: int) -> Jet:
+    return Jet(x.parts.unsqueeze(axis(dim)))
+
+
+@register_rule(*everywhere("squeeze"))
+def squeeze(x: Jet, dim: Any = None) -> Jet:
+    if dim is None:  # not the components' own axis, nor must it vanish with K = 1
+        dim = tuple(i for i, size in enumerate(x.parts.shape[1:]) if size == 1)
+    dims = (dim,) if isinstance(dim, int) else dim
+    return Jet(x.parts.squeeze(tuple(axis(d) for d in dims)))
+
+
+@register_rule(*everywhere("expand", "broadcast_to"))
+def expand(x: Jet, *shape: Any) -> Jet:
+    wanted = sizes(shape)
+    return Jet(align(x.parts, len(wanted)).expand(x.parts.shape[0], *wanted))
+
+
+@register_rule(*everywhere("expand_as"))
+def expand_as(x: Any, other: Any) -> Any:
+    return x.expand(other.shape)
+
+
+@register_rule(*everywhere("chunk"))
+def chunk(x: Jet, chunks: int, dim: int = 0) -> tuple[Jet, ...]:
+    return tuple(map(Jet, x.parts.chunk(chunks, axis(dim))))
+
+
+@register_rule(*everywhere("split"))
+def split(x: Jet, split_size: int | Sequence[int], dim: int = 0) -> tuple[Jet, ...]:
+    # torch.Tensor.split calls the size split_size, torch.split calls it split_size_or_sections.
+    return tuple(map(Jet, torch.split(x.parts, split_size, axis(dim))))  # type: ignore[arg-type]
+
+
+@register_rule(*everywhere("unbind"))
+def unbind(x: Jet, dim: int = 0) -> tuple[Jet, ...]:
+    return tuple(map(Jet, x.parts.unbind(axis(dim))))
+
+
+@register_rule(*everywhere("cat", "concat", "concatenate"))
+def cat(tensors: Sequence[Any], dim: int = 0) -> Jet:
+    count, like = components_of(tensors)
+    return Jet(torch.cat([lift(x, count, like) for x in tensors], axis(dim)))
+
+
+@register_rule(*everywhere("stack"))
+def stack(tensors: Sequence[Any], dim: int = 0) -> Jet:
+    count, like = components_of(tensors)
+    return Jet(torch.stack([lift(x, count, like) for x in tensors], axis(dim)))
+
+
+@register_rule(Tensor.__getitem__)
+def index(x: Jet, where: Any) -> Jet:
+    entries = where if isinstance(where, tuple) else (where,)
+    if any(isinstance(value_of(entry), Tensor | list) for entry in entries):
+        # Where several index tensors put their axis depends on what stands between them.
+        return Jet(torch.stack([part[value_of(where)] for part in x.parts]))
+    return Jet(x.parts[(slice(None), *entries)])
+
+
+@register_rule(F.pad)
+def pad(x: Jet, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Jet:
+    parts = [F.pad(part, pad, mode) for part in x.parts]
+    if value:
+        parts[0] = F.pad(x.parts[0], pad, mode, value)
+    return Jet(torch.stack(parts))
+
+
+def each_component(operator: Any) -> None:
+    """Registers an operator that is linear in its first operand and shapes all components alike."""
+
+    def rule(x: Any, *options: Any, **named: Any) -> Any:
+        if not isinstance(x, Jet) or any(isinstance(o, Jet) for o in (*options, *named.values())):
+            raise UnsupportedOperator(
+                f"torch.{operator.__name__} with derivatives beyond its first operand"
+            )
+        results = [operator(part, *options, **named) for part in x.parts]
+        if isinstance(results[0], Tensor):
+            return Jet(torch.stack(results))
+        return tuple(Jet(torch.stack(parts)) for parts in zip(*results, strict=True))
+
+    register_rule(operator)(rule)
+
+
+_LINEAR = (
+    "clone to float double half bfloat16 type type_as cpu cuda movedim moveaxis unflatten narrow "
+    "select index_select gather take_along_dim repeat tile repeat_interleave flip roll tril triu "
+    "diagonal cumsum t adjoint tensor_split diff unfold fold interpolate pixel_shuffle "
+    "pixel_unshuffle channel_shuffle avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
+    "adaptive_avg_pool2d adaptive_avg_pool3d"
+)
+for _operator in everywhere(*_LINEAR.split()):
+    each_component(_operator)
+
+
+@register_rule(F.dropout)
+def dropout(x: Jet, p: float = 0.5, training: bool = True, inplace: bool = False) -> Jet:
+    if training and p > 0:
+        raise UnsupportedOperator(
+            f"dropout ({p=}) in training mode", "its mask would not be the plain forward's: use p=0"
+        )
+    return x
+
+
+def _of_values(operator: Any) -> None:
+    """Registers an operator that needs values only and has no derivative, such as a comparison."""
+
+    def rule(*operands: Any, **named: Any) -> Any:
+        return operator(*map(value_of, operands), **named)
+
+    register_rule(operator)(rule)
+
+
+_CONSTANT = (
+    "zeros_like ones_like full_like empty_like is_floating_point is_complex numel is_same_size "
+    "eq ne lt le gt ge isnan isinf isfinite allclose"
+)
+for _operator in everywhere(*_CONSTANT.split()):
+    _of_values(_operator)

@@ -1,0 +1,275 @@
+"""The jet: a value with its derivatives along one or two directions, and the table of its rules.
+
+A jet of K components stands in for a tensor of shape *shape; its storage is a tensor [K, *shape]:
+
+    K = 2: (f, ∂₁f)                    one direction
+    K = 4: (f, ∂₁f, ∂₂f, ∂₁∂₂f)        two directions and their mixed derivative
+
+Jets pass through unmodified modules by `__torch_function__`: each operator that meets a jet is
+looked up in the table and its rule is applied; one without a rule is refused, never approximated.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Rule = TypeVar("Rule", bound=Callable[..., Any])
+
+_RULES: dict[Any, Callable[..., Any]] = {}
+# What a module may ask a jet about without any derivative: answered from the value alone.
+_OF_THE_VALUE = {
+    *("dtype", "device", "ndim", "layout", "requires_grad", "size", "nelement", "element_size"),
+    *("is_cuda", "is_sparse", "is_nested", "is_quantized", "is_meta", "get_device"),
+    *("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"),
+}
+
+
+class UnsupportedOperator(NotImplementedError):
+    """A network uses an operator, or a form of one, through which derivatives have no rule."""
+
+    def __init__(self, operator: str, remedy: str | None = None) -> None:
+        if remedy is None:
+            remedy = (
+                "write the network with operators that have one, or add a rule with "
+                "meanflow_tune.core.jets.register_rule(operator)(rule)"
+            )
+        super().__init__(f"no derivative rule for {operator}; {remedy}")
+
+
+class Jet:
+    """A tensor of shape [*shape] with derivatives; `parts` [K, *shape] as described above."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, parts: Tensor) -> None:
+        self.parts = parts
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        rule = _RULES.get(func)
+        if rule is None:
+            raise UnsupportedOperator(_name(func))
+        return rule(*args, **kwargs) if kwargs else rule(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached only for names that are neither jets' own nor methods with a rule.
+        if name in _OF_THE_VALUE:
+            return getattr(self.parts[0], name)
+        if name.startswith("__") or not hasattr(Tensor, name):
+            raise AttributeError(f"a jet has no attribute {name!r}")
+        raise UnsupportedOperator(f"Tensor.{name}")
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.parts.shape[1:]
+
+    @property
+    def mT(self) -> Any:
+        return Jet(self.parts.mT)
+
+    @property
+    def T(self) -> Any:
+        return Jet(self.parts.permute(0, *range(self.parts.dim() - 1, 0, -1)))
+
+    def dim(self) -> int:
+        return self.parts.dim() - 1
+
+    def __repr__(self) -> str:
+        return f"Jet({self.parts.shape[0]} components, shape {tuple(self.parts.shape[1:])})"
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(_RULES[torch.unbind](self))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise UnsupportedOperator("assignment to elements", "use torch.where, torch.cat or F.pad")
+
+    def __bool__(self) -> bool:
+        return bool(self.parts[0])
+
+    def __getitem__(self, index: Any) -> Any:
+        return _RULES[Tensor.__getitem__](self, index)
+
+    def __add__(self, other: Any) -> Any:
+        return _RULES[torch.add](self, other)
+
+    def __sub__(self, other: Any) -> Any:
+        return _RULES[torch.sub](self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return _RULES[torch.sub](other, self)
+
+    def __mul__(self, other: Any) -> Any:
+        return _RULES[torch.mul](self, other)
+
+    def __truediv__(self, other: Any) -> Any:
+        return _RULES[torch.div](self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return _RULES[torch.div](other, self)
+
+    def __pow__(self, other: Any) -> Any:
+        return _RULES[torch.pow](self, other)
+
+    def __rpow__(self, other: Any) -> Any:
+        return _RULES[torch.pow](other, self)
+
+    def __matmul__(self, other: Any) -> Any:
+        return _RULES[torch.matmul](self, other)
+
+    def __rmatmul__(self, other: Any) -> Any:
+        return _RULES[torch.matmul](other, self)
+
+    def __neg__(self) -> Any:
+        return Jet(-self.parts)
+
+    def __iadd__(self, other: Any) -> Any:
+        return _RULES[Tensor.add_](self, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return _RULES[Tensor.sub_](self, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return _RULES[Tensor.mul_](self, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return _RULES[Tensor.div_](self, other)
+
+    def __lt__(self, other: Any) -> Any:
+        return _RULES[torch.lt](self, other)
+
+    def __le__(self, other: Any) -> Any:
+        return _RULES[torch.le](self, other)
+
+    def __gt__(self, other: Any) -> Any:
+        return _RULES[torch.gt](self, other)
+
+    def __ge__(self, other: Any) -> Any:
+        return _RULES[torch.ge](self, other)
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+
+def register_rule(*operators: Any) -> Callable[[Rule], Rule]:
+    """Decorator: the rule by which `operators` act on jets, e.g. `@register_rule(torch.atan)`.
+
+    The rule is called with the operator's own arguments, of which at least one is a `Jet`, and
+    gives what the operator gives, with jets for tensors that have derivatives. `operators` are the
+    objects that a network calls (functions of torch, methods such as `Tensor.atan`); a later rule
+    for the same operator replaces an earlier one. TypeError when an operator is not callable.
+    """
+    for operator in operators:
+        if not callable(operator):
+            raise TypeError(f"an operator must be callable, but got {operator!r}")
+
+    def register(rule: Rule) -> Rule:
+        for operator in operators:
+            _RULES[operator] = rule
+            name = getattr(operator, "__name__", "")
+            # A method becomes one of Jet's own, which saves a look-up on every call. Not so for the
+            # operators that Python calls with swapped sides, which `Jet` defines itself.
+            if getattr(Tensor, name, None) is operator and not name.startswith("__"):
+                setattr(Jet, name, rule)
+        return rule
+
+    return register
+
+
+def everywhere(*names: str) -> list[Any]:
+    """All the operators torch has under each name: function, method and functional."""
+    places = (torch, Tensor, F, torch.special)
+    found = [getattr(place, name, None) for name in names for place in places]
+    return [operator for operator in found if callable(operator)]
+
+
+def in_place(rule: Callable[..., Jet]) -> Callable[..., Jet]:
+    """The same rule, writing its result into the first operand: views of that see it too."""
+
+    def stored(x: Any, *options: Any, **named: Any) -> Jet:
+        if not isinstance(x, Jet):
+            raise UnsupportedOperator(
+                "writing derivatives into a tensor that has none", "use the form that returns them"
+            )
+        # Autograd may keep what the rule reads, so that must not be overwritten.
+        source = Jet(x.parts.clone()) if torch.is_grad_enabled() else x
+        x.parts.copy_(rule(source, *options, **named).parts)
+        return x
+
+    return stored
+
+
+def _name(operator: Any) -> str:
+    module = getattr(operator, "__module__", None) or "torch"
+    owner = getattr(operator, "__objclass__", None)
+    name = getattr(operator, "__name__", repr(operator))
+    return f"Tensor.{name}" if owner is not None else f"{module}.{name}"
+
+
+def value_of(x: Any) -> Any:
+    """The value of a jet; anything else as it is."""
+    return x.parts[0] if isinstance(x, Jet) else x
+
+
+def lift(x: Any, components: int, like: Tensor) -> Tensor:
+    """Storage [K, *shape] of a jet, or of a constant, whose derivatives are zero."""
+    if isinstance(x, Jet):
+        return x.parts
+    value = torch.as_tensor(x, dtype=None if isinstance(x, Tensor) else like.dtype)
+    value = value.to(like.device)
+    parts = value.new_zeros((components, *value.shape))
+    parts[0] = value
+    return parts
+
+
+def components_of(operands: Sequence[Any]) -> tuple[int, Tensor]:
+    """Number of components and storage of the first jet among `operands`."""
+    for x in operands:
+        if isinstance(x, Jet):
+            return x.parts.shape[0], x.parts
+    raise TypeError("none of the operands is a jet")
+
+
+def axis(dim: int) -> int:
+    """Axis of the storage for axis `dim` of the jet."""
+    return dim + 1 if dim >= 0 else dim
+
+
+def align(parts: Tensor, rank: int) -> Tensor:
+    """Storage [K, *shape] viewed as [K, 1, ..., 1, *shape], so that it broadcasts to `rank`."""
+    while parts.dim() <= rank:
+        parts = parts.unsqueeze(1)
+    return parts
+
+
+def broadcast(*shapes: torch.Size) -> torch.Size:
+    """The shape to which `shapes` broadcast together."""
+    shape: torch.Size = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
+    return shape
+
+
+def put(part: Tensor, operator: Callable[..., Tensor], x: Tensor, y: Tensor) -> None:
+    """part[...] = operator(x, y), without the intermediate tensor where no gradient is recorded."""
+    if torch.is_grad_enabled():
+        part.copy_(operator(x, y))
+    else:
+        operator(x, y, out=part)
+
+
+def chain(x: Tensor, f: Tensor, f1: Tensor, f2: Tensor | None) -> Jet:
+    """The jet of f(x) elementwise: (f, f'x₁, f'x₂, f'x₁₂ + f''x₁x₂); only K = 4 needs f''."""
+    out = torch.empty_like(x)
+    out[0] = f
+    put(out[1:], torch.mul, x[1:], f1)
+    if len(x) == 4:
+        if f2 is None:
+            raise ValueError("`f2` must be given for a jet of 4 components, but got None")
+        out[3].addcmul_(x[1] * x[2], f2)
+    return Jet(out)

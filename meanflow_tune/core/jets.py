@@ -1,0 +1,129 @@
+"""Exact derivatives of a network in one pass: (u, ∂_s u, D u, D ∂_s u), or u and one of them.
+
+D = ∂_t + v·∂_x is the total derivative along the trajectory. The pass goes through an unmodified
+module or callable, in float32 or float64, with or without recording a graph for gradients. It is
+written out by hand because nested forward-mode differentiation of torch is silently wrong through
+layer norm, and because the components share one matrix product a layer this way.
+
+An operator without a rule raises `UnsupportedOperator`; `register_rule` adds one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meanflow_tune.core import jet_arithmetic, jet_attention, jet_layers, jet_shapes
+from meanflow_tune.core.jet_type import Jet, UnsupportedOperator, chain, register_rule
+from meanflow_tune.core.types import VelocityJet
+
+__all__ = [
+    "FirstOrderJet",
+    "Jet",
+    "UnsupportedOperator",
+    "chain",
+    "directional_jet",
+    "register_rule",
+    "velocity_jet",
+]
+
+# Importing these fills the table of rules.
+_RULES = (jet_arithmetic, jet_shapes, jet_layers, jet_attention)
+
+
+@dataclass(frozen=True)
+class FirstOrderJet:
+    """u(x_t, t, s) and its derivative along one direction (dx, dt, ds), both [B, *D]."""
+
+    u: Tensor
+    derivative: Tensor
+
+
+def velocity_jet(
+    model: Callable[..., Any], x: Tensor, t: Tensor, s: Tensor, velocity: Tensor, **kwargs: Any
+) -> VelocityJet:
+    """u = model(x, t, s, **kwargs) with ∂_s u, D u and D ∂_s u, each [B, *D].
+
+    x and velocity (v(x, t), the tangent of D) [B, *D]; t and s [B]; kwargs, such as label=, are
+    passed on and have no derivatives. Raises ValueError for shapes that do not fit, and
+    UnsupportedOperator where the model uses an operator without a rule.
+    """
+    _check(x, t, s)
+    if velocity.shape != x.shape:
+        raise ValueError(
+            "`velocity` must have the shape of `x`, but got "
+            f"({tuple(velocity.shape)=}, {tuple(x.shape)=})"
+        )
+    zero, none, one = torch.zeros_like(x), torch.zeros_like(t), torch.ones_like(t)
+    parts = _evaluate(
+        model,
+        4,
+        Jet(torch.stack([x, zero, velocity, zero])),
+        Jet(torch.stack([t, none, one, none])),
+        Jet(torch.stack([s, one, none, none])),
+        kwargs,
+    )
+    return VelocityJet(u=parts[0], d_s=parts[1], d_t=parts[2], d_t_d_s=parts[3])
+
+
+def directional_jet(
+    model: Callable[..., Any],
+    x: Tensor,
+    t: Tensor,
+    s: Tensor,
+    dx: Tensor | None,
+    dt: float | Tensor,
+    ds: float | Tensor,
+    **kwargs: Any,
+) -> FirstOrderJet:
+    """u = model(x, t, s, **kwargs) with dx·∂_x u + dt ∂_t u + ds ∂_s u, both [B, *D].
+
+    dx [B, *D], or None for zero; dt and ds numbers or [B]. (v, 1, 0) gives D u and (None, 0, 1)
+    gives ∂_s u. An argument whose direction is None or the number 0 costs nothing extra. Raises
+    ValueError for shapes that do not fit, and UnsupportedOperator as `velocity_jet` does.
+    """
+    _check(x, t, s)
+    if dx is not None and dx.shape != x.shape:
+        raise ValueError(
+            f"`dx` must have the shape of `x`, but got ({tuple(dx.shape)=}, {tuple(x.shape)=})"
+        )
+    x_jet = x if dx is None else Jet(torch.stack([x, dx]))
+    parts = _evaluate(model, 2, x_jet, _time_jet(t, dt, "dt"), _time_jet(s, ds, "ds"), kwargs)
+    return FirstOrderJet(u=parts[0], derivative=parts[1])
+
+
+def _time_jet(time: Tensor, direction: float | Tensor, name: str) -> Tensor | Jet:
+    if isinstance(direction, Tensor):
+        if direction.shape not in ((), time.shape):
+            raise ValueError(
+                f"`{name}` must be a number or of shape [B] = {tuple(time.shape)}, "
+                f"but got ({tuple(direction.shape)=})"
+            )
+        return Jet(torch.stack([time, direction.to(time.dtype).expand_as(time)]))
+    return time if direction == 0 else Jet(torch.stack([time, torch.full_like(time, direction)]))
+
+
+def _check(x: Tensor, t: Tensor, s: Tensor) -> None:
+    if t.shape != x.shape[:1] or s.shape != x.shape[:1]:
+        raise ValueError(
+            "`t` and `s` must be of shape [B], one time a row of `x`, but got "
+            f"({tuple(x.shape)=}, {tuple(t.shape)=}, {tuple(s.shape)=})"
+        )
+    if not (x.is_floating_point() and t.is_floating_point() and s.is_floating_point()):
+        raise ValueError(
+            f"`x`, `t` and `s` must be floating point, but got ({x.dtype=}, {t.dtype=}, {s.dtype=})"
+        )
+
+
+def _evaluate(
+    model: Callable[..., Any], components: int, x: Any, t: Any, s: Any, kwargs: dict[str, Any]
+) -> Tensor:
+    """Storage [K, B, *D] of the model's output; a constant one has zero derivatives."""
+    u = model(x, t, s, **kwargs)
+    if isinstance(u, Jet):
+        return u.parts
+    if not isinstance(u, Tensor):
+        raise TypeError(f"the model must return one tensor, but got {type(u).__name__}")
+    return torch.stack([u, *[torch.zeros_like(u)] * (components - 1)])

@@ -1,0 +1,492 @@
+"""The driver: joins the study, the cluster, tracking and results into one search.
+
+Only this process writes the study. Everything that it needs to go on after a kill is in the study's
+folder, so that resuming is running the same command again.
+"""
+
+import json
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from meanflow_tune import confirm, summary
+from meanflow_tune.cluster.errors import ClusterError
+from meanflow_tune.cluster.interrupt import Interrupt
+from meanflow_tune.cluster.runner import Runner
+from meanflow_tune.cluster.session import check_reachable
+from meanflow_tune.files import write_atomic
+from meanflow_tune.plan import Plan, make_plan
+from meanflow_tune.records import Job, Outcome, Report, TrialRecord
+from meanflow_tune.request import (
+    EXIT_ALL_FAILED,
+    EXIT_IN_USE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_UNUSABLE,
+    SearchRequest,
+    UserError,
+    usable_folder,
+)
+from meanflow_tune.search.errors import (
+    LeaseLost,
+    SpaceError,
+    StorageError,
+    StudyChanged,
+    StudyInUse,
+)
+from meanflow_tune.search.lease import Lease, read_lease
+from meanflow_tune.search.ledger import Ledger
+from meanflow_tune.search.manifest import MANIFEST_NAME, Manifest, check_resumable
+from meanflow_tune.search.rungs import Rungs
+from meanflow_tune.search.storage import JOURNAL_NAME, open_storage
+from meanflow_tune.search.view import read_records
+from meanflow_tune.tracking.mlflow_sink import MlflowSink
+from meanflow_tune.tracking.outbox import Outbox
+from meanflow_tune.tracking.replay import Replayer
+from meanflow_tune.tracking.run_tree import Tracker
+from meanflow_tune.view import View
+
+log = logging.getLogger(__name__)
+DRAIN_SECONDS = 120.0
+STARTUP_TRIALS = 8  # finished trials, baselines included, before the sampler models anything
+
+
+def run(request: SearchRequest, command: str, quiet: bool = False, verbose: bool = False) -> int:
+    """Search, confirm, and report. Returns the exit status; raises UserError with its own.
+
+    command: what a person types to go on, for messages.
+    """
+    usable_folder(request.storage)
+    if request.cluster is not None:
+        try:
+            check_reachable(request.cluster)
+        except ValueError as error:
+            raise UserError(f"--cluster {request.cluster}: {error}.") from None
+        except ClusterError as error:
+            raise UserError(str(error), EXIT_UNUSABLE) from None
+    plan = make_plan(request)
+    if request.resume == "must" and not (request.folder / MANIFEST_NAME).exists():
+        raise UserError(f"--resume must: there is no study {request.study} in {request.storage}.")
+    if request.resume == "fresh":
+        _put_aside(request)
+    try:
+        with Lease.acquire(request.folder) as lease, View(quiet) as view:
+            return Driver(plan, lease, view, command, verbose).run()
+    except StudyInUse as error:
+        raise UserError(str(error), EXIT_IN_USE) from error
+    except (StudyChanged, SpaceError) as error:
+        raise UserError(str(error)) from error
+    except (StorageError, LeaseLost, ClusterError) as error:
+        raise UserError(str(error), EXIT_UNUSABLE) from error
+    except OSError as error:
+        where = error.filename or request.storage
+        raise UserError(
+            f"{where}: {error.strerror or error}; nothing is lost, mend that and run the same command.",
+            EXIT_UNUSABLE,
+        ) from error
+
+
+def _put_aside(request: SearchRequest) -> None:
+    """Rename an existing study's folder; refuses while a driver holds it."""
+    if not request.folder.exists():
+        return
+    try:
+        Lease.acquire(request.folder).release()
+    except StudyInUse as error:
+        raise UserError(str(error), EXIT_IN_USE) from None
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    os.rename(request.folder, request.storage / f"{request.study}-aside-{stamp}")
+
+
+def later(background: ThreadPoolExecutor, call: Callable[..., None], *arguments: Any) -> None:
+    """Call in the background. A failure is logged; the next driver tells tracking what was missed."""
+
+    def guarded() -> None:
+        try:
+            call(*arguments)
+        except Exception:
+            log.exception("tracking missed an event; running the same command again adds it")
+
+    background.submit(guarded)
+
+
+class Stage:
+    """A study with its tracking: the search itself, or its confirmation. Answers Ray Tune.
+
+    Called in Tune's loop, so nothing here waits for a network or draws a picture.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ledger: Ledger,
+        outbox: Outbox,
+        replayer: Replayer,
+        view: View,
+        background: ThreadPoolExecutor,
+        label: str,
+        total: int,
+        interrupt: Interrupt,
+    ) -> None:
+        self.name, self.ledger, self.view = name, ledger, view
+        self.tracker = Tracker(outbox, name)
+        self.replayer = replayer
+        self._background = background
+        self._label = label
+        self.total = total
+        self._interrupt = interrupt
+        self._told_of_stop = False
+        self._rows: dict[int, dict[str, Any]] = {}
+        self._phase = ""
+
+    def catch_up(self) -> None:
+        """Tell tracking what a killed driver did not; pictures that were lost are drawn again."""
+        records = [
+            replace(r, reports=tuple(summary.with_pictures(r, x) for x in r.reports))
+            for r in self.ledger.records()
+        ]
+        self.tracker.catch_up(records, summary.model_of)
+
+    def next_job(self) -> Job | None:
+        """The next trial, unfinished ones of an earlier driver first; None when there is none now."""
+        job = self.ledger.next()
+        if job is None:
+            return None
+        record = self.ledger.record_of(job.number)
+        self.tracker.trial_started(job, record)
+        what = record.baseline or "proposed"
+        self._rows[job.number] = {"name": self._title(job.number), "what": what, "phase": "waiting"}
+        again = f", attempt {job.attempt + 1}" if job.attempt else ""
+        self.view.event(f"{self._title(job.number)} started ({what}{again})")
+        self._refresh()
+        return job
+
+    def exhausted(self) -> bool:
+        """Whether no trial is left to hand out."""
+        return self.ledger.exhausted()
+
+    def on_report(self, number: int, report: Report) -> bool:
+        """Store a rung and decide; the verdict goes back to the workers."""
+        known = len(self.ledger.record_of(number).reports)
+        verdict = self.ledger.record(number, report)
+        record = self.ledger.record_of(number)
+        if len(record.reports) > known:
+            assert record.value is not None
+            self._rows.setdefault(number, {})["last"] = f"{record.value:.4f}"
+            text = f"{record.value:.4f} at {report.images:,} images"
+            self.view.event(f"{self._title(number)}: {text} ({verdict.reason})")
+        later(self._background, self._track_report, record, report)
+        self._refresh()
+        return verdict.go_on
+
+    def on_end(self, number: int, outcome: Outcome) -> None:
+        """Tell the study how a trial ended; one that was interrupted stays for the next driver."""
+        self._rows.pop(number, None)
+        if outcome.status == "running":
+            return
+        self.ledger.finish(number, outcome)
+        record = self.ledger.record_of(number)
+        # After its last report, which may still be on its way through the background thread.
+        later(self._background, self.tracker.ended, record, outcome, summary.model_of(record))
+        value = f" with {record.value:.4f}" if record.value is not None else ""
+        why = f": {outcome.reason}" if outcome.status in ("diverged", "failed") else ""
+        self.view.event(f"{self._title(number)} {record.status}{value}{why}", record.status)
+        self._refresh()
+
+    def on_tick(self, snapshot: dict[str, Any]) -> None:
+        """Progress of the running trials, for the live view; training a teacher is an event."""
+        if self._interrupt.requested and not self._told_of_stop:
+            self._told_of_stop = True
+            self.view.event("stopping at the next safe point; Ctrl-C again stops at once")
+        for number, progress in snapshot["progress"].items():
+            if number in self._rows:
+                self._rows[number] |= progress
+        if self._phase == "" and any(row.get("phase") == "teacher" for row in self._rows.values()):
+            self._phase = "teacher"
+            self.view.event("training the teacher, once; later searches take it from the cache")
+        self._refresh()
+
+    def _title(self, number: int) -> str:
+        return f"{self._label} {number}"
+
+    def _track_report(self, record: TrialRecord, report: Report) -> None:
+        try:
+            self.tracker.reported(record, summary.with_pictures(record, report))
+        except Exception:
+            log.exception("could not draw the samples of trial %d", record.number)
+            self.tracker.reported(record, report)
+
+    def _refresh(self) -> None:
+        self.view.state |= {"running": [dict(row) for row in self._rows.values() if "name" in row]}
+
+
+class Driver:
+    """One run of the command, from a held lease to the summary."""
+
+    def __init__(self, plan: Plan, lease: Lease, view: View, command: str, verbose: bool) -> None:
+        self.plan, self.request = plan, plan.request
+        self.lease, self.view, self.command, self.verbose = lease, view, command, verbose
+        self.storage: Any = None
+        self.stages: list[Stage] = []
+        self.interrupt = Interrupt()
+        self._stopped = threading.Event()
+
+    def run(self) -> int:
+        """Returns the exit status."""
+        location = self.request.study_storage or self.request.folder / JOURNAL_NAME
+        self.storage = open_storage(location, self.lease.check, recover=self.lease.taken_over)
+        self._check_manifest()
+        with ExitStack() as stack:
+            # One thread draws and tracks, in order, so that Tune's loop never waits for a picture.
+            self.background = stack.enter_context(ThreadPoolExecutor(1, "pictures"))
+            search = self._search_stage(stack)
+            stack.callback(self._stopped.set)
+            threading.Thread(target=self._keep_status, daemon=True).start()
+            try:
+                self._work(search, stack)
+            except KeyboardInterrupt:
+                self.interrupt.request()
+            return self._close(search, self.interrupt.requested)
+
+    def _check_manifest(self) -> None:
+        request, space = self.request, self.plan.space
+        new = Manifest.make(
+            study=request.study,
+            space=request.space,
+            space_hash=space.source_hash,
+            goal=space.goal,
+            objective=str(self.plan.objective),
+            overrides=request.settings,
+            sampler=request.sampler,
+            seed=request.seed,
+            rungs=str(self._rungs()),
+            data_fingerprint=self.plan.data_fingerprint,
+        )
+        old = Manifest.read(request.folder)
+        if old is not None and self._records(request.study, request.folder):
+            for change in check_resumable(old, new):
+                self.view.event(f"note: {change}")
+            new = new.model_copy(update={"created": old.created})
+        new.write(request.folder)
+        self.manifest = new
+
+    def _rungs(self) -> Rungs | None:
+        return Rungs(reduction=self.request.reduction) if self.request.scheduler == "asha" else None
+
+    def _search_stage(self, stack: ExitStack) -> Stage:
+        request = self.request
+        ledger = Ledger(
+            storage=self.storage,
+            study_name=request.study,
+            suggest=self.plan.suggest,
+            baselines=self.plan.space.baselines,
+            objective=self.plan.objective,
+            rungs=self._rungs(),
+            sampler=request.sampler,
+            seed=request.seed,
+            total=request.trials,
+            folder=request.folder,
+            fence=self.lease.check,
+            epoch=self.lease.epoch,
+            startup_trials=STARTUP_TRIALS,
+        )
+        stage = self._stage(request.study, request.folder, ledger, "trial", request.trials, stack)
+        facts = self.manifest.model_dump(mode="json")
+        stage.tracker.search_started(facts | {"trials": request.trials})
+        stage.catch_up()
+        return stage
+
+    def _stage(
+        self,
+        name: str,
+        folder: Path,
+        ledger: Ledger,
+        label: str,
+        total: int,
+        stack: ExitStack,
+    ) -> Stage:
+        folder.mkdir(parents=True, exist_ok=True)
+        outbox = Outbox(folder)
+        sink = MlflowSink.for_storage(self.request.storage, self.request.tracking_uri)
+        replayer = stack.enter_context(Replayer(outbox, sink))
+        stage = Stage(
+            name, ledger, outbox, replayer, self.view, self.background, label, total, self.interrupt
+        )
+        self.stages.append(stage)
+        return stage
+
+    def _confirm_stage(self, search: Stage, stack: ExitStack) -> Stage | None:
+        """The sibling study of what is still to be confirmed; None where there is nothing."""
+        request, records = self.request, search.ledger.records()
+        found = summary.find(self.plan, records, [])
+        if request.confirm_seeds == 0 or found.best is None or found.baseline is None:
+            return None
+        wanted = confirm.entries([found.baseline, found.best], request.seed, request.confirm_seeds)
+        earlier = {record.baseline for record in self._confirmed()}
+        total = len(earlier | {entry.name for entry in wanted})
+        ledger = Ledger(
+            storage=self.storage,
+            study_name=self._confirm_name,
+            suggest=confirm.suggester(records, request.seed),
+            baselines={entry.name: entry.params for entry in wanted},
+            objective=self.plan.objective,
+            rungs=None,
+            sampler="random",
+            seed=request.seed,
+            total=total,
+            folder=request.folder / "confirm",
+            fence=self.lease.check,
+            epoch=self.lease.epoch,
+        )
+        folder = request.folder / "confirm"
+        stage = self._stage(self._confirm_name, folder, ledger, "confirmation", total, stack)
+        stage.tracker.search_started({"study": self._confirm_name, "confirms": request.study})
+        stage.catch_up()
+        return stage
+
+    @property
+    def _confirm_name(self) -> str:
+        return f"{self.request.study}/confirm"
+
+    def _confirmed(self) -> list[TrialRecord]:
+        return self._records(self._confirm_name, self.request.folder / "confirm")
+
+    def _records(self, name: str, folder: Path) -> list[TrialRecord]:
+        """The trials of a study of this storage; none where it is not there yet."""
+        try:
+            return read_records(self.storage, name, folder)
+        except StorageError:
+            return []
+
+    def _work(self, search: Stage, stack: ExitStack) -> None:
+        """Run what is left of the search, then of its confirmation; Ray is up only meanwhile."""
+        request = self.request
+        with ExitStack() as cluster:
+            runner: Runner | None = None
+            for confirming in (False, True):
+                stage = self._confirm_stage(search, stack) if confirming else search
+                if stage is None or stage.exhausted():
+                    continue
+                if runner is None:
+                    self.view.event("starting Ray and the workers")
+                    runner = cluster.enter_context(
+                        Runner.start(
+                            cluster=request.cluster,
+                            workers=request.workers_per_trial,
+                            max_concurrent=request.max_concurrent,
+                            cpus_per_worker=request.cpus_per_worker,
+                            gpus_per_worker=request.gpus_per_worker,
+                            storage=request.storage,
+                            interrupt=self.interrupt,
+                            verbose=self.verbose,
+                        )
+                    )
+                    self.view.event(runner.description)
+                runner.search(stage, stage.name, self.interrupt)
+                if self.interrupt.requested:
+                    return
+
+    def _findings(self, search: Stage) -> summary.Findings:
+        return summary.find(self.plan, search.ledger.records(), self._confirmed())
+
+    def _close(self, search: Stage, interrupted: bool) -> int:
+        """Files, summary, tracking; returns the exit status."""
+        findings = self._findings(search)
+        files = summary.write_files(self.plan, findings)
+        completed = any(record.status == "completed" for record in findings.records)
+        state = "interrupted" if interrupted else "completed" if completed else "failed"
+        facts: dict[str, Any] = {"status": state}
+        if findings.best is not None:
+            facts |= {"best_trial": findings.best.number, "best_value": findings.best.value}
+        later(self.background, search.tracker.search_ended, facts, files)
+        for stage in self.stages[1:]:
+            later(self.background, stage.tracker.search_ended, {"status": state})
+        self.background.shutdown(wait=True)
+        self._stopped.set()
+        self._write_status()
+        self._drain(5.0 if interrupted else DRAIN_SECONDS)
+        console = self.view.console
+        if interrupted:
+            self.view.error(f"\nInterrupted; nothing is lost. Go on with:\n  {self.command}")
+            return EXIT_INTERRUPTED
+        summary.show(console, self.plan, findings)
+        summary.show_places(console, self.request, files, self.command)
+        return EXIT_OK if completed else EXIT_ALL_FAILED
+
+    def _drain(self, seconds: float) -> None:
+        """Let MLflow catch up for at most `seconds`; a server that fails is not waited for."""
+        deadline = time.monotonic() + seconds
+        for stage in self.stages:
+            if stage.replayer.drain(0.5):
+                self.view.event(f"sending what is left to MLflow ({stage.name})")
+            left = stage.replayer.drain(1.0)
+            while left and time.monotonic() < deadline and not stage.replayer.status().error:
+                left = stage.replayer.drain(1.0)
+            if left:
+                why = stage.replayer.status().error or "it is slow"
+                self.view.error(
+                    f"{left} events of {stage.name} wait for MLflow ({why}); they are kept, and the "
+                    "same command sends them."
+                )
+
+    def _keep_status(self) -> None:
+        pause = 1.0
+        while not self._stopped.wait(pause):
+            began = time.monotonic()
+            try:
+                self._write_status()
+            except OSError as error:
+                log.warning("could not write the status: %s", error)
+            # Reading a large study takes long; little of the time should go into this.
+            pause = min(10.0, max(1.0, 20.0 * (time.monotonic() - began)))
+
+    def _write_status(self) -> None:
+        """status.json, from which `--status` shows the running trials; and the view's counts."""
+        stage = self.stages[-1]
+        done = Counter(record.status for record in stage.ledger.records())
+        best = self.stages[0].ledger.best()
+        self.view.state |= {
+            "study": stage.name,
+            "total": stage.total,
+            "done": dict(done),
+            "best": f"best so far: {_describe(best)}" if best else "",
+        }
+        state = {key: self.view.state.get(key) for key in ("study", "total", "done", "running")}
+        state |= {"time": time.time(), "ended": self._stopped.is_set()}
+        write_atomic(self.request.folder / summary.STATUS_NAME, json.dumps(state, indent=1))
+
+
+def _describe(record: TrialRecord) -> str:
+    what = f" ({record.baseline})" if record.baseline else ""
+    return f"trial {record.number}{what} with {record.value:.4f}"
+
+
+def show_status(request: SearchRequest) -> int:
+    """Print what a study holds and, where a driver is at work, its running trials. Reads only."""
+    from rich.console import Console
+
+    folder = request.folder
+    journal = request.study_storage or folder / JOURNAL_NAME
+    try:
+        records = read_records(open_storage(journal), request.study, folder)
+    except StorageError as error:
+        raise UserError(f"--status: {error}; name it by --study and --storage.") from None
+    summary.show_status(Console(highlight=False), request, records, read_lease(folder))
+    return EXIT_OK
+
+
+def dry_run(request: SearchRequest) -> int:
+    """Check everything that can be checked without Ray, and print what the search would do."""
+    from rich.console import Console
+
+    usable_folder(request.storage)
+    summary.show_plan(Console(highlight=False), make_plan(request))
+    return EXIT_OK

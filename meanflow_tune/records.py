@@ -1,0 +1,80 @@
+"""What travels between the layers about a trial: plain data, standard library only."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Status = Literal["running", "completed", "pruned", "diverged", "failed"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trial to run: number in the study, resolved configuration, folder, and who may write there.
+
+    attempt counts the times the trial was handed out (0 the first time); epoch is the lease's, and a
+    worker that sees a newer one in the study's lease stops writing.
+    """
+
+    study: str
+    number: int
+    config: dict[str, Any]
+    folder: str
+    attempt: int
+    epoch: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a trial says at a rung. images: images seen so far (the resource of the search).
+
+    metrics: names carry the NFE, `teacher_gap@1`; losses are called `loss/...` and are never an
+    objective. cost: seconds and the like (`cpu_seconds` or `gpu_seconds`, `step_ms`), cumulative over
+    attempts. artifacts: name -> path of files made at this rung (sample grids, checkpoint).
+    time: unix seconds when it was made; a replay keeps it.
+    """
+
+    images: int
+    metrics: dict[str, float]
+    cost: dict[str, float]
+    time: float
+    artifacts: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended. reason: one line for a person; deterministic: a retry would fail alike."""
+
+    status: Status
+    reason: str = ""
+    deterministic: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial as the study holds it: the one source of tables, pictures, MLflow and the live view.
+
+    value: the search's objective at the last rung, None before the first; baseline: its name, or None
+    for a trial that a sampler proposed; reports: one a rung, ascending in images.
+    """
+
+    study: str
+    number: int
+    status: Status
+    params: dict[str, Any]
+    config: dict[str, Any]
+    value: float | None
+    baseline: str | None
+    reports: tuple[Report, ...]
+    reason: str
+    attempt: int
+    folder: str
+    started: float | None
+    ended: float | None

@@ -1,0 +1,44 @@
+"""Errors of a search that a person can act on, with the exit status of each."""
+
+from typing import ClassVar
+
+from pydantic import ValidationError
+
+
+class StudyInUse(RuntimeError):
+    """Another driver holds the study's lease."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class LeaseLost(StudyInUse):
+    """This driver's lease was taken over by another one; nothing more may be written."""
+
+
+class StudyChanged(RuntimeError):
+    """The study on disk was made under different terms than the ones now asked for."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class SpaceError(ValueError):
+    """A search space is unknown, incomplete, or produced an unusable configuration."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class StorageError(OSError):
+    """The study's storage cannot be read or written."""
+
+    exit_code: ClassVar[int] = 5
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line: of a validation error its first fault and where it is."""
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split()) or type(error).__name__
+    faults = error.errors(include_url=False)
+    where = ".".join(str(part) for part in faults[0]["loc"])
+    message = faults[0]["msg"].removeprefix("Value error, ")
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return f"{where}: {message}{more}" if where else f"{message}{more}"

@@ -1,0 +1,240 @@
+"""The lease of a study: one driver writes it, and one that lost it finds out before a write.
+
+`lease.json` names the holder and carries an epoch that grows with every acquisition, for ever. Jobs
+carry the epoch, so that workers of an earlier driver can tell that they are no longer wanted.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+from meanflow_tune.files import write_atomic
+from meanflow_tune.search.errors import LeaseLost, StorageError, StudyInUse
+
+LEASE_NAME = "lease.json"
+LOCK_NAME = "lease.lock"
+LOCK_SECONDS = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LeaseState:
+    """What lease.json says. pid is None once the holder has released it.
+
+    place: boot and process namespace of the holder, within which a pid means something;
+    process_start: clock ticks since boot, tells a reused pid; heartbeat: unix seconds.
+    """
+
+    host: str
+    place: str
+    pid: int | None
+    process_start: int | None
+    epoch: int
+    heartbeat: float
+
+
+def read_lease(folder: Path) -> LeaseState | None:
+    """The lease of a study folder; None when there never was one, or when it is unreadable."""
+    try:
+        return LeaseState(**json.loads((folder / LEASE_NAME).read_text(encoding="utf-8")))
+    except (FileNotFoundError, json.JSONDecodeError, TypeError):
+        return None
+
+
+class Lease:
+    """A held lease; a context manager that gives it back. Make one with `Lease.acquire`."""
+
+    def __init__(
+        self, folder: Path, state: LeaseState, taken_over: bool, stale_after: float
+    ) -> None:
+        self.folder = folder
+        self.epoch = state.epoch
+        self.taken_over = taken_over
+        self._state = state
+        self._stop = threading.Event()
+        self._interval = stale_after / 5
+        self._thread = threading.Thread(target=self._beat, name="lease heartbeat", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def acquire(cls, folder: Path | str, stale_after: float = 30.0) -> "Lease":
+        """Take the lease of folder, also from a holder that is dead.
+
+        A dead process on this machine is replaced at once; a holder elsewhere after stale_after
+        seconds without a heartbeat. taken_over tells that the last holder did not release it.
+
+        Raises:
+            StudyInUse: a live driver holds it.
+            StorageError: the folder cannot be written or locked.
+        """
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(folder):
+                state, taken_over = _replace_holder(folder, stale_after)
+        except OSError as error:
+            raise StorageError(
+                f"cannot take the lease of {folder}: {error}; the folder must be writable, on a"
+                " file system that knows locks"
+            ) from error
+        return cls(folder, state, taken_over, stale_after)
+
+    def check(self) -> None:
+        """Raise LeaseLost unless this driver still holds the lease. Cheap: one small read."""
+        if not self._ours(now := read_lease(self.folder)):
+            holder = f"process {now.pid} on {now.host}" if now and now.pid else "nobody"
+            raise LeaseLost(
+                f"the lease of {self.folder} (epoch {self.epoch}) is now held by {holder}"
+                f" (epoch {now.epoch if now else 'unknown'}); this driver must stop, and"
+                " nothing that it still does is kept"
+            )
+
+    def release(self) -> None:
+        """Give the lease back; its epoch stays in the file. Safe to call twice."""
+        self._stop.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+        try:
+            with _locked(self.folder):
+                if self._ours(read_lease(self.folder)):
+                    _write(self.folder, replace(self._state, pid=None, heartbeat=time.time()))
+        except (OSError, StudyInUse) as error:
+            # The next driver sees a dead process and takes the lease over.
+            _log.warning("could not release the lease of %s: %s", self.folder, error)
+
+    def __enter__(self) -> "Lease":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def _ours(self, now: LeaseState | None) -> bool:
+        mine = self._state
+        return now is not None and (now.epoch, now.host, now.place, now.pid) == (
+            mine.epoch,
+            mine.host,
+            mine.place,
+            mine.pid,
+        )
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self._interval):
+            try:
+                with _locked(self.folder):
+                    if not self._ours(read_lease(self.folder)):
+                        return
+                    try:
+                        _write(self.folder, replace(self._state, heartbeat=time.time()))
+                    except OSError:  # a full disk still takes a new modification time
+                        os.utime(self.folder / LEASE_NAME)
+            except (OSError, StudyInUse) as error:
+                _log.warning("no heartbeat for the lease of %s: %s", self.folder, error)
+
+
+def lease_age(folder: Path) -> float:
+    """Seconds since the last heartbeat, by the clock of the file system: hosts' clocks differ."""
+    os.utime(folder / LOCK_NAME)
+    age = (folder / LOCK_NAME).stat().st_mtime - (folder / LEASE_NAME).stat().st_mtime
+    return max(age, 0.0)
+
+
+def _replace_holder(folder: Path, stale_after: float) -> tuple[LeaseState, bool]:
+    """Write this process into lease.json; also whether the last holder had not released it."""
+    held = read_lease(folder)
+    damaged = held is None and (folder / LEASE_NAME).exists()
+    left_behind = held is not None and held.pid is not None
+    if held is not None and left_behind:
+        _refuse_if_alive(folder, held, stale_after)
+    # A damaged file hides the last epoch; unix seconds are above any count of drivers.
+    epoch = int(time.time()) if damaged else (held.epoch if held is not None else 0) + 1
+    state = LeaseState(
+        host=socket.gethostname(),
+        place=_place(),
+        pid=os.getpid(),
+        process_start=_process_start(os.getpid()),
+        epoch=epoch,
+        heartbeat=time.time(),
+    )
+    _write(folder, state)
+    return state, damaged or left_behind
+
+
+def _refuse_if_alive(folder: Path, held: LeaseState, stale_after: float) -> None:
+    age = lease_age(folder)
+    assert held.pid is not None
+    if held.host == socket.gethostname() and held.place == _place():
+        alive = held.process_start == _process_start(held.pid) and _exists(held.pid)
+    else:
+        alive = age < stale_after
+    if alive:
+        raise StudyInUse(
+            f"study folder {folder} is in use by process {held.pid} on host {held.host}"
+            f" (last heartbeat {age:.0f} s ago); stop that process, wait for it, or give the"
+            " search another study name"
+        )
+
+
+def _write(folder: Path, state: LeaseState) -> None:
+    write_atomic(folder / LEASE_NAME, json.dumps(asdict(state), indent=1) + "\n")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """The lock around reading and replacing lease.json; the kernel frees it when a process dies."""
+    with open(folder / LOCK_NAME, "ab") as file:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise StudyInUse(
+                        f"{folder / LOCK_NAME} has been locked by another process for"
+                        f" {LOCK_SECONDS:.0f} s; is a driver of this study suspended?"
+                    ) from None
+                time.sleep(0.01)
+        yield
+
+
+def _place() -> str:
+    """Where a pid means something: one boot of one kernel, one process namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _process_start(pid: int) -> int | None:
+    """Start time of a process in clock ticks since boot; None without /proc or when it is dead."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

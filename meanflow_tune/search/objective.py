@@ -1,0 +1,112 @@
+"""What a search minimises: one number out of the metrics of a rung. Never a training loss."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+from pydantic import ValidationError, field_validator
+
+from meanflow_tune.search.errors import one_line
+from meanflow_tune.settings import Settings
+
+Combine = Literal["geometric_mean", "mean"]
+
+_METRIC = re.compile(r"[a-z][a-z0-9_]*@[1-9][0-9]*")
+_COMBINED = re.compile(r"\s*(?P<combine>[a-z_]+)\s*\((?P<metrics>[^()]*)\)\s*")
+
+
+class SearchObjective(Settings):
+    """metrics: names with their NFE, `teacher_gap@1`; combine: how several become one number.
+
+    The geometric mean compares relative changes, so that a metric of small numbers counts as much
+    as one of large numbers.
+    """
+
+    metrics: tuple[str, ...] = ("teacher_gap@1", "teacher_gap@2", "teacher_gap@4")
+    combine: Combine = "geometric_mean"
+    direction: Literal["minimize", "maximize"] = "minimize"
+
+    @field_validator("metrics")
+    @classmethod
+    def _names(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        if not metrics:
+            raise ValueError("metrics must name at least one metric, such as teacher_gap@1")
+        for name in metrics:
+            if name.startswith("loss"):
+                raise ValueError(
+                    f"metric {name!r} is a training loss, and losses do not rank trials; name a"
+                    " metric with its NFE, such as teacher_gap@1"
+                )
+            if not _METRIC.fullmatch(name):
+                raise ValueError(
+                    f"metric {name!r} must be NAME@NFE, such as teacher_gap@1: quality depends on"
+                    " the number of function evaluations"
+                )
+        if len(set(metrics)) < len(metrics):
+            raise ValueError(f"metrics must differ from each other, but got {', '.join(metrics)}")
+        return metrics
+
+    @classmethod
+    def parse(
+        cls, text: str, direction: Literal["minimize", "maximize"] = "minimize"
+    ) -> "SearchObjective":
+        """Read `teacher_gap@1` or `geometric_mean(teacher_gap@1,teacher_gap@2)`.
+
+        Raises:
+            ValueError: the text is neither, or names a loss or a metric without its NFE.
+        """
+        match = _COMBINED.fullmatch(text)
+        combine, names = (match["combine"], match["metrics"]) if match else (None, text)
+        if combine not in (None, *get_args(Combine)):
+            raise ValueError(
+                f"objective {text!r} combines by {combine!r}; known are geometric_mean and mean"
+            )
+        fields = {
+            "metrics": tuple(name.strip() for name in names.split(",")),
+            "combine": combine or "geometric_mean",
+            "direction": direction,
+        }
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise ValueError(f"objective {text!r}: {one_line(error)}") from None
+
+    def __str__(self) -> str:
+        """The text that `parse` reads back."""
+        if len(self.metrics) == 1:
+            return self.metrics[0]
+        return f"{self.combine}({','.join(self.metrics)})"
+
+    def value(self, metrics: Mapping[str, float]) -> float:
+        """The objective of one report.
+
+        Raises:
+            ValueError: a metric is missing or not finite, or negative under the geometric mean.
+        """
+        values = []
+        for name in self.metrics:
+            if name not in metrics:
+                raise ValueError(
+                    f"metric {name!r} of the objective was not reported; reported were"
+                    f" {', '.join(sorted(metrics)) or 'none'}"
+                )
+            if not math.isfinite(metrics[name]):
+                raise ValueError(
+                    f"metric {name!r} of the objective must be finite, but is {metrics[name]}; a"
+                    " trial with such a metric ends as diverged"
+                )
+            values.append(metrics[name])
+        if len(values) == 1:
+            return float(values[0])
+        if self.combine == "mean":
+            return math.fsum(values) / len(values)
+        if min(values) < 0:
+            raise ValueError(f"a geometric mean needs metrics >= 0, but got {values}")
+        if min(values) == 0:
+            return 0.0
+        return math.exp(math.fsum(math.log(value) for value in values) / len(values))
+
+    def better(self, value: float, other: float) -> bool:
+        """Whether value is strictly better than other."""
+        return value < other if self.direction == "minimize" else value > other

@@ -1,0 +1,33 @@
+"""Pairs whose end is drawn first."""
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Generator, Tensor
+
+from meanflow_tune.time_samplers.base import (
+    TimeSamplerSettings,
+    beta_cdf,
+    beta_quantile,
+    uniform_below_cdf,
+    uniforms,
+)
+
+
+class EndFirst(TimeSamplerSettings):
+    """The end s from Beta(a, b), then the start t uniform in [0, s].
+
+    a > b favours ends near the data, time 1; Beta(2, 1) gives uniform pairs.
+    """
+
+    kind: Literal["end_first"] = "end_first"
+    a: float = Field(1.0, gt=0.0, le=100.0)
+    b: float = Field(1.0, gt=0.0, le=100.0)
+
+    def marginal_cdf(self, which: Literal["t", "s"], x: Tensor) -> Tensor:
+        law = beta_cdf if which == "s" else uniform_below_cdf
+        return law(self.a, self.b, x.double())
+
+    def _pairs(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        s = beta_quantile(self.a, self.b, uniforms(n, generator))
+        return uniforms(n, generator) * s, s

@@ -1,0 +1,35 @@
+"""Pairs whose gap is drawn first."""
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Generator, Tensor
+
+from meanflow_tune.time_samplers.base import (
+    TimeSamplerSettings,
+    beta_quantile,
+    uniform_below_cdf,
+    uniforms,
+)
+
+
+class GapFirst(TimeSamplerSettings):
+    """The gap s - t from Beta(a, b), then t uniform in [0, 1 - gap].
+
+    a > b favours the long jumps of few-step generation; Beta(1, 2) gives uniform pairs.
+    """
+
+    kind: Literal["gap_first"] = "gap_first"
+    a: float = Field(1.0, gt=0.0, le=100.0)
+    b: float = Field(1.0, gt=0.0, le=100.0)
+
+    def marginal_cdf(self, which: Literal["t", "s"], x: Tensor) -> Tensor:
+        # t = U (1 - gap), and 1 - s has the law of t.
+        at = x.double() if which == "t" else 1.0 - x.double()
+        below = uniform_below_cdf(self.b, self.a, at)
+        return below if which == "t" else 1.0 - below
+
+    def _pairs(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        gap = beta_quantile(self.a, self.b, uniforms(n, generator))
+        t = uniforms(n, generator) * (1.0 - gap)
+        return t, t + gap

@@ -1,0 +1,127 @@
+"""The outbox: what a tracking server is to be told, first on disk, in order, each event once.
+
+`put` never touches the network; a `Replayer` (replay.py) passes the events on.
+"""
+
+import json
+import os
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meanflow_tune.files import write_atomic
+
+
+@dataclass(frozen=True)
+class Event:
+    """seq: place in the outbox, from 0; time: unix seconds of `put`; end: byte behind its line."""
+
+    seq: int
+    kind: str
+    time: float
+    payload: dict[str, Any]
+    end: int
+
+
+class Outbox:
+    """Append-only `outbox/events.jsonl` in a study's folder, for one writing process at a time.
+
+    uid names the study for ever, whatever it is called and wherever its folder is moved.
+    written: number of events; changed: notified after each.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder) / "outbox"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.changed = threading.Condition()
+        self.written = 0
+        self._path = self.folder / "events.jsonl"
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._size = 0
+        self._keys: set[str] = set()
+        self._recover()
+        self.uid = self._read_uid()
+
+    def _recover(self) -> None:
+        """Count the events, collect their keys, cut off a torn last line (never acknowledged)."""
+        with self._path.open("rb") as lines:
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    os.ftruncate(self._file, self._size)
+                    break
+                self._size += len(line)
+                self.written += 1
+                key = parse(line).get("key")
+                if key is not None:
+                    self._keys.add(key)
+
+    def _read_uid(self) -> str:
+        path = self.folder / "uid"
+        if not path.exists():
+            write_atomic(path, uuid.uuid4().hex)
+        return path.read_text()
+
+    def put(self, kind: str, /, *, key: str | None = None, **payload: Any) -> bool:
+        """Append an event and sync it to disk; False where one with this key is already there.
+
+        Raises OSError where the disk refuses (full); the file is then as it was before.
+        """
+        with self.changed:
+            if key is not None and key in self._keys:
+                return False
+            data = {"kind": kind, "key": key, "time": time.time(), "payload": payload}
+            line = (json.dumps(data) + "\n").encode()
+            try:
+                count = os.write(self._file, line)
+                if count != len(line):
+                    raise OSError(f"{self._path}: only {count} of {len(line)} bytes were written.")
+                os.fsync(self._file)
+            except OSError:
+                os.ftruncate(self._file, self._size)
+                raise
+            self._size += len(line)
+            self.written += 1
+            if key is not None:
+                self._keys.add(key)
+            self.changed.notify_all()
+            return True
+
+    def read(self, offset: int, seq: int) -> Event | None:
+        """The event whose line starts at byte `offset`; None at the end; kind "" if unreadable."""
+        if offset >= self._size:
+            return None
+        with self._path.open("rb") as lines:
+            lines.seek(offset)
+            line = lines.readline()
+        data = parse(line)
+        return Event(
+            seq=seq,
+            kind=data.get("kind", ""),
+            time=data.get("time", 0.0),
+            payload=data.get("payload", {}),
+            end=offset + len(line),
+        )
+
+    def events_before(self, offset: int) -> int | None:
+        """How many events end by byte `offset`; None where that is not the end of one."""
+        if not 0 <= offset <= self._size:
+            return None
+        with self._path.open("rb") as lines:
+            before = lines.read(offset)
+        return before.count(b"\n") if before.endswith(b"\n") else None
+
+    def close(self) -> None:
+        """Close the file; nothing can be put any more."""
+        os.close(self._file)
+
+
+def parse(line: bytes) -> dict[str, Any]:
+    """The JSON object on a line, empty where there is none."""
+    try:
+        data = json.loads(line)
+    except ValueError:
+        return {}
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,113 @@
+"""What MLflow shows of a search, as events: one run for the search, one below it for each trial.
+
+Events carry all that a replay needs, so that it depends on no state but the files they name.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from meanflow_tune.config import flatten
+from meanflow_tune.records import Job, Outcome, Report, TrialRecord
+from meanflow_tune.tracking.outbox import Outbox
+
+
+class Tracker:
+    """Puts the events of one study into its outbox; each method returns once they are on disk.
+
+    What is told twice is written once, so a resumed search may tell everything again (`catch_up`).
+    Records of a sibling study, `NAME/confirm`, become runs of the same search: `confirm/3`.
+    """
+
+    def __init__(self, outbox: Outbox, study: str) -> None:
+        self._outbox = outbox
+        self._study = study
+
+    def search_started(self, facts: Mapping[str, Any]) -> None:
+        """facts: what describes the search: space, goal, objective, sampler, seed, code hash."""
+        self._put("search_started", None, facts=flatten(facts))
+
+    def trial_started(self, job: Job, record: TrialRecord) -> None:
+        """A trial was handed out, for the first time or again."""
+        self._trial_started(record, job.config, job.attempt)
+
+    def _trial_started(self, record: TrialRecord, config: Mapping[str, Any], attempt: int) -> None:
+        self._put(
+            "trial_started",
+            f"{record.study}/{record.number}/attempt/{attempt}",
+            trial=self._trial(record),
+            baseline=record.baseline,
+            attempt=attempt,
+            config=config,
+            params=record.params,
+            started=record.started,
+        )
+
+    def reported(self, record: TrialRecord, report: Report, value: float | None = None) -> None:
+        """A trial reached a rung. Pictures (`.png`) among the report's artifacts are logged.
+
+        value: the objective there; without it the record's, if the report is its last.
+        """
+        rungs = sum(earlier.images < report.images for earlier in record.reports)
+        last = not record.reports or report.images >= record.reports[-1].images
+        if value is None and last:
+            value = record.value
+        self._put(
+            "reported",
+            f"{record.study}/{record.number}/images/{report.images}",
+            trial=self._trial(record),
+            rung=rungs + 1,
+            value=value,
+            report=report.to_dict(),
+        )
+
+    def ended(self, record: TrialRecord, outcome: Outcome, model: Path | None = None) -> None:
+        """A trial ended. model: the folder made by `export_student`, logged once for the run."""
+        if outcome.status == "running":
+            raise ValueError(f"Trial {record.number} has not ended: its outcome is 'running'.")
+        self._put(
+            "trial_ended",
+            f"{record.study}/{record.number}/ended",
+            trial=self._trial(record),
+            status=outcome.status,
+            reason=outcome.reason,
+            ended=record.ended,
+            images=record.reports[-1].images if record.reports else 0,
+            model=str(Path(model).resolve()) if model is not None else None,
+        )
+
+    def search_ended(self, summary: Mapping[str, Any], files: Iterable[Path] = ()) -> None:
+        """The driver stops. summary["status"]: completed, interrupted or failed; the rest are tags.
+
+        files: results to keep with the search (best.json, results.parquet, best.png).
+        """
+        status = summary.get("status")
+        if status not in ("completed", "interrupted", "failed"):
+            raise ValueError(
+                f"summary['status'] must be completed, interrupted or failed, but got {status!r}."
+            )
+        paths = [str(Path(file).resolve()) for file in files]
+        self._put("search_ended", None, summary=flatten(summary), files=paths)
+
+    def catch_up(
+        self,
+        records: Iterable[TrialRecord],
+        model_of: Callable[[TrialRecord], Path | None] | None = None,
+    ) -> None:
+        """Tell what a killed driver did not: the study holds it, the outbox may not."""
+        for record in records:
+            self._trial_started(record, record.config, record.attempt)
+            for report in record.reports:
+                self.reported(record, report)
+            if record.status != "running":
+                model = model_of(record) if model_of is not None else None
+                self.ended(record, Outcome(record.status, record.reason), model)
+
+    def _trial(self, record: TrialRecord) -> str:
+        """The trial's name below the search: its number, or `confirm/3` in a sibling study."""
+        if record.study == self._study:
+            return f"{record.number}"
+        return f"{record.study.removeprefix(f'{self._study}/')}/{record.number}"
+
+    def _put(self, kind: str, key: str | None, **payload: Any) -> None:
+        self._outbox.put(kind, key=key, study=self._study, uid=self._outbox.uid, **payload)

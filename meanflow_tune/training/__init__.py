@@ -1,0 +1,1 @@
+"""Training: data-parallel, resumable, reported at rungs. Knows torch.distributed, not Ray."""

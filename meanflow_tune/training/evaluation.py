@@ -1,0 +1,137 @@
+"""Evaluation at a rung: generate from latents that all trials share, and measure at each NFE."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from meanflow_tune.config import Evaluation
+from meanflow_tune.core.generation import generate
+from meanflow_tune.core.ode import Method, integrate
+from meanflow_tune.core.random import make_generator
+from meanflow_tune.core.types import AverageVelocity, DataSplit, Velocity
+from meanflow_tune.files import write_atomic
+from meanflow_tune.metrics.base import NonFiniteSamples, Reference
+from meanflow_tune.training.world import World
+
+SHOWN = 20
+CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Shared latents [N, *D], labels [N] or None, and what samples are compared with.
+
+    `teacher_samples[nfe]` [SHOWN, *D] are the teacher's own Euler steps from the first latents, and
+    `teacher_metrics` their figures over all latents: the reference line of every comparison.
+    """
+
+    settings: Evaluation
+    latents: Tensor
+    labels: Tensor | None
+    reference: Reference
+    teacher_samples: dict[int, Tensor]
+    teacher_metrics: dict[str, float]
+
+    @torch.no_grad()
+    def evaluate(
+        self, student: AverageVelocity, world: World
+    ) -> tuple[dict[str, float], dict[int, Tensor]]:
+        """Metrics `name@nfe` on rank 0 (empty elsewhere) and the first SHOWN samples of each NFE.
+
+        Raises NonFiniteSamples on every rank when any sample is not finite.
+        """
+        metrics: dict[str, float] = {}
+        shown: dict[int, Tensor] = {}
+        rows = world.rows(len(self.latents))
+        for nfe in self.settings.nfe:
+            local = _in_chunks(
+                partial(_generate, student, nfe),
+                self.latents[rows],
+                None if self.labels is None else self.labels[rows],
+            )
+            samples = world.gather_rows(local, len(self.latents))
+            if not torch.isfinite(samples).all():
+                raise NonFiniteSamples(f"samples at nfe={nfe} are not finite")
+            shown[nfe] = samples[:SHOWN].cpu()
+            if world.leads:
+                for metric in self.settings.metrics:
+                    metrics[f"{metric.name}@{nfe}"] = metric.compute(samples, self.reference)
+        return metrics, shown
+
+    def write_samples(self, path: Path, shown: dict[int, Tensor]) -> None:
+        """An .npz: latents, labels, teacher (ODE end), student@n, teacher@n, teacher_metrics (JSON)."""
+        arrays = {
+            "latents": self.latents[:SHOWN].cpu().numpy(),
+            "teacher": self.reference.teacher_end[:SHOWN].cpu().numpy(),
+        }
+        if self.labels is not None:
+            arrays["labels"] = self.labels[:SHOWN].cpu().numpy()
+        arrays["teacher_metrics"] = np.array(json.dumps(self.teacher_metrics))
+        arrays |= {f"student@{nfe}": x.numpy() for nfe, x in shown.items()}
+        arrays |= {f"teacher@{nfe}": x.numpy() for nfe, x in self.teacher_samples.items()}
+
+        def write(beside: Path) -> None:
+            with open(beside, "wb") as handle:  # a handle, or numpy appends .npz to the name
+                np.savez(handle, **arrays)  # type: ignore[arg-type]
+
+        write_atomic(path, write)
+
+
+def make_evaluator(
+    settings: Evaluation,
+    data: DataSplit,
+    teacher: Velocity,
+    features: Callable[[Tensor], Tensor] | None,
+    device: str,
+) -> Evaluator:
+    """Draw latents and labels from `settings.latent_seed` and integrate the teacher's ODE from them.
+
+    Labels go round the classes, so that each is measured equally often.
+    """
+    count = settings.samples
+    generator = make_generator(settings.latent_seed, "latent")
+    latents = torch.randn(count, *data.shape, generator=generator).to(device)
+    labels = None if data.classes is None else (torch.arange(count) % data.classes).to(device)
+
+    def solve(steps: int, method: Method) -> Tensor:
+        def end(x: Tensor, label: Tensor | None) -> Tensor:
+            return integrate(lambda y, t: teacher(y, t, label), x, 0.0, 1.0, steps, method)
+
+        return _in_chunks(end, latents, labels)
+
+    with torch.no_grad():
+        reference = Reference(
+            teacher_end=solve(settings.reference.steps, settings.reference.method),
+            held_out=data.held_out_x.to(device),
+            features=features,
+            seed=settings.latent_seed,
+        )
+        euler = {nfe: solve(nfe, "euler") for nfe in settings.nfe}
+    metrics = {
+        f"{metric.name}@{nfe}": metric.compute(samples, reference)
+        for nfe, samples in euler.items()
+        for metric in settings.metrics
+    }
+    shown = {nfe: samples[:SHOWN].cpu() for nfe, samples in euler.items()}
+    return Evaluator(settings, latents, labels, reference, shown, metrics)
+
+
+def _generate(student: AverageVelocity, nfe: int, x: Tensor, label: Tensor | None) -> Tensor:
+    return generate(student, x, label, nfe)
+
+
+def _in_chunks(
+    function: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, label: Tensor | None
+) -> Tensor:
+    """`function` over slices of at most CHUNK rows, so that memory does not grow with N."""
+    pieces = [
+        function(x[i : i + CHUNK], None if label is None else label[i : i + CHUNK])
+        for i in range(0, len(x), CHUNK)
+    ]
+    return torch.cat(pieces) if pieces else x[:0]

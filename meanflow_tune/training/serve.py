@@ -1,0 +1,90 @@
+"""Serve one job in a slot: from a job's data to an outcome. The slot keeps `Resources` between jobs."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from meanflow_tune.config import TrialConfig
+from meanflow_tune.export import export_student
+from meanflow_tune.files import write_atomic
+from meanflow_tune.records import Job, Outcome, Report
+from meanflow_tune.training.loop import Run, train
+from meanflow_tune.training.resources import Interrupted, Resources
+from meanflow_tune.training.world import World
+
+log = logging.getLogger(__name__)
+
+
+class JobSink(Protocol):
+    """The slot's side of a job; reports are plain data here."""
+
+    def report(self, report: dict[str, Any]) -> bool: ...
+    def tick(self, progress: dict[str, Any]) -> None: ...
+    def stopping(self) -> bool: ...
+
+
+class Fenced(RuntimeError):
+    """Another driver has taken the study over; this worker must not write there any more."""
+
+
+class _Sink:
+    def __init__(self, inner: JobSink) -> None:
+        self._inner = inner
+        self.tick, self.stopping = inner.tick, inner.stopping
+
+    def report(self, report: Report) -> bool:
+        return self._inner.report(report.to_dict())
+
+
+def check_fence(folder: Path, epoch: int) -> None:
+    """Raise Fenced when the lease of the study that owns `folder` has a newer epoch than `epoch`."""
+    for parent in folder.parents:
+        lease = parent / "lease.json"
+        if lease.is_file():
+            now = int(json.loads(lease.read_text())["epoch"])
+            if now > epoch:
+                raise Fenced(f"{lease} has epoch {now}; this worker's is {epoch}")
+            return
+
+
+_resources: dict[tuple[str, World], Resources] = {}
+
+
+def serve_job(
+    job: dict[str, Any], rank: int, size: int, device: str, sink: JobSink, *, cache: str
+) -> dict[str, Any]:
+    """Run one job to its end on this rank; every rank of the slot calls it with the same job.
+
+    `cache` is the folder of teachers (`<storage>/teachers`). Returns an Outcome as data. The trained
+    student of a completed trial is left in `<job folder>/model`.
+    """
+    this, world = Job(**job), World(rank, size, device)
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
+    config, folder, wrapped = TrialConfig.from_dict(this.config), Path(this.folder), _Sink(sink)
+    if world.leads:  # what runs is on record before its first step
+        text = json.dumps(config.to_dict(), indent=1)
+        write_atomic(folder / "config.json", text)
+    resources = _resources.setdefault((cache, world), Resources(Path(cache), world))
+    try:
+        data = resources.data(config)
+        teacher = resources.teacher(config, wrapped)
+        evaluator = resources.evaluator(config, teacher, wrapped)
+    except Interrupted:
+        return Outcome("running", "interrupted").to_dict()
+    run = Run.start(config, world, data, teacher, resources.initial(config))
+    outcome = train(
+        run,
+        folder,
+        wrapped,
+        evaluator,
+        fence=lambda: check_fence(folder, this.epoch),
+        warn=log.warning,
+    )
+    if outcome.status == "completed" and world.leads:
+        shape, classes = run.data.shape, run.data.classes
+        export_student(folder / "model", this.config, run.averaged_state(), shape, classes)
+    return outcome.to_dict()

@@ -1,0 +1,51 @@
+"""Checkpoints: written beside, synced, checksummed and renamed; the newest valid one is loaded.
+
+A checkpoint `000016384.pt` counts only together with `000016384.sha256`, which is renamed into place
+last, so that a kill at any moment leaves either a whole new checkpoint or the one before.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from meanflow_tune.files import write_atomic
+
+KEPT = 2
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def save_checkpoint(folder: Path, images: int, state: dict[str, Any]) -> Path:
+    """Write `state` as the checkpoint at `images`; the last KEPT ones stay. Raises OSError."""
+    path = folder / f"{images:012d}.pt"
+    checksum = path.with_suffix(".sha256")
+    checksum.unlink(missing_ok=True)
+    write_atomic(path, lambda beside: torch.save(state, beside))
+    digest = _digest(path)
+    write_atomic(checksum, digest)
+    for old in sorted(folder.glob("*.pt"))[:-KEPT]:
+        old.with_suffix(".sha256").unlink(missing_ok=True)
+        old.unlink(missing_ok=True)
+    return path
+
+
+def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint whose checksum is right; `warn` gets a line for each damaged one."""
+    for path in sorted(folder.glob("*.pt"), reverse=True):
+        checksum = path.with_suffix(".sha256")
+        if checksum.exists() and checksum.read_text() == _digest(path):
+            return path
+        warn(f"checkpoint {path} is damaged or unfinished; falling back to the one before")
+    return None
+
+
+def load_checkpoint(path: Path, device: str) -> dict[str, Any]:
+    """The state in `path`; tensors and plain data only (`weights_only`)."""
+    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    return state

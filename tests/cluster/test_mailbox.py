@@ -1,0 +1,205 @@
+"""The mailbox without Ray: who gets a job, who is believed, and what is lost by a death."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from meanflow_tune.cluster.mailbox import Mailbox
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def job(number: int, attempt: int = 0) -> dict[str, Any]:
+    return {"number": number, "attempt": attempt, "config": {}}
+
+
+def run(coroutine: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(coroutine, 5))
+
+
+async def ended(mailbox: Mailbox, number: int) -> list[dict[str, Any]]:
+    events = await mailbox.events(number, 0, 0.01)
+    return [e["outcome"] for e in events if e["kind"] == "end"]
+
+
+COMPLETED = {"status": "completed", "reason": "", "deterministic": False}
+
+
+def test_a_job_goes_out_once_and_ends_once() -> None:
+    async def scene() -> None:
+        mailbox = Mailbox()
+        await mailbox.hello("a", "a1")
+        await mailbox.hello("b", "b1")
+        await mailbox.submit(job(0))
+        await mailbox.submit(job(0))
+        assert (await mailbox.next_job("a", "a1"))["job"]["number"] == 0
+        assert (await mailbox.next_job("b", "b1", 0.01))["kind"] == "wait"
+        await mailbox.done("a", "a1", 0, COMPLETED)
+        await mailbox.done("a", "a1", 0, COMPLETED)
+        await mailbox.submit(job(0))
+        assert await ended(mailbox, 0) == [COMPLETED]
+        assert (await mailbox.next_job("a", "a1", 0.01))["kind"] == "wait"
+
+    run(scene())
+
+
+def test_a_later_attempt_of_an_ended_job_runs_again() -> None:
+    async def scene() -> None:
+        mailbox = Mailbox()
+        await mailbox.hello("a", "a1")
+        await mailbox.submit(job(0))
+        await mailbox.next_job("a", "a1")
+        await mailbox.done("a", "a1", 0, COMPLETED)
+        await mailbox.submit(job(0, attempt=1))
+        assert (await mailbox.next_job("a", "a1"))["job"]["attempt"] == 1
+
+    run(scene())
+
+
+def test_a_report_waits_for_the_driver_and_a_known_rung_does_not() -> None:
+    async def scene() -> None:
+        mailbox = Mailbox()
+        await mailbox.hello("a", "a1")
+        await mailbox.submit(job(0))
+        await mailbox.next_job("a", "a1")
+        report = asyncio.ensure_future(mailbox.report("a", "a1", 0, {"images": 100}))
+        assert [e["kind"] for e in await mailbox.events(0, 0)] == ["report"]
+        assert not report.done()
+        await mailbox.verdict(0, 100, False)
+        assert await report is False
+        await mailbox.hello("a", "a2")
+        await mailbox.next_job("a", "a2")
+        assert await mailbox.report("a", "a2", 0, {"images": 100}) is False
+        assert len(await mailbox.events(0, 0)) == 1
+
+    run(scene())
+
+
+def test_a_restarted_slot_gets_its_job_again_until_the_limit() -> None:
+    async def scene() -> None:
+        mailbox = Mailbox(max_retries=2)
+        await mailbox.submit(job(7))
+        for attempt in range(3):
+            await mailbox.hello("a", f"a{attempt}")
+            order = await mailbox.next_job("a", f"a{attempt}")
+            assert order["job"]["attempt"] == attempt
+            await mailbox.fault("a", f"a{attempt}", 7, "rank 1: gone")
+        await mailbox.hello("a", "a3")
+        assert (await mailbox.next_job("a", "a3", 0.01))["kind"] == "wait"
+        (outcome,) = await ended(mailbox, 7)
+        assert outcome["status"] == "failed"
+        assert not outcome["deterministic"]
+        assert "rank 1: gone" in outcome["reason"]
+
+    run(scene())
+
+
+def test_processes_of_an_earlier_start_are_not_believed() -> None:
+    async def scene() -> None:
+        mailbox = Mailbox()
+        await mailbox.hello("a", "old")
+        waiting = asyncio.ensure_future(mailbox.next_job("a", "old"))
+        await asyncio.sleep(0)
+        await mailbox.hello("a", "new")
+        assert (await waiting)["kind"] == "stale"
+        await mailbox.submit(job(0))
+        await mailbox.next_job("a", "new")
+        await mailbox.done("a", "old", 0, COMPLETED)
+        assert await mailbox.report("a", "old", 0, {"images": 1}) is False
+        assert (await mailbox.beat("a", "old"))["die"]
+        assert not (await mailbox.beat("a", "new"))["die"]
+        assert await mailbox.events(0, 0, 0.01) == []
+
+    run(scene())
+
+
+def test_the_job_of_a_silent_slot_goes_to_another() -> None:
+    async def scene() -> None:
+        clock = Clock()
+        mailbox = Mailbox(lost_after=60.0, clock=clock)
+        await mailbox.hello("a", "a1")
+        await mailbox.submit(job(0))
+        await mailbox.next_job("a", "a1")
+        clock.now = 59.0
+        await mailbox.hello("b", "b1")
+        assert (await mailbox.snapshot())["queued"] == []
+        clock.now = 61.0
+        assert (await mailbox.snapshot())["queued"] == [0]
+        assert (await mailbox.next_job("b", "b1"))["job"]["attempt"] == 1
+        await mailbox.done("a", "a1", 0, COMPLETED)
+        assert (await mailbox.next_job("a", "a1"))["kind"] == "stale"
+        assert await ended(mailbox, 0) == []
+
+    run(scene())
+
+
+@pytest.mark.parametrize("ticks", [True, False])
+def test_a_job_without_progress_condemns_its_processes(ticks: bool) -> None:
+    async def scene() -> None:
+        clock = Clock()
+        mailbox = Mailbox(stall_after=100.0, clock=clock)
+        await mailbox.hello("a", "a1")
+        await mailbox.submit(job(0))
+        await mailbox.next_job("a", "a1")
+        for clock.now in (50.0, 101.0):
+            await mailbox.beat("a", "a1")
+            if ticks:
+                await mailbox.tick("a", "a1", 0, {"images": 1})
+            await mailbox.snapshot()
+        assert (await mailbox.beat("a", "a1"))["die"] is not ticks
+
+    run(scene())
+
+
+def test_stopping_gives_back_what_has_not_begun() -> None:
+    async def scene() -> None:
+        mailbox = Mailbox()
+        await mailbox.hello("a", "a1")
+        await mailbox.submit(job(0))
+        await mailbox.submit(job(1))
+        await mailbox.next_job("a", "a1")
+        await mailbox.stop_all()
+        await mailbox.submit(job(2))
+        assert (await mailbox.beat("a", "a1"))["stopping"]
+        assert [o["status"] for n in (1, 2) for o in await ended(mailbox, n)] == ["running"] * 2
+        assert await ended(mailbox, 0) == []
+        # Its processes die before they could stop: it is not begun again.
+        await mailbox.hello("a", "a2")
+        assert (await mailbox.next_job("a", "a2", 0.01))["kind"] == "wait"
+        assert [o["status"] for o in await ended(mailbox, 0)] == ["running"]
+
+    run(scene())
+
+
+def test_close_leaves_no_report_waiting() -> None:
+    async def scene() -> None:
+        mailbox = Mailbox()
+        await mailbox.hello("a", "a1")
+        await mailbox.submit(job(0))
+        await mailbox.next_job("a", "a1")
+        report = asyncio.ensure_future(mailbox.report("a", "a1", 0, {"images": 100}))
+        await mailbox.events(0, 0)
+        await mailbox.close()
+        assert await report is False
+
+    run(scene())
+
+
+def test_slots_end_after_close() -> None:
+    async def scene() -> None:
+        mailbox = Mailbox()
+        await mailbox.hello("a", "a1")
+        waiting = asyncio.ensure_future(mailbox.next_job("a", "a1"))
+        await asyncio.sleep(0)
+        await mailbox.close()
+        assert (await waiting)["kind"] == "close"
+
+    run(scene())

@@ -1,0 +1,168 @@
+"""Drivers that are interrupted, killed, or guests of a cluster; each is a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.ports import free_ports
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Prints the number of reservations that are held and the free CPUs of a cluster.
+LEFT = """
+import sys, os
+sys.path.insert(0, os.getcwd())
+from meanflow_tune.cluster import session
+from meanflow_tune.cluster.slots import free_resources
+with session.join("{address}"):
+    from ray.util import placement_group_table
+    states = [group["state"] for group in placement_group_table().values()]
+    print(len(states) - states.count("REMOVED"), free_resources()["CPU"])
+"""
+
+
+@contextmanager
+def driver(
+    folder: Path, *arguments: str, rungs: int = 1000, seconds: float = 0.5, deaf: bool = False
+) -> Iterator[subprocess.Popen[str]]:
+    """A driver in a process group of its own, as a shell would start it, with all its output."""
+    config = {"x": 0.0, "rungs": rungs, "seconds": seconds, "deaf": deaf}
+    (folder / "config.json").write_text(json.dumps(config))
+    with (folder / "terminal").open("w") as terminal:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.cluster.driver", str(folder), *arguments],
+            cwd=ROOT,
+            stdout=terminal,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            # Marks every process that descends from it.
+            env={**os.environ, "TMPDIR": "/tmp", "MARK": str(folder), "RAY_AUTH_MODE": "disabled"},
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            wait_for(lambda: marked(folder) == [])
+
+
+def terminal(folder: Path) -> list[str]:
+    return (folder / "terminal").read_text().splitlines()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Until it holds; pytest's own time limit ends it otherwise."""
+    while not condition():
+        time.sleep(0.2)
+
+
+def marked(folder: Path) -> list[str]:
+    """Command lines of the processes that descend from a driver of this folder."""
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            mine = f"MARK={folder}\0".encode() in (process / "environ").read_bytes()
+            alive = (process / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+            if process.name.isdigit() and mine and alive:
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+def test_ctrl_c_ends_jobs_at_a_safe_point(tmp_path: Path) -> None:
+    with driver(tmp_path) as process:
+        wait_for(lambda: {"report 0 100", "report 1 100"} <= set(terminal(tmp_path)))
+        # As a terminal does it: to the whole process group.
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait() == 130
+        lines = terminal(tmp_path)
+        assert sorted(line for line in lines if line.startswith("end")) == [
+            "end 0 running",
+            "end 1 running",
+        ]
+        assert [line for line in lines if not line.startswith(("report", "end"))] == []
+        wait_for(lambda: marked(tmp_path) == [])
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    with driver(tmp_path, deaf=True) as process:
+        wait_for(lambda: "report 0 100" in terminal(tmp_path))
+        os.killpg(process.pid, signal.SIGINT)
+        seen = len(terminal(tmp_path))
+        # It goes on, since its jobs do not listen.
+        wait_for(lambda: len(terminal(tmp_path)) > seen + 4)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait() == 131
+        lines = terminal(tmp_path)
+        assert lines[-1] == "at once"
+        assert {line.split()[0] for line in lines[:-1]} == {"report"}
+        wait_for(lambda: marked(tmp_path) == [])
+
+
+def test_nothing_outlives_a_killed_driver(tmp_path: Path) -> None:
+    with driver(tmp_path) as process:
+        wait_for(lambda: "report 0 100" in terminal(tmp_path))
+        assert len(marked(tmp_path)) > 5
+        process.kill()
+        wait_for(lambda: marked(tmp_path) == [])
+    with driver(tmp_path) as process:
+        wait_for(lambda: any(line.startswith("report 0") for line in terminal(tmp_path)))
+        assert "report 0 100" not in terminal(tmp_path)
+
+
+def test_two_hosts_are_joined_and_left_as_they_were(tmp_path: Path) -> None:
+    port = free_ports()
+    address = f"127.0.0.1:{port}"
+    common = ["--block", "--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats"]
+    head = ["--head", f"--port={port}", "--include-dashboard=false"]
+    head.append(f"--ray-client-server-port={port + 1}")
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "start"]
+    temp = Path(f"/tmp/mft-test-{os.getpid()}")
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "MARK": str(tmp_path / "nodes")}
+    nodes = []
+    try:
+        for arguments in ([*head, f"--temp-dir={temp}"], [f"--address={address}"]):
+            log = (tmp_path / f"node{len(nodes)}").open("w")
+            nodes.append(
+                subprocess.Popen(
+                    [*ray, *arguments, *common],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            )
+            while "runtime started" not in Path(log.name).read_text():
+                assert nodes[-1].poll() is None, Path(log.name).read_text()
+                time.sleep(0.2)
+        with driver(tmp_path, address, rungs=2, seconds=0.0) as process:
+            assert process.wait() == 0
+            assert sorted(terminal(tmp_path)) == [
+                *[f"end {n} completed" for n in range(3)],
+                "hosts 2",
+                *[f"report {n} {images}" for n in range(3) for images in (100, 200)],
+            ]
+        left = tmp_path / "left"
+        left.write_text(LEFT.format(address=address))
+        with driver(tmp_path, address) as process:
+            wait_for(lambda: any(line.startswith("report 0") for line in terminal(tmp_path)))
+            process.kill()
+        while subprocess.check_output([sys.executable, left], cwd=ROOT, text=True) != "0 2.0\n":
+            assert all(node.poll() is None for node in nodes)
+    finally:
+        for node in reversed(nodes):
+            node.terminate()
+            node.wait()

@@ -1,0 +1,115 @@
+"""Searches over slots on a private Ray: real worker groups, a stand-in for the training."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meanflow_tune.cluster import session
+from meanflow_tune.cluster.errors import HostUnfit, SlotsLost
+from tests.cluster.toy_director import ToyDirector
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+
+SERVE = "tests.cluster.fake_serve:serve_job"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_session() -> Iterator[session.Session]:
+    with session.start_local(cpus=4) as started:
+        yield started
+
+
+def search(
+    director: ToyDirector, folder: Path, count: int, workers: int, serve: Any = SERVE
+) -> None:
+    from meanflow_tune.cluster.mailbox import start_mailbox
+    from meanflow_tune.cluster.slots import Slots
+    from meanflow_tune.cluster.tuner import run_search
+
+    mailbox = start_mailbox(max_retries=2)
+    with Slots(mailbox, count, workers, {"CPU": 1.0}, False, folder, serve) as slots:
+        run_search(director, mailbox, count, folder, "toy", slots)
+    assert placement_groups() == []
+    assert [p.name for p in (folder / "slots").iterdir()] == []
+    assert [p.name for p in (folder / "tune").iterdir()] == []
+
+
+def placement_groups() -> list[str]:
+    """Reservations that are still held."""
+    from ray.util import placement_group_table
+
+    return [i for i, g in placement_group_table().items() if g["state"] != "REMOVED"]
+
+
+def test_two_slots_serve_six_jobs(tmp_path: Path) -> None:
+    configs: list[dict[str, Any]] = [{"x": float(i), "rungs": 3} for i in range(6)]
+    configs[2]["fail"] = "raise"
+    configs[4]["x"] = float("nan")
+    director = ToyDirector(configs, tmp_path, lambda number, images: (number, images) != (1, 200))
+    search(director, tmp_path, count=2, workers=1)
+    status = {n: o.status for n, o in director.outcomes.items()}
+    assert status == {n: {1: "pruned", 2: "failed"}.get(n, "completed") for n in range(6)}
+    assert director.outcomes[2].deterministic
+    assert "the step was not finite" in director.outcomes[2].reason
+    assert {n: sorted(r) for n, r in director.reports.items()} == {
+        0: [100, 200, 300],
+        1: [100, 200],
+        3: [100, 200, 300],
+        4: [100, 200, 300],
+        5: [100, 200, 300],
+    }
+
+
+def test_two_ranks_survive_a_killed_rank_and_a_raising_one(tmp_path: Path) -> None:
+    killed: list[int] = []
+
+    def kill_rank_1(number: int, images: int) -> bool:
+        if (number, images) == (1, 200) and not killed:
+            killed.append(int((director.folder(1) / "pid-1-0").read_text()))
+            os.kill(killed[0], signal.SIGKILL)
+        return True
+
+    configs: list[dict[str, Any]] = [{"x": 0.0, "rungs": 4, "seconds": 0.2} for _ in range(4)]
+    configs[2]["fail"] = "raise"
+    director = ToyDirector(configs, tmp_path, kill_rank_1)
+    search(director, tmp_path, count=1, workers=2)
+    assert killed
+    status = [director.outcomes[n].status for n in range(4)]
+    assert status == ["completed", "completed", "failed", "completed"]
+    # Rank 1 raised; rank 0, which waited for it, is not taken for the cause.
+    assert director.outcomes[2].reason.startswith("ArithmeticError")
+    assert (director.folder(1) / "pid-1-1").exists()
+    for number in (0, 1, 3):
+        totals = [r.metrics["total@1"] for r in director.reports[number].values()]
+        assert totals == [3.0] * 4
+
+
+def test_an_error_of_the_director_ends_the_search(tmp_path: Path) -> None:
+    class Fenced(RuntimeError):
+        pass
+
+    def judge(number: int, images: int) -> bool:
+        raise Fenced("another driver has taken over")
+
+    director = ToyDirector([{"x": 0.0, "rungs": 1}], tmp_path, judge)
+    with pytest.raises(Fenced, match="taken over"):
+        search(director, tmp_path, count=1, workers=1)
+    assert director.outcomes == {}
+
+
+def test_code_that_cannot_be_loaded_ends_the_search(tmp_path: Path) -> None:
+    director = ToyDirector([{"x": 0.0, "rungs": 1}], tmp_path)
+    with pytest.raises(SlotsLost, match="no_such_module"):
+        search(director, tmp_path, count=1, workers=1, serve="no_such_module:serve")
+
+
+def test_too_much_is_asked_for() -> None:
+    from meanflow_tune.cluster.preflight import check_resources
+
+    check_resources(2, 2, {"CPU": 1.0})
+    with pytest.raises(HostUnfit, match=r"3 slots of 2 workers.*need 6.*has 4 CPU"):
+        check_resources(3, 2, {"CPU": 1.0})

@@ -1,0 +1,101 @@
+"""Running scripts/tune.py as a person does, and reading back what it left."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+ROOT = Path(__file__).parent.parent.parent
+SPACE = Path(__file__).parent / "tiny_space.py"
+
+
+def command(storage: Path, *options: str, trials: int = 6) -> list[str]:
+    """The command line of a search over the tiny space."""
+    return [
+        sys.executable,
+        str(ROOT / "scripts" / "tune.py"),
+        f"--space={SPACE}",
+        f"--storage={storage}",
+        f"--trials={trials}",
+        *options,
+    ]
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "OPTUNA_"))}
+    return kept | {"OMP_NUM_THREADS": "1"} | more
+
+
+def run(
+    arguments: list[str], timeout: float = 240, **more: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        arguments,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment(**more),
+        stdin=subprocess.DEVNULL,
+        cwd=storage_of(arguments).parent,
+    )
+
+
+def storage_of(arguments: list[str]) -> Path:
+    return Path(next(a for a in arguments if a.startswith("--storage=")).partition("=")[2])
+
+
+def study(storage: Path, name: str = "tiny_space") -> optuna.Study:
+    """The study as Optuna itself reads it."""
+    journal = JournalStorage(JournalFileBackend(str(storage / "tiny_space" / "study.journal")))
+    return optuna.load_study(study_name=name, storage=journal)
+
+
+def states(storage: Path, name: str = "tiny_space") -> dict[int, str]:
+    return {trial.number: trial.state.name for trial in study(storage, name).trials}
+
+
+def table(storage: Path) -> pd.DataFrame:
+    return pd.read_parquet(storage / "tiny_space" / "results.parquet")
+
+
+def mlflow_runs(storage: Path, experiment: str = "tiny_space") -> list[Any]:
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    return list(client.search_runs([found.experiment_id], max_results=1000))
+
+
+def assert_agreement(storage: Path, trials: int, name: str = "tiny_space") -> None:
+    """Study, Parquet table and MLflow hold the same trials in the same states, each once."""
+    known = {"COMPLETE": "completed", "PRUNED": "pruned", "FAIL": "failed"}
+    expected = {number: known[state] for number, state in states(storage, name).items()}
+    assert sorted(expected) == list(range(trials))
+    frame = table(storage)
+    frame = frame[frame["study"] == name]
+    assert not frame.duplicated(["number", "rung"]).any(), "a rung twice in the table"
+    assert dict(zip(frame["number"], frame["status"], strict=True)) == expected
+    runs = mlflow_runs(storage, name)
+    tags = Counter(run.data.tags.get("meanflow_tune.trial", "search") for run in runs)
+    assert max(tags.values()) == 1, f"a trial has two MLflow runs: {tags}"
+    assert len(runs) == trials + 1
+    in_mlflow = {
+        int(run.data.tags["meanflow_tune.trial"].rpartition("/")[2]): run.data.tags["state"]
+        for run in runs
+        if "meanflow_tune.trial" in run.data.tags
+    }
+    assert in_mlflow == expected
+
+
+def status_file(storage: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((storage / "tiny_space" / "status.json").read_text())
+    return data

@@ -1,0 +1,235 @@
+"""One whole search in miniature, by the command line, with real Ray, Optuna and MLflow."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.end_to_end.commands import (
+    ROOT,
+    assert_agreement,
+    command,
+    environment,
+    mlflow_runs,
+    run,
+    states,
+    study,
+    table,
+)
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+TRIALS = 6
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A storage folder with a finished search, and what it printed."""
+    storage = tmp_path_factory.mktemp("search") / "runs"
+    done = run(command(storage))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return storage, done.stdout
+
+
+def test_study_table_and_mlflow_agree(finished: tuple[Path, str]) -> None:
+    assert_agreement(finished[0], TRIALS)
+
+
+def test_baselines_run_first_and_whole(finished: tuple[Path, str]) -> None:
+    trials = study(finished[0]).trials
+    assert [t.user_attrs.get("baseline") for t in trials[:2]] == ["backward", "backward_fast"]
+    assert [t.state.name for t in trials[:2]] == ["COMPLETE", "COMPLETE"]
+    assert [len(t.intermediate_values) for t in trials[:2]] == [3, 3]
+
+
+def test_the_objective_is_the_stated_one(finished: tuple[Path, str]) -> None:
+    frame = table(finished[0])
+    expected = np.sqrt(frame["teacher_gap@1"] * frame["teacher_gap@2"])
+    assert np.allclose(frame["value"], expected)
+
+
+def test_summary_names_all_a_person_needs(finished: tuple[Path, str]) -> None:
+    storage, printed = finished
+    for name in ("results.parquet", "best.json", "best.png", "mlflow ui", "--trials 10"):
+        assert name in printed, name
+    for name in ("results.parquet", "best.json", "best.png"):
+        assert (storage / "tiny_space" / name).stat().st_size > 100
+
+
+def test_confirmation_retrains_both_on_fresh_seeds_and_latents(
+    finished: tuple[Path, str],
+) -> None:
+    storage, printed = finished
+    confirmed = study(storage, "tiny_space/confirm").trials
+    assert [t.state.name for t in confirmed] == ["COMPLETE"] * 4
+    used = {t.user_attrs["config"]["seed"] for t in confirmed}
+    searched = {t.user_attrs["config"]["seed"] for t in study(storage).trials}
+    assert len(used) == 2
+    assert not used & searched
+    latents = {t.user_attrs["config"]["evaluation"]["latent_seed"] for t in confirmed}
+    assert len(latents) == 1
+    assert latents != {20_000}
+    assert "best - baseline, mean" in printed
+    assert_agreement(storage, 4, "tiny_space/confirm")
+
+
+def test_best_json_runs_alone_and_reproduces_the_trial(finished: tuple[Path, str]) -> None:
+    storage, _ = finished
+    output = storage.parent / "alone"
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "scripts" / "train.py"),
+            f"--config={storage / 'tiny_space' / 'best.json'}",
+            f"--output={output}",
+            f"--cache={storage / 'teachers'}",
+        ],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    alone = json.loads((output / "metrics.json").read_text())["teacher_gap@1"]
+    frame = table(storage)
+    last = frame[(frame["study"] == "tiny_space") & frame["is_last"]]
+    best = last.loc[last[last["status"] == "completed"]["value"].idxmin()]
+    assert alone == pytest.approx(best["teacher_gap@1"], rel=1e-5)
+
+
+def test_a_logged_model_loads_elsewhere_without_pickle(finished: tuple[Path, str]) -> None:
+    storage, _ = finished
+    script = f"""
+import mlflow, pandas as pd
+mlflow.set_tracking_uri("sqlite:///{storage / "mlflow.db"}")
+client = mlflow.MlflowClient()
+names = [e.experiment_id for e in client.search_experiments()]
+models = client.search_logged_models(names)
+model = mlflow.pyfunc.load_model(models[0].model_uri)
+images = model.predict(pd.DataFrame({{"seed": [1, 2, 3]}}), params={{"nfe": 2}})
+again = model.predict(pd.DataFrame({{"seed": [2]}}), params={{"nfe": 2}})
+print(images.shape, bool(abs(images[1] - again[0]).max() < 1e-6), len(models))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment(MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false"),
+        cwd=storage.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    completed = sum(state == "COMPLETE" for state in states(storage).values())
+    assert done.stdout.strip() == f"(3, 2) True {completed + 4}", "4 of the confirmation"
+
+
+def test_mlflow_has_metrics_by_images_and_pictures(finished: tuple[Path, str]) -> None:
+    import mlflow
+
+    storage, _ = finished
+    client = mlflow.MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    runs = [r for r in mlflow_runs(storage) if r.data.tags.get("state") == "completed"]
+    trial = next(r for r in runs if "meanflow_tune.trial" in r.data.tags)
+    steps = [m.step for m in client.get_metric_history(trial.info.run_id, "teacher_gap/nfe_1")]
+    assert steps == [3200, 6400, 12_800]
+    assert any(a.path.startswith("images") for a in client.list_artifacts(trial.info.run_id))
+    assert trial.data.params["optimizer.learning_rate"]
+
+
+def test_the_same_command_again_reports_without_ray(finished: tuple[Path, str]) -> None:
+    storage, printed = finished
+    before = table(storage)
+    began = time.monotonic()
+    done = run(command(storage))
+    assert done.returncode == 0
+    assert "starting Ray" not in done.stdout
+    assert time.monotonic() - began < 120
+    assert done.stdout.partition("objective ")[2] == printed.partition("\nobjective ")[2]
+    assert before.equals(table(storage))
+    assert_agreement(storage, TRIALS)
+
+
+def test_status_from_another_terminal(finished: tuple[Path, str]) -> None:
+    storage, _ = finished
+    done = run([*command(storage), "--status"])
+    assert done.returncode == 0
+    assert "no driver at work" in done.stdout
+    assert done.stdout.count("proposed") == TRIALS - 2
+
+
+def test_a_finished_search_is_extended_with_two_ranks_a_trial(finished: tuple[Path, str]) -> None:
+    """Runs last: it changes the search of this module."""
+    storage, _ = finished
+    done = run(command(storage, "--workers-per-trial=2", "--confirm-seeds=0", trials=TRIALS + 2))
+    assert done.returncode == 0, done.stderr
+    assert "1 trial at once, 2 ranks each" in done.stdout
+    assert_agreement(storage, TRIALS + 2)
+
+
+def wait_for(storage: Path, driver: subprocess.Popen[bytes], finished: int) -> None:
+    """Until `finished` trials of the study have ended."""
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline and driver.poll() is None:
+        try:
+            now = sum(state in ("COMPLETE", "PRUNED") for state in states(storage).values())
+        except (KeyError, ValueError, OSError):
+            now = 0
+        if now >= finished:
+            return
+        time.sleep(0.2)
+    pytest.fail(f"{finished} trials never finished (driver: {driver.poll()})")
+
+
+@pytest.mark.parametrize("kills", [(1, 3)])
+def test_kill_9_loses_and_doubles_nothing(tmp_path: Path, kills: tuple[int, ...]) -> None:
+    storage = tmp_path / "runs"
+    values: dict[int, float | None] = {}
+    for number in kills:
+        driver = subprocess.Popen(
+            command(storage), env=environment(), stdout=subprocess.DEVNULL, cwd=tmp_path
+        )
+        wait_for(storage, driver, number)
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait()
+        trials = study(storage).trials
+        ended = {t.number: t.value for t in trials if t.state.name == "COMPLETE"}
+        assert {n: ended[n] for n in values} == values, "a finished trial changed"
+        values = ended
+    done = run(command(storage))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_agreement(storage, TRIALS)
+    assert_agreement(storage, 4, "tiny_space/confirm")
+    last = {t.number: t.value for t in study(storage).trials}
+    assert {n: last[n] for n in values} == values
+    attempts = [t.user_attrs["attempt"] for t in study(storage).trials]
+    assert max(attempts) >= 1, "an unfinished trial goes on under its own number"
+
+
+def test_ctrl_c_stops_at_a_safe_point_and_goes_on(tmp_path: Path) -> None:
+    storage = tmp_path / "runs"
+    driver = subprocess.Popen(
+        command(storage, "--confirm-seeds=0"),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    wait_for(storage, driver, 1)
+    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: the whole group
+    _, said = driver.communicate(timeout=90)
+    assert driver.returncode == 130, said
+    assert b"Go on with" in said
+    assert b"Traceback" not in said
+    left = states(storage)
+    done = run(command(storage, "--confirm-seeds=0"))
+    assert done.returncode == 0, done.stderr
+    assert {n: s for n, s in states(storage).items() if left.get(n) in ("COMPLETE", "PRUNED")} == {
+        n: s for n, s in left.items() if s in ("COMPLETE", "PRUNED")
+    }
+    assert_agreement(storage, TRIALS)

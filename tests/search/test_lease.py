@@ -1,0 +1,174 @@
+"""The lease: one live holder, dead ones replaced, and a holder that lost it finds out."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from meanflow_tune.search.errors import LeaseLost, StorageError, StudyInUse
+from meanflow_tune.search.lease import LEASE_NAME, Lease, read_lease
+
+ROOT = Path(__file__).parents[2]
+HOLD = """
+import sys, time
+from pathlib import Path
+from meanflow_tune.search.errors import StudyInUse
+from meanflow_tune.search.lease import Lease
+try:
+    lease = Lease.acquire(Path(sys.argv[1]))
+except StudyInUse:
+    print("refused", flush=True)
+    sys.exit(4)
+print("held", flush=True)
+sys.stdin.read()
+lease.release()
+"""
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@contextmanager
+def holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    process = start(folder)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def make_foreign_and_old(folder: Path, seconds: float) -> None:
+    """Make the lease look as if another host held it, `seconds` after its last heartbeat."""
+    path = folder / LEASE_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"host": "elsewhere"}))
+    past = time.time() - seconds
+    os.utime(path, (past, past))
+
+
+def test_epochs_grow_over_releases(tmp_path: Path) -> None:
+    for epoch in (1, 2, 3):
+        with Lease.acquire(tmp_path) as lease:
+            assert (lease.epoch, lease.taken_over) == (epoch, False)
+            lease.check()
+    state = read_lease(tmp_path)
+    assert state is not None
+    assert (state.epoch, state.pid) == (3, None)
+
+
+def test_a_live_holder_is_named(tmp_path: Path) -> None:
+    with holder(tmp_path) as process, pytest.raises(StudyInUse) as caught:
+        Lease.acquire(tmp_path)
+    message = str(caught.value)
+    assert f"process {process.pid} on host {os.uname().nodename}" in message
+    assert "s ago" in message
+    assert caught.value.exit_code == 4
+
+
+def test_the_same_process_cannot_hold_it_twice(tmp_path: Path) -> None:
+    with Lease.acquire(tmp_path), pytest.raises(StudyInUse):
+        Lease.acquire(tmp_path)
+
+
+def test_a_killed_holder_is_replaced_at_once(tmp_path: Path) -> None:
+    with holder(tmp_path) as process:
+        process.send_signal(signal.SIGKILL)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, but not yet reaped
+        with Lease.acquire(tmp_path) as lease:
+            assert (lease.epoch, lease.taken_over) == (2, True)
+
+
+def test_a_reused_pid_is_not_the_holder(tmp_path: Path) -> None:
+    with holder(tmp_path):
+        path = tmp_path / LEASE_NAME
+        data = json.loads(path.read_text())
+        path.write_text(json.dumps(data | {"process_start": data["process_start"] - 1}))
+        with Lease.acquire(tmp_path) as lease:
+            assert lease.taken_over
+
+
+def test_one_of_many_wins(tmp_path: Path) -> None:
+    processes = [start(tmp_path) for _ in range(5)]
+    said = [process.stdout.readline() for process in processes if process.stdout]
+    for process in processes:
+        process.communicate("")
+    assert sorted(said) == ["held\n"] + ["refused\n"] * 4
+    assert sorted(process.returncode for process in processes) == [0, 4, 4, 4, 4]
+
+
+def test_another_host_is_waited_for_and_then_replaced(tmp_path: Path) -> None:
+    with holder(tmp_path):
+        make_foreign_and_old(tmp_path, seconds=25)
+        with pytest.raises(StudyInUse, match="on host elsewhere"):
+            Lease.acquire(tmp_path, stale_after=30)
+        make_foreign_and_old(tmp_path, seconds=35)
+        with Lease.acquire(tmp_path, stale_after=30) as lease:
+            assert lease.epoch == 2
+
+
+def test_a_holder_that_was_replaced_finds_out_and_leaves_the_new_lease_alone(
+    tmp_path: Path,
+) -> None:
+    old = Lease.acquire(tmp_path, stale_after=0.05)
+    path = tmp_path / LEASE_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": None}))  # was given up
+    with Lease.acquire(tmp_path) as new:
+        with pytest.raises(LeaseLost, match=r"epoch 1\) is now held by process .*epoch 2"):
+            old.check()
+        old._thread.join(timeout=30)
+        assert not old._thread.is_alive()
+        old.release()
+        new.check()
+    state = read_lease(tmp_path)
+    assert state is not None
+    assert state.epoch == 2
+
+
+def test_a_released_lease_does_not_check(tmp_path: Path) -> None:
+    lease = Lease.acquire(tmp_path)
+    lease.release()
+    lease.release()
+    with pytest.raises(LeaseLost, match="nobody"):
+        lease.check()
+
+
+def test_heartbeats_arrive(tmp_path: Path) -> None:
+    with Lease.acquire(tmp_path, stale_after=0.05):
+        first = read_lease(tmp_path)
+        assert first is not None
+        deadline = time.monotonic() + 60
+        while (now := read_lease(tmp_path)) == first and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert now is not None
+        assert now.heartbeat > first.heartbeat
+
+
+def test_a_damaged_lease_never_lets_the_epoch_fall(tmp_path: Path) -> None:
+    with Lease.acquire(tmp_path):
+        pass
+    (tmp_path / LEASE_NAME).write_text("{")
+    with Lease.acquire(tmp_path) as lease:
+        assert lease.epoch > 1_000_000
+        assert lease.taken_over
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot take the lease of"):
+        Lease.acquire(tmp_path / "file" / "study")

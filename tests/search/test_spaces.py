@@ -1,0 +1,159 @@
+"""Search spaces: how they load, and the one that this project is about."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import FixedTrial
+
+from meanflow_tune.search.errors import SpaceError
+from meanflow_tune.search.samplers import make_sampler
+from meanflow_tune.search.spaces import check_baseline, known_spaces, load_space
+
+TOY = """
+GOAL = "find x"
+OBJECTIVE = "gap@1"
+BASELINES = {"zero": {"x": 0.0, "kind": "a"}}
+def suggest(trial):
+    return {"x": trial.suggest_float("x", -1, 1), "kind": trial.suggest_categorical("kind", "ab")}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "toy.py"
+    path.write_text(text)
+    return path
+
+
+def test_load_from_a_path(tmp_path: Path) -> None:
+    space = load_space(write(tmp_path, TOY))
+    assert (space.name, space.goal, str(space.objective)) == ("toy", "find x", "gap@1")
+    assert space.baselines == {"zero": {"x": 0.0, "kind": "a"}}
+    other = load_space(write(tmp_path, TOY + "# changed\n"))
+    assert other.source_hash != space.source_hash
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('GOAL = "find x"', "", "lacks GOAL"),
+        ('"find x"', '" "', "GOAL of search space"),
+        ('"gap@1"', '"loss@1"', "OBJECTIVE of search space .* training loss"),
+        ('"gap@1"', "3", "must be text or a SearchObjective"),
+        ('{"zero"', '["zero"] and {1: {3}', "BASELINES .* must be JSON data"),
+        ('"x": 0.0, ', "", "baseline 'zero': .*parameter 'x' is not found"),
+        ('"x": 0.0', '"x": 0.0, "y": 1', "baseline 'zero' fixes y, which suggest does not ask for"),
+        ('"x": 0.0', '"x": 3.0', "baseline 'zero': .*3.0 .*'x' is out of the range"),
+        ('"kind": "a"', '"kind": "c"', "baseline 'zero': parameter 'kind': 'c' not in"),
+        ("def suggest", "import no_such_module\ndef suggest", "ModuleNotFoundError"),
+    ],
+)
+def test_faulty_spaces_are_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in TOY
+    text = TOY.replace(old, new, 1)
+    if "{3}" in new:
+        text = text.replace('{1: {3}: {"x": 0.0, "kind": "a"}}', "{1: {3}}")
+    with pytest.raises(SpaceError, match=message):
+        load_space(write(tmp_path, text))
+
+
+def test_unknown_spaces_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match=r"'secondorder' is unknown; known: .*second_order"):
+        load_space("secondorder")
+    with pytest.raises(SpaceError, match="there is no search space at"):
+        load_space(tmp_path / "none.py")
+    assert "second_order" in known_spaces()
+
+
+@pytest.fixture(scope="module")
+def space() -> Any:
+    return load_space("second_order")
+
+
+@pytest.fixture(scope="module")
+def drawn(space: Any) -> list[tuple[dict[str, Any], Any]]:
+    """Parameters and configurations of blind draws, as a search makes them."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study()
+    trials = []
+    for number in range(150):
+        study.sampler = make_sampler("random", 1, number, 10)
+        trial = study.ask()
+        trials.append((trial, space.suggest(trial)))
+    return [(trial.params, config) for trial, config in trials]
+
+
+def test_baselines(space: Any) -> None:
+    assert list(space.baselines) == [
+        "backward_lr_mid",
+        "backward_lr_low",
+        "backward_lr_high",
+        "forward",
+        "backward_forward",
+        "second_order",
+    ]
+    rates = set()
+    for name, params in space.baselines.items():
+        config = space.suggest(FixedTrial(params))
+        shares = {key: loss.share for key, loss in config.losses.active.items()}
+        expected = {
+            "forward": {"forward": 1.0},
+            "backward_forward": {"backward": 0.5, "forward": 0.5},
+            "second_order": {"backward": 0.45, "forward": 0.45, "second_order": 0.1},
+        }
+        assert shares == pytest.approx(expected.get(name, {"backward": 1.0}))
+        assert config.time_sampler.kind == "logit_normal"
+        assert (config.time_sampler.mean, config.time_sampler.std) == (0.4, 1.0)
+        assert config.time_sampler.diagonal_share == 0.25
+        assert config.weighting.power == 0.75
+        rates.add(config.optimizer.learning_rate)
+    assert len(rates) == 3
+    params = dict(space.baselines["forward"])
+    del params["weighting/power"]
+    with pytest.raises(SpaceError, match="weighting/power"):
+        check_baseline(space.suggest, "forward", params)
+
+
+def test_draws_are_valid_and_shares_sum_to_one(drawn: list[tuple[dict[str, Any], Any]]) -> None:
+    for params, config in drawn:
+        shares = {name: loss.share for name, loss in config.losses.active.items()}
+        assert abs(math.fsum(shares.values()) - 1.0) <= 2**-52
+        sign = params["loss/second_order/sign"]
+        assert math.copysign(1, shares.get("second_order", sign)) == math.copysign(1, sign)
+        assert ("second_order" in shares) == (sign != 0)
+        assert ("tri_consistency" in shares) == params["loss/tri_consistency/active"]
+        assert all(share > 0 for name, share in shares.items() if name != "second_order")
+
+
+def test_every_branch_is_reached(drawn: list[tuple[dict[str, Any], Any]]) -> None:
+    configs = [config for _, config in drawn]
+    kinds = {config.ds_schedule.kind for config in configs if config.ds_schedule}
+    assert len(kinds) == 6
+    assert {c.time_sampler.kind for c in configs} == {
+        "uniform",
+        "logit_normal",
+        "beta",
+        "gap_first",
+    }
+    assert {c.x_source.kind for c in configs} == {"student_jump", "teacher_ode", "annealed"}
+    assert {params["loss/second_order/sign"] for params, _ in drawn} == {-1, 0, 1}
+
+
+def test_no_parameter_is_asked_for_in_vain(
+    space: Any, drawn: list[tuple[dict[str, Any], Any]]
+) -> None:
+    """Moving any parameter of a draw changes its configuration."""
+    seen: set[str] = set()
+    for params, config in drawn:
+        trial = FixedTrial(params)
+        space.suggest(trial)
+        for name, law in trial.distributions.items():
+            if name in seen or isinstance(law, optuna.distributions.CategoricalDistribution):
+                continue
+            seen.add(name)
+            low, high = law.low, law.high
+            moved = params | {name: low if params[name] != low else high}
+            assert space.suggest(FixedTrial(moved)) != config, name
+    assert len(seen) > 20

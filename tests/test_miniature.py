@@ -1,0 +1,149 @@
+"""A whole search in miniature without Ray: plan, ledger, training, confirmation and the files it leaves.
+
+The same with real Ray, MLflow and kills is in tests/end_to_end/.
+"""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from meanflow_tune import confirm, summary
+from meanflow_tune.config import TrialConfig
+from meanflow_tune.plan import Plan, make_plan
+from meanflow_tune.records import Outcome, Report
+from meanflow_tune.request import SearchRequest
+from meanflow_tune.search.ledger import Ledger
+from meanflow_tune.search.rungs import Rungs
+from meanflow_tune.search.storage import open_storage
+from meanflow_tune.training.serve import serve_job
+
+SPACE = Path(__file__).parent / "end_to_end" / "tiny_space.py"
+TRIALS = 6
+
+
+class LedgerSink:
+    """Hands a worker's reports to the ledger, as the driver does."""
+
+    def __init__(self, ledger: Ledger, number: int) -> None:
+        self._ledger, self._number = ledger, number
+
+    def report(self, report: dict[str, Any]) -> bool:
+        return self._ledger.record(self._number, Report(**report)).go_on
+
+    def tick(self, progress: dict[str, Any]) -> None: ...
+
+    def stopping(self) -> bool:
+        return False
+
+
+def run_all(ledger: Ledger, cache: Path) -> None:
+    while (job := ledger.next()) is not None:
+        sink = LedgerSink(ledger, job.number)
+        outcome = serve_job(job.to_dict(), 0, 1, "cpu", sink, cache=str(cache))
+        ledger.finish(job.number, Outcome(**outcome))
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, summary.Findings]:
+    storage = tmp_path_factory.mktemp("miniature")
+    settings = ("budget.images=3840", "teacher.budget.images=2560")
+    request = SearchRequest(
+        space=str(SPACE), study="mini", trials=TRIALS, storage=storage, settings=settings
+    )
+    plan = make_plan(request)
+    journal = open_storage(request.folder / "study.journal", lambda: None)
+    common: dict[str, Any] = {
+        "storage": journal,
+        "objective": plan.objective,
+        "seed": 0,
+        "fence": lambda: None,
+    }
+    ledger = Ledger(
+        study_name="mini",
+        suggest=plan.suggest,
+        baselines=plan.space.baselines,
+        rungs=Rungs(reduction=2.0),
+        sampler="tpe",
+        total=TRIALS,
+        folder=request.folder,
+        startup_trials=3,
+        **common,
+    )
+    run_all(ledger, request.teachers)
+    found = summary.find(plan, ledger.records(), [])
+    assert found.best is not None
+    assert found.baseline is not None
+    wanted = confirm.entries([found.baseline, found.best], 0, 2)
+    again = Ledger(
+        study_name="mini/confirm",
+        suggest=confirm.suggester(ledger.records(), 0),
+        baselines={entry.name: entry.params for entry in wanted},
+        rungs=None,
+        sampler="random",
+        total=len(wanted),
+        folder=request.folder / "confirm",
+        **common,
+    )
+    run_all(again, request.teachers)
+    return plan, summary.find(plan, ledger.records(), again.records())
+
+
+def test_every_trial_ends_and_baselines_are_whole(searched: tuple[Plan, summary.Findings]) -> None:
+    records = searched[1].records
+    assert [record.number for record in records] == list(range(TRIALS))
+    assert {record.status for record in records} <= {"completed", "pruned"}
+    assert [record.status for record in records[:2]] == ["completed"] * 2
+    assert all(len(record.reports) == 3 for record in records if record.status == "completed")
+
+
+def test_settings_reach_every_configuration(searched: tuple[Plan, summary.Findings]) -> None:
+    assert {record.config["budget"]["images"] for record in searched[1].records} == {3840}
+
+
+def test_the_baseline_is_the_best_of_its_learning_rates(
+    searched: tuple[Plan, summary.Findings],
+) -> None:
+    plan, found = searched
+    values = {r.baseline: r.value for r in found.records if r.baseline in plan.space.reference}
+    assert len(values) == 2
+    assert found.baseline is not None
+    assert found.baseline.value == min(values.values())  # type: ignore[type-var]
+
+
+def test_the_confirmation_is_paired(searched: tuple[Plan, summary.Findings]) -> None:
+    plan, found = searched
+    paired = {entry.metric: entry for entry in found.paired(plan.objective)}
+    assert len(paired["objective"].differences) == 2
+    runs = {(r.params["candidate"], r.params["seed"]): r for r in found.confirmed}
+    assert found.best is not None
+    assert found.baseline is not None
+    for seed, difference in paired["teacher_gap@1"].differences.items():
+        best = runs[found.best.number, seed].reports[-1].metrics["teacher_gap@1"]
+        baseline = runs[found.baseline.number, seed].reports[-1].metrics["teacher_gap@1"]
+        assert difference == pytest.approx(best - baseline, abs=1e-12)
+    assert {r.config["evaluation"]["latent_seed"] for r in found.confirmed} != {20_000}
+
+
+def test_files_and_summary(searched: tuple[Plan, summary.Findings]) -> None:
+    plan, found = searched
+    files = summary.write_files(plan, found)
+    assert [path.name for path in files] == ["results.parquet", "best.json", "best.png"]
+    frame = pd.read_parquet(files[0])
+    rows = sum(len(record.reports) for record in [*found.records, *found.confirmed])
+    assert len(frame) == rows
+    assert TrialConfig.from_dict(json.loads(files[1].read_text()))
+    assert files[2].read_bytes()[:4] == b"\x89PNG"
+    text = io.StringIO()
+    console = Console(file=text, width=120)
+    summary.show(console, plan, found)
+    summary.show_places(console, plan.request, files, "python scripts/tune.py --trials 6")
+    printed = " ".join(text.getvalue().split())
+    assert "best - baseline, mean" in printed
+    assert "--trials 10" in printed, "the command that extends the search"
+    for metric in ("objective", "teacher_gap@1", "teacher_gap@2"):
+        assert any(f"{metric} {word}" in printed for word in ("better", "worse", "undecided"))

@@ -1,0 +1,62 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meanflow_tune.records import Job, Outcome
+from meanflow_tune.tracking.outbox import Outbox
+from meanflow_tune.tracking.run_tree import Tracker
+from tests.tracking.stories import STUDY, make_record, make_report, small_config
+
+
+def told(folder: Path) -> list[tuple[str, dict[str, Any]]]:
+    lines = (folder / "outbox" / "events.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    return [(event["kind"], event["payload"]) for event in events]
+
+
+def test_catching_up_tells_what_is_missing_and_nothing_twice(tmp_path: Path) -> None:
+    first, second = make_report(32, 0.5), make_report(64, 0.25)
+    tracker = Tracker(Outbox(tmp_path), STUDY)
+    tracker.trial_started(Job(STUDY, 0, small_config(0), "/nowhere", 0, 1), make_record(0))
+    tracker.reported(make_record(0, reports=(first,)), first)
+    tracker = Tracker(Outbox(tmp_path), STUDY)
+    done = make_record(0, "completed", (first, second))
+    for _ in range(2):
+        tracker.catch_up([done, make_record(1)], lambda record: tmp_path / "model")
+    kinds = [(kind, payload["trial"]) for kind, payload in told(tmp_path)]
+    assert kinds == [
+        ("trial_started", "0"),
+        ("reported", "0"),
+        ("reported", "0"),
+        ("trial_ended", "0"),
+        ("trial_started", "1"),
+    ]
+    assert told(tmp_path)[3][1]["model"] == str(tmp_path / "model")
+
+
+def test_rungs_count_from_one_and_the_value_belongs_to_the_last(tmp_path: Path) -> None:
+    reports = make_report(32, 0.5), make_report(64, 0.25)
+    tracker = Tracker(Outbox(tmp_path), STUDY)
+    for report in reports:
+        tracker.reported(make_record(0, reports=reports), report)
+    tracker.reported(make_record(1, reports=reports), reports[0], value=0.5)
+    seen = [(payload["rung"], payload["value"]) for _, payload in told(tmp_path)]
+    assert seen == [(1, None), (2, 0.25), (1, 0.5)]
+
+
+def test_a_sibling_study_does_not_mix_with_the_search(tmp_path: Path) -> None:
+    tracker = Tracker(Outbox(tmp_path), STUDY)
+    for study in (STUDY, f"{STUDY}/confirm"):
+        tracker.catch_up([make_record(3, study=study)])
+    assert [payload["trial"] for _, payload in told(tmp_path)] == ["3", "confirm/3"]
+
+
+def test_an_end_that_is_none_is_refused(tmp_path: Path) -> None:
+    tracker = Tracker(Outbox(tmp_path), STUDY)
+    with pytest.raises(ValueError, match="has not ended"):
+        tracker.ended(make_record(0), Outcome("running"))
+    with pytest.raises(ValueError, match="got 'done'"):
+        tracker.search_ended({"status": "done"})
+    assert told(tmp_path) == []

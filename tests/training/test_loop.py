@@ -1,0 +1,174 @@
+"""The loop: bitwise resume, rungs and verdicts, divergence, and freedom from the number of ranks."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from meanflow_tune.config import Budget, TrialConfig, Weighting
+from meanflow_tune.training.evaluation import Evaluator
+from meanflow_tune.training.loop import Diverged, Run, train
+from meanflow_tune.training.resources import Resources
+from meanflow_tune.training.state import newest_checkpoint
+from meanflow_tune.training.world import World
+from tests.training.tiny import Memory, tiny_config
+
+WORLD = World()
+
+
+@pytest.fixture(scope="module")
+def resources(tmp_path_factory: pytest.TempPathFactory) -> Resources:
+    return Resources(tmp_path_factory.mktemp("teachers"), WORLD)
+
+
+def start(config: TrialConfig, resources: Resources) -> tuple[Run, Evaluator | None]:
+    teacher = resources.teacher(config, Memory())
+    run = Run.start(config, WORLD, resources.data(config), teacher)
+    return run, resources.evaluator(config, teacher, Memory())
+
+
+def flat(state: Any, prefix: str = "") -> dict[str, Tensor]:
+    if isinstance(state, dict):
+        return {k: v for key, x in state.items() for k, v in flat(x, f"{prefix}/{key}").items()}
+    return {prefix: state} if isinstance(state, Tensor) else {}
+
+
+def assert_same(run: Run, other: Run) -> None:
+    mine, theirs = flat(run.state_dict()), flat(other.state_dict())
+    assert mine.keys() == theirs.keys()
+    assert len(mine) > 10
+    for name, value in mine.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+def test_resume_is_bitwise(resources: Resources, tmp_path: Path) -> None:
+    """Five steps, a fresh process' state, and five more are ten steps: weights, EMA and Adam."""
+    whole, evaluator = start(tiny_config(), resources)
+    assert train(whole, tmp_path / "whole", Memory(), evaluator).status == "completed"
+    first, evaluator = start(tiny_config(), resources)
+    outcome = train(first, tmp_path / "parts", Memory(interrupt_after=5), evaluator)
+    assert (outcome.status, first.step) == ("running", 5)
+    second, evaluator = start(tiny_config(), resources)
+    sink = Memory()
+    assert train(second, tmp_path / "parts", sink, evaluator).status == "completed"
+    assert_same(whole, second)
+    assert [report.images for report in sink.reports] == [128, 320], "the first rung is replayed"
+    metrics = {k: v for k, v in whole.reports[-1].metrics.items() if "loss" not in k}
+    assert {k: second.reports[-1].metrics[k] for k in metrics} == metrics
+
+
+def test_a_finished_run_reports_again_and_trains_no_more(
+    resources: Resources, tmp_path: Path
+) -> None:
+    run, evaluator = start(tiny_config(), resources)
+    train(run, tmp_path, Memory(), evaluator)
+    again, sink = start(tiny_config(), resources)[0], Memory()
+    assert train(again, tmp_path, sink, evaluator).status == "completed"
+    assert sink.reports == run.reports
+    assert sink.asked == 0
+    assert_same(run, again)
+
+
+def test_a_verdict_ends_the_run_at_its_rung(resources: Resources, tmp_path: Path) -> None:
+    run, evaluator = start(tiny_config(), resources)
+    outcome = train(run, tmp_path, Memory(stop_after=1), evaluator)
+    assert (outcome.status, run.images) == ("pruned", 128)
+    assert newest_checkpoint(tmp_path / "checkpoints", print) is not None
+
+
+def test_a_verdict_at_the_last_rung_changes_nothing(resources: Resources, tmp_path: Path) -> None:
+    run, evaluator = start(tiny_config(), resources)
+    assert train(run, tmp_path, Memory(stop_after=2), evaluator).status == "completed"
+
+
+def test_divergence_names_step_and_term(resources: Resources, tmp_path: Path) -> None:
+    """A weight that overflows ends the run as diverged; nothing is repaired or reported."""
+    run, evaluator = start(tiny_config(), resources)
+    run.advance(run.objective)
+    with torch.no_grad():
+        next(run.objective.student.parameters()).fill_(1e38)
+    sink = Memory()
+    outcome = train(run, tmp_path, sink, evaluator)
+    assert outcome.status == "diverged"
+    assert "step 1 (32 images)" in outcome.reason
+    assert "residual" in outcome.reason
+    assert sink.reports == []
+
+
+def test_a_loss_that_overflows_alone_poisons_the_gradient(resources: Resources) -> None:
+    """The weight of an infinite mean square is 0, so its gradient would look harmless: 0 · ∞."""
+    run, _ = start(tiny_config(weighting=Weighting(power=1.0)), resources)
+    with torch.no_grad():
+        list(run.objective.student.parameters())[-1].fill_(1e25)
+    with pytest.raises(Diverged):
+        run.advance(run.objective)
+
+
+def test_the_global_batch_does_not_depend_on_the_ranks(resources: Resources) -> None:
+    config = tiny_config()
+    data = resources.data(config)
+    whole = Run.start(config, World(), data, None).batch()
+    parts = [Run.start(config, World(rank, 2), data, None).batch() for rank in range(2)]
+    for name in ("x_0", "x_1", "t", "s"):
+        both = torch.stack([getattr(part, name) for part in parts], dim=1).flatten(0, 1)
+        assert torch.equal(both, getattr(whole, name)), name
+    diagonal = [int((part.gap == 0).sum()) for part in parts]
+    assert abs(diagonal[0] - diagonal[1]) <= 1, "every rank gets its share of the diagonal"
+
+
+def test_an_uneven_batch_is_refused(resources: Resources) -> None:
+    with pytest.raises(ValueError, match=r"budget.global_batch.* 32 and 3"):
+        Run.start(tiny_config(), World(0, 3), resources.data(tiny_config()), None)
+
+
+def test_the_seed_changes_the_run_and_nothing_else_does(resources: Resources) -> None:
+    def weights(seed: int) -> Tensor:
+        run, _ = start(tiny_config(seed=seed), resources)
+        run.advance(run.objective)
+        return torch.cat([p.detach().flatten() for p in run.objective.student.parameters()])
+
+    torch.manual_seed(1)
+    first = weights(3)
+    torch.manual_seed(2)
+    assert torch.equal(first, weights(3))
+    assert not torch.equal(first, weights(4))
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(
+    resources: Resources, tmp_path: Path
+) -> None:
+    run, evaluator = start(tiny_config(), resources)
+    train(run, tmp_path, Memory(), evaluator)
+    other, evaluator = start(
+        tiny_config(budget=Budget(images=640, global_batch=32, rungs=(1.0,))), resources
+    )
+    with pytest.raises(ValueError, match="another configuration"):
+        train(other, tmp_path, Memory(), evaluator)
+
+
+def test_training_brings_the_student_closer(resources: Resources, tmp_path: Path) -> None:
+    config = tiny_config(budget=Budget(images=6400, global_batch=64, rungs=(0.05, 1.0)))
+    run, evaluator = start(config, resources)
+    train(run, tmp_path, Memory(), evaluator)
+    first, last = (report.metrics["teacher_gap@1"] for report in run.reports)
+    assert last < 0.7 * first
+    cost = run.reports[-1].cost
+    assert cost["cpu_seconds"] > 0
+    assert cost["steps"] == 100
+
+
+def test_a_student_can_begin_with_the_teachers_weights(resources: Resources) -> None:
+    config = tiny_config(student_init="teacher")
+    teacher = resources.teacher(config, Memory())
+    assert teacher is not None
+    data = resources.data(config)
+    run = Run.start(config, WORLD, data, teacher, resources.initial(config))
+    x, t = data.train_x[:8], torch.linspace(0, 1, 8)
+    assert torch.equal(run.objective.student(x, t, t), teacher(x, t))
+    run.advance(run.objective)
+    assert not torch.equal(run.objective.student(x, t, t), teacher(x, t))
+    assert torch.equal(teacher(x, t), resources.teacher(config, Memory())(x, t)), "it stays frozen"
+    with pytest.raises(ValueError, match="student_init"):
+        Run.start(config, WORLD, data, teacher)
