@@ -7,11 +7,13 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from meanflow_tune.cluster.errors import ClusterUnreachable
 
@@ -40,6 +42,9 @@ _QUIET = {
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",
 }
 
+# Threads that may still be inside a call of Ray.
+_busy: list[threading.Thread] = []
+
 
 @dataclass
 class Session:
@@ -51,7 +56,13 @@ class Session:
     _before: dict[str, str | None] = field(default_factory=dict)
 
     def shutdown(self) -> None:
-        """Disconnect; a private cluster ends and its files are removed."""
+        """Disconnect; a private cluster ends and its files are removed.
+
+        Not while a thread is inside Ray: its next call would end this process, with status 1 and
+        without a word. Then the end of the process does it, by `end_process`.
+        """
+        if _still_busy():
+            return
         import ray
 
         ray.shutdown()
@@ -65,6 +76,28 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self.shutdown()
+
+
+def leave_running(threads: Iterable[threading.Thread]) -> None:
+    """Say that nobody will wait for these threads, which use Ray until the process ends."""
+    _busy.extend(thread for thread in threads if thread.is_alive())
+
+
+def end_process(status: int) -> NoReturn:
+    """`sys.exit(status)`, without the handlers at exit where a thread is still inside Ray.
+
+    Ray's own handler disconnects, see `Session.shutdown`. What a process leaves behind, a private
+    cluster included, ends seconds later, as after a `kill -9`.
+    """
+    if _still_busy():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _still_busy() -> bool:
+    return any(thread.is_alive() for thread in _busy)
 
 
 def start_local(cpus: int | None = None, gpus: int | None = None, verbose: bool = False) -> Session:

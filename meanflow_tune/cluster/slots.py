@@ -17,6 +17,7 @@ import ray
 
 from meanflow_tune.cluster.errors import SlotsLost
 from meanflow_tune.cluster.rank import Serve, serve_slot
+from meanflow_tune.cluster.session import leave_running
 
 # Restarts of one slot's processes, over the whole search; a job has its own, smaller limit.
 MAX_RESTARTS = 100
@@ -110,13 +111,16 @@ class Slots:
 
     def stop(self, timeout: float = 20.0) -> None:
         """Let the slots end, jobs at a safe point, and remove what Ray Train wrote."""
-        try:
-            ray.get(self._mailbox.close.remote(), timeout=timeout)
-        except ray.exceptions.RayError as error:
-            logger.debug("mailbox is gone: %s", error)
         deadline = time.monotonic() + timeout
-        for thread in self._threads.values():
-            thread.join(max(0.0, deadline - time.monotonic()))
+        try:
+            try:
+                ray.get(self._mailbox.close.remote(), timeout=timeout)
+            except ray.exceptions.RayError as error:
+                logger.debug("mailbox is gone: %s", error)
+            for thread in self._threads.values():
+                thread.join(max(0.0, deadline - time.monotonic()))
+        finally:  # a Ctrl-C may come while this waits
+            leave_running(self._threads.values())
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> "Slots":

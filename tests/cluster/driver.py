@@ -53,7 +53,8 @@ def main(folder: Path, address: str | None) -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None))
+        status = main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None)
     except KeyboardInterrupt:
         print("at once", flush=True)
-        sys.exit(131)
+        status = 131
+    session.end_process(status)

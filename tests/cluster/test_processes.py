@@ -86,7 +86,7 @@ def test_ctrl_c_ends_jobs_at_a_safe_point(tmp_path: Path) -> None:
         wait_for(lambda: {"report 0 100", "report 1 100"} <= set(terminal(tmp_path)))
         # As a terminal does it: to the whole process group.
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait() == 130
+        assert process.wait() == 130, terminal(tmp_path)
         lines = terminal(tmp_path)
         assert sorted(line for line in lines if line.startswith("end")) == [
             "end 0 running",
@@ -97,17 +97,30 @@ def test_ctrl_c_ends_jobs_at_a_safe_point(tmp_path: Path) -> None:
 
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    """With slots at work, and their threads inside Ray: disconnecting under them ends a process at
+    once with status 1, without its last words."""
     with driver(tmp_path, deaf=True) as process:
-        wait_for(lambda: "report 0 100" in terminal(tmp_path))
+        wait_for(lambda: {"report 0 100", "report 1 100"} <= set(terminal(tmp_path)))
         os.killpg(process.pid, signal.SIGINT)
         seen = len(terminal(tmp_path))
         # It goes on, since its jobs do not listen.
         wait_for(lambda: len(terminal(tmp_path)) > seen + 4)
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait() == 131
+        assert process.wait() == 131, terminal(tmp_path)
         lines = terminal(tmp_path)
         assert lines[-1] == "at once"
         assert {line.split()[0] for line in lines[:-1]} == {"report"}
+        wait_for(lambda: marked(tmp_path) == [])
+
+
+def test_a_second_ctrl_c_while_slots_start(tmp_path: Path) -> None:
+    with driver(tmp_path) as process:
+        wait_for(lambda: any("RayTrainWorker" in line for line in marked(tmp_path)))
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait() == 131, terminal(tmp_path)
+        assert terminal(tmp_path)[-1] == "at once"
         wait_for(lambda: marked(tmp_path) == [])
 
 
