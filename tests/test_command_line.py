@@ -1,0 +1,74 @@
+"""The command line is a promise: options, defaults and choices change here or not at all."""
+
+import pytest
+
+from meanflow_tune.cli import tune_parser
+
+# Option, default, choices. Environment variables are unset.
+OPTIONS = [
+    ("--space", "second_order", None),
+    ("--study", None, None),
+    ("--trials", None, None),
+    ("--set", [], None),
+    ("--sampler", "tpe", ["tpe", "random", "qmc"]),
+    ("--scheduler", "asha", ["asha", "none"]),
+    ("--reduction", 2.0, None),
+    ("--seed", 0, None),
+    ("--confirm-seeds", 2, None),
+    ("--cluster", None, None),
+    ("--workers-per-trial", 1, None),
+    ("--max-concurrent", None, None),
+    ("--cpus-per-worker", 1.0, None),
+    ("--gpus-per-worker", None, None),
+    ("--storage", "runs", None),
+    ("--study-storage", None, None),
+    ("--tracking-uri", None, None),
+    ("--resume", "auto", ["auto", "must", "fresh"]),
+    ("--status", False, None),
+    ("--smoke-test", False, None),
+    ("--dry-run", False, None),
+    ("--verbose", False, None),
+    ("--quiet", False, None),
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPTUNA_STORAGE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_options_of_tune() -> None:
+    found = [
+        (action.option_strings[-1], action.default, action.choices)
+        for action in tune_parser()._actions
+        if action.dest != "help"
+    ]
+    assert found == OPTIONS
+
+
+def test_environment_variables_of_the_ecosystem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPTUNA_STORAGE", "sqlite:///study.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    arguments = tune_parser().parse_args([])
+    assert arguments.study_storage == "sqlite:///study.db"
+    assert arguments.tracking_uri == "http://127.0.0.1:5000"
+    arguments = tune_parser().parse_args(["--tracking-uri", "sqlite:///other.db"])
+    assert arguments.tracking_uri == "sqlite:///other.db"
+
+
+@pytest.mark.parametrize(
+    ("words", "address"), [([], None), (["--cluster"], ""), (["--cluster", "h:1"], "h:1")]
+)
+def test_cluster_says_where(words: list[str], address: str | None) -> None:
+    assert tune_parser().parse_args(words).cluster == address
+
+
+@pytest.mark.parametrize("words", [["--trial", "3"], ["--unknown"], ["--sampler", "gp"]])
+def test_abbreviations_and_unknown_options_are_refused(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        tune_parser().parse_args(words)
+    assert ended.value.code == 2
+    assert words[0] in capsys.readouterr().err
