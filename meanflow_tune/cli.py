@@ -1,7 +1,8 @@
-"""The command line of scripts/tune.py. Imports nothing heavy: --help must be quick."""
+"""The command lines of scripts/tune.py and train.py. Imports nothing heavy: --help must be quick."""
 
 import argparse
 import os
+from pathlib import Path
 
 DESCRIPTION = """Search the settings of second-order MeanFlow training.
 Without arguments: the main job, on the digits."""
@@ -163,3 +164,71 @@ def tune_parser() -> argparse.ArgumentParser:
     )
     show.add_argument("-q", "--quiet", action="store_true", help="only the summary")
     return p
+
+
+TRAIN_DESCRIPTION = """Train one configuration, such as the best.json of a search, without Ray.
+The same command resumes where it stopped."""
+TRAIN_EXAMPLES = """examples:
+  python scripts/train.py --config runs/second_order/best.json --output runs/best
+  python scripts/train.py --config best.json --output long --set budget.images=1000000 --set seed=7
+  torchrun --nproc-per-node 2 scripts/train.py --config best.json --output runs/best
+
+exit status: 0 completed; 1 diverged; 2 bad usage or setting; 5 unusable folder; 130 interrupted, go on with
+the same command"""
+
+
+def train_parser() -> argparse.ArgumentParser:
+    """The command line; `tests/test_command_line.py` freezes it."""
+    p = argparse.ArgumentParser(
+        prog="train.py",
+        description=TRAIN_DESCRIPTION,
+        epilog=TRAIN_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    p.add_argument(
+        "--config", required=True, type=Path, metavar="FILE", help="a TrialConfig as JSON"
+    )
+    p.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="folder for checkpoints, samples, metrics.json and the model",
+    )
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        dest="settings",
+        help="change a setting, for example budget.images=1000000; may be repeated",
+    )
+    p.add_argument(
+        "--cache",
+        type=Path,
+        default=Path("runs/teachers"),
+        metavar="DIR",
+        help="cache of teachers (default: %(default)s)",
+    )
+    p.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="cpu, cuda, cuda:1 ... (default: cuda where there is one, else cpu)",
+    )
+    p.add_argument(
+        "--threads",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="processor threads of a rank; 1 gives the figures of a search to the bit, more help "
+        "wide networks (default: %(default)s)",
+    )
+    return p
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but is {text!r}")
+    return int(text)

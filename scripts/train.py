@@ -1,63 +1,16 @@
 """Train one configuration, such as the best.json of a search, without Ray; resumes where it stopped."""
 
-import argparse
 import json
+import math
 import os
 import signal
 import sys
-from pathlib import Path
+import time
 from typing import Any
 
-EXAMPLES = """examples:
-  python scripts/train.py --config runs/second_order/best.json --output runs/best
-  python scripts/train.py --config best.json --output long --set budget.images=1000000 --set seed=7
-  torchrun --nproc-per-node 2 scripts/train.py --config best.json --output runs/best
+from meanflow_tune.cli import train_parser
 
-exit status: 0 completed; 1 diverged; 2 bad usage or setting; 5 unusable folder; 130 interrupted, go on with
-the same command"""
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
-        prog="train.py",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    p.add_argument(
-        "--config", required=True, type=Path, metavar="FILE", help="a TrialConfig as JSON"
-    )
-    p.add_argument(
-        "--output",
-        required=True,
-        type=Path,
-        metavar="DIR",
-        help="folder for checkpoints, samples, metrics.json and the model",
-    )
-    p.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="PATH=VALUE",
-        dest="settings",
-        help="change a setting, for example budget.images=1000000; may be repeated",
-    )
-    p.add_argument(
-        "--cache",
-        type=Path,
-        default=Path("runs/teachers"),
-        metavar="DIR",
-        help="cache of teachers (default: %(default)s)",
-    )
-    p.add_argument(
-        "--device",
-        default="auto",
-        metavar="NAME",
-        help="cpu, cuda, cuda:1 ... (default: cuda where there is one, else cpu)",
-    )
-    return p
+LINE_SECONDS = 10.0
 
 
 class Printer:
@@ -66,6 +19,7 @@ class Printer:
     def __init__(self) -> None:
         self.stop = False
         self.last: dict[str, Any] = {}
+        self._printed = time.monotonic()
         signal.signal(signal.SIGINT, self._interrupt)
         signal.signal(signal.SIGTERM, self._interrupt)
 
@@ -81,12 +35,17 @@ class Printer:
         return True
 
     def tick(self, progress: dict[str, Any]) -> None:
+        """In place on a terminal, else a line now and then."""
+        images, loss = (
+            f"{progress['images']:,} / {progress['of']:,}",
+            progress.get("loss", math.nan),
+        )
+        text = f"{progress['phase']} {images}  loss {loss:.4f}"
         if sys.stderr.isatty():
-            loss = progress.get("loss", float("nan"))
-            text = (
-                f"{progress['phase']} {progress['images']:,} / {progress['of']:,}  loss {loss:.4f}"
-            )
             print(f"\r{text:<70}", end="", file=sys.stderr, flush=True)
+        elif time.monotonic() - self._printed > LINE_SECONDS:
+            self._printed = time.monotonic()
+            print(text, file=sys.stderr, flush=True)
 
     def stopping(self) -> bool:
         return self.stop
@@ -94,7 +53,7 @@ class Printer:
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, train, print."""
-    arguments = parser().parse_args(argv)
+    arguments = train_parser().parse_args(argv)
     import torch
 
     from meanflow_tune.config import TrialConfig, override
@@ -102,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     from meanflow_tune.request import EXIT_INTERRUPTED, EXIT_UNUSABLE, UserError, usable_folder
     from meanflow_tune.training.serve import serve_job
 
+    torch.set_num_threads(arguments.threads)
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     try:
         try:

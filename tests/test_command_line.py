@@ -1,8 +1,12 @@
 """The command line is a promise: options, defaults and choices change here or not at all."""
 
+import argparse
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from meanflow_tune.cli import tune_parser
+from meanflow_tune.cli import train_parser, tune_parser
 
 # Option, default, choices. Environment variables are unset.
 OPTIONS = [
@@ -31,6 +35,23 @@ OPTIONS = [
     ("--quiet", False, None),
 ]
 
+TRAIN_OPTIONS = [
+    ("--config", None, None),
+    ("--output", None, None),
+    ("--set", [], None),
+    ("--cache", Path("runs/teachers"), None),
+    ("--device", "auto", None),
+    ("--threads", 1, None),
+]
+
+
+def options(parser: argparse.ArgumentParser) -> list[tuple[str, Any, Any]]:
+    return [
+        (action.option_strings[-1], action.default, action.choices)
+        for action in parser._actions
+        if action.dest != "help"
+    ]
+
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,13 +59,15 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_the_options_of_tune() -> None:
-    found = [
-        (action.option_strings[-1], action.default, action.choices)
-        for action in tune_parser()._actions
-        if action.dest != "help"
-    ]
-    assert found == OPTIONS
+def test_the_options() -> None:
+    assert options(tune_parser()) == OPTIONS
+    assert options(train_parser()) == TRAIN_OPTIONS
+
+
+def test_threads_is_a_count(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train_parser().parse_args(["--config", "c", "--output", "o", "--threads", "0"])
+    assert "--threads" in capsys.readouterr().err
 
 
 def test_environment_variables_of_the_ecosystem(monkeypatch: pytest.MonkeyPatch) -> None:
