@@ -14,7 +14,7 @@ import pytest
 
 from tests.ports import free_ports
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(800)]
 
 ROOT = Path(__file__).resolve().parents[2]
 

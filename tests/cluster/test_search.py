@@ -12,7 +12,7 @@ from meanflow_tune.cluster import session
 from meanflow_tune.cluster.errors import HostUnfit, SlotsLost
 from tests.cluster.toy_director import ToyDirector
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(800)]
 
 SERVE = "tests.cluster.fake_serve:serve_job"
 

@@ -35,7 +35,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run(
-    arguments: list[str], timeout: float = 240, **more: str
+    arguments: list[str], timeout: float = 600, **more: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         arguments,

@@ -16,7 +16,7 @@ from tests.end_to_end.commands import assert_agreement, command, environment, ru
 from tests.end_to_end.test_search import TRIALS, wait_for
 from tests.ports import free_ports
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def test_kill_the_driver_stop_the_cluster_start_afresh_go_on(tmp_path: Path) -> 
         # By the environment this time, as `--cluster` without an address.
         done = run(
             [*command(storage, "--confirm-seeds=1"), "--cluster"],
-            timeout=300,
+            timeout=600,
             RAY_ADDRESS=address,
             **mode,
         )
