@@ -151,12 +151,14 @@ class IngredientMaker:
         """D u, and D ∂_s u by differences in s of it, in one first-order pass over all nodes."""
         _refuse_half_precision(path.x_t)
         stencil = end_time_stencil(path.s, self._ratio(path, progress) * path.gap, order)
-        count = len(stencil.nodes)
-        nodes = _repeat(path, count, s=stencil.nodes.flatten())
+        count = 1 + len(stencil.nodes)
+        nodes = _repeat(path, count, s=torch.cat([path.s, stencil.nodes.flatten()]))
         slopes = self._first_order_jet(nodes, torch.cat([v_t] * count), 1.0, 0.0).derivative
         _refuse_half_precision(slopes)
         each = slopes.reshape(count, *path.x_t.shape)
-        mixed = sum(expand_as(c, d) * d for c, d in zip(stencil.coefficients, each, strict=True))
+        mixed = torch.zeros_like(each[0])
+        for coefficient, slope in zip(stencil.coefficients, each[1:], strict=True):
+            mixed = mixed + expand_as(coefficient, slope) * (slope - each[0])
         return {"d_t": each[0], "d_t_d_s": mixed}
 
     @torch.no_grad()

@@ -139,8 +139,9 @@ class _Batch:
             )
         if rows is None or combined.weights == self.weights:
             return
+        ones = self.diagonal.new_ones(len(self.diagonal))
         for name, weight in self.weights.items():
-            each = torch.as_tensor(weight, device=rows.device).expand(len(self.diagonal)).clone()
+            each = weight * ones
             each[rows] = combined.weights.get(name, 0.0)
             self.weights[name] = each
 
