@@ -192,6 +192,16 @@ class TrialConfig(Settings):
                 "student_init 'teacher' needs a teacher with the student's network: make teacher.model "
                 "equal to model, or set student_init to 'random'."
             )
+        if (
+            self.student_init == "teacher"
+            and self.label_dropout > 0.0
+            and self.teacher is not None
+            and self.teacher.label_dropout == 0.0
+        ):
+            raise ValueError(
+                "student_init 'teacher' with label_dropout > 0 needs a teacher with a null class, but "
+                "teacher.label_dropout is 0; set it to 0.1, or set student_init to 'random'."
+            )
         if self.teacher is None and self.evaluation is not None:
             lacking = [m.kind for m in self.evaluation.metrics if m.needs_teacher]
             if lacking:

@@ -108,7 +108,8 @@ class IngredientMaker:
         losses = self.config.losses
         direction = losses.direction(progress) if rest else None
         wanted = (losses.needs_of_rest if rest else losses.needs) & _DERIVATIVES
-        with torch.set_grad_enabled(losses.live and torch.is_grad_enabled()):
+        live = losses.live - ({"tri_consistency", "second_order"} if rest else {"tri_consistency"})
+        with torch.set_grad_enabled(bool(live) and torch.is_grad_enabled()):
             if direction is not None:
                 return replace(inputs, along=self._along(inputs, direction))
             found = self._derivatives(inputs, wanted, progress)
@@ -120,12 +121,9 @@ class IngredientMaker:
             )
 
     def _along(self, inputs: Ingredients, direction: Coefficients) -> Tensor:
-        """One derivative for a sum of first-order ones; its gradient is that of the losses."""
+        """One derivative for a sum of first-order ones, all of them with a gradient or none."""
         dx = direction.d_t * inputs.v_t
-        jet = self._first_order_jet(inputs.path, dx, direction.d_t, direction.d_s)
-        first = (loss for name, loss in self.config.losses.active.items() if name != "second_order")
-        stopped = all(loss.stop_gradient for loss in first if loss.needs & _DERIVATIVES)
-        return jet.derivative.detach() if stopped else jet.derivative
+        return self._first_order_jet(inputs.path, dx, direction.d_t, direction.d_s).derivative
 
     def _derivatives(
         self, inputs: Ingredients, wanted: frozenset[str], progress: float

@@ -16,6 +16,7 @@ from meanflow_tune.losses import (
     Forward,
     Generalized,
     LossMix,
+    Ramp,
     SecondOrder,
     TriConsistency,
 )
@@ -164,6 +165,11 @@ def test_lots_are_needed_and_fractions_that_make_no_sense_are_refused() -> None:
         run(mix_of(SHARES["both"], 0.5), smooth_path())
     with pytest.raises(ValueError, match=r"fraction 0.5 leaves rows without a target"):
         LossMix(second_order=SecondOrder(fraction=0.5))
+    with pytest.raises(ValueError, match=r"no other loss without a ramp is active"):
+        LossMix(
+            backward=Backward(share=0.5, ramp=Ramp(length=0.5)),
+            second_order=SecondOrder(share=0.5, fraction=0.5),
+        )
     with pytest.raises(ValueError, match=r"fraction 0.5 saves nothing beside generalized"):
         LossMix(
             generalized=Generalized(share=0.5), second_order=SecondOrder(share=0.5, fraction=0.5)

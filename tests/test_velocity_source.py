@@ -90,6 +90,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         },
         "`label_dropout > 0` must hold, but it is 0",
     ),
+    "weights without the null class": (
+        {"velocity_source": "from_scratch", "label_dropout": 0.1, "student_init": "teacher"},
+        "label_dropout > 0 needs a teacher with a null class",
+    ),
     "label dropout of a distilled student": (
         {"label_dropout": 0.1},
         "label_dropout 0.1 belongs to velocity_source 'from_scratch'",

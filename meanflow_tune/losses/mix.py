@@ -123,9 +123,9 @@ class LossMix(Settings):
         return 1.0 if self.second_order is None else self.second_order.fraction
 
     @property
-    def live(self) -> bool:
-        """Whether gradients flow through some target."""
-        return not all(loss.stop_gradient for loss in self.active.values())
+    def live(self) -> frozenset[str]:
+        """Names of the losses through whose targets gradients flow."""
+        return frozenset(n for n, loss in self.active.items() if not loss.stop_gradient)
 
     @property
     def differences(self) -> bool:
@@ -182,11 +182,11 @@ class LossMix(Settings):
             )
         if self.fraction == 1.0:
             return
-        rest = {n: loss.share for n, loss in self.active.items() if n != "second_order"}
-        if not rest:
+        rest = [loss for name, loss in self.active.items() if name != "second_order"]
+        if not any(loss.ramp.length == 0.0 for loss in rest):
             raise ValueError(
                 f"second_order.fraction {self.fraction:g} leaves rows without a target, because no "
-                "other loss is active; add one, or set the fraction to 1."
+                "other loss without a ramp is active; add one, or set the fraction to 1."
             )
         if "d_t_d_s" in self.needs_of_rest:
             raise ValueError(

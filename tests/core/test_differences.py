@@ -55,6 +55,16 @@ def test_single_precision_loses_no_more_than_the_rounding_of_values(order: int) 
     assert ((slope - exact) / exact).abs().max() < 2e-5
 
 
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_step_that_rounding_swallows_gives_no_infinity(order: int) -> None:
+    """The trap: s + ds == s in float32, so that the quotient is 0 / 0 and a healthy trial diverges."""
+    s = torch.tensor([0.3, 0.5, 1.0, 1.0])
+    step = torch.tensor([1e-9, 1e-8, 1e-9, 4e-8])
+    stencil = end_time_stencil(s, step, order)
+    assert torch.isfinite(stencil.coefficients).all()
+    assert (stencil.coefficients == 0).all()
+
+
 def test_other_orders_are_refused() -> None:
     with pytest.raises(ValueError, match="order must be 1 or 2, but got"):
         end_time_stencil(torch.ones(1), torch.ones(1), 3)
