@@ -1,11 +1,13 @@
 """A small smooth network in float64, no flow map: limits and gradients on it are not zero."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from meanflow_tune.config import TrialConfig
+from meanflow_tune.core.jets import Jet
 from meanflow_tune.core.paths import linear_path
 from meanflow_tune.core.types import PathSample, TimePair
 from meanflow_tune.losses import LossMix
@@ -15,8 +17,23 @@ from tests.training.tiny import tiny_config
 DIMENSIONS = 3
 
 
+@dataclass(frozen=True)
+class Pass:
+    """One evaluation of a network: how many components it carries, 1 without derivatives."""
+
+    components: int
+    rows: int
+
+
+def pass_of(*inputs: Any) -> Pass:
+    """The pass of a network with these inputs, as the network sees it from within."""
+    jets = [each for each in inputs if isinstance(each, Jet)]
+    rows = [each.shape[0] for each in inputs]
+    return Pass(len(jets[0].parts) if jets else 1, rows[0])
+
+
 class Smooth(nn.Module):
-    """u = tanh((x, t, s) A + a) B + b."""
+    """u = tanh((x, t, s) A + a) B + b. `passes` are those made so far."""
 
     def __init__(self, seed: int = 3, width: int = 8) -> None:
         super().__init__()
@@ -27,11 +44,10 @@ class Smooth(nn.Module):
 
         self.inner, self.shift = draw(width, DIMENSIONS + 2), draw(width)
         self.outer, self.bias = draw(DIMENSIONS, width), draw(DIMENSIONS)
-        self.evaluated: list[int] = []
+        self.passes: list[Pass] = []
 
     def forward(self, x: Tensor, t: Tensor, s: Tensor, label: Tensor | None = None) -> Tensor:
-        if isinstance(x, Tensor) and isinstance(s, Tensor) and isinstance(t, Tensor):
-            self.evaluated.append(len(x))  # plain evaluations only: a jet is no tensor
+        self.passes.append(pass_of(x, t, s))
         inputs = torch.cat([x, t[:, None], s[:, None]], dim=1)
         wave = torch.tanh(nn.functional.linear(inputs, self.inner, self.shift))
         return nn.functional.linear(wave, self.outer, self.bias) / 3.0

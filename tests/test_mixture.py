@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from meanflow_tune import ingredients
 from meanflow_tune.config import TrialConfig
+from meanflow_tune.core.jets import velocity_jet
 from meanflow_tune.core.weighting import per_sample_mean_square
 from meanflow_tune.losses import (
     Backward,
@@ -20,7 +20,7 @@ from meanflow_tune.losses.base import Loss
 from meanflow_tune.objective import Objective
 from meanflow_tune.search.objective import SearchObjective
 from meanflow_tune.weightings import Adaptive, LogVariance, PseudoHuber
-from tests.smooth import Smooth, field, gradient, smooth_path, squared
+from tests.smooth import Pass, Smooth, field, gradient, smooth_path, squared
 
 THREE: dict[str, Loss] = {
     "backward": Backward(share=0.5),
@@ -98,23 +98,13 @@ def test_generalized_needs_what_its_corners_need(alpha: float, beta: float, need
     ],
 )
 def test_any_mixture_costs_one_jet_and_one_plain_evaluation(
-    form: str, live: bool, losses: dict[str, Loss], monkeypatch: pytest.MonkeyPatch
+    form: str, live: bool, losses: dict[str, Loss]
 ) -> None:
-    jets: list[int] = []
-    for name in ("velocity_jet", "directional_jet"):
-        real = getattr(ingredients, name)
-
-        def counted(net: Any, x: Any, *args: Any, real: Any = real, **kwargs: Any) -> Any:
-            jets.append(len(x))
-            return real(net, x, *args, **kwargs)
-
-        monkeypatch.setattr(ingredients, name, counted)
     data = {name: loss.model_dump() | {"stop_gradient": not live} for name, loss in losses.items()}
     net = Smooth()
     mix = LossMix.model_validate({"form": form, "clamp": 1.0, **data})
     Objective(net, field, squared(mix))(smooth_path(10, 2), 1.0).loss.backward()
-    assert jets == [8], "off the diagonal only"
-    assert net.evaluated == [10]
+    assert net.passes == [Pass(1, 10), Pass(4, 8)], "the jet off the diagonal only"
 
 
 @pytest.mark.parametrize("form", ["mixed_target", "sum"])
@@ -125,7 +115,7 @@ def test_a_clamp_bounds_the_correction_and_leaves_velocities_alone(form: str) ->
     net, path = Smooth(), smooth_path(10, 0)
     v = field(path.x_t, path.t)
     u = net(path.x_t, path.t, path.s).detach()
-    jet = ingredients.velocity_jet(net, path.x_t, path.t, path.s, v)
+    jet = velocity_jet(net, path.x_t, path.t, path.s, v)
     correction = (path.gap[:, None] * jet.d_t).detach()
     size = per_sample_mean_square(correction).sqrt()
     assert 0 < int((size > 0.2).sum()) < 10, "some are clamped and some are not"
@@ -146,7 +136,7 @@ def test_diagnostics_are_those_of_the_corrections() -> None:
     net, path = Smooth(), smooth_path(10, 0)
     terms = Objective(net, field, squared(LossMix(**THREE)))(path, 1.0).terms
     v, gap = field(path.x_t, path.t), path.gap[:, None]
-    jet = ingredients.velocity_jet(net, path.x_t, path.t, path.s, v)
+    jet = velocity_jet(net, path.x_t, path.t, path.s, v)
     first = 0.5 * gap * jet.d_t - 0.3 * gap * jet.d_s
     second = -0.2 * 0.5 * gap**2 * jet.d_t_d_s
     size = jet.u.norm()
