@@ -4,13 +4,14 @@ A configuration is data: `to_dict` is what Ray ships, what MLflow logs, what a c
 what `scripts/train.py --config` runs.
 """
 
-import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
+import torch
 from pydantic import Field, ValidationError, model_validator
+from torch import Generator, nn
 
 from meanflow_tune.data import Data
 from meanflow_tune.ds_schedules import DsSchedule
@@ -23,54 +24,39 @@ from meanflow_tune.metrics import (
     TeacherGap,
 )
 from meanflow_tune.models import Model
+from meanflow_tune.overrides import describe, flatten, override
 from meanflow_tune.settings import Settings
+from meanflow_tune.sources import Annealed, Guidance, StudentJump, TeacherOde, XSource
 from meanflow_tune.time_samplers import TimeSampler, UniformPairs
+from meanflow_tune.weightings import Adaptive, AnyWeighting, LogVariance, PseudoHuber
+
+__all__ = [
+    "Adaptive",
+    "Annealed",
+    "Budget",
+    "Ema",
+    "Evaluation",
+    "Guidance",
+    "LogVariance",
+    "Optimizer",
+    "PseudoHuber",
+    "StudentJump",
+    "TeacherConfig",
+    "TeacherOde",
+    "TrialConfig",
+    "Weighting",
+    "XSource",
+    "describe",
+    "flatten",
+    "override",
+]
+
+# The name it had before there were others, which search spaces of running studies import.
+Weighting = Adaptive
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class StudentJump(Settings):
-    """x_s = x_t + Δ·sg[u]: one evaluation, and off the trajectory while the student is wrong."""
-
-    kind: Literal["student_jump"] = "student_jump"
-
-    def teacher_share(self, progress: float) -> float:
-        """The share of a batch whose x_s comes from the teacher's ODE at this progress: none."""
-        return 0.0
-
-
-class TeacherOde(Settings):
-    """x_s by the teacher's ODE from x_t: on the trajectory, at the price of its evaluations."""
-
-    kind: Literal["teacher_ode"] = "teacher_ode"
-    solver: Solver = Solver(method="heun", steps=2)
-
-    def teacher_share(self, progress: float) -> float:
-        """The share of a batch whose x_s comes from the teacher's ODE at this progress: all."""
-        return 1.0
-
-
-class Annealed(Settings):
-    """The teacher's ODE for a share of the batch that falls linearly from 1 to 0 at progress `until`."""
-
-    kind: Literal["annealed"] = "annealed"
-    solver: Solver = Solver(method="heun", steps=2)
-    until: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
-
-    def teacher_share(self, progress: float) -> float:
-        """The share of a batch whose x_s comes from the teacher's ODE at this progress."""
-        return max(0.0, 1.0 - progress / self.until)
-
-
-XSource = Annotated[StudentJump | TeacherOde | Annealed, Field(discriminator="kind")]
-
-
-class Weighting(Settings):
-    """Adaptive weight 1 / (mean square + epsilon)^power of each sample, without gradient."""
-
-    power: Annotated[float, Field(ge=0.0, le=2.0)] = 0.75
-    epsilon: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-3
+LabelDropout = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Optimizer(Settings):
@@ -146,31 +132,48 @@ class Evaluation(Settings):
 
 
 class TeacherConfig(Settings):
-    """The frozen flow-matching teacher v_phi: trained once, then cached by the hash of all it depends on."""
+    """The frozen flow-matching teacher v_phi: trained once, then cached by the hash of all it depends on.
+
+    label_dropout: the share of labels replaced by a null class, which makes it unconditional too.
+    """
 
     model: Model
     optimizer: Optimizer = Optimizer()
     ema: Ema = Ema()
     budget: Budget
+    label_dropout: LabelDropout = 0.0
     seed: int = 0
 
 
 class TrialConfig(Settings):
     """Everything that determines a training run. Times: noise at 0, data at 1.
 
-    student_init: weights to start from, drawn from the seed or those of the teacher, whose network
-    must then be the same.
+    velocity_source: "teacher" takes v(x_t, t) and v(x_s, s) from the frozen teacher (distillation).
+    "from_scratch" takes x_1 - x_0 at t, in targets and as the tangent of D, which is unbiased there
+    because every target is linear in it; at s it takes sg[u_EMA(x_s, s, s)], the moving average of
+    the student as its own teacher, which the diagonal t = s trains by flow matching.
+
+    guidance: baked into the velocities. That of a teacher needs teacher.label_dropout. From scratch
+    it needs label_dropout, and the target on the path is MeanFlow's (arXiv 2505.13447, section 4.2,
+    with κ = 0): scale·(x_1 - x_0) + (1 - scale)·sg[u(x_t, t, t)] without label.
+
+    label_dropout: the share of labels replaced by the null class, of index `classes`. student_init:
+    weights to start from, drawn from the seed or those of the teacher, whose network must then be
+    the same. With from_scratch a teacher serves these weights and the evaluation only.
     """
 
     data: Data
     teacher: TeacherConfig | None
     model: Model
     student_init: Literal["random", "teacher"] = "random"
+    velocity_source: Literal["teacher", "from_scratch"] = "teacher"
+    guidance: Guidance | None = None
+    label_dropout: LabelDropout = 0.0
     losses: LossMix
     x_source: XSource = StudentJump()
     time_sampler: TimeSampler
     ds_schedule: DsSchedule | None = None
-    weighting: Weighting = Weighting()
+    weighting: AnyWeighting = Adaptive()
     optimizer: Optimizer = Optimizer()
     ema: Ema = Ema()
     budget: Budget
@@ -179,12 +182,9 @@ class TrialConfig(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        active = set(self.losses.active)
-        if self.teacher is None and active != {"flow_matching"}:
-            raise ValueError(
-                f"losses {sorted(active)} need a velocity field, but teacher is null; give a teacher, "
-                "or use losses.flow_matching alone."
-            )
+        self._check_velocity()
+        self._check_guidance()
+        self._check_differences()
         if self.student_init == "teacher" and (
             self.teacher is None or self.teacher.model != self.model
         ):
@@ -192,16 +192,92 @@ class TrialConfig(Settings):
                 "student_init 'teacher' needs a teacher with the student's network: make teacher.model "
                 "equal to model, or set student_init to 'random'."
             )
-        if (self.ds_schedule is not None) != ("tri_consistency" in active):
+        if (
+            self.student_init == "teacher"
+            and self.label_dropout > 0.0
+            and self.teacher is not None
+            and self.teacher.label_dropout == 0.0
+        ):
             raise ValueError(
-                "ds_schedule belongs to losses.tri_consistency: give both or neither, but got "
-                f"ds_schedule={self.ds_schedule!r} with losses {sorted(active)}."
+                "student_init 'teacher' with label_dropout > 0 needs a teacher with a null class, but "
+                "teacher.label_dropout is 0; set it to 0.1, or set student_init to 'random'."
             )
         if self.teacher is None and self.evaluation is not None:
-            raise ValueError(
-                "evaluation compares with a teacher, but teacher is null; set evaluation to null."
-            )
+            lacking = [m.kind for m in self.evaluation.metrics if m.needs_teacher]
+            if lacking:
+                raise ValueError(
+                    f"evaluation.metrics {', '.join(lacking)} compare with a teacher, but teacher is "
+                    "null; leave them out, or give a teacher."
+                )
         return self
+
+    def _check_velocity(self) -> None:
+        if self.velocity_source == "teacher":
+            if self.teacher is None:
+                raise ValueError(
+                    "velocity_source 'teacher' needs a teacher, but teacher is null; give one, or set "
+                    "velocity_source to 'from_scratch'."
+                )
+            return
+        if self.time_sampler.diagonal_share == 0.0:
+            raise ValueError(
+                "velocity_source 'from_scratch' learns the velocity where t = s, so that "
+                "`time_sampler.diagonal_share > 0` must hold, but it is 0; 0.25 to 0.75 are usual."
+            )
+        if self.x_source.kind != "student_jump":
+            raise ValueError(
+                f"x_source {self.x_source.kind!r} integrates a teacher, which velocity_source "
+                "'from_scratch' has not; take 'student_jump'."
+            )
+        tri = self.losses.tri_consistency
+        if tri is not None and tri.second_part == "teacher":
+            raise ValueError(
+                "losses.tri_consistency.second_part 'teacher' integrates a teacher, which "
+                "velocity_source 'from_scratch' has not; take 'student'."
+            )
+        if self.teacher is not None and self.evaluation is None and self.student_init == "random":
+            raise ValueError(
+                "teacher is used by nothing: with velocity_source 'from_scratch' it serves the "
+                "evaluation and student_init only; set teacher to null."
+            )
+
+    def _check_guidance(self) -> None:
+        distilled = self.velocity_source == "teacher"
+        if self.label_dropout > 0.0 and distilled:
+            raise ValueError(
+                f"label_dropout {self.label_dropout:g} belongs to velocity_source 'from_scratch'; for "
+                "a guided teacher set teacher.label_dropout."
+            )
+        if self.guidance is None:
+            return
+        dropouts = {} if distilled else {"label_dropout": self.label_dropout}
+        if self.teacher is not None:
+            dropouts["teacher.label_dropout"] = self.teacher.label_dropout
+        for name, dropout in dropouts.items():
+            if dropout == 0.0:
+                raise ValueError(
+                    f"guidance needs a velocity without label, so that `{name} > 0` must hold, but it "
+                    "is 0; 0.1 is usual."
+                )
+
+    def _check_differences(self) -> None:
+        losses = self.losses
+        if (self.ds_schedule is not None) != losses.differences:
+            raise ValueError(
+                "ds_schedule belongs to losses.tri_consistency and to losses.derivative "
+                "'finite_difference': give it with one of them and only then, but got "
+                f"ds_schedule={self.ds_schedule!r} with losses {sorted(losses.active)} and derivative "
+                f"{losses.derivative.kind!r}."
+            )
+        tri, schedule = losses.tri_consistency, self.ds_schedule
+        if tri is None or tri.second_part == "teacher" or schedule is None:
+            return
+        gap = torch.tensor([0.1, 0.5, 1.0])
+        if all(bool((schedule.ratio(p, gap) == 1.0).all()) for p in (0.0, 0.25, 0.5, 0.75, 1.0)):
+            raise ValueError(
+                "losses.tri_consistency.second_part 'student' says nothing where ds = s - t, but "
+                f"ds_schedule {schedule!r} never gives less; 0.5 is the shortcut form."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data from which `from_dict` builds an equal configuration."""
@@ -224,6 +300,32 @@ class TrialConfig(Settings):
         text = json.dumps([self.to_dict(), *more], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def has_null_class(self) -> bool:
+        """Whether the student embeds one more class, which stands for no label."""
+        begins_with_one = (
+            self.student_init == "teacher"
+            and self.teacher is not None
+            and self.teacher.label_dropout > 0.0
+        )
+        return self.label_dropout > 0.0 or begins_with_one
+
+    def network(
+        self, shape: tuple[int, ...], classes: int | None, generator: Generator
+    ) -> nn.Module:
+        """The student's network for samples of `shape` (*D), its weights drawn from `generator`.
+
+        Raises ValueError where labels are to be dropped and `classes` is None.
+        """
+        if not self.has_null_class:
+            return self.model.build(shape, classes, generator)
+        if classes is None:
+            raise ValueError(
+                "label_dropout (or teacher.label_dropout) > 0 needs data with classes, but data "
+                f"{self.data.kind!r} has none; set it to 0."
+            )
+        return self.model.build(shape, classes + 1, generator)
+
     def teacher_run(self) -> "TrialConfig":
         """The training run that makes this trial's teacher: flow matching on the diagonal t = s."""
         if self.teacher is None:
@@ -232,85 +334,14 @@ class TrialConfig(Settings):
             data=self.data,
             teacher=None,
             model=self.teacher.model,
+            velocity_source="from_scratch",
+            label_dropout=self.teacher.label_dropout,
             losses=LossMix(flow_matching=FlowMatching(share=1.0)),
             time_sampler=UniformPairs(diagonal_share=1.0),
-            weighting=Weighting(power=0.0),
+            weighting=Adaptive(power=0.0),
             optimizer=self.teacher.optimizer,
             ema=self.teacher.ema,
             budget=self.teacher.budget,
             evaluation=None,
             seed=self.teacher.seed,
         )
-
-
-def describe(error: ValidationError) -> str:
-    """One line for the first fault of a configuration, with the count of the others."""
-    faults = error.errors()
-    first = faults[0]
-    where = ".".join(str(part) for part in first["loc"]) or "configuration"
-    message = first["msg"].removeprefix("Value error, ")
-    given = first.get("input")
-    shown = "" if isinstance(given, Mapping) else f" (got {given!r})"
-    if first["type"] == "extra_forbidden":
-        message, shown = "is not a setting", ""
-    more = f"; and {len(faults) - 1} more" if len(faults) > 1 else ""
-    return f"{where}: {message}{shown}{more}"
-
-
-def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings to dotted keys; lists of mappings are numbered, lists of scalars become JSON."""
-    out: dict[str, Any] = {}
-    for key, value in data.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            out |= flatten(value, f"{path}.")
-        elif (
-            isinstance(value, list | tuple) and value and all(isinstance(v, Mapping) for v in value)
-        ):
-            for index, item in enumerate(value):
-                out |= flatten(item, f"{path}.{index}.")
-        else:
-            out[path] = json.dumps(value) if isinstance(value, list | tuple) else value
-    return out
-
-
-def override(data: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
-    """Apply `path=value` settings to a configuration's data. Values are JSON, else taken as text.
-
-    Raises ValueError when a path is not a setting of `data`, naming the nearest that is.
-    """
-    out: dict[str, Any] = json.loads(json.dumps(data))
-    for setting in settings:
-        path, equals, text = setting.partition("=")
-        if not equals:
-            raise ValueError(
-                f"--set {setting}: write it as path=value, for example budget.images=40000."
-            )
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = text
-        *parents, leaf = path.strip().split(".")
-        place: Any = out
-        for index, part in enumerate([*parents, leaf]):
-            if not isinstance(place, dict) or part not in place:
-                raise ValueError(
-                    f"--set {setting}: `{path}` is not a setting{_nearest(path, out)}."
-                )
-            if index < len(parents):
-                place = place[part]
-        place[leaf] = value
-    return out
-
-
-def _nearest(path: str, data: Mapping[str, Any]) -> str:
-    known = list(flatten(data))
-    inner = {
-        ".".join(key.split(".")[:depth]) for key in known for depth in range(1, key.count(".") + 1)
-    }
-    close = difflib.get_close_matches(path, [*known, *sorted(inner)], n=3, cutoff=0.5)
-    return (
-        f"; did you mean {' or '.join(f'`{name}`' for name in close)}?"
-        if close
-        else f"; known: {', '.join(data)}"
-    )

@@ -1,151 +1,153 @@
-"""Objective: network, teacher and losses as one module, PathSample -> LossOutput.
+"""Objective: network, velocity source and losses as one module, PathSample -> LossOutput.
 
 This is what DistributedDataParallel wraps, so that the derivative pass and the plain forward happen
 inside one `forward` and the gradients of all ranks are averaged.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from meanflow_tune.config import Annealed, TeacherOde, TrialConfig
-from meanflow_tune.core.jets import directional_jet, velocity_jet
-from meanflow_tune.core.ode import integrate
-from meanflow_tune.core.types import LossOutput, PathSample, Velocity, expand_as
-from meanflow_tune.core.weighting import adaptive_weight, per_sample_mean_square, weighted_mean
-from meanflow_tune.losses import Ingredients, Solver
-
-_DERIVATIVES = frozenset({"d_s", "d_t", "d_t_d_s"})
-_SPLIT = frozenset({"x_split", "u_split", "ode_velocity", "ratio"})
+from meanflow_tune.config import TrialConfig
+from meanflow_tune.core.random import make_generator
+from meanflow_tune.core.types import LossOutput, PathSample, Velocity
+from meanflow_tune.core.weighting import per_sample_mean_square
+from meanflow_tune.ingredients import IngredientMaker, select, select_path
+from meanflow_tune.losses import Combined, Ingredients, combine
 
 
 class Objective(nn.Module):
-    """The training loss of `config` for `student`, with targets behind a stop-gradient.
+    """The training loss of `config` for `student`, with the parameters of its weighting.
 
-    `teacher` is v_phi(x, t, label); it is held outside the module's parameters, so it is neither
-    trained nor synchronised. None means the conditional velocity x_1 - x_0 (flow matching only).
+    `teacher` is v(x, t, label) of the velocity source: the frozen v_phi, or from scratch the moving
+    average of the student. It is held outside the module's parameters, so it is neither trained nor
+    synchronised. None serves where every loss is flow matching from scratch. `null_label` is the
+    index of the null class, where there is one.
     """
 
-    def __init__(self, student: nn.Module, teacher: Velocity | None, config: TrialConfig) -> None:
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: Velocity | None,
+        config: TrialConfig,
+        null_label: int | None = None,
+    ) -> None:
         super().__init__()
         self.student = student
         self.config = config
-        self._teacher = (teacher,)  # in a tuple, or nn.Module would register it
+        self.weighting = config.weighting.build(make_generator(config.seed, "weighting"))
+        # In a tuple, or nn.Module would register what it holds a second time.
+        self._maker = (IngredientMaker(student, teacher, config, null_label),)
 
     def forward(self, path: PathSample, progress: float) -> LossOutput:
         """path: the batch; progress: images seen / images of the budget, in [0, 1].
 
-        The loss is the mean over samples of weight · mean-square residual. Terms are detached.
+        The loss is the mean over samples of the weighting of each residual, summed with the weights
+        of the mixture. Terms are detached.
         """
-        label = path.label
-        u = self.student(path.x_t, path.t, path.s, label)
-        v_t = self._velocity(path.x_t, path.t, label) if self._teacher[0] is not None else path.v_t
-        residual = u - v_t  # the diagonal t = s, where every identity is flow matching
-        terms: dict[str, Tensor] = {}
+        maker, losses = self._maker[0], self.config.losses
+        u = maker.average_velocity(path.x_t, path.t, path.s, path.label)
+        v_t = maker.path_velocity(path)
+        batch = _Batch(u - v_t)  # the diagonal t = s, where every identity is flow matching
         # Derivatives and teacher calls are paid for only where the times differ.
         rows = (path.gap > 0).nonzero().squeeze(1)
-        if len(rows) > 0 and set(self.config.losses.active) != {"flow_matching"}:
+        if len(rows) > 0 and set(losses.active) != {"flow_matching"}:
             whole = len(rows) == len(u)
-            part = path if whole else _select(path, rows)
+            part = path if whole else select_path(path, rows)
             u_part = u if whole else u[rows]
-            inputs = self._ingredients(part, u_part.detach(), v_t if whole else v_t[rows], progress)
-            mixed, each = self.config.losses.combine(u_part, inputs, progress)
-            residual = mixed if whole else residual.index_copy(0, rows, mixed)
-            terms = {
-                f"residual/{name}": per_sample_mean_square(r).mean() for name, r in each.items()
-            }
-        mean_square = per_sample_mean_square(residual)
-        weight = adaptive_weight(
-            mean_square, self.config.weighting.power, self.config.weighting.epsilon
-        )
-        loss = weighted_mean(mean_square, weight)
-        terms |= {"residual": mean_square.detach().mean(), "loss": loss.detach()}
+            inputs = maker.undifferentiated(
+                part,
+                u_part if losses.live else u_part.detach(),
+                v_t if whole else v_t[rows],
+                progress,
+            )
+            for group in self._groups(inputs):
+                some = inputs if group.rows is None else select(inputs, group.rows)
+                u_some = u_part if group.rows is None else u_part[group.rows]
+                some = maker.differentiated(some, progress, group.rest)
+                combined = combine(losses, u_some, some, progress, group.rest)
+                where = rows if group.rows is None else rows[group.rows]
+                batch.put(None if whole and group.rows is None else where, combined)
+        return self._reduce(batch, path, u)
+
+    def _groups(self, inputs: Ingredients) -> "Iterator[_Group]":
+        """The rows with a second-order pass, then those without; each only where there are some."""
+        fraction = self.config.losses.fraction
+        if fraction == 1.0:
+            yield _Group(None, rest=False)
+            return
+        if inputs.path.lot is None:
+            raise ValueError(
+                f"second_order.fraction {fraction:g} draws rows by PathSample.lot, but it is None."
+            )
+        drawn = inputs.path.lot < fraction
+        for chosen, rest in ((drawn, False), (~drawn, True)):
+            rows = chosen.nonzero().squeeze(1)
+            if len(rows) > 0:
+                yield _Group(rows, rest)
+
+    def _reduce(self, batch: "_Batch", path: PathSample, u: Tensor) -> LossOutput:
+        mean_square = torch.zeros_like(path.t, dtype=u.dtype)
+        each = torch.zeros_like(mean_square)
+        for weight, residual in batch.weighted():
+            square = per_sample_mean_square(residual)
+            value = self.weighting(residual, square, path.t, path.s)
+            mean_square = mean_square + weight * square.detach()
+            each = each + weight * value
+        loss = each.mean()
+        terms = batch.terms | {"residual": mean_square.mean(), "loss": loss.detach()}
         if not torch.isfinite(loss):
             # Poison the gradient: the averaged one then is non-finite on every rank, and all of them
-            # end the trial at the same step.
-            loss = u.mean() * float("nan")
+            # end the trial at the same step. Every parameter takes part, or DDP would wait for it.
+            touched = u.mean() + sum(p.mean() for p in self.weighting.parameters())
+            loss = touched * float("nan")
         return LossOutput(loss, terms)
 
-    @torch.no_grad()
-    def _velocity(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
-        teacher = self._teacher[0]
-        assert teacher is not None
-        return teacher(x, t, label)
 
-    @torch.no_grad()
-    def _ode(
-        self, x: Tensor, start: Tensor, end: Tensor, label: Tensor | None, solver: Solver
-    ) -> Tensor:
-        def velocity(y: Tensor, t: Tensor) -> Tensor:
-            return self._velocity(y, t, label)
+@dataclass(frozen=True)
+class _Group:
+    """Rows of a batch (None for all) that are trained by the whole mixture or by its rest."""
 
-        return integrate(velocity, x, start, end, solver.steps, solver.method)
-
-    @torch.no_grad()
-    def _ingredients(
-        self, path: PathSample, u: Tensor, v_t: Tensor, progress: float
-    ) -> Ingredients:
-        """All that the active losses need and nothing else; rows have t < s; u is detached."""
-        needs = self.config.losses.needs
-        found: dict[str, Tensor] = {}
-        if "v_s" in needs:
-            x_s = self._x_at(path, u, path.s, progress)
-            found["v_s"] = self._velocity(x_s, path.s, path.label)
-        found |= self._derivatives(path, v_t, needs & _DERIVATIVES)
-        if needs & _SPLIT:
-            found |= self._split(path, u, progress)
-        return Ingredients(path=path, v_t=v_t, u=u, **{name: found.get(name) for name in _OPTIONAL})
-
-    def _x_at(self, path: PathSample, u: Tensor, end: Tensor, progress: float) -> Tensor:
-        """x at time `end` [B] from x_t, by the setting x_source; u [B, *D] jumps from t to `end`."""
-        jump = path.x_t + expand_as(end - path.t, u) * u
-        source = self.config.x_source
-        count = round(source.teacher_share(progress) * len(u))
-        if count == 0:
-            return jump
-        assert isinstance(source, TeacherOde | Annealed)
-        label = None if path.label is None else path.label[:count]
-        exact = self._ode(path.x_t[:count], path.t[:count], end[:count], label, source.solver)
-        return torch.cat([exact, jump[count:]])
-
-    def _derivatives(
-        self, path: PathSample, v_t: Tensor, wanted: frozenset[str]
-    ) -> Mapping[str, Tensor]:
-        """The wanted ones of ∂_s u, D u and D ∂_s u; a single first-order one costs two components."""
-        if not wanted:
-            return {}
-        at = (path.x_t, path.t, path.s)
-        extra = {} if path.label is None else {"label": path.label}
-        if wanted == {"d_t"}:
-            jet = directional_jet(self.student, *at, dx=v_t, dt=1.0, ds=0.0, **extra)
-            return {"d_t": jet.derivative}
-        if wanted == {"d_s"}:
-            jet = directional_jet(self.student, *at, dx=None, dt=0.0, ds=1.0, **extra)
-            return {"d_s": jet.derivative}
-        full = velocity_jet(self.student, *at, v_t, **extra)
-        return {"d_s": full.d_s, "d_t": full.d_t, "d_t_d_s": full.d_t_d_s}
-
-    def _split(self, path: PathSample, u: Tensor, progress: float) -> Mapping[str, Tensor]:
-        """Tri-consistency: [t, s] split at s - ds with ds = ρ (s - t), and the teacher over the rest."""
-        schedule, tri = self.config.ds_schedule, self.config.losses.tri_consistency
-        assert schedule is not None
-        assert tri is not None
-        ratio = schedule.ratio(progress, path.gap)
-        middle = path.s - ratio * path.gap
-        u_split = self.student(path.x_t, path.t, middle, path.label)
-        x_split = self._x_at(path, u_split, middle, progress)
-        end = self._ode(x_split, middle, path.s, path.label, tri.solver)
-        velocity = (end - x_split) / expand_as(ratio * path.gap, x_split)
-        return {"x_split": x_split, "u_split": u_split, "ode_velocity": velocity, "ratio": ratio}
+    rows: Tensor | None
+    rest: bool
 
 
-_OPTIONAL = ("v_s", "d_s", "d_t", "d_t_d_s", *sorted(_SPLIT))
+@dataclass
+class _Batch:
+    """The residuals of a batch, put together from the diagonal and the groups of rows.
 
+    diagonal [B, *D] holds u - v_t. Each named residual begins as that, and its weight, [B] or one
+    number, as that of the first group put.
+    """
 
-def _select(path: PathSample, rows: Tensor) -> PathSample:
-    label = None if path.label is None else path.label[rows]
-    x_0, x_1, x_t, v_t, t, s = (
-        tensor[rows] for tensor in (path.x_0, path.x_1, path.x_t, path.v_t, path.t, path.s)
-    )
-    return PathSample(x_0, x_1, x_t, v_t, t, s, label)
+    diagonal: Tensor
+    residuals: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, Tensor | float] = field(default_factory=dict)
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+    def put(self, rows: Tensor | None, combined: Combined) -> None:
+        """Residuals and weights of `rows`, None for all. Terms are kept of the first group only."""
+        if not self.residuals:
+            self.weights.update(combined.weights)
+            self.terms |= combined.terms
+        for name, residual in combined.residuals.items():
+            before = self.residuals.get(name, self.diagonal)
+            self.residuals[name] = (
+                residual if rows is None else before.index_copy(0, rows, residual)
+            )
+        if rows is None or combined.weights == self.weights:
+            return
+        ones = self.diagonal.new_ones(len(self.diagonal))
+        for name, weight in self.weights.items():
+            each = weight * ones
+            each[rows] = combined.weights.get(name, 0.0)
+            self.weights[name] = each
+
+    def weighted(self) -> Iterator[tuple[Tensor | float, Tensor]]:
+        """Pairs of a weight and a residual [B, *D]."""
+        if not self.residuals:
+            yield 1.0, self.diagonal
+        for name, residual in self.residuals.items():
+            yield self.weights[name], residual

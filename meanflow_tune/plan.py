@@ -78,7 +78,17 @@ def make_plan(request: SearchRequest) -> Plan:
             "evaluation.metrics: frechet_features needs a classifier of labelled data, but data has "
             "no labels; leave that metric out, or take labelled data."
         )
+    if data.classes is None and any(_drops_labels(config) for config in examples):
+        raise UserError(
+            "label_dropout and guidance need data with labels, but data has none; set them to 0 and "
+            "null, or take labelled data."
+        )
     return Plan(request, space, objective, suggest, examples, data.fingerprint)
+
+
+def _drops_labels(config: TrialConfig) -> bool:
+    teacher = config.teacher
+    return config.label_dropout > 0.0 or (teacher is not None and teacher.label_dropout > 0.0)
 
 
 def _check_against_objective(config: TrialConfig, objective: SearchObjective) -> None:

@@ -146,6 +146,8 @@ def _draw_comparison(plan: Plan, findings: Findings, path: Path) -> None:
     )
     rows, labels = {}, {}
     for name, (arrays, kind, metrics) in zip(names, sources, strict=True):
+        if f"{kind}@{nfes[0]}" not in arrays:  # a trial without a teacher
+            continue
         rows[name] = {nfe: arrays[f"{kind}@{nfe}"] for nfe in nfes}
         gaps = {nfe: metrics.get(f"teacher_gap@{nfe}") for nfe in nfes}
         labels[name] = {nfe: f"gap {gap:.4f}" for nfe, gap in gaps.items() if gap is not None}

@@ -7,7 +7,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "meanflow_tune"
-FAMILIES = ("losses", "time_samplers", "ds_schedules", "models", "data", "metrics")
+FAMILIES = (
+    "losses",
+    "weightings",
+    "time_samplers",
+    "ds_schedules",
+    "models",
+    "data",
+    "metrics",
+)
 TOP = {"driver", "view", "request", "plan", "summary", "confirm", "cli"}
 
 # What a part may import from the package, beside itself.
@@ -18,8 +26,11 @@ ALLOWED: dict[str, set[str]] = {
     "files": set(),
     "export": {"files"},
     **{family: {"core", "settings"} for family in FAMILIES},
-    "config": {"core", "settings", *FAMILIES},
-    "objective": {"core", "settings", "config", *FAMILIES},
+    "sources": {"settings", "losses"},
+    "overrides": set(),
+    "config": {"core", "settings", "sources", "overrides", *FAMILIES},
+    "ingredients": {"core", "settings", "config", *FAMILIES},
+    "objective": {"core", "settings", "config", "ingredients", *FAMILIES},
     "training": {
         "core",
         "settings",

@@ -19,3 +19,17 @@ def make_generator(
 ) -> torch.Generator:
     """A new generator on `device`, seeded by `fold(seed, *parts)`."""
     return torch.Generator(device=device).manual_seed(fold(seed, *parts))
+
+
+GOLDEN = (5.0**0.5 - 1.0) / 2.0
+
+
+def spread_lots(count: int, generator: torch.Generator) -> torch.Tensor:
+    """`count` numbers in [0, 1), float64, each uniform, and together spread evenly over [0, 1).
+
+    Multiples of the golden ratio from a random start, modulo 1 (Weyl's sequence): of any consecutive
+    ones, a share close to f lies below f.
+    """
+    start = torch.rand((), generator=generator, dtype=torch.float64, device=generator.device)
+    steps = torch.arange(count, dtype=torch.float64, device=generator.device)
+    return (start + GOLDEN * steps) % 1.0

@@ -1,6 +1,9 @@
-"""From an unreduced residual [B, *D] to one number, in one place."""
+"""Sizes, weights and bounds of residuals and corrections [B, *D], one number a sample."""
 
+import torch
 from torch import Tensor
+
+from meanflow_tune.core.types import expand_as
 
 
 def per_sample_mean_square(residual: Tensor) -> Tensor:
@@ -27,3 +30,22 @@ def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
             f"but got {tuple(values.shape)} and {tuple(weight.shape)}."
         )
     return (values * weight).mean()
+
+
+def bound_factor(correction: Tensor, bound: float) -> Tensor:
+    """The factor in (0, 1], [B], that brings the root mean square of each sample [B, *D] to `bound`.
+
+    It is 1 where that is at most `bound`, and carries no gradient.
+    """
+    size = per_sample_mean_square(correction.detach()).sqrt()
+    return (bound / size.clamp_min(bound)).to(correction.dtype)
+
+
+def limited(correction: Tensor, bound: float) -> Tensor:
+    """`correction` [B, *D] with the root mean square of each sample at most `bound`."""
+    return expand_as(bound_factor(correction, bound), correction) * correction
+
+
+def mean_cosine(a: Tensor, b: Tensor) -> Tensor:
+    """The mean over samples of the cosine between a and b, both [B, *D]; a zero one counts as 0."""
+    return torch.cosine_similarity(a.flatten(1), b.flatten(1), dim=1).mean()

@@ -1,11 +1,11 @@
 """What the losses share: their ingredients, the ramp of a share, and the diagonal t = s.
 
-Every identity has the form u = T(...), and T is behind a stop-gradient: a loss is a target.
+Every identity has the form u = T(...): a loss is a target, by default behind a stop-gradient.
 """
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Self
 
 import torch
 from pydantic import AfterValidator, Field, model_validator
@@ -17,12 +17,15 @@ from meanflow_tune.settings import Settings
 
 @dataclass(frozen=True)
 class Ingredients:
-    """What targets are made of, all detached; None is what no active loss needs.
+    """What targets are made of; None is what no active loss needs.
 
     v_t = v(x_t, t), u = u(x_t, t, s), v_s = v(x_s, s), d_s = ∂_s u, d_t = D u, d_t_d_s = D ∂_s u:
     [B, *D]. Tri-consistency splits [t, s] at s - ds with ds = ρ (s - t): ratio is ρ [B] in (0, 1];
-    x_split = x_{s - ds}, u_split = u(x_t, t, s - ds), and ode_velocity = (x_s - x_split) / ds, the
-    teacher's mean velocity from x_split over [s - ds, s]: [B, *D].
+    u_split = u(x_t, t, s - ds), and ode_velocity = (x_s - x_{s-ds}) / ds, the mean velocity over
+    [s - ds, s] from x_{s-ds}, by the teacher's ODE or the student: [B, *D]. along [B, *D] stands for
+    the first-order derivatives of a mixture where only their sum is known (`LossMix.direction`).
+
+    Only u, u_split and the derivatives may carry gradients, for losses without a stop-gradient.
     """
 
     path: PathSample
@@ -32,7 +35,7 @@ class Ingredients:
     d_s: Tensor | None = None
     d_t: Tensor | None = None
     d_t_d_s: Tensor | None = None
-    x_split: Tensor | None = None
+    along: Tensor | None = None
     u_split: Tensor | None = None
     ode_velocity: Tensor | None = None
     ratio: Tensor | None = None
@@ -43,6 +46,35 @@ class Ingredients:
         if not isinstance(tensor, Tensor):
             raise ValueError(f"An active loss needs `{name}`, but Ingredients.{name} is None.")
         return tensor
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A target T = velocity + first + second, each [B, *D]; None is zero.
+
+    velocity is made of velocities; first and second are the corrections by first- and second-order
+    derivatives of u, or by their differences. On a true flow map they sum to u - velocity.
+    """
+
+    velocity: Tensor
+    first: Tensor | None = None
+    second: Tensor | None = None
+
+    @property
+    def correction(self) -> Tensor | None:
+        """first + second, None where there is neither."""
+        if self.first is None or self.second is None:
+            return self.second if self.first is None else self.first
+        return self.first + self.second
+
+    def detach(self) -> "Parts":
+        """The same numbers without gradient."""
+        first, second = self.first, self.second
+        return Parts(
+            self.velocity.detach(),
+            None if first is None else first.detach(),
+            None if second is None else second.detach(),
+        )
 
 
 class Ramp(Settings):
@@ -80,31 +112,58 @@ PositiveShare = Annotated[float, Field(gt=0.0, le=10.0)]
 SignedShare = Annotated[float, Field(ge=-10.0, le=10.0), AfterValidator(_not_zero)]
 
 
+_FROM_U = frozenset({"d_s", "d_t", "d_t_d_s", "u_split"})
+
+
 class Loss(Settings):
-    """Base of the family: an identity as a target for u, and its share in the mixed target.
+    """Base of the family: an identity as a target for u, and its share in a mixture.
 
-    kind: its name in a mixture; needs: names of the Ingredients that its target uses, beyond path,
-    v_t and u, which are always there.
+    kind: its name in a mixture. stop_gradient: whether the target is a constant; if not, gradients
+    flow through u and its derivatives in the target, never through x_s and velocities.
     """
-
-    needs: ClassVar[frozenset[str]]
 
     kind: str
     share: PositiveShare = 1.0
     ramp: Ramp = Ramp()
+    stop_gradient: bool = True
+
+    @model_validator(mode="after")
+    def _has_a_gradient_to_stop(self) -> Self:
+        if not self.stop_gradient and not self.needs & _FROM_U:
+            raise ValueError(
+                f"the target of {self.kind} does not depend on u, so that there is no gradient to "
+                "let through; leave stop_gradient true."
+            )
+        return self
+
+    @property
+    @abstractmethod
+    def needs(self) -> frozenset[str]:
+        """Names of the Ingredients that the target uses, beyond path, v_t and u, always there."""
+
+    def parts(self, inputs: Ingredients) -> Parts:
+        """The target in parts, detached under a stop-gradient; rows with t = s are not meaningful."""
+        parts = self._parts(inputs)
+        return parts.detach() if self.stop_gradient else parts
 
     def target(self, inputs: Ingredients) -> Tensor:
         """T [B, *D]: the identity where t < s, and its limit v_t (flow matching) where t = s."""
-        target = self._target(inputs)
-        return torch.where(expand_as(inputs.path.gap == 0, target), inputs.v_t, target)
+        return assemble(self.parts(inputs), inputs)
 
     def residual(self, u: Tensor, inputs: Ingredients) -> Tensor:
-        """u - T, unreduced [B, *D]; the gradient flows through u [B, *D] only."""
+        """u - T, unreduced [B, *D], for u [B, *D]."""
         target = self.target(inputs)
         if u.shape != target.shape:
             raise ValueError(f"u must have shape {tuple(target.shape)}, but got {tuple(u.shape)}.")
         return u - target
 
     @abstractmethod
-    def _target(self, inputs: Ingredients) -> Tensor:
-        """The identity's T [B, *D], whose rows with t = s are not used."""
+    def _parts(self, inputs: Ingredients) -> Parts:
+        """The identity's T in parts [B, *D], whose rows with t = s are not used."""
+
+
+def assemble(parts: Parts, inputs: Ingredients) -> Tensor:
+    """T [B, *D] from its parts, v_t on the diagonal t = s."""
+    correction = parts.correction
+    target = parts.velocity if correction is None else parts.velocity + correction
+    return torch.where(expand_as(inputs.path.gap == 0, target), inputs.v_t, target)

@@ -1,15 +1,16 @@
-"""LossMix: several identities as one target; it costs no more than its dearest part."""
+"""LossMix: several identities as one target or as a sum; it costs no more than its dearest part."""
 
-from typing import Self
+from typing import Annotated, Literal, Self
 
-import torch
-from pydantic import model_validator
-from torch import Tensor
+from pydantic import Field, model_validator
 
 from meanflow_tune.losses.backward import Backward
-from meanflow_tune.losses.base import Ingredients, Loss, Ramp
+from meanflow_tune.losses.base import Loss, Ramp
+from meanflow_tune.losses.derivative import Exact, MixedDerivative
 from meanflow_tune.losses.flow_matching import FlowMatching
 from meanflow_tune.losses.forward import Forward
+from meanflow_tune.losses.generalized import Generalized
+from meanflow_tune.losses.identity import Coefficients, JetIdentity
 from meanflow_tune.losses.second_order import SecondOrder
 from meanflow_tune.losses.tri_consistency import TriConsistency
 from meanflow_tune.settings import Settings
@@ -19,15 +20,30 @@ LARGEST_WEIGHT = 10.0
 
 
 class LossMix(Settings):
-    """The mixed target Σ w_i T_i, whose weights are shares times ramps, divided by their sum.
+    """Identities with weights w_i, which are shares times ramps, divided by their sum.
+
+    form: "mixed_target" is ‖u - Σ w_i T_i‖², "sum" is Σ w_i ‖u - T_i‖², which takes no negative
+    shares, being unbounded below with them. Behind a stop-gradient both have the same gradient under
+    a squared error, and another one under any other weighting.
+
+    clamp: bound of the root mean square, a sample, of the correction of each target that is
+    regressed on: of the mixed one, or of each in a sum. What is bounded is T less its velocities,
+    since velocities of noise and data are legitimately large, while the correction is u - velocity
+    on a true flow map and has a variance that grows like Δ⁴ on a wrong one. None is no bound.
+
+    derivative: how D ∂_s u is found, for second_order and generalized.
 
     Shares sum to 1. At every progress the weights must exist and stay within ±10, which is checked
     at construction.
     """
 
+    form: Literal["mixed_target", "sum"] = "mixed_target"
+    clamp: Annotated[float, Field(gt=0.0)] | None = None
+    derivative: MixedDerivative = Exact()
     backward: Backward | None = None
     forward: Forward | None = None
     second_order: SecondOrder | None = None
+    generalized: Generalized | None = None
     tri_consistency: TriConsistency | None = None
     flow_matching: FlowMatching | None = None
 
@@ -58,7 +74,7 @@ class LossMix(Settings):
     def _check(self) -> Self:
         shares = {name: loss.share for name, loss in self.active.items()}
         if not shares:
-            known = ", ".join(type(self).model_fields)
+            known = ", ".join(_names())
             raise ValueError(f"at least one loss must be active; give a share to one of {known}.")
         total = sum(shares.values())
         if abs(total - 1.0) > TOLERANCE:
@@ -70,6 +86,13 @@ class LossMix(Settings):
                 "a ramped loss needs another with a positive share and no ramp, or nothing is "
                 f"trained at first; remove the ramp of one of {', '.join(shares)}."
             )
+        if self.form == "sum" and min(shares.values()) < 0.0:
+            listed = ", ".join(f"{name}={share:.6g}" for name, share in shares.items())
+            raise ValueError(
+                f"form 'sum' needs shares >= 0, but got ({listed}): a loss with a negative weight has "
+                "no lower bound; take form 'mixed_target', or generalized with a negative beta."
+            )
+        self._check_second_order()
         # Ramped shares are linear between these points, and so every weight is monotone there.
         ramps = [loss.ramp for loss in self.active.values()]
         edges = {edge for r in ramps for edge in (r.start, min(1.0, r.start + r.length))}
@@ -80,7 +103,7 @@ class LossMix(Settings):
     @property
     def active(self) -> dict[str, Loss]:
         """The losses that are set, by name, in the order of the fields."""
-        losses = {name: getattr(self, name) for name in type(self).model_fields}
+        losses = {name: getattr(self, name) for name in _names()}
         return {name: loss for name, loss in losses.items() if loss is not None}
 
     @property
@@ -88,23 +111,53 @@ class LossMix(Settings):
         """Names of the Ingredients that the active losses need."""
         return frozenset().union(*(loss.needs for loss in self.active.values()))
 
-    def weights(self, progress: float) -> dict[str, float]:
-        """The weight of each active loss at `progress` in [0, 1]; they sum to 1."""
+    @property
+    def needs_of_rest(self) -> frozenset[str]:
+        """Names of the Ingredients that the losses beside second_order need."""
+        rest = [loss.needs for name, loss in self.active.items() if name != "second_order"]
+        return frozenset().union(*rest)
+
+    @property
+    def fraction(self) -> float:
+        """The share of the rows with t < s that get the second-order pass."""
+        return 1.0 if self.second_order is None else self.second_order.fraction
+
+    @property
+    def live(self) -> frozenset[str]:
+        """Names of the losses through whose targets gradients flow."""
+        return frozenset(n for n, loss in self.active.items() if not loss.stop_gradient)
+
+    @property
+    def differences(self) -> bool:
+        """Whether a step ds is needed: for tri-consistency or for finite differences."""
+        return self.tri_consistency is not None or self.derivative.kind != "exact"
+
+    def weights(self, progress: float, rest: bool = False) -> dict[str, float]:
+        """The weight of each active loss at `progress` in [0, 1]; they sum to 1.
+
+        rest: those of the losses beside second_order, which then sum to 1 by themselves.
+        """
         ramped = self._ramped(progress)
+        if rest:
+            ramped.pop("second_order", None)
         total = sum(ramped.values())
         return {name: part / total for name, part in ramped.items()}
 
-    def combine(
-        self, u: Tensor, inputs: Ingredients, progress: float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The residual u - Σ w_i T_i, and each loss' own u - T_i, detached; all [B, *D]."""
-        weights = self.weights(progress)
-        terms = {name: loss.residual(u.detach(), inputs) for name, loss in self.active.items()}
-        # The weights sum to 1, so u - Σ w_i T_i = Σ w_i (u - T_i), with the gradient of u.
-        value = torch.zeros_like(u)
-        for name, term in terms.items():
-            value = value + weights[name] * term
-        return value + (u - u.detach()), terms
+    def direction(self, progress: float) -> Coefficients | None:
+        """The coefficients of Σ w_i T_i over the losses beside second_order, where they suffice.
+
+        D and ∂_s are linear, so that Σ w_i (a_i D u + b_i ∂_s u) is one derivative along one
+        direction, at two components instead of four. None where that sum is not all that is needed:
+        in a sum of losses, and where one of the two carries a gradient and the other does not.
+        """
+        jets = {n: loss for n, loss in self.active.items() if isinstance(loss, JetIdentity)}
+        jets.pop("second_order", None)
+        users = [loss for loss in jets.values() if loss.needs & _JET]
+        one_kind = len({loss.stop_gradient for loss in users}) == 1
+        if self.form == "sum" or not one_kind or not {"d_t", "d_s"} <= self.needs_of_rest:
+            return None
+        weights = self.weights(progress, rest=True)
+        return Coefficients.mixed((weights[n], loss.coefficients) for n, loss in jets.items())
 
     def _ramped(self, progress: float) -> dict[str, float]:
         return {n: loss.share * loss.ramp.weight(progress) for n, loss in self.active.items()}
@@ -120,3 +173,31 @@ class LossMix(Settings):
                 f"which makes weights beyond ±{LARGEST_WEIGHT:g}; shorten the ramps of positive "
                 "shares, or lengthen those of negative ones."
             )
+
+    def _check_second_order(self) -> None:
+        if self.derivative.kind != "exact" and "d_t_d_s" not in self.needs:
+            raise ValueError(
+                f"derivative {self.derivative.kind!r} is of the mixed derivative, which no active "
+                "loss uses; activate second_order or generalized, or set derivative to exact."
+            )
+        if self.fraction == 1.0:
+            return
+        rest = [loss for name, loss in self.active.items() if name != "second_order"]
+        if not any(loss.ramp.length == 0.0 for loss in rest):
+            raise ValueError(
+                f"second_order.fraction {self.fraction:g} leaves rows without a target, because no "
+                "other loss without a ramp is active; add one, or set the fraction to 1."
+            )
+        if "d_t_d_s" in self.needs_of_rest:
+            raise ValueError(
+                f"second_order.fraction {self.fraction:g} saves nothing beside generalized, which "
+                "needs the second-order pass on every row; write it as backward and forward shares."
+            )
+
+
+_JET = frozenset({"d_s", "d_t"})
+
+
+def _names() -> list[str]:
+    """Names of the losses, in the order of the fields."""
+    return [name for name in LossMix.model_fields if name not in ("form", "clamp", "derivative")]

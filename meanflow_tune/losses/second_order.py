@@ -1,26 +1,30 @@
 """The second-order identity, with the mixed derivative of the average velocity."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
-from torch import Tensor
+from pydantic import Field
 
-from meanflow_tune.core.types import expand_as
-from meanflow_tune.losses.base import Ingredients, Loss, SignedShare
+from meanflow_tune.losses.base import SignedShare
+from meanflow_tune.losses.identity import Coefficients, JetIdentity
 
 
-class SecondOrder(Loss):
+class SecondOrder(JetIdentity):
     """u = (v(x_t, t) + v(x_s, s)) / 2 - Δ² D ∂_s u / 2 (identity 3; Zhu and Liao, 2025).
 
     It does not determine u alone: u + F'(t) + F'(s) - 2 (F(s) - F(t)) / Δ satisfies it for every F.
     The share may be negative, which only a mixed target allows.
-    """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"v_s", "d_t_d_s"})
+    fraction: the share f of the rows with t < s that get the second-order pass. The others are
+    trained by the rest of the mixture, its weights w_i divided by 1 - w, with w the weight of this
+    loss. Rows are drawn independently of times and data, so that under a squared error the expected
+    gradient is that of the mixture in which this loss has the weight f·w and each other one
+    w_i (1 - f·w) / (1 - w). With f < 1 there must be another loss.
+    """
 
     kind: Literal["second_order"] = "second_order"
     share: SignedShare = 1.0
+    fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
 
-    def _target(self, inputs: Ingredients) -> Tensor:
-        gap = expand_as(inputs.path.gap, inputs.u)
-        mean_velocity = 0.5 * (inputs.v_t + inputs.given("v_s"))
-        return mean_velocity - 0.5 * gap.square() * inputs.given("d_t_d_s")
+    @property
+    def coefficients(self) -> Coefficients:
+        return Coefficients(v_t=0.5, v_s=0.5, d_t_d_s=-0.5)

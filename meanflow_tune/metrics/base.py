@@ -7,6 +7,7 @@ every metric.
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,18 +24,24 @@ class Reference:
     """What generated samples are compared with.
 
     teacher_end: [N, *D] end points of the teacher's ODE from the latents of the samples (row i
-    belongs to sample i); held_out: [M, *D] data never trained on; features: [K, *D] -> [K, F], or
-    None where there are none; seed: of metrics that draw random numbers.
+    belongs to sample i), or None without a teacher; held_out: [M, *D] data never trained on;
+    features: [K, *D] -> [K, F], or None where there are none; seed: of metrics that draw random
+    numbers.
     """
 
-    teacher_end: Tensor
+    teacher_end: Tensor | None
     held_out: Tensor
     features: Callable[[Tensor], Tensor] | None = None
     seed: int = 0
 
 
 class MetricSettings(Settings):
-    """Base of the family: settings that measure generated samples."""
+    """Base of the family: settings that measure generated samples.
+
+    needs_teacher: whether it compares with a teacher, so that it has no meaning without one.
+    """
+
+    needs_teacher: ClassVar[bool] = False
 
     kind: str
 

@@ -1,6 +1,6 @@
 """Distance between the student's samples and the teacher's, latent by latent."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -13,10 +13,16 @@ class TeacherGap(MetricSettings):
     It has no bias from the number of samples and hardly any variance: small trials can be ranked.
     """
 
+    needs_teacher: ClassVar[bool] = True
+
     kind: Literal["teacher_gap"] = "teacher_gap"
 
     def _value(self, samples: Tensor, reference: Reference) -> float:
         teacher_end = reference.teacher_end
+        if teacher_end is None:
+            raise ValueError(
+                "metric 'teacher_gap' needs a teacher; give one, or leave the metric out."
+            )
         if samples.shape != teacher_end.shape:
             raise ValueError(
                 "samples and teacher_end must have one shape (the same latents), but got "

@@ -105,7 +105,7 @@ def load_student(folder: Path) -> Student:
     description = json.loads((Path(folder) / CONFIG).read_text())
     config = TrialConfig.from_dict(description["config"])
     shape, classes = tuple(description["shape"]), description["classes"]
-    net = config.model.build(shape, classes, make_generator(0, "overwritten"))
+    net = config.network(shape, classes, make_generator(0, "overwritten"))
     net.load_state_dict(load_file(Path(folder) / WEIGHTS))
     return Student(net.eval().requires_grad_(False), shape, classes)
 

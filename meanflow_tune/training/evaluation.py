@@ -28,7 +28,8 @@ class Evaluator:
     """Shared latents [N, *D], labels [N] or None, and what samples are compared with.
 
     `teacher_samples[nfe]` [SHOWN, *D] are the teacher's own Euler steps from the first latents, and
-    `teacher_metrics` their figures over all latents: the reference line of every comparison.
+    `teacher_metrics` their figures over all latents: the reference line of every comparison. Both
+    are empty without a teacher.
     """
 
     settings: Evaluation
@@ -65,11 +66,13 @@ class Evaluator:
         return metrics, shown
 
     def write_samples(self, path: Path, shown: dict[int, Tensor]) -> None:
-        """An .npz: latents, labels, teacher (ODE end), student@n, teacher@n, teacher_metrics (JSON)."""
-        arrays = {
-            "latents": self.latents[:SHOWN].cpu().numpy(),
-            "teacher": self.reference.teacher_end[:SHOWN].cpu().numpy(),
-        }
+        """An .npz: latents, labels, teacher (ODE end), student@n, teacher@n, teacher_metrics (JSON).
+
+        Without a teacher its arrays are left out, and teacher_metrics is `{}`.
+        """
+        arrays = {"latents": self.latents[:SHOWN].cpu().numpy()}
+        if self.reference.teacher_end is not None:
+            arrays["teacher"] = self.reference.teacher_end[:SHOWN].cpu().numpy()
         if self.labels is not None:
             arrays["labels"] = self.labels[:SHOWN].cpu().numpy()
         arrays["teacher_metrics"] = np.array(json.dumps(self.teacher_metrics))
@@ -86,11 +89,13 @@ class Evaluator:
 def make_evaluator(
     settings: Evaluation,
     data: DataSplit,
-    teacher: Velocity,
+    teacher: Velocity | None,
     features: Callable[[Tensor], Tensor] | None,
     device: str,
 ) -> Evaluator:
     """Draw latents and labels from `settings.latent_seed` and integrate the teacher's ODE from them.
+
+    Without a teacher, only metrics that compare with held-out data can be computed.
 
     Labels go round the classes, so that each is measured equally often.
     """
@@ -99,20 +104,23 @@ def make_evaluator(
     latents = torch.randn(count, *data.shape, generator=generator).to(device)
     labels = None if data.classes is None else (torch.arange(count) % data.classes).to(device)
 
-    def solve(steps: int, method: Method) -> Tensor:
+    def solve(teacher: Velocity, steps: int, method: Method) -> Tensor:
         def end(x: Tensor, label: Tensor | None) -> Tensor:
             return integrate(lambda y, t: teacher(y, t, label), x, 0.0, 1.0, steps, method)
 
         return _in_chunks(end, latents, labels)
 
+    teacher_end, euler = None, {}
     with torch.no_grad():
+        if teacher is not None:
+            teacher_end = solve(teacher, settings.reference.steps, settings.reference.method)
+            euler = {nfe: solve(teacher, nfe, "euler") for nfe in settings.nfe}
         reference = Reference(
-            teacher_end=solve(settings.reference.steps, settings.reference.method),
+            teacher_end=teacher_end,
             held_out=data.held_out_x.to(device),
             features=features,
             seed=settings.latent_seed,
         )
-        euler = {nfe: solve(nfe, "euler") for nfe in settings.nfe}
     metrics = {
         f"{metric.name}@{nfe}": metric.compute(samples, reference)
         for nfe, samples in euler.items()

@@ -4,7 +4,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.core.paths import linear_path
-from meanflow_tune.core.random import make_generator
+from meanflow_tune.core.random import make_generator, spread_lots
 from meanflow_tune.core.types import DataSplit, LossOutput, PathSample, TimePair, Velocity
 from meanflow_tune.metrics.base import NonFiniteSamples
 from meanflow_tune.objective import Objective
@@ -73,9 +73,11 @@ class Run:
     ) -> "Run":
         """A run at step 0, its weights drawn from the configuration's seed. `data` is on the device.
 
-        initial: the weights to begin with, where student_init is "teacher".
+        teacher: the guided v_phi; not used where the velocities are from scratch. initial: the
+        weights to begin with, where student_init is "teacher".
 
-        Raises ValueError when the global batch cannot be split evenly over the ranks.
+        Raises ValueError when the global batch cannot be split evenly over the ranks, and when labels
+        are to be dropped that the data has not.
         """
         batch = config.budget.global_batch
         if batch % world.size:
@@ -83,18 +85,19 @@ class Run:
                 f"budget.global_batch must be a multiple of the ranks, but got {batch} and {world.size}."
             )
         generator = make_generator(config.seed, "weights")
-        student = config.model.build(data.shape, data.classes, generator).to(world.device)
+        student = config.network(data.shape, data.classes, generator).to(world.device)
         if (config.student_init == "teacher") != (initial is not None):
             raise ValueError(
                 f"student_init is {config.student_init!r}, but {initial is not None=}."
             )
         if initial is not None:
             student.load_state_dict(initial)
-        objective = Objective(student, teacher, config)
-        optimizer = make_optimizer(student.parameters(), config.optimizer)
-        return cls(
-            config, world, data, objective, MovingAverage(student, config.ema), optimizer, 0, {}, []
-        )
+        ema = MovingAverage(student, config.ema)
+        if config.velocity_source == "from_scratch":
+            teacher = self_teacher(config, data, ema, world.device)
+        objective = Objective(student, teacher, config, data.classes).to(world.device)
+        optimizer = make_optimizer(objective.parameters(), config.optimizer)
+        return cls(config, world, data, objective, ema, optimizer, 0, {}, [])
 
     @property
     def images(self) -> int:
@@ -112,11 +115,19 @@ class Run:
         index = index.to(device)
         x_1 = self.data.train_x[index]
         label = None if self.data.train_label is None else self.data.train_label[index]
+        if self.config.label_dropout > 0.0:
+            assert label is not None
+            assert self.data.classes is not None
+            dropped = torch.rand(count, generator=draw("label_dropout")) < self.config.label_dropout
+            label = label.masked_fill(dropped[rows].to(device), self.data.classes)
         shape = (count, *self.data.shape)
         x_0 = torch.randn(shape, generator=draw("noise", device), device=device)[rows]
         times = self.config.time_sampler.sample(count, draw("times"))
         here = TimePair(times.t[rows].to(device), times.s[rows].to(device))
-        return linear_path(x_0, x_1, here, label)
+        path = linear_path(x_0, x_1, here, label)
+        if self.config.losses.fraction == 1.0:
+            return path
+        return replace(path, lot=spread_lots(count, draw("lot"))[rows].to(device))
 
     def advance(self, module: nn.Module) -> LossOutput:
         """One optimiser step through `module` (the objective, or DDP around it). Raises Diverged."""
@@ -124,7 +135,7 @@ class Run:
         output: LossOutput = module(self.batch(), self.step / budget.steps)
         self.optimizer.zero_grad(set_to_none=True)
         output.loss.backward()  # type: ignore[no-untyped-call]
-        parameters = list(self.objective.student.parameters())
+        parameters = list(self.objective.parameters())
         norm = nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
         if not torch.isfinite(norm):
             bad = [name for name, term in output.terms.items() if not torch.isfinite(term)]
@@ -148,6 +159,7 @@ class Run:
         return {
             "config": self.config.to_dict(),
             "student": self.objective.student.state_dict(),
+            "weighting": self.objective.weighting.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
@@ -160,6 +172,7 @@ class Run:
         if state["config"] != self.config.to_dict():
             raise ValueError("the checkpoint is of another configuration than the trial's")
         self.objective.student.load_state_dict(state["student"])
+        self.objective.weighting.load_state_dict(state["weighting"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
@@ -167,18 +180,36 @@ class Run:
         self.reports = [Report(**report) for report in state["reports"]]
 
 
+def self_teacher(config: TrialConfig, data: DataSplit, ema: MovingAverage, device: str) -> Velocity:
+    """v(x, t) = u_EMA(x, t, t): the moving average as its own teacher, without gradient."""
+    net = config.network(data.shape, data.classes, make_generator(0, "self-teacher")).to(device)
+    ema.share_with(net.eval().requires_grad_(False))
+
+    def velocity(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        out: Tensor = net(x, t, t, label)
+        return out
+
+    return velocity
+
+
 class Meter:
-    """Means of the loss terms since the last rung, and the processor time of all ranks."""
+    """Means of the loss terms since the last rung, and the processor time of all ranks.
+
+    A term with a `/` in its name may be missing from a step or a rank, where no sample had it: it is
+    the mean over the steps of this rank that had it. The others are means over all ranks.
+    """
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.terms: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
         self.count = 0
         self.processor, self.wall = time.process_time(), time.perf_counter()
 
     def add(self, terms: dict[str, Tensor]) -> None:
         for name, value in terms.items():
             self.terms[name] = self.terms.get(name, torch.zeros_like(value)) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
         self.count += 1
 
     def flush(self, cost: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
@@ -195,11 +226,11 @@ class Meter:
             "steps": steps,
             "step_ms": 1e3 * total / max(steps, 1.0),
         }
-        names = [key for key in self.terms if not key.startswith("residual/")]
+        names = [key for key in self.terms if "/" not in key]
         losses = {f"loss/{k}": self.world.sum(float(self.terms[k])) for k in names}
         losses = {k: v / max(self.count, 1) / self.world.size for k, v in losses.items()}
         for key in self.terms.keys() - set(names):
-            losses[f"loss/{key}"] = float(self.terms[key]) / max(self.count, 1)
+            losses[f"loss/{key}"] = float(self.terms[key]) / self.counts[key]
         self.__init__(self.world)  # type: ignore[misc]
         return losses, cost
 
@@ -234,7 +265,7 @@ def train(
     module: nn.Module = run.objective
     if world.size > 1:
         module = DistributedDataParallel(run.objective)
-    average = run.config.model.build(run.data.shape, run.data.classes, make_generator(0, "average"))
+    average = run.config.network(run.data.shape, run.data.classes, make_generator(0, "average"))
     average = average.to(world.device).eval()
     meter, ticked = Meter(world), 0.0
     rungs = set(budget.rung_steps)

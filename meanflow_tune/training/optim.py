@@ -55,6 +55,11 @@ class MovingAverage:
         for name, own in self.weights.items():
             own.copy_(weights[name])
 
+    def share_with(self, module: nn.Module) -> None:
+        """Make the parameters of `module` the average itself: it follows every update and load."""
+        for name, parameter in module.named_parameters():
+            parameter.data = self.weights[name]
+
     def copy_to(self, module: nn.Module) -> None:
         """Overwrite the parameters of `module` by the average."""
         with torch.no_grad():

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from meanflow_tune.config import TrialConfig
+from meanflow_tune.config import Guidance, TrialConfig
 from meanflow_tune.core.random import make_generator
 from meanflow_tune.core.types import DataSplit, Velocity
 from meanflow_tune.files import write_atomic
@@ -61,7 +62,7 @@ class Resources:
         return self.root / name
 
     def teacher(self, config: TrialConfig, sink: Sink) -> Velocity | None:
-        """v_phi of `config`, trained now if no cache holds it; None where it has none.
+        """v_phi of `config` with its guidance, trained now if no cache holds it; None without one.
 
         Raises Interrupted when the sink stops, ArithmeticError when the teacher diverges.
         """
@@ -85,16 +86,10 @@ class Resources:
 
             self._once(weights, sink, make)
             generator = make_generator(0, "teacher")
-            net = config.teacher.model.build(data.shape, data.classes, generator)
+            net = config.teacher_run().network(data.shape, data.classes, generator)
             net.load_state_dict(load_file(weights))
             self._nets[folder] = net.to(self.world.device).eval().requires_grad_(False)
-        net = self._nets[folder]
-
-        def velocity(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-            out: Tensor = net(x, t, t, label)
-            return out
-
-        return velocity
+        return guided(self._nets[folder], config.guidance, data.classes)
 
     def initial(self, config: TrialConfig) -> Mapping[str, Tensor] | None:
         """The weights that a student of `config` begins with; None where they are drawn.
@@ -108,13 +103,16 @@ class Resources:
     def evaluator(
         self, config: TrialConfig, teacher: Velocity | None, sink: Sink
     ) -> Evaluator | None:
-        """The evaluator of `config`, made once a teacher and evaluation settings."""
-        if config.evaluation is None or teacher is None:
+        """The evaluator of `config`, made once a teacher with its guidance and evaluation settings."""
+        if config.evaluation is None:
             return None
-        folder = self.teacher_folder(config)
-        key = f"{folder.name}/{config.evaluation.model_dump_json()}"
+        data = self.data(config)
+        parts = [config.data.model_dump_json(), config.evaluation.model_dump_json()]
+        if teacher is not None:
+            parts.append(self.teacher_folder(config).name)
+            parts.append("" if config.guidance is None else config.guidance.model_dump_json())
+        key = "/".join(parts)
         if key not in self._evaluators:
-            data = self.data(config)
             net = self._classifier(data, sink) if data.train_label is not None else None
             made = make_evaluator(config.evaluation, data, teacher, net, self.world.device)
             self._evaluators[key] = made
@@ -161,6 +159,28 @@ class Resources:
             finally:
                 if mine:
                     lock.release()
+
+
+def guided(net: nn.Module, guidance: Guidance | None, null_label: int | None) -> Velocity:
+    """v(x, t) = net(x, t, t), with classifier-free guidance; null_label: the index of the null class.
+
+    Without label, or with the null one, there is nothing to guide.
+    """
+
+    def velocity(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        out: Tensor = net(x, t, t, label)
+        if guidance is None or label is None:
+            return out
+        assert null_label is not None
+        rows = guidance.rows(t)
+        rows = rows[label[rows] != null_label]
+        if len(rows) == 0:
+            return out
+        time = t[rows]
+        free: Tensor = net(x[rows], time, time, torch.full_like(label[rows], null_label))
+        return out.index_copy(0, rows, torch.lerp(free, out[rows], guidance.scale))
+
+    return velocity
 
 
 class _Quiet:

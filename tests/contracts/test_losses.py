@@ -18,17 +18,20 @@ from meanflow_tune.losses import (
     Backward,
     FlowMatching,
     Forward,
+    Generalized,
     Ingredients,
     Loss,
     LossMix,
     Ramp,
     SecondOrder,
     TriConsistency,
+    combine,
 )
 from tests.closed_form import GaussianFlow, flow_batch, gaussian_flow
 
-EXACT = (Backward, Forward, SecondOrder, TriConsistency)
-OPTIONAL = {field.name for field in fields(Ingredients)} - {"path", "v_t", "u"}
+EXACT = (Backward, Forward, SecondOrder, Generalized, TriConsistency)
+LOSS_NAMES = LossMix.model_fields.keys() - {"form", "clamp", "derivative"}
+OPTIONAL = {field.name for field in fields(Ingredients)} - {"path", "v_t", "u", "along"}
 MIXTURES = (
     LossMix.mixture(backward=1.0),
     LossMix.mixture(backward=0.45, forward=0.45, second_order=0.1),
@@ -56,7 +59,6 @@ def exact_ingredients(flow: GaussianFlow, smallest_gap: float = 0.05) -> Ingredi
         d_s=jet.d_s,
         d_t=jet.d_t,
         d_t_d_s=jet.d_t_d_s,
-        x_split=x_split,
         u_split=flow(x, t, middle),
         ode_velocity=flow(x_split, middle, s),
         ratio=ratio,
@@ -75,6 +77,11 @@ def random_ingredients(batch: int = 6, diagonal: int = 0) -> Ingredients:
     ratio = 0.1 + t
     optional = {name: draw() for name in sorted(OPTIONAL - {"ratio"})}
     return Ingredients(path=path_at(draw(), t, s), v_t=draw(), u=draw(), ratio=ratio, **optional)
+
+
+def mixed(mix: LossMix, u: Tensor, inputs: Ingredients, progress: float) -> Tensor:
+    """The residual of a mixed target."""
+    return combine(mix, u, inputs, progress).residuals["mixed"]
 
 
 @pytest.mark.parametrize("kind", EXACT)
@@ -141,7 +148,7 @@ def test_settings_are_data(kind: type[Loss]) -> None:
 
 def test_kinds_are_distinct_and_all_can_be_mixed() -> None:
     kinds = [kind().kind for kind in LOSS_KINDS]
-    assert sorted(kinds) == sorted(set(kinds)) == sorted(LossMix.model_fields)
+    assert sorted(kinds) == sorted(set(kinds)) == sorted(LOSS_NAMES)
 
 
 def test_second_order_leaves_a_kernel() -> None:
@@ -202,10 +209,12 @@ def test_tri_consistency_at_ratio_one_is_the_teacher_over_the_whole_interval() -
     torch.testing.assert_close(TriConsistency().target(whole), inputs.ode_velocity)
 
 
-@pytest.mark.parametrize("alpha, beta", [(1.0, 0.0), (0.0, 0.0), (0.5, 0.5), (0.5, -0.5)])
+@pytest.mark.parametrize(
+    "alpha, beta", [(1.0, 0.0), (0.0, 0.0), (0.5, 0.5), (0.5, 1.0), (0.3, 0.2), (0.5, -0.5)]
+)
 def test_mixture_is_the_generalized_identity(alpha: float, beta: float) -> None:
     inputs = random_ingredients()
-    v_s, d_s, d_t, mixed = (inputs.given(name) for name in ("v_s", "d_s", "d_t", "d_t_d_s"))
+    v_s, d_s, d_t, d_t_d_s = (inputs.given(name) for name in ("v_s", "d_s", "d_t", "d_t_d_s"))
     mix = LossMix.mixture(
         backward=alpha - beta / 2,
         forward=1 - alpha - beta / 2,
@@ -215,28 +224,31 @@ def test_mixture_is_the_generalized_identity(alpha: float, beta: float) -> None:
     gap = expand_as(inputs.path.gap, inputs.u)
     first = (alpha - beta / 2) * d_t - (1 - alpha - beta / 2) * d_s
     target = alpha * inputs.v_t + (1 - alpha) * v_s + gap * first
-    target = target - beta / 2 * gap.square() * mixed
-    residual, _ = mix.combine(inputs.u, inputs, progress=0.0)
+    target = target - beta / 2 * gap.square() * d_t_d_s
+    residual = mixed(mix, inputs.u, inputs, 0.0)
     torch.testing.assert_close(residual, inputs.u - target, rtol=0.0, atol=1e-12)
+    whole = LossMix(generalized=Generalized(alpha=alpha, beta=beta))
+    torch.testing.assert_close(mixed(whole, inputs.u, inputs, 0.0), residual, rtol=0.0, atol=1e-12)
 
 
 @pytest.mark.parametrize("mix", MIXTURES)
 def test_mixture_of_exact_identities_is_exact(mix: LossMix) -> None:
     inputs = exact_ingredients(gaussian_flow())
-    residual, terms = mix.combine(inputs.u, inputs, progress=1.0)
-    assert residual.abs().max() < 1e-12
-    assert set(terms) == set(mix.active)
+    combined = combine(mix, inputs.u, inputs, progress=1.0)
+    assert combined.residuals["mixed"].abs().max() < 1e-12
+    assert {f"residual/{name}" for name in mix.active} <= set(combined.terms)
 
 
 @pytest.mark.parametrize("mix", MIXTURES)
 def test_mixture_asks_for_what_its_losses_need(mix: LossMix) -> None:
     inputs = random_ingredients()
     unused = dict.fromkeys(OPTIONAL - mix.needs)
-    expected, _ = mix.combine(inputs.u, inputs, 0.5)
-    residual, terms = mix.combine(inputs.u.clone().requires_grad_(), replace(inputs, **unused), 0.5)
+    expected = mixed(mix, inputs.u, inputs, 0.5)
+    combined = combine(mix, inputs.u.clone().requires_grad_(), replace(inputs, **unused), 0.5)
+    residual = combined.residuals["mixed"]
     assert torch.equal(residual.detach(), expected)
     assert residual.requires_grad
-    assert not any(term.requires_grad for term in terms.values())
+    assert not any(term.requires_grad for term in combined.terms.values())
 
 
 def gradients(mix: LossMix, power: float, together: bool) -> Tensor:
@@ -246,13 +258,14 @@ def gradients(mix: LossMix, power: float, together: bool) -> Tensor:
     nn.init.eye_(net.weight)
     nn.init.zeros_(net.bias)
     u = net(inputs.path.x_t.flatten(1)).reshape(inputs.u.shape)
+    combined = combine(mix, u, inputs, 1.0)
     if together:
-        parts = {"mixed": (1.0, mix.combine(u, inputs, 1.0)[0])}
+        parts = [(1.0, combined.residuals["mixed"])]
     else:
         weights = mix.weights(1.0)
-        parts = {n: (weights[n], loss.residual(u, inputs)) for n, loss in mix.active.items()}
+        parts = [(weights[n], loss.residual(u, inputs)) for n, loss in mix.active.items()]
     total = torch.zeros((), dtype=torch.float64)
-    for weight, residual in parts.values():
+    for weight, residual in parts:
         mean_square = per_sample_mean_square(residual)
         total = total + weight * (adaptive_weight(mean_square, power, 1e-3) * mean_square).mean()
     total.backward()
@@ -318,6 +331,5 @@ def test_faulty_mixtures_are_refused_with_a_remedy() -> None:
 def test_flow_matching_alone_is_the_squared_distance_to_the_velocity() -> None:
     mix = LossMix(flow_matching=FlowMatching())
     inputs = random_ingredients(diagonal=3)
-    residual, _ = mix.combine(inputs.u, inputs, 0.0)
     assert mix.needs == frozenset()
-    assert torch.equal(residual, inputs.u - inputs.v_t)
+    assert torch.equal(mixed(mix, inputs.u, inputs, 0.0), inputs.u - inputs.v_t)

@@ -1,6 +1,7 @@
 """Every metric: what it refuses, its order of better and worse, and its closed form."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,18 @@ def test_refuses_other_shapes(
 ) -> None:
     with pytest.raises(ValueError, match=r"same dimensions.*\(200, 1, 2\).*\(300, 1, 2, 2\)"):
         kind().compute(samples[..., 0], reference)
+
+
+@every_kind
+def test_only_what_needs_a_teacher_refuses_to_be_without_one(
+    kind: type[MetricSettings], samples: Tensor, reference: Reference
+) -> None:
+    alone = replace(reference, teacher_end=None)
+    if kind.needs_teacher:
+        with pytest.raises(ValueError, match=f"metric '{kind().kind}' needs a teacher"):
+            kind().compute(samples, alone)
+    else:
+        assert kind().compute(samples, alone) == kind().compute(samples, reference)
 
 
 @every_kind

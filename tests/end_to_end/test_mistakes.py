@@ -38,6 +38,8 @@ def one_line(done: subprocess.CompletedProcess[str], status: int, *words: str) -
             ['--set=evaluation.metrics=[{"kind": "teacher_gap"}, {"kind": "frechet_features"}]'],
             ["frechet_features", "no labels"],
         ),
+        (["--set=teacher.label_dropout=0.1"], ["label_dropout", "data has none"]),
+        (["--set=losses.form=average"], ["losses", "mixed_target"]),
         (["--resume=must", "--study=absent"], ["--resume must", "absent"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,

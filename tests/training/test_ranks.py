@@ -20,19 +20,19 @@ from torch.nn.parallel import DistributedDataParallel
 from meanflow_tune.training.loop import Run, train
 from meanflow_tune.training.resources import Resources
 from meanflow_tune.training.world import World
-from tests.training.tiny import Memory, tiny_config
+from tests.training.tiny import CONFIGS, Memory
 
 folder = Path(sys.argv[1])
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
 world = World(dist.get_rank(), dist.get_world_size())
-resources, config = Resources(folder / "teachers", world), tiny_config()
+resources, config = Resources(folder / "teachers", world), CONFIGS[sys.argv[2]]()
 teacher = resources.teacher(config, Memory())
 run = Run.start(config, world, resources.data(config), teacher)
 module = DistributedDataParallel(run.objective) if world.size > 1 else run.objective
 output = module(run.batch(), 0.5)
 output.loss.backward()
-gradient = {n: p.grad.clone() for n, p in run.objective.student.named_parameters()}
+gradient = {n: p.grad.clone() for n, p in run.objective.named_parameters()}
 run = Run.start(config, world, resources.data(config), teacher)
 sink = Memory()
 outcome = train(run, folder / f"run{world.size}", sink, resources.evaluator(config, teacher, Memory()))
@@ -43,7 +43,7 @@ dist.destroy_process_group()
 """
 
 
-def launch(folder: Path, size: int) -> None:
+def launch(folder: Path, name: str, size: int) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -56,18 +56,18 @@ def launch(folder: Path, size: int) -> None:
     }
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(folder)], env=environment | {"RANK": str(rank)}
+            [sys.executable, "-c", SCRIPT, str(folder), name], env=environment | {"RANK": str(rank)}
         )
         for rank in range(size)
     ]
     assert [rank.wait(timeout=120) for rank in ranks] == [0] * size
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["default", pytest.param("wide", marks=pytest.mark.slow)])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    launch(folder, 1)
-    launch(folder, 2)
+    for size in (1, 2):
+        launch(folder, request.param, size)
     return folder
 
 

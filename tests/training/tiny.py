@@ -4,11 +4,12 @@ from typing import Any
 
 from meanflow_tune.config import Budget, Ema, Evaluation, Optimizer, TeacherConfig, TrialConfig
 from meanflow_tune.data import EightGaussians
-from meanflow_tune.losses import LossMix
+from meanflow_tune.losses import Backward, Forward, LossMix, SecondOrder
 from meanflow_tune.metrics import TeacherGap
 from meanflow_tune.models import MLP
 from meanflow_tune.records import Report
 from meanflow_tune.time_samplers import LogitNormalPairs
+from meanflow_tune.weightings import LogVariance
 
 NET = MLP(width=16, blocks=1, time_features=8, condition_width=16)
 
@@ -27,6 +28,23 @@ def tiny_config(**changes: Any) -> TrialConfig:
         "evaluation": Evaluation(nfe=(1, 2), samples=64, metrics=(TeacherGap(),)),
     }
     return TrialConfig(**(settings | changes))
+
+
+def wide_config() -> TrialConfig:
+    """What is drawn by lot, learned beside the student or taught by its average, all at once."""
+    return tiny_config(
+        velocity_source="from_scratch",
+        losses=LossMix(
+            backward=Backward(share=0.5),
+            forward=Forward(share=0.4),
+            second_order=SecondOrder(share=0.1, fraction=0.4, stop_gradient=False),
+            clamp=1.0,
+        ),
+        weighting=LogVariance(width=8),
+    )
+
+
+CONFIGS = {"default": tiny_config, "wide": wide_config}
 
 
 class Memory:

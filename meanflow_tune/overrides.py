@@ -1,0 +1,81 @@
+"""Configurations as plain data: dotted paths, `path=value` settings, and one line a fault."""
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+
+def describe(error: ValidationError) -> str:
+    """One line for the first fault of a configuration, with the count of the others."""
+    faults = error.errors()
+    first = faults[0]
+    where = ".".join(str(part) for part in first["loc"]) or "configuration"
+    message = first["msg"].removeprefix("Value error, ")
+    given = first.get("input")
+    shown = "" if isinstance(given, Mapping) else f" (got {given!r})"
+    if first["type"] == "extra_forbidden":
+        message, shown = "is not a setting", ""
+    more = f"; and {len(faults) - 1} more" if len(faults) > 1 else ""
+    return f"{where}: {message}{shown}{more}"
+
+
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings to dotted keys; lists of mappings are numbered, lists of scalars become JSON."""
+    out: dict[str, Any] = {}
+    for key, value in data.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            out |= flatten(value, f"{path}.")
+        elif (
+            isinstance(value, list | tuple) and value and all(isinstance(v, Mapping) for v in value)
+        ):
+            for index, item in enumerate(value):
+                out |= flatten(item, f"{path}.{index}.")
+        else:
+            out[path] = json.dumps(value) if isinstance(value, list | tuple) else value
+    return out
+
+
+def override(data: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """Apply `path=value` settings to a configuration's data. Values are JSON, else taken as text.
+
+    Raises ValueError when a path is not a setting of `data`, naming the nearest that is.
+    """
+    out: dict[str, Any] = json.loads(json.dumps(data))
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(
+                f"--set {setting}: write it as path=value, for example budget.images=40000."
+            )
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        *parents, leaf = path.strip().split(".")
+        place: Any = out
+        for index, part in enumerate([*parents, leaf]):
+            if not isinstance(place, dict) or part not in place:
+                raise ValueError(
+                    f"--set {setting}: `{path}` is not a setting{_nearest(path, out)}."
+                )
+            if index < len(parents):
+                place = place[part]
+        place[leaf] = value
+    return out
+
+
+def _nearest(path: str, data: Mapping[str, Any]) -> str:
+    known = list(flatten(data))
+    inner = {
+        ".".join(key.split(".")[:depth]) for key in known for depth in range(1, key.count(".") + 1)
+    }
+    close = difflib.get_close_matches(path, [*known, *sorted(inner)], n=3, cutoff=0.5)
+    return (
+        f"; did you mean {' or '.join(f'`{name}`' for name in close)}?"
+        if close
+        else f"; known: {', '.join(data)}"
+    )

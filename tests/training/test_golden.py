@@ -1,0 +1,71 @@
+"""Golden losses: what the default space trains, in numbers from before the objective was extended.
+
+A change without numerical effect must leave them as they are; they were equal to the bit then.
+"""
+
+from typing import Any
+
+import pytest
+from optuna.trial import FixedTrial
+from torch import Tensor
+
+from meanflow_tune.config import TrialConfig
+from meanflow_tune.core.random import make_generator
+from meanflow_tune.search.spaces import load_space
+from meanflow_tune.training.loop import Run
+from meanflow_tune.training.world import World
+
+SPACE = "second_order"
+FOUR_LOSSES: dict[str, Any] = {
+    "loss/second_order/sign": 1,
+    "loss/second_order/magnitude": 0.08497025577325212,
+    "loss/second_order/ramp": 0.4186372947583625,
+    "loss/tri_consistency/active": True,
+    "loss/tri_consistency/fraction": 0.052803614842065444,
+    "loss/backward/fraction": 0.25298236238344396,
+    "x_source/kind": "teacher_ode",
+    "x_source/steps": 3,
+    "time/diagonal_share": 0.49336027087012513,
+    "time/family": "logit_normal",
+    "time/logit_normal/mean": -0.43375991310275064,
+    "time/logit_normal/std": 1.947983561257083,
+    "ds/family": "exponential",
+    "ds/exponential/start": 0.39878858765166575,
+    "ds/exponential/end": 0.0021674264425031783,
+    "weighting/power": 0.7333801675105699,
+    "optimizer/learning_rate": 0.002561202164339041,
+}
+# Losses of the steps 1, 10 and 20.
+GOLDEN = {
+    "second_order": (0.026081256568431854, 0.021218610927462578, 0.02481938526034355),
+    "forward": (0.024423591792583466, 0.0196580421179533, 0.023795558139681816),
+    "teacher": (1.704551100730896, 1.647131085395813, 1.5464401245117188),
+    "four losses": (0.02300182357430458, 0.02456427924335003, 0.021264871582388878),
+}
+
+
+def config_of(name: str) -> TrialConfig:
+    space = load_space(SPACE)
+    if name == "teacher":
+        trained: TrialConfig = space.suggest(FixedTrial(space.baselines["forward"])).teacher_run()
+        return trained
+    params = FOUR_LOSSES if name == "four losses" else space.baselines[name]
+    config: TrialConfig = space.suggest(FixedTrial(params))
+    return config
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_losses_of_the_default_space_are_what_they_were(name: str) -> None:
+    config = config_of(name)
+    data = config.data.load()
+    net = config.model.build(data.shape, data.classes, make_generator(7, "golden"))
+
+    def velocity(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        out: Tensor = net(x, t, t, label)
+        return out.detach()
+
+    initial = net.state_dict() if config.student_init == "teacher" else None
+    run = Run.start(config, World(), data, velocity, initial)
+    losses = [run.advance(run.objective).loss.item() for _ in range(20)]
+    # Other processors round otherwise, and 20 steps of Adam carry that on.
+    assert (losses[0], losses[9], losses[19]) == pytest.approx(GOLDEN[name], rel=1e-3)
