@@ -1,5 +1,7 @@
 """A small convolutional U-Net (Ronneberger et al., 2015) conditioned as diffusion networks are."""
 
+from collections.abc import Iterator
+from itertools import islice, pairwise
 from typing import Annotated, Literal, Self
 
 import torch
@@ -92,7 +94,6 @@ class Block(nn.Module):
         self, inputs: int, outputs: int, groups: int, heads: int, depth: int, generator: Generator
     ) -> None:
         super().__init__()
-        self.channels = outputs
         self.first_norm = nn.GroupNorm(groups, inputs)
         # The norm that follows takes a bias away again, or nearly so.
         self.first = conv(inputs, outputs, generator, bias=False)
@@ -149,33 +150,29 @@ class UNetNetwork(nn.Module):
             generator,
         )
 
-        def blocks(inputs: int, level: int) -> nn.ModuleList:
+        def blocks(inputs: int, level: int) -> Iterator[Block]:
             heads = settings.heads if level in settings.attention else 0
             sizes = [inputs] + [channels[level]] * settings.blocks
-            return nn.ModuleList(
-                Block(a, b, settings.groups, heads, depth, generator)
-                for a, b in zip(sizes, sizes[1:], strict=False)
-            )
+            for a, b in pairwise(sizes):
+                yield Block(a, b, settings.groups, heads, depth, generator)
 
         self.first = conv(shape[0], channels[0], generator)
-        self.down_blocks = nn.ModuleList(
-            blocks(channels[max(level - 1, 0)], level) for level in range(levels)
-        )
         average = settings.down == "average"
         self.shrink = nn.AvgPool2d(2) if average else nn.Identity()
         self.down = nn.ModuleList(
             conv(c, c, generator, stride=1 if average else 2) for c in channels[:-1]
         )
         upwards = range(levels - 2, -1, -1)
+        inputs = [(channels[max(i - 1, 0)], i) for i in range(levels)]
+        inputs += [(2 * channels[i], i) for i in upwards]
+        self.blocks = nn.ModuleList(block for pair in inputs for block in blocks(*pair))
+        self.blocks_per_level = settings.blocks
         self.up = nn.ModuleList(conv(channels[i + 1], channels[i], generator) for i in upwards)
-        self.up_blocks = nn.ModuleList(blocks(2 * channels[i], i) for i in upwards)
         self.norm = nn.GroupNorm(settings.groups, channels[0], affine=False)
         self.last = conv(channels[0], shape[0], generator, gain=0.1)
 
         # All scales and shifts, and the weight of x in u, by one matrix product.
-        self.sizes = [
-            block.channels for level in (*self.down_blocks, *self.up_blocks) for block in level
-        ]
+        self.sizes = [channels[i] for _, i in inputs for _ in range(settings.blocks)]
         self.sizes.append(channels[0])
         total = sum(self.sizes)
         self.modulation = modulation(settings.condition_width, 2 * total + 1, total, generator)
@@ -184,21 +181,22 @@ class UNetNetwork(nn.Module):
         condition = self.modulation(self.condition(t, s, label))[:, :, None, None]
         parts = condition.split([*self.sizes, *self.sizes, 1], dim=1)
         count = len(self.sizes)
-        pairs = iter(zip(parts[:count], parts[count:-1], strict=True))
+        scales, shifts, weight = parts[:count], parts[count:-1], parts[-1]
+        steps = zip(self.blocks, scales, shifts, strict=False)
 
-        h, skips = self.first(x), []
-        for level, blocks in enumerate(self.down_blocks):
-            if level > 0:
-                skips.append(h)
-                h = self.down[level - 1](self.shrink(h))
-            for block in blocks:
-                h = block(h, *next(pairs))
-        for enlarge, blocks in zip(self.up, self.up_blocks, strict=True):
+        def level(h: Tensor) -> Tensor:
+            for block, scale, shift in islice(steps, self.blocks_per_level):
+                h = block(h, scale, shift)
+            return h
+
+        h, skips = level(self.first(x)), []
+        for reduce in self.down:
+            skips.append(h)
+            h = level(reduce(self.shrink(h)))
+        for enlarge in self.up:
             h = enlarge(nn.functional.interpolate(h, scale_factor=2.0, mode=self.up_mode))
-            h = torch.cat([h, skips.pop()], dim=1)
-            for block in blocks:
-                h = block(h, *next(pairs))
-        scale, shift = next(pairs)
+            h = level(torch.cat([h, skips.pop()], dim=1))
+        h = nn.functional.silu(self.norm(h) * scales[-1] + shifts[-1])
         # The norm forgets how large x is; the true u of a Gaussian is a multiple of x plus a shift.
-        u: Tensor = self.last(nn.functional.silu(self.norm(h) * scale + shift)) + parts[-1] * x
+        u: Tensor = self.last(h) + weight * x
         return u
