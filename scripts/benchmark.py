@@ -51,7 +51,9 @@ def _derivatives(p: argparse.ArgumentParser) -> None:
     from meanflow_tune.benchmarks.methods import PRECISIONS
     from meanflow_tune.benchmarks.networks import NETWORKS
 
-    p.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES, help="(default: all)")
+    p.add_argument(
+        "--tables", nargs="+", metavar="NAME", choices=TABLES, default=TABLES, help="(default: all)"
+    )
     p.add_argument(
         "--networks", nargs="+", choices=NETWORKS, help="(default: all; dit-b only on a GPU)"
     )

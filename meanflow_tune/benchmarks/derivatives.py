@@ -16,6 +16,7 @@ from meanflow_tune.benchmarks.accuracy import difference_errors, precision_error
 from meanflow_tune.benchmarks.cost import cost
 from meanflow_tune.benchmarks.machine import machine
 from meanflow_tune.benchmarks.networks import NETWORKS, default_networks
+from meanflow_tune.core.jets import supported_operators
 
 TABLES = ("cost", "precision", "differences", "operators")
 
@@ -100,7 +101,7 @@ def derivatives(
             data["differences"] = [asdict(row) for row in steps]
             show("differences", f"{names[0]}\n{tables.differences_table(steps)}")
     if "operators" in wanted:
-        printed["operators"] = tables.operators_table()
+        printed["operators"] = tables.operators_table(supported_operators())
         print(f"\n{printed['operators']}")
     if json_file is not None:
         json_file.write_text(json.dumps(data, indent=1))

@@ -8,7 +8,6 @@ from pathlib import Path
 from meanflow_tune.benchmarks.accuracy import Differences, Errors
 from meanflow_tune.benchmarks.cost import Cost
 from meanflow_tune.benchmarks.providers import COMPONENTS
-from meanflow_tune.core.jets import supported_operators
 
 SYMBOLS = {"u": "u", "d_s": "∂_s u", "d_t": "D u", "d_t_d_s": "D ∂_s u"}
 
@@ -81,10 +80,10 @@ def differences_table(rows: Sequence[Differences]) -> str:
     )
 
 
-def operators_table() -> str:
-    """The operators that have a rule, by family."""
+def operators_table(families: Mapping[str, Sequence[str]]) -> str:
+    """The operators that have a rule, by family, as `supported_operators` gives them."""
     lines = []
-    for about, names in supported_operators().items():
+    for about, names in families.items():
         text = textwrap.fill(" ".join(names), 96, initial_indent="    ", subsequent_indent="    ")
         lines += [about, text]
     return "\n".join(lines)
@@ -106,8 +105,9 @@ def replace_tables(page: Path, tables: Mapping[str, str]) -> None:
     check_page(page, list(tables))
     text = page.read_text()
     for name, table in tables.items():
-        block = f"```text\n{table}\n```\n"
-        text = _place(name).sub(block.replace("\\", "\\\\"), text)
+        block = f"```text\n{table}\n```\n".replace("\\", "\\\\")
+        # Once: where nothing stood, a second match would begin there and end at the next table.
+        text = _place(name).sub(block, text, count=1)
     page.write_text(text)
 
 

@@ -204,6 +204,7 @@ def test_command_prints_keeps_and_writes_into_a_page(
     begin, end = "<!-- table: {} -->", "<!-- end of table -->"
     page.write_text(
         f"before\n{begin.format('precision')}\nold\n{end}\nbetween\n{begin.format('cost')}\n{end}\n"
+        f"after\n{begin.format('other')}\n{end}\n"
     )
     command = [*SMALL, "--tables", "cost", "precision", "--json", str(figures), "--page", str(page)]
     assert main(command) == 0
@@ -215,6 +216,9 @@ def test_command_prints_keeps_and_writes_into_a_page(
     assert text.startswith(f"before\n{begin.format('precision')}\n```text\n{heading}")
     assert "old" not in text
     assert "between" in text
+    assert text.endswith(f"{end}\nafter\n{begin.format('other')}\n{end}\n"), (
+        "an empty place is one place"
+    )
     for line in printed.splitlines():
         assert line in text
     data = json.loads(figures.read_text())
