@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from meanflow_tune.benchmarks.accuracy import STEPS, difference_errors, errors_of, precision_errors
 from meanflow_tune.benchmarks.cost import Cost, Row, cost, mark_wrong
-from meanflow_tune.benchmarks.methods import FORWARD, NESTED, OURS, SECOND, Calls, compile_provider
+from meanflow_tune.benchmarks.methods import (
+    FORWARD,
+    NESTED,
+    OURS,
+    PRECISIONS,
+    SECOND,
+    Calls,
+    compile_provider,
+)
 from meanflow_tune.benchmarks.networks import NETWORKS, Batch, Subject, default_networks
 from meanflow_tune.benchmarks.providers import (
     COMPONENTS,
@@ -72,6 +80,27 @@ def test_every_method_is_measured_and_ours_is_right(name: str) -> None:
     size = sum(p.numel() * 4 for p in TINY[name].build(0, "cpu").parameters()) / 2**20
     assert rows[SECOND].peak_mib > size  # type: ignore[operator]
     assert len(found.ratios) == 4  # of 5: the compiled ones are left out
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_method_is_measured_on_a_gpu(precision: str) -> None:
+    subject = TINY["dit"]
+    found = cost(
+        "dit",
+        subject,
+        device="cuda",
+        precision=precision,
+        size=subject.batch,
+        repetitions=2,
+        compiled=False,
+        progress=quiet,
+    )
+    rows = {row.name: row for row in found.rows}
+    assert rows[OURS].units is not None
+    assert max(rows[OURS].errors.values()) < (1e-4 if precision == "float32" else 0.2)
+    assert rows[SECOND].peak_mib > rows[FORWARD].peak_mib  # type: ignore[operator]
 
 
 def test_nested_jvp_is_called_wrong_through_layer_norm_and_right_through_group_norm() -> None:
