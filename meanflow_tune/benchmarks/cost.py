@@ -8,7 +8,7 @@ import torch
 from meanflow_tune.benchmarks.accuracy import errors_of, reference
 from meanflow_tune.benchmarks.methods import FORWARD, OURS, Calls, methods, ratios
 from meanflow_tune.benchmarks.networks import Subject
-from meanflow_tune.benchmarks.timing import interleaved, peak_mib, quartiles
+from meanflow_tune.benchmarks.timing import interleaved, peak_mib, processor_time, quartiles
 
 Progress = Callable[[str], None]
 
@@ -18,6 +18,7 @@ class Row:
     """One line of a table of costs.
 
     units: quarter, half and three-quarter points of the time over the median of a plain forward;
+    milliseconds: of the processor on one CPU thread, else by the clock on the wall;
     errors: largest relative error of each component against float64; None and {} where not run.
     """
 
@@ -37,6 +38,7 @@ class Cost:
     network: str
     note: str
     batch: int
+    clock: str
     rows: list[Row]
     ratios: dict[str, float]
 
@@ -83,7 +85,8 @@ def cost(
         )
     rows = mark_wrong(rows)
     medians = {row.name: row.units[1] for row in rows if row.units is not None}
-    return Cost(name, subject.note, size, rows, ratios(medians))
+    clock = "processor time" if processor_time(device) else "wall time"
+    return Cost(name, subject.note, size, clock, rows, ratios(medians))
 
 
 def mark_wrong(rows: list[Row]) -> list[Row]:

@@ -49,7 +49,7 @@ def cost_table(cost: Cost, precision: str) -> str:
                 *errors,
             ]
         )
-    heading = f"{cost.network}: {cost.note}, batch {cost.batch}, {precision}"
+    heading = f"{cost.network}: {cost.note}, batch {cost.batch}, {precision}, {cost.clock}"
     lines = [heading, grid(rows)]
     lines += [f"[{i}] {remark}" for i, remark in enumerate(remarks, 1)]
     lines += [f"{name}: {value:.2f}" for name, value in cost.ratios.items()]

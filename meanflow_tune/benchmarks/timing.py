@@ -21,6 +21,11 @@ def wait(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
+def processor_time(device: str) -> bool:
+    """Whether `interleaved` counts processor seconds: of one thread they are those of an idle machine."""
+    return device == "cpu" and torch.get_num_threads() == 1
+
+
 def interleaved(
     calls: Mapping[str, Callable[[], Any]],
     repetitions: int,
@@ -31,26 +36,27 @@ def interleaved(
 
     A load that comes and goes then falls on all alike. Each is called before, to warm up.
     """
+    clock = time.process_time if processor_time(device) else time.perf_counter
     loops = {}
     for name, call in calls.items():
         call()
-        seconds = _seconds(call, 1, device)
+        seconds = _seconds(call, 1, device, clock)
         loops[name] = max(1, int(LEAST_SECONDS / max(seconds, 1e-9)))
     found: dict[str, list[float]] = {name: [] for name in calls}
     for i in range(repetitions):
         progress(f"timing, round {i + 1} of {repetitions}")
         for name, call in calls.items():
-            found[name].append(_seconds(call, loops[name], device))
+            found[name].append(_seconds(call, loops[name], device, clock))
     return found
 
 
-def _seconds(call: Callable[[], Any], loops: int, device: str) -> float:
+def _seconds(call: Callable[[], Any], loops: int, device: str, clock: Callable[[], float]) -> float:
     wait(device)
-    began = time.perf_counter()
+    began = clock()
     for _ in range(loops):
         call()
     wait(device)
-    return (time.perf_counter() - began) / loops
+    return (clock() - began) / loops
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:

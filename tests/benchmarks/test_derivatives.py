@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from meanflow_tune.benchmarks.accuracy import STEPS, difference_errors, errors_of, precision_errors
 from meanflow_tune.benchmarks.cost import Cost, Row, cost, mark_wrong
+from meanflow_tune.benchmarks.derivatives import settled
 from meanflow_tune.benchmarks.methods import (
     FORWARD,
     NESTED,
@@ -27,7 +28,7 @@ from meanflow_tune.benchmarks.providers import (
     central_differences,
     first_way,
 )
-from meanflow_tune.benchmarks.timing import interleaved, peak_mib, quartiles
+from meanflow_tune.benchmarks.timing import interleaved, peak_mib, processor_time, quartiles
 from meanflow_tune.models import MLP, DiT, UNet
 from scripts.benchmark import main
 from tests.closed_form import flow_batch, gaussian_flow
@@ -44,16 +45,17 @@ def quiet(line: str) -> None: ...
 
 @cache
 def measured(name: str) -> Cost:
-    return cost(
-        name,
-        TINY[name],
-        device="cpu",
-        precision="float32",
-        size=TINY[name].batch,
-        repetitions=2,
-        compiled=False,
-        progress=quiet,
-    )
+    with settled(1):
+        return cost(
+            name,
+            TINY[name],
+            device="cpu",
+            precision="float32",
+            size=TINY[name].batch,
+            repetitions=2,
+            compiled=False,
+            progress=quiet,
+        )
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -203,6 +205,15 @@ def test_peak_counts_what_is_held_at_once() -> None:
         del b, c
 
     assert 2.0 <= peak_mib(call, "cpu") < 2.01
+
+
+def test_processor_time_is_for_one_thread_of_a_cpu() -> None:
+    with settled(1):
+        assert processor_time("cpu")
+        assert not processor_time("cuda")
+        assert measured("mlp").clock == "processor time"
+    with settled(2):
+        assert not processor_time("cpu")
 
 
 def test_calls_take_turns() -> None:
