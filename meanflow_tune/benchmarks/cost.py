@@ -6,7 +6,15 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from meanflow_tune.benchmarks.accuracy import errors_of, reference
-from meanflow_tune.benchmarks.methods import FORWARD, OURS, Calls, methods, ratios
+from meanflow_tune.benchmarks.methods import (
+    FORWARD,
+    NESTED,
+    NESTED_STEP,
+    OURS,
+    Calls,
+    methods,
+    ratios,
+)
 from meanflow_tune.benchmarks.networks import Subject
 from meanflow_tune.benchmarks.timing import interleaved, peak_mib, processor_time, quartiles
 
@@ -90,9 +98,14 @@ def cost(
 
 
 def mark_wrong(rows: list[Row]) -> list[Row]:
-    """The same rows; wrong is one whose error is beyond rounding: 20 times ours, and over 1e-3."""
+    """The same rows; wrong is one whose error is beyond rounding: 20 times ours, and over 1e-3.
+
+    A step is as wrong as the derivatives that it trains on.
+    """
     ours = next((row.errors for row in rows if row.name == OURS), {})
-    return [
-        replace(row, wrong=any(e > max(1e-3, 20 * ours[c]) for c, e in row.errors.items()))
-        for row in rows
-    ]
+    wrong = {
+        row.name for row in rows if any(e > max(1e-3, 20 * ours[c]) for c, e in row.errors.items())
+    }
+    if NESTED in wrong:
+        wrong.add(NESTED_STEP)
+    return [replace(row, wrong=row.name in wrong) for row in rows]

@@ -29,6 +29,7 @@ OURS = "all four: ours"
 FIRST = "first-order step: ours"
 FIRST_BY_TORCH = "first-order step: torch.func.jvp"
 FIRST_IN_ONE_PASS = "first-order step: torch.func.jvp, u from it too"
+NESTED_STEP = "second-order step: nested torch.func.jvp"
 SECOND = "second-order step: ours"
 _FAST, _COMPILED = "forward, compiled", ", compiled jet"
 
@@ -167,7 +168,7 @@ def methods(calls: Calls, compiled: bool) -> list[Method]:
         step(FIRST_IN_ONE_PASS, calls.first_order_step_in_one_pass, passing),
         step(FIRST, first_step, Candidate(ours_first)),
         step(FIRST + _COMPILED, first_step, fast_first),
-        step("second-order step: nested torch.func.jvp", second_step, nested),
+        step(NESTED_STEP, second_step, nested),
         step(SECOND, second_step, Candidate(ours_full)),
         step(SECOND + _COMPILED, second_step, fast_full),
     ]

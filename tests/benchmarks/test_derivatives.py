@@ -15,6 +15,7 @@ from meanflow_tune.benchmarks.derivatives import settled
 from meanflow_tune.benchmarks.methods import (
     FORWARD,
     NESTED,
+    NESTED_STEP,
     OURS,
     PRECISIONS,
     SECOND,
@@ -107,10 +108,13 @@ def test_every_method_is_measured_on_a_gpu(precision: str) -> None:
 
 def test_nested_jvp_is_called_wrong_through_layer_norm_and_right_through_group_norm() -> None:
     for name, wrong in (("dit", True), ("unet", False)):
-        row = next(row for row in measured(name).rows if row.name == NESTED)
+        row, step = (
+            next(row for row in measured(name).rows if row.name == n) for n in (NESTED, NESTED_STEP)
+        )
         assert "silu_backward" in row.note
         assert "measured in grad mode with SDPBackend.MATH" in row.note
         assert row.wrong == wrong, "is layer_norm mended? Then say so in docs/derivatives.md"
+        assert step.wrong == wrong
         assert (row.errors["d_t_d_s"] > 1e-3) == wrong
         assert row.errors["d_t"] < 1e-4
 
