@@ -16,7 +16,7 @@ from meanflow_tune.benchmarks.accuracy import difference_errors, precision_error
 from meanflow_tune.benchmarks.cost import cost
 from meanflow_tune.benchmarks.machine import machine
 from meanflow_tune.benchmarks.networks import NETWORKS, default_networks
-from meanflow_tune.core.jets import supported_operators
+from meanflow_tune.core.jet_catalogue import supported_operators
 
 TABLES = ("cost", "precision", "differences", "operators")
 

@@ -9,9 +9,7 @@ Jets pass through unmodified modules by `__torch_function__`: each operator that
 looked up in the table and its rule is applied; one without a rule is refused, never approximated.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import wraps
 from typing import Any, TypeVar
 
 import torch
@@ -195,7 +193,6 @@ def everywhere(*names: str) -> list[Any]:
 def in_place(rule: Callable[..., Jet]) -> Callable[..., Jet]:
     """The same rule, writing its result into the first operand: views of that see it too."""
 
-    @wraps(rule)
     def stored(x: Any, *options: Any, **named: Any) -> Jet:
         if not isinstance(x, Jet):
             raise UnsupportedOperator(
@@ -276,14 +273,3 @@ def chain(x: Tensor, f: Tensor, f1: Tensor, f2: Tensor | None) -> Jet:
             raise ValueError("`f2` must be given for a jet of 4 components, but got None")
         out[3].addcmul_(x[1] * x[2], f2)
     return Jet(out)
-
-
-def supported_operators() -> dict[str, list[str]]:
-    """Names of all operators with a rule, by the first line of the module that holds the rule."""
-    found: dict[str, set[str]] = {}
-    for operator, rule in _RULES.items():
-        name = getattr(operator, "__name__", repr(operator))
-        if not name.startswith("_"):
-            about = sys.modules[rule.__module__].__doc__ or rule.__module__
-            found.setdefault(about.strip().splitlines()[0], set()).add(name)
-    return {about: sorted(names) for about, names in sorted(found.items())}

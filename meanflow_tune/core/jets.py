@@ -16,13 +16,7 @@ import torch
 from torch import Tensor
 
 from meanflow_tune.core import jet_arithmetic, jet_attention, jet_layers, jet_shapes
-from meanflow_tune.core.jet_type import (
-    Jet,
-    UnsupportedOperator,
-    chain,
-    register_rule,
-    supported_operators,
-)
+from meanflow_tune.core.jet_type import Jet, UnsupportedOperator, chain, register_rule
 from meanflow_tune.core.types import VelocityJet
 
 __all__ = [
@@ -32,7 +26,6 @@ __all__ = [
     "chain",
     "directional_jet",
     "register_rule",
-    "supported_operators",
     "velocity_jet",
 ]
 
