@@ -1,17 +1,17 @@
 """Measure: both sides of a comparison in one run, with the machine and the command."""
 
 import argparse
-import os
-import platform
 import sys
-import tempfile
-import time
 from pathlib import Path
-from typing import Any
 
 EXAMPLES = """examples:
   python scripts/benchmark.py slots                 two slots of one rank against one slot of two
   python scripts/benchmark.py slots --trials 6 --images 76800
+  python scripts/benchmark.py derivatives           cost and error of exact derivatives
+  python scripts/benchmark.py derivatives --networks dit unet --tables cost --no-compile
+  python scripts/benchmark.py derivatives --device cuda --precision bfloat16 --json h100.json
+  python scripts/benchmark.py derivatives --tables precision differences operators \\
+      --page docs/derivatives.md                    the tables of that page, written into it
 
 The figures of docs/BENCHMARKS.md were printed by these commands."""
 
@@ -34,104 +34,71 @@ def parser() -> argparse.ArgumentParser:
     slots.add_argument(
         "--cache", type=Path, metavar="DIR", help="cache of teachers, such as runs/teachers"
     )
+    _derivatives(
+        commands.add_parser(
+            "derivatives",
+            help="time, memory and error of the derivatives that losses need",
+            epilog=EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+    )
     return p
 
 
-def machine() -> str:
-    """Processor, system and versions, for the record."""
-    import torch
+def _derivatives(p: argparse.ArgumentParser) -> None:
+    from meanflow_tune.benchmarks.derivatives import TABLES
+    from meanflow_tune.benchmarks.methods import PRECISIONS
+    from meanflow_tune.benchmarks.networks import NETWORKS
 
-    model = platform.processor() or "?"
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        model = names[0].partition(":")[2].strip() if names else model
-    load = os.getloadavg()[0]
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    return (
-        f"{os.cpu_count()} x {model}, {platform.system()}, {versions}, load {load:.1f} at the start"
+    p.add_argument(
+        "--tables", nargs="+", metavar="NAME", choices=TABLES, default=TABLES, help="(default: all)"
     )
+    p.add_argument(
+        "--networks", nargs="+", choices=NETWORKS, help="(default: all; dit-b only on a GPU)"
+    )
+    p.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
+    p.add_argument("--threads", type=_positive, default=1, metavar="N", help="(default: 1)")
+    p.add_argument(
+        "--batch", type=_positive, metavar="N", help="samples a call (default: 16; mlp 128)"
+    )
+    p.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the costs")
+    p.add_argument(
+        "--repetitions", type=_positive, default=9, metavar="N", help="(default: %(default)s)"
+    )
+    p.add_argument(
+        "--no-compile", dest="compiled", action="store_false", help="leave out torch.compile"
+    )
+    p.add_argument(
+        "--json", dest="json_file", type=Path, metavar="FILE", help="write figures there too"
+    )
+    p.add_argument("--page", type=Path, metavar="FILE", help="replace the tables of this page")
 
 
-class FixedTrials:
-    """A director that hands out given jobs; times from the first start to the last end."""
-
-    def __init__(self, jobs: list[Any]) -> None:
-        self._jobs = list(jobs)
-        self.began = 0.0
-        self.ended: list[float] = []
-        self.statuses: list[str] = []
-
-    def next_job(self) -> Any:
-        self.began = self.began or time.perf_counter()
-        return self._jobs.pop(0) if self._jobs else None
-
-    def exhausted(self) -> bool:
-        return not self._jobs
-
-    def on_report(self, number: int, report: Any) -> bool:
-        return True
-
-    def on_end(self, number: int, outcome: Any) -> None:
-        self.ended.append(time.perf_counter())
-        self.statuses.append(outcome.status)
-
-    def on_tick(self, snapshot: dict[str, Any]) -> None: ...
-
-
-def slots(trials: int, images: int, cache: Path | None) -> int:
-    """Seconds a trial in steady state: the first `layout.slots` trials, which warm up, do not count."""
-    from meanflow_tune.cluster.interrupt import Interrupt
-    from meanflow_tune.cluster.runner import Runner
-    from meanflow_tune.config import TrialConfig, override
-    from meanflow_tune.records import Job
-    from meanflow_tune.search.draws import draw_baseline
-    from meanflow_tune.search.spaces import load_space
-
-    print(machine(), flush=True)
-    base = draw_baseline(load_space("second_order"), "backward_forward").to_dict()
-    settings = [f"budget.images={images}", "budget.rungs=[1.0]"]
-    config = TrialConfig.from_dict(override(base, settings)).to_dict()
-    figures: dict[str, float] = {}
-    with tempfile.TemporaryDirectory(prefix="mft-benchmark-") as folder:
-        storage = Path(folder)
-        if cache is not None:
-            (storage / "teachers").symlink_to(cache.absolute())
-        for name, count, workers in (("2 slots of 1 rank", 2, 1), ("1 slot of 2 ranks", 1, 2)):
-            interrupt = Interrupt()
-            jobs = [
-                Job(name, n, config, str(storage / name / str(n)), 0, 0)
-                for n in range(count + trials)
-            ]
-            director = FixedTrials(jobs)
-            with Runner.start(
-                cluster=None,
-                workers=workers,
-                max_concurrent=count,
-                cpus_per_worker=1.0,
-                gpus_per_worker=0.0,
-                storage=storage,
-                interrupt=interrupt,
-            ) as runner:
-                runner.search(director, "benchmark", interrupt)
-            if set(director.statuses) != {"completed"}:
-                print(f"{name}: trials ended as {director.statuses}", file=sys.stderr)
-                return 1
-            seconds = (director.ended[-1] - director.ended[count - 1]) / trials
-            figures[name] = seconds
-            print(
-                f"{name}: {seconds:.2f} s a trial of {images:,} images ({trials} trials)",
-                flush=True,
-            )
-    first, second = figures.values()
-    print(f"ratio: one slot of two ranks takes {second / first:.2f} times as long")
-    return 0
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, but got {value}")
+    return value
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, measure, print."""
-    arguments = vars(parser().parse_args(argv))
-    return {"slots": slots}[arguments.pop("command")](**arguments)
+    given = sys.argv[1:] if argv is None else argv
+    arguments = vars(parser().parse_args(given))
+    if arguments.pop("command") == "slots":
+        from meanflow_tune.benchmarks.slots import slots
+
+        return slots(**arguments)
+    from meanflow_tune.benchmarks.derivatives import derivatives
+
+    arguments["wanted"] = arguments.pop("tables")
+    command = ["python", "scripts/benchmark.py", *given]
+    try:
+        return derivatives(**arguments, command=command)
+    except (ValueError, OSError) as error:
+        print(f"benchmark.py: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

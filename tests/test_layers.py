@@ -45,6 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "search": {"core", "settings", "records", "files", "config"},
     "tracking": {"core", "settings", "records", "files", "export", "config"},
     "results": {"core", "settings", "records", "files", "config"},
+    "benchmarks": {"core", "records", "config", "models", "cluster", "search"},
 }
 # Libraries that only one part may import.
 OWNED = {"ray": {"cluster"}, "mlflow": {"tracking"}, "optuna": {"search"}}

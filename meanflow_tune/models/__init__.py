@@ -7,8 +7,9 @@ from pydantic import Field
 from meanflow_tune.models.base import NetworkSettings
 from meanflow_tune.models.dit import DiT
 from meanflow_tune.models.mlp import MLP
+from meanflow_tune.models.unet import UNet
 
-Model = Annotated[MLP | DiT, Field(discriminator="kind")]
-MODEL_KINDS = (MLP, DiT)
+Model = Annotated[MLP | DiT | UNet, Field(discriminator="kind")]
+MODEL_KINDS = (MLP, DiT, UNet)
 
-__all__ = ["MLP", "MODEL_KINDS", "DiT", "Model", "NetworkSettings"]
+__all__ = ["MLP", "MODEL_KINDS", "DiT", "Model", "NetworkSettings", "UNet"]

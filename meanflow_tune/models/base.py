@@ -41,6 +41,32 @@ def linear(inputs: int, outputs: int, generator: Generator, gain: float = 1.0) -
     return layer
 
 
+class Conv2d(nn.Conv2d):
+    """A convolution that is made without drawing from the global random state."""
+
+    def reset_parameters(self) -> None:
+        """Nothing: `conv` draws the weights."""
+
+
+def conv(
+    inputs: int,
+    outputs: int,
+    generator: Generator,
+    size: int = 3,
+    *,
+    stride: int = 1,
+    bias: bool = True,
+    gain: float = 1.0,
+) -> nn.Conv2d:
+    """A convolution of odd `size` that keeps height and width (over `stride`), as `linear` drawn."""
+    layer = Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, bias=bias)
+    std = gain / math.sqrt(inputs * size**2)
+    nn.init.normal_(layer.weight, std=std, generator=generator)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
 def modulation(inputs: int, outputs: int, ones: int, generator: Generator) -> nn.Linear:
     """The layer that makes all scales, gates and shifts of a network from its condition.
 

@@ -5,13 +5,14 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from meanflow_tune.models import MLP, MODEL_KINDS, DiT, Model, NetworkSettings
+from meanflow_tune.models import MLP, MODEL_KINDS, DiT, Model, NetworkSettings, UNet
 
 SHAPE = (2, 4, 4)
 CLASSES = 3
 SMALL: dict[type[NetworkSettings], NetworkSettings] = {
     MLP: MLP(width=16, blocks=2, time_features=8, condition_width=12),
     DiT: DiT(width=16, depth=2, heads=2, patch=2, mlp_ratio=2, time_features=8),
+    UNet: UNet(width=8, heads=2, groups=4, time_features=8, condition_width=12),
 }
 # A second legal value of every setting: each must change what the network computes.
 OTHER = {
@@ -24,6 +25,19 @@ OTHER = {
         "mlp_ratio": 3,
         "time_features": 4,
         "max_frequency": 9,
+    },
+    UNet: {
+        "width": 12,
+        "multipliers": (1, 2, 3),
+        "blocks": 2,
+        "attention": (0,),
+        "heads": 4,
+        "groups": 2,
+        "down": "average",
+        "up": "bilinear",
+        "time_features": 4,
+        "max_frequency": 9,
+        "condition_width": 8,
     },
 }
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -161,6 +175,40 @@ def test_parameter_counts() -> None:
     ends = (patch + 1) * w + tokens * w + (w + 1) * patch
     assert count(build(DiT)) == condition + 2 * block + (w + 1) * (6 * 2 + 2) * w + ends
 
+    c, x, w, h = 12, 2, 8, 16  # w channels at the full resolution, h at half of it
+    condition = (2 * f + 1) * c + (c + 1) * c + CLASSES * c + (c + 1) * (2 * (3 * w + h) + 1)
+    down = 9 * (x * w + 2 * w * w + w * w + w * h + h * h) + w * h
+    up = 9 * (h * w + 2 * w * w + w * w + w * x) + 2 * w * w
+    biases, norms = 5 * w + h + x, 2 * (4 * w + h)
+    attention = (h + 1) * 3 * h + (h + 1) * h
+    assert count(build(UNet)) == condition + down + up + biases + norms + attention
+
+
+def test_unet_takes_digits_colour_images_and_oblong_ones() -> None:
+    for shape in ((1, 8, 8), (3, 32, 32), (2, 4, 6)):
+        net = UNet().build(shape, None, torch.Generator().manual_seed(0))
+        x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
+        assert net(x, torch.zeros(2), torch.ones(2)).shape == x.shape
+
+
+def test_unet_attends_only_at_the_levels_named() -> None:
+    """Without attention a pixel sees its neighbourhood only, with it the whole image."""
+    x = torch.randn(1, 1, 64, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    moved, t = x.clone(), torch.zeros(1, dtype=torch.float64)
+    moved[0, 0, 0, 0] += 1.0
+    for attention, whole in (((), False), ((1,), True), ((0,), True)):
+        net = UNet(width=8, groups=8, heads=2, attention=attention).build(
+            (1, 64, 4), None, torch.Generator().manual_seed(0)
+        )
+        # Group norms are taken off, for they too carry news of one pixel everywhere.
+        for module in net.modules():
+            if isinstance(module, nn.GroupNorm):
+                module.forward = lambda h: h  # type: ignore[method-assign]
+        net.double()
+        changed = (net(moved, t, t + 1) != net(x, t, t + 1))[0, 0]
+        assert changed[0, 0]
+        assert bool(changed[-1].any()) == whole
+
 
 def test_dit_patches_are_put_back_where_they_were() -> None:
     net = DiT(width=16, depth=1, heads=2, patch=2, time_features=8).build(
@@ -186,6 +234,20 @@ def test_refuses_what_does_not_fit() -> None:
     for shape in ((1, 8, 9), (2,)):
         with pytest.raises(ValueError, match=r"multiples of `patch`.*patch=2"):
             DiT().build(shape, None, torch.Generator())
+    with pytest.raises(ValidationError, match=r"`groups` must divide `width`.*groups=5"):
+        UNet(groups=5)
+    with pytest.raises(ValidationError, match=r"`heads` must divide the channels.*heads=3"):
+        UNet(heads=3)
+    for attention in ((2,), (1, 1)):
+        with pytest.raises(ValidationError, match="`attention` must name each level once"):
+            UNet(attention=attention)
+    with pytest.raises(ValidationError, match="multipliers"):
+        UNet(multipliers=(1,))
+    for shape in ((1, 8, 9), (2,)):
+        with pytest.raises(ValueError, match=r"multiples of 2\^\(levels - 1\) = 2"):
+            UNet().build(shape, None, torch.Generator())
+    with pytest.raises(ValueError, match=r"would hold one number.*groups=32"):
+        UNet(width=32, groups=32, multipliers=(1, 1)).build((1, 2, 2), None, torch.Generator())
 
 
 @every_kind

@@ -1,0 +1,23 @@
+"""The machine line that stands above every measurement."""
+
+import os
+import platform
+from pathlib import Path
+
+
+def machine(device: str = "cpu") -> str:
+    """Processor (and GPU, where `device` is one), system and versions, for the record."""
+    import torch
+
+    model = platform.processor() or "?"
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
+        model = names[0].partition(":")[2].strip() if names else model
+    load = os.getloadavg()[0]
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    gpu = "" if device == "cpu" else f"{torch.cuda.get_device_name(device)}, "
+    return (
+        f"{gpu}{os.cpu_count()} x {model}, {platform.system()}, {versions}, "
+        f"load {load:.1f} at the start"
+    )

@@ -1,0 +1,26 @@
+"""Which operators have a rule, by family: for pages and for people who ask before they start."""
+
+import sys
+
+from meanflow_tune.core import jet_type, jets
+
+_FILLS_THE_TABLE = jets
+
+
+def supported_operators() -> dict[str, list[str]]:
+    """Names of all operators with a rule, by the first line of the module that holds the rule."""
+    found: dict[str, set[str]] = {}
+    for operator, rule in jet_type._RULES.items():
+        name = getattr(operator, "__name__", repr(operator))
+        if name.startswith("_"):
+            continue
+        module = sys.modules[rule.__module__]
+        about = (module.__doc__ or rule.__module__).strip().splitlines()[0]
+        if module is jet_type:  # where rules are turned into those of their in-place forms
+            about = "In-place forms of the above."
+        found.setdefault(about, set()).add(name)
+    return {about: sorted(found[about]) for about in sorted(found, key=_order)}
+
+
+def _order(about: str) -> tuple[bool, str]:
+    return about.startswith("In-place"), about
