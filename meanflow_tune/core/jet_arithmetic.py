@@ -5,6 +5,7 @@ without derivatives. In-place operations act on tensors made here, so they are s
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,6 +27,20 @@ from meanflow_tune.core.jet_type import (
     value_of,
 )
 
+# Components (of x, of y) with no direction in common, by the component that they add to.
+_SHARES = ([(0, 0)], [(1, 0), (0, 1)], [(2, 0), (0, 2)], [(3, 0), (0, 3), (1, 2), (2, 1)])
+
+
+def bilinear(operator: Callable[[Tensor, Tensor], Tensor], x: Any, y: Any) -> Jet:
+    """The jet of operator(x, y), which is linear in each operand; one of the two may be a constant."""
+    if not isinstance(y, Jet):
+        return Jet(torch.stack([operator(part, y) for part in x.parts]))
+    if not isinstance(x, Jet):
+        return Jet(torch.stack([operator(x, part) for part in y.parts]))
+    a, b = x.parts, y.parts
+    components = [[operator(a[i], b[k]) for i, k in shares] for shares in _SHARES[: len(a)]]
+    return Jet(torch.stack([sum(terms[1:], terms[0]) for terms in components]))
+
 
 @register_rule(*everywhere("mul", "multiply", "__mul__", "__rmul__"))
 def multiply(x: Any, y: Any) -> Jet:
@@ -34,15 +49,32 @@ def multiply(x: Any, y: Any) -> Jet:
         x, y = y, x
     a = x.parts
     if not isinstance(y, Jet):
-        return Jet((align(a, y.dim()) if isinstance(y, Tensor) else a) * y)
+        return Jet(_beside(a, y) * y)
     b = y.parts
-    if a.dim() != b.dim():
-        a, b = align(a, b.dim() - 1), align(b, a.dim() - 1)
+    if a.dim() != b.dim() or a.dtype != b.dtype:
+        a, b = _alike(a, b)
     out = a * b[0]
     out[1:].addcmul_(b[1:], a[0])
     if len(a) == 4:
         out[3].addcmul_(a[1], b[2]).addcmul_(a[2], b[1])
     return Jet(out)
+
+
+def _beside(a: Tensor, y: Any) -> Tensor:
+    """Storage ready to be multiplied by a constant, in the type that torch gives the result."""
+    if not isinstance(y, Tensor):
+        return a
+    if a.dtype != y.dtype and a.dim() == 1:
+        a = a.to(torch.result_type(a[0], y))
+    return align(a, y.dim())
+
+
+def _alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Two storages, with axes inserted to broadcast and in the type that torch gives the result."""
+    if a.dtype != b.dtype:
+        dtype = torch.result_type(a[0], b[0])  # where a number's type counts less than a tensor's
+        a, b = a.to(dtype), b.to(dtype)
+    return align(a, b.dim() - 1), align(b, a.dim() - 1)
 
 
 @register_rule(*everywhere("add", "__add__", "__radd__"))
@@ -54,12 +86,12 @@ def add(x: Any, y: Any, *, alpha: float = 1) -> Jet:
     a = x.parts
     if isinstance(y, Jet):
         b = y.parts
-        if a.dim() != b.dim():
-            a, b = align(a, b.dim() - 1), align(b, a.dim() - 1)
+        if a.dim() != b.dim() or a.dtype != b.dtype:
+            a, b = _alike(a, b)
         return Jet(a + b)
     if isinstance(y, Tensor):
         a = align(a, y.dim())
-        dtype = torch.result_type(a, y)
+        dtype = torch.result_type(x.parts[0], y)
         shape = broadcast(a.shape[1:], y.shape)
         a = a.to(dtype).expand(len(a), *shape)
     out = a.clone(memory_format=torch.contiguous_format)
@@ -84,7 +116,7 @@ def divide(x: Any, y: Any, *, rounding_mode: str | None = None) -> Jet:
     if rounding_mode is not None:
         raise UnsupportedOperator(f"torch.div with {rounding_mode=}", "divide without rounding")
     if not isinstance(y, Jet):
-        return Jet((align(x.parts, y.dim()) if isinstance(y, Tensor) else x.parts) / y)
+        return Jet(_beside(x.parts, y) / y)
     return multiply(reciprocal(y), x)
 
 
@@ -109,7 +141,7 @@ def power(x: Any, n: Any) -> Jet:
         if n == 2:
             return multiply(x, x)
         if n == 1:
-            return x
+            return Jet(x.parts.clone())
         if n == 0:
             return Jet(lift(torch.ones_like(x.parts[0]), len(x.parts), x.parts))
     else:
@@ -140,7 +172,7 @@ def lerp(x: Any, y: Any, weight: Any) -> Any:
     return x + (y - x) * weight
 
 
-@register_rule(*everywhere("where"))
+@register_rule(torch.where)
 def where(condition: Tensor, x: Any, y: Any) -> Jet:
     condition = value_of(condition)
     count, like = components_of((x, y))
@@ -149,14 +181,28 @@ def where(condition: Tensor, x: Any, y: Any) -> Jet:
     return Jet(torch.where(condition, align(a, rank), align(b, rank)))
 
 
+@register_rule(Tensor.where)
+def where_of(x: Any, condition: Tensor, other: Any) -> Jet:
+    return where(condition, x, other)
+
+
 @register_rule(*everywhere("masked_fill"))
 def masked_fill(x: Jet, mask: Tensor, value: Any) -> Jet:
     return where(mask, torch.as_tensor(value, dtype=x.parts.dtype, device=mask.device), x)
 
 
-for _rule, _name in ((add, "add"), (subtract, "sub"), (multiply, "mul"), (divide, "div")):
-    _operators = everywhere(f"{_name}_", f"__i{_name.replace('div', 'truediv')}__")
-    register_rule(*_operators)(in_place(_rule))
+for _rule, _names in (
+    (add, "add_ __iadd__"),
+    (subtract, "sub_ subtract_ __isub__"),
+    (multiply, "mul_ multiply_ __imul__"),
+    (divide, "div_ divide_ true_divide_ __itruediv__"),
+    (negate, "neg_ negative_"),
+    (power, "pow_ __ipow__"),
+    (addcmul, "addcmul_"),
+    (lerp, "lerp_"),
+    (masked_fill, "masked_fill_"),
+):
+    register_rule(*everywhere(*_names.split()))(in_place(_rule))
 
 
 # --- reductions -----------------------------------------------------------------------------------
@@ -172,13 +218,13 @@ def _axes(x: Tensor, dim: Any) -> tuple[int, ...]:
 @register_rule(*everywhere("sum"))
 def total(x: Jet, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Jet:
     axes = _axes(x.parts, dim)
-    return Jet(x.parts.sum(axes, keepdim, dtype=dtype) if axes else x.parts)
+    return Jet(x.parts.sum(axes, keepdim, dtype=dtype) if axes else x.parts.clone())
 
 
 @register_rule(*everywhere("mean"))
 def mean(x: Jet, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Jet:
     axes = _axes(x.parts, dim)
-    return Jet(x.parts.mean(axes, keepdim, dtype=dtype) if axes else x.parts)
+    return Jet(x.parts.mean(axes, keepdim, dtype=dtype) if axes else x.parts.clone())
 
 
 @register_rule(*everywhere("var"))

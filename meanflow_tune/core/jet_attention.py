@@ -55,10 +55,12 @@ def log_softmax(x: Jet, dim: int = -1, _stacklevel: int = 3, dtype: Any = None) 
 def logsumexp(x: Jet, dim: int, keepdim: bool = False) -> Jet:
     parts, d = x.parts, axis(dim)
     y = torch.softmax(parts[0], dim)
-    out = (parts * y).sum(d, keepdim=True)
+    # Not of the value, where -∞ · 0 of a masked entry would be no number.
+    tangents = (parts[1:] * y).sum(d, keepdim=True)
     if len(parts) == 4:
-        out[3] += ((parts[1] - out[1]) * (parts[2] - out[2]) * y).sum(dim, keepdim=True)
-    out[0] = torch.logsumexp(parts[0], dim, keepdim=True)
+        deviations = (parts[1] - tangents[0]) * (parts[2] - tangents[1])
+        tangents[2] += (deviations * y).sum(dim, keepdim=True)
+    out = torch.cat([torch.logsumexp(parts[0], dim, keepdim=True)[None], tangents])
     return Jet(out if keepdim else out.squeeze(d))
 
 

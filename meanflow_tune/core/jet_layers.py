@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from meanflow_tune.core.jet_arithmetic import mean, multiply
+from meanflow_tune.core.jet_arithmetic import add, bilinear, mean, multiply
 from meanflow_tune.core.jet_elementwise import rsqrt
 from meanflow_tune.core.jet_type import (
     Jet,
     UnsupportedOperator,
     align,
+    autocast_dtype,
     broadcast,
     everywhere,
+    half,
     register_rule,
 )
 
@@ -28,10 +30,12 @@ from meanflow_tune.core.jet_type import (
 
 
 @register_rule(F.linear)
-def linear(x: Jet, weight: Tensor, bias: Tensor | None = None) -> Jet:
-    if isinstance(weight, Jet) or not isinstance(x, Jet):
-        raise UnsupportedOperator("linear with derivatives of its weight", "use torch.matmul")
-    out = F.linear(x.parts, weight)
+def linear(x: Any, weight: Any, bias: Any = None) -> Jet:
+    if isinstance(weight, Jet) or isinstance(bias, Jet) or not isinstance(x, Jet):
+        # Of a network whose layers are made by another one.
+        product = torch.matmul(x, weight.mT if weight.dim() > 1 else weight)
+        return product if bias is None else product + bias  # type: ignore[return-value]
+    out = F.linear(x.parts, weight).to(x.parts.dtype)
     if bias is not None:
         out[0] += bias
     return Jet(out)
@@ -47,10 +51,14 @@ def matmul(x: Any, y: Any) -> Jet:
         dropped = [d for d, rank in ((-2, rank_x), (-1, rank_y)) if rank == 1]
         return Jet(product.parts.squeeze(tuple(dropped)))
     if not isinstance(y, Jet):
-        return Jet(torch.matmul(align(x.parts, rank_y), y))
+        return Jet(torch.matmul(align(x.parts, rank_y), y).to(x.parts.dtype))
     if not isinstance(x, Jet):
-        return Jet(torch.matmul(x, align(y.parts, rank_x)))
-    return Jet(matrix_product(align(x.parts, rank_y), align(y.parts, rank_x)))
+        return Jet(torch.matmul(x, align(y.parts, rank_x)).to(y.parts.dtype))
+    a, b = align(x.parts, rank_y), align(y.parts, rank_x)
+    low = autocast_dtype(a)
+    if low is None:
+        return Jet(matrix_product(a, b))
+    return Jet(matrix_product(a.to(low), b.to(low)).to(a.dtype))
 
 
 def matrix_product(x: Tensor, y: Tensor) -> Tensor:
@@ -102,7 +110,8 @@ def einsum(equation: str, *operands: Any) -> Jet:
         terms = left.split(",")
         terms[jets[0]] = letter + terms[jets[0]].strip()
         plain = [x.parts if isinstance(x, Jet) else x for x in operands]
-        return Jet(torch.einsum(f"{','.join(terms)}->{letter}{right.strip()}", *plain))
+        product = torch.einsum(f"{','.join(terms)}->{letter}{right.strip()}", *plain)
+        return Jet(product.to(first.parts.dtype))
 
     def term(chosen: dict[int, int]) -> Tensor:
         """The product with component chosen[i] of operand i, and the value of the others."""
@@ -117,19 +126,22 @@ def einsum(equation: str, *operands: Any) -> Jet:
     if len(first.parts) == 4:
         for i, k in itertools.permutations(jets, 2):
             out[3] = out[3] + term({i: 1, k: 2})
-    return Jet(torch.stack(out))
+    return Jet(torch.stack(out).to(first.parts.dtype))
 
 
 def _convolution(operator: Any, spatial: int) -> None:
-    def rule(x: Jet, weight: Any, bias: Any = None, *options: Any, **named: Any) -> Jet:
-        if isinstance(weight, Jet):
-            raise UnsupportedOperator(f"torch.{operator.__name__} with derivatives of its weight")
+    def rule(x: Any, weight: Any, bias: Any = None, *options: Any, **named: Any) -> Jet:
+        if isinstance(weight, Jet):  # as of layers made by another network
+            made = bilinear(lambda a, b: operator(a, b, None, *options, **named), x, weight)
+            return made if bias is None else add(made, bias.reshape(-1, *([1] * spatial)))
         parts = x.parts
         batched = parts.dim() == spatial + 3
         # The components join the batch: one convolution instead of K.
         images = parts.flatten(0, 1) if batched else parts
         folded = operator(images, weight, None, *options, **named)
-        out = folded.unflatten(0, parts.shape[:2]) if batched else folded
+        out = (folded.unflatten(0, parts.shape[:2]) if batched else folded).to(parts.dtype)
+        if isinstance(bias, Jet):
+            return add(Jet(out), bias.reshape(-1, *([1] * spatial)))
         if bias is not None:
             out[0] += bias.reshape(-1, *([1] * spatial))
         return Jet(out)
@@ -175,12 +187,27 @@ def normalise(x: Tensor, eps: float) -> Tensor:
     return out
 
 
-def _affine(parts: Tensor, weight: Tensor | None, bias: Tensor | None) -> Jet:
+def _normalised(x: Any, parts: Tensor, eps: float) -> Tensor:
+    """`normalise` over the last axis of a view `parts` of x's storage, in float32 or better."""
+    wide = normalise(parts.float() if half(parts) else parts, eps)
+    return wide.to(parts.dtype).reshape(x.parts.shape)
+
+
+def _affine(parts: Tensor, weight: Any, bias: Any) -> Jet:
+    if isinstance(weight, Jet) or isinstance(bias, Jet):
+        out = Jet(parts) if weight is None else multiply(Jet(parts), weight)
+        return out if bias is None else add(out, bias)
     if weight is not None:
-        parts = parts * weight
+        parts = (parts * weight).to(parts.dtype)
     if bias is not None:
         parts[0] += bias
     return Jet(parts)
+
+
+def _storage(x: Any, operator: str) -> Tensor:
+    if not isinstance(x, Jet):
+        raise UnsupportedOperator(f"{operator} of a constant with derivatives of its weight")
+    return x.parts
 
 
 @register_rule(F.layer_norm, torch.layer_norm)
@@ -191,9 +218,9 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Jet:
-    parts = x.parts
+    parts = _storage(x, "layer_norm")
     flat = parts if len(normalized_shape) == 1 else parts.flatten(-len(normalized_shape))
-    return _affine(normalise(flat, eps).reshape(parts.shape), weight, bias)
+    return _affine(_normalised(x, flat, eps), weight, bias)
 
 
 @register_rule(F.group_norm, torch.group_norm)
@@ -204,11 +231,11 @@ def group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Jet:
-    parts = x.parts  # [K, B, C, *S]
+    parts = _storage(x, "group_norm")  # [K, B, C, *S]
     groups = parts.reshape(*parts.shape[:2], num_groups, -1)
     channel = (-1, *([1] * (parts.dim() - 3)))
     return _affine(
-        normalise(groups, eps).reshape(parts.shape),
+        _normalised(x, groups, eps),
         None if weight is None else weight.reshape(channel),
         None if bias is None else bias.reshape(channel),
     )
@@ -218,10 +245,12 @@ def group_norm(
 def rms_norm(
     x: Jet, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Jet:
+    parts = _storage(x, "rms_norm")
     dims = tuple(range(-len(normalized_shape), 0))
-    square = mean(multiply(x, x), dims, keepdim=True)
-    square.parts[0] += torch.finfo(x.parts.dtype).eps if eps is None else eps
-    return _affine(multiply(x, rsqrt(square)).parts, weight, None)
+    wide = Jet(parts.float() if half(parts) else parts)
+    square = mean(multiply(wide, wide), dims, keepdim=True)
+    square.parts[0] += torch.finfo(parts.dtype).eps if eps is None else eps
+    return _affine(multiply(wide, rsqrt(square)).parts.to(parts.dtype), weight, None)
 
 
 @register_rule(F.batch_norm)
@@ -239,6 +268,7 @@ def batch_norm(
         raise UnsupportedOperator(
             "batch_norm by batch statistics", "call eval() on it, or use group or layer norm"
         )
+    _storage(x, "batch_norm")
     scale = (running_var + eps).rsqrt()
     scale = scale if weight is None else scale * weight
     shift = -running_mean * scale if bias is None else bias - running_mean * scale

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from meanflow_tune.core.jet_errors import INTEGERS, UnsupportedOperator
 from meanflow_tune.core.jet_type import (
     Jet,
-    UnsupportedOperator,
     align,
     axis,
     components_of,
@@ -59,11 +59,6 @@ def transpose(x: Jet, dim0: int, dim1: int) -> Jet:
     return Jet(x.parts.transpose(axis(dim0), axis(dim1)))
 
 
-@register_rule(*everywhere("contiguous"))
-def contiguous(x: Jet, **named: Any) -> Jet:
-    return Jet(x.parts.contiguous(**named))
-
-
 @register_rule(*everywhere("unsqueeze"))
 def unsqueeze(x: Jet, dim: int) -> Jet:
     return Jet(x.parts.unsqueeze(axis(dim)))
@@ -88,12 +83,12 @@ def expand_as(x: Any, other: Any) -> Any:
     return x.expand(other.shape)
 
 
-@register_rule(*everywhere("chunk"))
+@register_rule(*everywhere("chunk", "unsafe_chunk"))
 def chunk(x: Jet, chunks: int, dim: int = 0) -> tuple[Jet, ...]:
     return tuple(map(Jet, x.parts.chunk(chunks, axis(dim))))
 
 
-@register_rule(*everywhere("split"))
+@register_rule(*everywhere("split", "split_with_sizes", "unsafe_split"))
 def split(x: Jet, split_size: int | Sequence[int], dim: int = 0) -> tuple[Jet, ...]:
     # torch.Tensor.split calls the size split_size, torch.split calls it split_size_or_sections.
     return tuple(map(Jet, torch.split(x.parts, split_size, axis(dim))))  # type: ignore[arg-type]
@@ -119,9 +114,11 @@ def stack(tensors: Sequence[Any], dim: int = 0) -> Jet:
 @register_rule(Tensor.__getitem__)
 def index(x: Jet, where: Any) -> Jet:
     entries = where if isinstance(where, tuple) else (where,)
-    if any(isinstance(value_of(entry), Tensor | list) for entry in entries):
+    if not isinstance(x, Jet) or any(isinstance(entry, Jet) for entry in entries):
+        raise UnsupportedOperator("an index with derivatives", INTEGERS)
+    if any(isinstance(entry, Tensor | list | bool) for entry in entries):
         # Where several index tensors put their axis depends on what stands between them.
-        return Jet(torch.stack([part[value_of(where)] for part in x.parts]))
+        return Jet(torch.stack([part[where] for part in x.parts]))
     return Jet(x.parts[(slice(None), *entries)])
 
 
@@ -149,20 +146,27 @@ def each_component(operator: Any) -> None:
     register_rule(operator)(rule)
 
 
+# Those that copy in torch too; views are views of the storage, below and in `jet_views`.
 _LINEAR = (
-    "clone to float double half bfloat16 type type_as cpu cuda movedim moveaxis unflatten narrow "
-    "select index_select gather take_along_dim repeat tile repeat_interleave flip roll tril triu "
-    "diagonal cumsum t adjoint tensor_split diff unfold fold interpolate pixel_shuffle "
-    "pixel_unshuffle channel_shuffle avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
-    "adaptive_avg_pool2d adaptive_avg_pool3d"
+    "index_select gather take_along_dim take repeat tile repeat_interleave flip fliplr flipud rot90 "
+    "roll tril triu cumsum diff interpolate upsample pixel_shuffle pixel_unshuffle channel_shuffle "
+    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
+    "adaptive_avg_pool2d adaptive_avg_pool3d masked_select diag_embed grid_sample"
 )
 for _operator in everywhere(*_LINEAR.split()):
     each_component(_operator)
+each_component(F.fold)
+each_component(F.unfold)
 
 
-@register_rule(F.dropout)
-def dropout(x: Jet, p: float = 0.5, training: bool = True, inplace: bool = False) -> Jet:
-    if training and p > 0:
+@register_rule(
+    *everywhere("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"),
+    *everywhere("feature_dropout", "feature_alpha_dropout"),
+)
+def dropout(
+    x: Jet, p: float = 0.5, training: bool = True, inplace: bool = False, *, train: bool = True
+) -> Jet:
+    if training and train and p > 0:
         raise UnsupportedOperator(
             f"dropout ({p=}) in training mode", "its mask would not be the plain forward's: use p=0"
         )
@@ -179,8 +183,11 @@ def _of_values(operator: Any) -> None:
 
 
 _CONSTANT = (
-    "zeros_like ones_like full_like empty_like is_floating_point is_complex numel is_same_size "
-    "eq ne lt le gt ge isnan isinf isfinite allclose"
+    "rand_like randn_like is_floating_point is_complex numel is_same_size is_nonzero "
+    "is_signed eq ne lt le gt ge not_equal less less_equal greater greater_equal __eq__ __ne__ "
+    "__lt__ __le__ __gt__ __ge__ isnan isinf isfinite isneginf isposinf isreal signbit isclose equal "
+    "allclose logical_not logical_and logical_or logical_xor any all count_nonzero nonzero argwhere "
+    "argmax argmin argsort result_type"
 )
 for _operator in everywhere(*_CONSTANT.split()):
     _of_values(_operator)

@@ -16,27 +16,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from meanflow_tune.core.jet_errors import NUMBERS, REMEDIES, recording, refuse_hidden_graph
+from meanflow_tune.core.jet_errors import UnsupportedOperator as UnsupportedOperator
+
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 
 _RULES: dict[Any, Callable[..., Any]] = {}
 # What a module may ask a jet about without any derivative: answered from the value alone.
 _OF_THE_VALUE = {
     *("dtype", "device", "ndim", "layout", "requires_grad", "size", "nelement", "element_size"),
-    *("is_cuda", "is_sparse", "is_nested", "is_quantized", "is_meta", "get_device"),
-    *("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"),
+    *("is_cuda", "is_cpu", "is_mps", "is_sparse", "is_nested", "is_quantized", "is_meta"),
+    *("is_sparse_csr", "is_mkldnn", "is_conj", "is_neg", "is_signed", "is_inference", "is_leaf"),
+    *("get_device", "is_contiguous", "stride", "itemsize", "nbytes", "names", "has_names"),
+    *("is_shared", "is_pinned", "grad_fn", "new_tensor"),
 }
-
-
-class UnsupportedOperator(NotImplementedError):
-    """A network uses an operator, or a form of one, through which derivatives have no rule."""
-
-    def __init__(self, operator: str, remedy: str | None = None) -> None:
-        if remedy is None:
-            remedy = (
-                "write the network with operators that have one, or add a rule with "
-                "meanflow_tune.core.jets.register_rule(operator)(rule)"
-            )
-        super().__init__(f"no derivative rule for {operator}; {remedy}")
 
 
 class Jet:
@@ -46,6 +39,8 @@ class Jet:
 
     def __init__(self, parts: Tensor) -> None:
         self.parts = parts
+        if recording and not torch.is_grad_enabled():
+            refuse_hidden_graph()
 
     @classmethod
     def __torch_function__(
@@ -54,6 +49,8 @@ class Jet:
         rule = _RULES.get(func)
         if rule is None:
             raise UnsupportedOperator(_name(func))
+        if kwargs and kwargs.get("out") is not None:
+            raise UnsupportedOperator(f"{_name(func)} with out=", "use the form that returns it")
         return rule(*args, **kwargs) if kwargs else rule(*args)
 
     def __getattr__(self, name: str) -> Any:
@@ -76,23 +73,56 @@ class Jet:
     def T(self) -> Any:
         return Jet(self.parts.permute(0, *range(self.parts.dim() - 1, 0, -1)))
 
+    mH, H = mT, T  # of real numbers
+
+    @property
+    def real(self) -> Any:
+        return self
+
+    @property
+    def data(self) -> Any:
+        return Jet(self.parts.detach())
+
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        self.parts.requires_grad_(requires_grad)
+        return self
+
     def dim(self) -> int:
         return self.parts.dim() - 1
 
     def __repr__(self) -> str:
         return f"Jet({self.parts.shape[0]} components, shape {tuple(self.parts.shape[1:])})"
 
+    def __format__(self, spec: str) -> str:
+        return format(self.parts[0], spec) if spec else repr(self)
+
     def __len__(self) -> int:
-        return len(self.parts[0])
+        if self.parts.dim() == 1:  # where torch.tensor(x) and its kin end up
+            raise UnsupportedOperator(
+                "the length of a jet without axes, or torch.tensor of a jet", REMEDIES["tensor"]
+            )
+        return self.parts.shape[1]
 
     def __iter__(self) -> Iterator[Any]:
         return iter(_RULES[torch.unbind](self))
 
+    def __contains__(self, element: Any) -> bool:
+        return element in self.parts[0]
+
     def __setitem__(self, index: Any, value: Any) -> None:
-        raise UnsupportedOperator("assignment to elements", "use torch.where, torch.cat or F.pad")
+        _RULES[Tensor.__setitem__](self, index, value)
 
     def __bool__(self) -> bool:
         return bool(self.parts[0])
+
+    def __float__(self) -> float:
+        raise UnsupportedOperator("float of a jet", NUMBERS)
+
+    def __int__(self) -> int:
+        raise UnsupportedOperator("int of a jet", NUMBERS)
+
+    def __array__(self, *options: Any, **named: Any) -> Any:
+        raise UnsupportedOperator("the conversion of a jet to numpy", NUMBERS)
 
     def __getitem__(self, index: Any) -> Any:
         return _RULES[Tensor.__getitem__](self, index)
@@ -127,8 +157,17 @@ class Jet:
     def __rmatmul__(self, other: Any) -> Any:
         return _RULES[torch.matmul](other, self)
 
+    def __mod__(self, other: Any) -> Any:
+        return _RULES[torch.remainder](self, other)
+
     def __neg__(self) -> Any:
         return Jet(-self.parts)
+
+    def __pos__(self) -> Any:
+        return self
+
+    def __abs__(self) -> Any:
+        return _RULES[torch.abs](self)
 
     def __iadd__(self, other: Any) -> Any:
         return _RULES[Tensor.add_](self, other)
@@ -138,6 +177,9 @@ class Jet:
 
     def __imul__(self, other: Any) -> Any:
         return _RULES[Tensor.mul_](self, other)
+
+    def __ipow__(self, other: Any) -> Any:
+        return _RULES[Tensor.pow_](self, other)
 
     def __itruediv__(self, other: Any) -> Any:
         return _RULES[Tensor.div_](self, other)
@@ -154,6 +196,17 @@ class Jet:
     def __ge__(self, other: Any) -> Any:
         return _RULES[torch.ge](self, other)
 
+    def __eq__(self, other: Any) -> Any:
+        if not isinstance(other, Jet | Tensor | float | int):
+            return NotImplemented
+        return _RULES[torch.eq](self, other)
+
+    def __ne__(self, other: Any) -> Any:
+        if not isinstance(other, Jet | Tensor | float | int):
+            return NotImplemented
+        return _RULES[torch.ne](self, other)
+
+    __hash__ = object.__hash__
     __radd__ = __add__
     __rmul__ = __mul__
 
@@ -165,6 +218,34 @@ def register_rule(*operators: Any) -> Callable[[Rule], Rule]:
     gives what the operator gives, with jets for tensors that have derivatives. `operators` are the
     objects that a network calls (functions of torch, methods such as `Tensor.atan`); a later rule
     for the same operator replaces an earlier one. TypeError when an operator is not callable.
+
+    A function of one variable needs its value and first two derivatives; `chain` does the rest.
+    For the modified Bessel function I₀, with I₀' = I₁ and I₀'' = I₀ - I₁ / x:
+
+    >>> import torch
+    >>> from meanflow_tune.core.jets import Jet, chain, register_rule
+    >>> @register_rule(torch.special.i0, torch.i0, torch.Tensor.i0)
+    ... def i0(x: Jet) -> Jet:
+    ...     value = x.parts[0]
+    ...     f, f1 = torch.special.i0(value), torch.special.i1(value)
+    ...     return chain(x.parts, f, f1, f - f1 / value)
+    >>> x = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    >>> one, zero = torch.ones_like(x), torch.zeros_like(x)
+    >>> torch.special.i0(Jet(torch.stack([x, one, one, zero]))).parts[3]  # I₀''
+    tensor([0.7009, 1.4843], dtype=torch.float64)
+
+    A rule may also be a composition of operators that have rules; jets take part in arithmetic:
+
+    >>> x = Jet(torch.tensor([[2.0], [1.0], [1.0], [0.0]]))
+    >>> @register_rule(torch.special.erfcx)
+    ... def erfcx(x):
+    ...     return torch.exp(x * x) * torch.erfc(x)
+    >>> torch.special.erfcx(x).parts[0]
+    tensor([0.2554])
+
+    Where two operands may be jets, their storages `x.parts` [K, *shape] are at hand: the product
+    rule is in `jet_arithmetic.multiply`. In place of silence, refuse what a rule cannot do:
+    ``raise UnsupportedOperator("name of the form", "what to do instead")``.
     """
     for operator in operators:
         if not callable(operator):
@@ -186,7 +267,11 @@ def register_rule(*operators: Any) -> Callable[[Rule], Rule]:
 def everywhere(*names: str) -> list[Any]:
     """All the operators torch has under each name: function, method and functional."""
     places = (torch, Tensor, F, torch.special)
-    found = [getattr(place, name, None) for name in names for place in places]
+    found = [
+        getattr(place, name, None)
+        for name in names
+        for place in ((Tensor,) if name.startswith("__") else places)
+    ]
     return [operator for operator in found if callable(operator)]
 
 
@@ -200,7 +285,7 @@ def in_place(rule: Callable[..., Jet]) -> Callable[..., Jet]:
             )
         # Autograd may keep what the rule reads, so that must not be overwritten.
         source = Jet(x.parts.clone()) if torch.is_grad_enabled() else x
-        x.parts.copy_(rule(source, *options, **named).parts)
+        x.parts.copy_(align(rule(source, *options, **named).parts, x.parts.dim() - 1))
         return x
 
     return stored
@@ -211,6 +296,19 @@ def _name(operator: Any) -> str:
     owner = getattr(operator, "__objclass__", None)
     name = getattr(operator, "__name__", repr(operator))
     return f"Tensor.{name}" if owner is not None else f"{module}.{name}"
+
+
+def half(x: Tensor) -> bool:
+    """Whether `x` is of a type of 16 bits, of which functions are computed in float32."""
+    return x.dtype in (torch.bfloat16, torch.float16)
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The type in which autocast wants matrix products of `x`; None where it leaves them alone."""
+    kind = x.device.type
+    if x.dtype != torch.float32 or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
 
 
 def value_of(x: Any) -> Any:

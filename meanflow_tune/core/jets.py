@@ -15,13 +15,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from meanflow_tune.core import jet_arithmetic, jet_attention, jet_layers, jet_shapes
-from meanflow_tune.core.jet_type import Jet, UnsupportedOperator, chain, register_rule
+from meanflow_tune.core import (
+    jet_arithmetic,
+    jet_attention,
+    jet_functions,
+    jet_layers,
+    jet_modules,
+    jet_nonsmooth,
+    jet_norms,
+    jet_products,
+    jet_reductions,
+    jet_shapes,
+    jet_views,
+)
+from meanflow_tune.core.jet_errors import NonSmoothWarning, UnsupportedOperator, recording
+from meanflow_tune.core.jet_type import Jet, chain, register_rule, value_of
 from meanflow_tune.core.types import VelocityJet
 
 __all__ = [
     "FirstOrderJet",
     "Jet",
+    "NonSmoothWarning",
     "UnsupportedOperator",
     "chain",
     "directional_jet",
@@ -30,7 +44,10 @@ __all__ = [
 ]
 
 # Importing these fills the table of rules.
-_RULES = (jet_arithmetic, jet_shapes, jet_layers, jet_attention)
+_RULES = (
+    *(jet_arithmetic, jet_shapes, jet_layers, jet_attention, jet_functions, jet_nonsmooth),
+    *(jet_norms, jet_products, jet_reductions, jet_views, jet_modules),
+)
 
 
 @dataclass(frozen=True)
@@ -120,10 +137,23 @@ def _check(x: Tensor, t: Tensor, s: Tensor) -> None:
 def _evaluate(
     model: Callable[..., Any], components: int, x: Any, t: Any, s: Any, kwargs: dict[str, Any]
 ) -> Tensor:
-    """Storage [K, B, *D] of the model's output; a constant one has zero derivatives."""
-    u = model(x, t, s, **kwargs)
-    if isinstance(u, Jet):
-        return u.parts
-    if not isinstance(u, Tensor):
-        raise TypeError(f"the model must return one tensor, but got {type(u).__name__}")
-    return torch.stack([u, *[torch.zeros_like(u)] * (components - 1)])
+    """Storage [K, B, *D] of the model's output, in the type of x; a constant one has zero derivatives."""
+    watch = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if watch:
+        recording.append(True)
+    try:
+        u = model(x, t, s, **kwargs)
+    finally:
+        if watch:
+            recording.pop()
+    if isinstance(u, Tensor):
+        u = Jet(torch.stack([u, *[torch.zeros_like(u)] * (components - 1)]))
+    if not isinstance(u, Jet):
+        raise TypeError(
+            f"the model must return one tensor, but got {type(u).__name__}; wrap it in a function that "
+            "returns the velocity alone, such as `lambda x, t, s, **kw: model(x, t, s, **kw).sample` "
+            "or `...[0]`"
+        )
+    if u.is_complex():
+        raise TypeError("the model must return real numbers, but its output is complex")
+    return u.parts.to(value_of(x).dtype)

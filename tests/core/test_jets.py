@@ -213,7 +213,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 
 def test_a_constant_model_has_zero_derivatives() -> None:
     x, t, s, v, _ = batch((3,))
-    jet = velocity_jet(lambda x, t, s: torch.full((4, 3), math.pi), x, t, s, v)
+    jet = velocity_jet(lambda x, t, s: torch.full((4, 3), math.pi, dtype=x.dtype), x, t, s, v)
     assert (jet.u == math.pi).all()
     assert not torch.stack([jet.d_s, jet.d_t, jet.d_t_d_s]).any()
     first = directional_jet(lambda x, t, s: x * x, x, t, s, None, 0.0, 1.0)
