@@ -19,6 +19,8 @@ REMEDIES = {
     **dict.fromkeys(("rnn_tanh_cell", "rnn_relu_cell", "_pack_padded_sequence"), _RECURRENT),
     **dict.fromkeys(("view_as_complex", "complex", "polar"), "write complex products out by sin and cos"),
     **dict.fromkeys(("tensor", "as_tensor"), "use torch.stack, which keeps the derivatives"),
+    "_nested_tensor_from_mask_left_aligned": "make nn.TransformerEncoder with "
+    "enable_nested_tensor=False: its nested form gives other values where there is padding",
     "grad": "an inner torch.autograd.grad cannot be followed: give its formula as a module",
     "backward": "differentiate what the jet pass returns",
     "grid_sample": "resample by torch.nn.functional.interpolate, or at positions without derivatives",

@@ -18,6 +18,7 @@ from torch import Tensor
 from meanflow_tune.core import (
     jet_arithmetic,
     jet_attention,
+    jet_choices,
     jet_functions,
     jet_layers,
     jet_modules,
@@ -27,6 +28,7 @@ from meanflow_tune.core import (
     jet_reductions,
     jet_shapes,
     jet_views,
+    jet_writing,
 )
 from meanflow_tune.core.jet_errors import NonSmoothWarning, UnsupportedOperator, recording
 from meanflow_tune.core.jet_type import Jet, chain, register_rule, value_of
@@ -46,7 +48,7 @@ __all__ = [
 # Importing these fills the table of rules.
 _RULES = (
     *(jet_arithmetic, jet_shapes, jet_layers, jet_attention, jet_functions, jet_nonsmooth),
-    *(jet_norms, jet_products, jet_reductions, jet_views, jet_modules),
+    *(jet_norms, jet_products, jet_reductions, jet_views, jet_writing, jet_choices, jet_modules),
 )
 
 

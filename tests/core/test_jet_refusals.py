@@ -32,6 +32,11 @@ def _fast_encoder_layer(x: Any) -> Any:
     )
 
 
+def _padded_encoder() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, dtype=torch.float64)
+    return nn.TransformerEncoder(layer, 1).eval()
+
+
 def test_unknown_function_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedOperator, match=r"bessel_j0.*register_rule"):
         torch.special.bessel_j0(jet())
@@ -77,6 +82,7 @@ def test_unknown_function_is_refused_by_name() -> None:
         (lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.1), "dropout_p=0.1"),
         (lambda x: F.scaled_dot_product_attention(x, x, x, enable_gqa=True), "enable_gqa"),
         (lambda x: nn.MultiheadAttention(4, 2, dropout=0.1).double()(x, x, x), "dropout"),
+        (lambda x: _padded_encoder()(x[None], None, ~(W[None, :, 0] > 0)), "enable_nested_tensor=False"),
         (lambda x: nn.GRU(4, 4).double()(x), r"gru.*write the cell"),
         (lambda x: nn.LSTMCell(4, 4).double()(x), "lstm_cell"),
         (lambda x: pack_padded_sequence(x, [3]), "_pack_padded_sequence"),

@@ -11,7 +11,10 @@ from torch.nn import functional as F
 
 from meanflow_tune.core import jet_type
 from meanflow_tune.core.jets import Jet, NonSmoothWarning
-from tests.core.jet_cases import CASES, Case, W
+from tests.core import jet_cases_shapes
+from tests.core.jet_cases import CASES, Case, W, case
+
+assert jet_cases_shapes.case is case  # importing it adds its cases
 
 PLACES = {
     "torch": torch,
