@@ -16,6 +16,7 @@ from meanflow_tune.core.jet_type import (
     Jet,
     UnsupportedOperator,
     align,
+    autocast_dtype,
     axis,
     broadcast,
     chain,
@@ -34,12 +35,17 @@ _SHARES = ([(0, 0)], [(1, 0), (0, 1)], [(2, 0), (0, 2)], [(3, 0), (0, 3), (1, 2)
 def bilinear(operator: Callable[[Tensor, Tensor], Tensor], x: Any, y: Any) -> Jet:
     """The jet of operator(x, y), which is linear in each operand; one of the two may be a constant."""
     if not isinstance(y, Jet):
-        return Jet(torch.stack([operator(part, y) for part in x.parts]))
+        return _kept(x.parts, torch.stack([operator(part, y) for part in x.parts]))
     if not isinstance(x, Jet):
-        return Jet(torch.stack([operator(x, part) for part in y.parts]))
+        return _kept(y.parts, torch.stack([operator(x, part) for part in y.parts]))
     a, b = x.parts, y.parts
     components = [[operator(a[i], b[k]) for i, k in shares] for shares in _SHARES[: len(a)]]
-    return Jet(torch.stack([sum(terms[1:], terms[0]) for terms in components]))
+    return _kept(a, torch.stack([sum(terms[1:], terms[0]) for terms in components]))
+
+
+def _kept(operand: Tensor, product: Tensor) -> Jet:
+    """A product that autocast made in its own type goes on in the type of the jet."""
+    return Jet(product if autocast_dtype(operand) is None else product.to(operand.dtype))
 
 
 @register_rule(*everywhere("mul", "multiply", "__mul__", "__rmul__"))

@@ -66,14 +66,15 @@ def refuse_hidden_graph() -> None:
     """
     frame = sys._getframe(2)
     while frame is not None:
-        if frame.f_code.co_name == "forward" and isinstance(
-            frame.f_locals.get("ctx"), torch.autograd.function.FunctionCtx
-        ):
-            owner = type(frame.f_locals["ctx"]).__name__.removesuffix("Backward")
+        if frame.f_code is _APPLY:
+            name = frame.f_locals["cls"].__name__
             raise UnsupportedOperator(
-                f"gradients through the autograd.Function {owner}",
+                f"gradients through the autograd.Function {name}",
                 "call torch.utils.checkpoint with use_reentrant=False"
-                if owner == "CheckpointFunction"
+                if name == "CheckpointFunction"
                 else "register a rule for the function that calls its apply",
             )
         frame = frame.f_back  # type: ignore[assignment]
+
+
+_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]

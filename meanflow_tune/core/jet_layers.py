@@ -5,6 +5,7 @@ ways of sharing a component's directions between two factors.
 """
 
 import itertools
+import math
 import string
 from collections.abc import Sequence
 from typing import Any
@@ -55,6 +56,8 @@ def matmul(x: Any, y: Any) -> Jet:
     if not isinstance(x, Jet):
         return Jet(torch.matmul(x, align(y.parts, rank_x)).to(y.parts.dtype))
     a, b = align(x.parts, rank_y), align(y.parts, rank_x)
+    if 0 in a.shape or 0 in b.shape:
+        return bilinear(torch.matmul, x, y)
     low = autocast_dtype(a)
     if low is None:
         return Jet(matrix_product(a, b))
@@ -232,7 +235,8 @@ def group_norm(
     eps: float = 1e-5,
 ) -> Jet:
     parts = _storage(x, "group_norm")  # [K, B, C, *S]
-    groups = parts.reshape(*parts.shape[:2], num_groups, -1)
+    size = math.prod(parts.shape[2:]) // num_groups  # not -1: a batch may be empty
+    groups = parts.reshape(*parts.shape[:2], num_groups, size)
     channel = (-1, *([1] * (parts.dim() - 3)))
     return _affine(
         _normalised(x, groups, eps),

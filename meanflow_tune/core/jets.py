@@ -1,11 +1,23 @@
 """Exact derivatives of a network in one pass: (u, ∂_s u, D u, D ∂_s u), or u and one of them.
 
 D = ∂_t + v·∂_x is the total derivative along the trajectory. The pass goes through an unmodified
-module or callable, in float32 or float64, with or without recording a graph for gradients. It is
+module or callable, with or without recording a graph for gradients. It is
 written out by hand because nested forward-mode differentiation of torch is silently wrong through
 layer norm, and because the components share one matrix product a layer this way.
 
-An operator without a rule raises `UnsupportedOperator`; `register_rule` adds one.
+An operator without a rule raises `UnsupportedOperator`; `register_rule` adds one. An operator with
+kinks warns once (`NonSmoothWarning`): its second derivative vanishes almost everywhere or jumps.
+
+Precision. All components are computed in the type of x, and given in it. Under `torch.autocast` matrix
+products, convolutions and attention's products are computed in the autocast type, all components
+alike, and their results go on in float32: norms, softmax, activations, sums and the residual stream
+of all four components are float32. Where x and the parameters themselves are bfloat16 or float16, the
+storage is too; norms, softmax and functions of one variable are computed in float32 and rounded once.
+In either case what remains is the rounding of weights and operands of products.
+
+What cuts the graph of gradients in a network (`detach`, `torch.no_grad`) keeps the derivatives along
+x, t and s: the function is the same. `torch.utils.checkpoint` works with use_reentrant=False; inside
+a custom `torch.autograd.Function`, so with use_reentrant=True, gradients would be lost and are refused.
 """
 
 from collections.abc import Callable

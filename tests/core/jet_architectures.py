@@ -275,7 +275,10 @@ class Hypernetwork(nn.Module):
         c = self.times(t, s, label).tanh()
         made = torch.sinh(self.weights(c).tanh()).unflatten(-1, (4, -1))
         h = torch.einsum("b i, b i ... -> b ...", x, made)
-        h = torch.atan(self.bilinear(h, c)) + torch.baddbmm(c[:, None], x[:, None], made)[:, 0]
+        h = (
+            torch.atan(self.bilinear(h.to(x), c.to(x)))
+            + torch.baddbmm(c[:, None], x[:, None], made)[:, 0]
+        )
         mean = self.shared(c.mean(0)).view(h.size(1), -1)  # one matrix for the whole batch
         return self.last(F.linear(F.softmax(h, -1), mean) + torch.logsumexp(h, 1, keepdim=True))
 

@@ -77,10 +77,11 @@ def test_first_order_is_part_of_the_full_jet(name: str, grad: bool) -> None:
     assert relative_error(mixed.derivative, (ahead - behind) / (2 * step)) < 1e-7
 
 
+@pytest.mark.parametrize("grad", [False, True], ids=["no_grad", "grad"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_float32_agrees_with_float64(name: str) -> None:
+def test_float32_agrees_with_float64(name: str, grad: bool) -> None:
     exact = make(name)
-    with torch.no_grad():
+    with torch.set_grad_enabled(grad):
         x, t, s, v, label = batch(exact.shape)
         expected = velocity_jet(exact, x, t, s, v, label=label)
         x, t, s, v, label = batch(exact.shape, torch.float32)
