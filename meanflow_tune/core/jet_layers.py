@@ -99,7 +99,15 @@ def reverse_matmul(x: Any, y: Any) -> Jet:
 
 @register_rule(*everywhere("addmm", "baddbmm"))
 def addmm(x: Any, y: Any, z: Any, *, beta: float = 1, alpha: float = 1) -> Any:
-    return x * beta + matmul(y, z) * alpha
+    return plus_scaled(x, torch.matmul(y, z), beta, alpha)
+
+
+def plus_scaled(x: Any, product: Any, beta: float, alpha: float) -> Any:
+    """beta · x + alpha · product; for beta = 0 torch does not look at x, which may be uninitialised."""
+    product = product * alpha
+    if beta == 0:
+        return product if isinstance(product, Jet) else Jet(torch.zeros_like(x.parts)) + product
+    return x * beta + product
 
 
 @register_rule(torch.einsum)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from meanflow_tune.core.jet_arithmetic import bilinear
-from meanflow_tune.core.jet_layers import matmul
+from meanflow_tune.core.jet_layers import matmul, plus_scaled
 from meanflow_tune.core.jet_type import Jet, everywhere, register_rule
 
 
@@ -38,17 +38,17 @@ def bilinear_layer(x: Any, y: Any, weight: Tensor, bias: Tensor | None = None) -
 
 @register_rule(*everywhere("addmv"))
 def addmv(x: Any, y: Any, z: Any, *, beta: float = 1, alpha: float = 1) -> Any:
-    return x * beta + matmul(y, z) * alpha
+    return plus_scaled(x, torch.matmul(y, z), beta, alpha)
 
 
 @register_rule(*everywhere("addbmm"))
 def addbmm(x: Any, y: Any, z: Any, *, beta: float = 1, alpha: float = 1) -> Any:
-    return x * beta + matmul(y, z).sum(0) * alpha
+    return plus_scaled(x, torch.matmul(y, z).sum(0), beta, alpha)
 
 
 @register_rule(*everywhere("addr"))
 def addr(x: Any, y: Any, z: Any, *, beta: float = 1, alpha: float = 1) -> Any:
-    return x * beta + bilinear(torch.outer, y, z) * alpha
+    return plus_scaled(x, torch.outer(y, z), beta, alpha)
 
 
 @register_rule(torch.chain_matmul)

@@ -140,3 +140,14 @@ def logcumsumexp(x: Jet, dim: int) -> Any:
     size = moved.shape[-1]
     later = torch.ones(size, size, dtype=torch.bool, device=moved.device).triu(1)
     return logsumexp(moved.masked_fill(later, -math.inf), -1).movedim(-1, dim)
+
+
+@register_rule(*everywhere("diff"))
+def diff(x: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Any:
+    """Differences of neighbours, n times; what stands before or after may have no derivatives."""
+    whole = [part for part in (prepend, x, append) if part is not None]
+    out: Any = torch.cat(whole, dim) if len(whole) > 1 else x
+    for _ in range(n):
+        size = out.shape[dim]
+        out = out.narrow(dim, 1, size - 1) - out.narrow(dim, 0, size - 1)
+    return out

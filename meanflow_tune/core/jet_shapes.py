@@ -149,7 +149,7 @@ def each_component(operator: Any) -> None:
 # Those that copy in torch too; views are views of the storage, below and in `jet_views`.
 _LINEAR = (
     "index_select gather take_along_dim take repeat tile repeat_interleave flip fliplr flipud rot90 "
-    "roll tril triu cumsum diff interpolate upsample pixel_shuffle pixel_unshuffle channel_shuffle "
+    "roll tril triu cumsum interpolate upsample pixel_shuffle pixel_unshuffle channel_shuffle "
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
     "adaptive_avg_pool2d adaptive_avg_pool3d masked_select diag_embed grid_sample"
 )

@@ -10,6 +10,7 @@ looked up in the table and its rule is applied; one without a rule is refused, n
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from typing import Any, TypeVar
 
 import torch
@@ -49,9 +50,11 @@ class Jet:
         rule = _RULES.get(func)
         if rule is None:
             raise UnsupportedOperator(_name(func))
-        if kwargs and kwargs.get("out") is not None:
+        if not kwargs:
+            return rule(*args)
+        if kwargs.get("out") is not None:
             raise UnsupportedOperator(f"{_name(func)} with out=", "use the form that returns it")
-        return rule(*args, **kwargs) if kwargs else rule(*args)
+        return _by_position(rule, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
         # Reached only for names that are neither jets' own nor methods with a rule.
@@ -258,10 +261,44 @@ def register_rule(*operators: Any) -> Callable[[Rule], Rule]:
             # A method becomes one of Jet's own, which saves a look-up on every call. Not so for the
             # operators that Python calls with swapped sides, which `Jet` defines itself.
             if getattr(Tensor, name, None) is operator and not name.startswith("__"):
-                setattr(Jet, name, rule)
+                setattr(Jet, name, _method(rule))
         return rule
 
     return register
+
+
+# Names of torch for operands, which rules take by position in this order, and numpy's for options.
+_OPERANDS = (
+    *(
+        "condition",
+        "input",
+        "self",
+        "tensor1",
+        "batch1",
+        "mat1",
+        "mat",
+        "vec1",
+        "tensor2",
+        "batch2",
+    ),
+    *("mat2", "vec2", "vec", "other", "exponent", "end"),
+)
+_OPTIONS = {"axis": "dim", "keepdims": "keepdim"}
+
+
+def _by_position(rule: Callable[..., Any], args: Sequence[Any], named: dict[str, Any]) -> Any:
+    """rule(*args, **named), with operands that were given by name put where rules expect them."""
+    operands = [named[name] for name in _OPERANDS if name in named]
+    options = {_OPTIONS.get(k, k): v for k, v in named.items() if k not in _OPERANDS}
+    return rule(*args, *operands, **options)
+
+
+def _method(rule: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(rule)
+    def method(self: Any, *args: Any, **named: Any) -> Any:
+        return _by_position(rule, (self, *args), named) if named else rule(self, *args)
+
+    return method
 
 
 def everywhere(*names: str) -> list[Any]:

@@ -66,6 +66,8 @@ def _written(name: str, sources: Sequence[str]) -> None:
         source = options.pop(1) if len(options) > 1 else None
         for key in sources:
             source = named.pop(key, source)
+        if named.get("reduce") is not None:
+            raise UnsupportedOperator(f"torch.{name} with reduce={named['reduce']!r}")
         count, like = components_of((x, source))
         if isinstance(dim, Jet) or any(isinstance(o, Jet) for o in (*options, *named.values())):
             raise UnsupportedOperator("an index with derivatives", INTEGERS)

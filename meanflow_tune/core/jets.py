@@ -1,12 +1,16 @@
 """Exact derivatives of a network in one pass: (u, ∂_s u, D u, D ∂_s u), or u and one of them.
 
 D = ∂_t + v·∂_x is the total derivative along the trajectory. The pass goes through an unmodified
-module or callable, with or without recording a graph for gradients. It is
-written out by hand because nested forward-mode differentiation of torch is silently wrong through
-layer norm, and because the components share one matrix product a layer this way.
+module or callable, with or without recording a graph for gradients. It is written out by hand because
+nested forward-mode differentiation of torch is silently wrong through layer norm, and because the
+components share one matrix product a layer this way.
 
 An operator without a rule raises `UnsupportedOperator`; `register_rule` adds one. An operator with
 kinks warns once (`NonSmoothWarning`): its second derivative vanishes almost everywhere or jumps.
+
+A jet stands in for a tensor and is none: a network that asks isinstance(x, torch.Tensor) takes its
+other branch, so ask for x.shape or x.dtype instead. What needs a plain tensor or a number of it
+(item, numpy, torch.tensor, an index) is refused.
 
 Precision. All components are computed in the type of x, and given in it. Under `torch.autocast` matrix
 products, convolutions and attention's products are computed in the autocast type, all components

@@ -182,3 +182,36 @@ def test_in_place_operators_are_seen_through_views() -> None:
 
     expected = torch.stack(pushed(without_views, x, a, b))
     torch.testing.assert_close(found.parts, expected, rtol=1e-9, atol=1e-9)  # type: ignore[attr-defined]
+
+
+NAMED = {
+    "operands by name": lambda x: torch.add(input=x, other=x * x) + torch.mul(input=W, other=x),
+    "methods by name": lambda x: x.add(other=x * x, alpha=0.5) * x.pow(exponent=2),
+    "options of numpy": lambda x: x * x.sum(axis=1, keepdims=True) + torch.mean(x * x, axis=0),
+    "where by name": lambda x: torch.where(condition=W > 0, input=x * x, other=W),
+    "method where by name": lambda x: x.where(W > 0, other=x * x),
+    "matrices by name": lambda x: (
+        torch.mm(input=x, mat2=x.mT) @ torch.addmm(x, mat1=W, mat2=x.mT @ x)
+    ),
+    "softmax by name": lambda x: torch.softmax(input=x * x, axis=-1),
+    "attention by name": lambda x: F.scaled_dot_product_attention(query=x, key=x, value=x),
+    "lerp by name": lambda x: torch.lerp(input=x, end=W, weight=x),
+    "differences": lambda x: (
+        x * x.diff(prepend=W[:, :1]) + torch.diff(x, 2, 0, W[:2], x[:2] * x[2:])[:3]
+    ),
+    # The input of these two is never read for beta = 0: attention of old gives an empty one.
+    "uninitialised": lambda x: torch.baddbmm(
+        NONE[None], x[None], x.mT[None] @ x, beta=0, alpha=0.5
+    )[0],
+    "uninitialised matrix": lambda x: torch.addmm(NONE, x, W.mT @ x, beta=0),
+    "uninitialised jet": lambda x: torch.addmm(x * NONE, W, W.mT @ W, beta=0) + x,
+}
+NONE = torch.full((3, 4), float("nan"), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_operands_and_options_by_name(name: str) -> None:
+    x, a, b = (torch.sin(W * k + k) for k in (1.0, 2.3, 3.1))
+    expected = torch.stack(pushed(NAMED[name], x, a, b))
+    found = NAMED[name](Jet(torch.stack([x, a, b, a - b]))).parts
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)

@@ -68,6 +68,7 @@ def test_unknown_function_is_refused_by_name() -> None:
         (lambda x: x.__setitem__(x, 1.0), "index with derivatives"),
         (lambda x: x.scatter(1, x, 1.0), "index with derivatives"),
         (lambda x: torch.gather(W, 1, x), "beyond its first operand"),
+        (lambda x: x.scatter(1, torch.zeros(3, 4, dtype=torch.long), x, reduce="multiply"), "reduce"),
         (lambda x: torch.sin(W, out=x), "out="),
         (lambda x: torch.add(x, x, out=W.clone()), "out="),
         (lambda x: F.layer_norm(W, (4,), x[0]), "weight"),
