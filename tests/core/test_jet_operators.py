@@ -204,7 +204,6 @@ NAMED = {
         NONE[None], x[None], x.mT[None] @ x, beta=0, alpha=0.5
     )[0],
     "uninitialised matrix": lambda x: torch.addmm(NONE, x, W.mT @ x, beta=0),
-    "uninitialised jet": lambda x: torch.addmm(x * NONE, W, W.mT @ W, beta=0) + x,
 }
 NONE = torch.full((3, 4), float("nan"), dtype=torch.float64)
 
@@ -215,3 +214,10 @@ def test_operands_and_options_by_name(name: str) -> None:
     expected = torch.stack(pushed(NAMED[name], x, a, b))
     found = NAMED[name](Jet(torch.stack([x, a, b, a - b]))).parts
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_an_uninitialised_jet_is_not_read_for_beta_zero() -> None:
+    jet = Jet(NONE.expand(4, 3, 4))
+    found = torch.addmm(jet, W, W.mT @ W, beta=0).parts  # type: ignore[call-overload]
+    assert torch.equal(found[0], W @ (W.mT @ W))
+    assert not found[1:].any()
