@@ -72,7 +72,7 @@ def refuse_hidden_graph() -> None:
                 f"gradients through the autograd.Function {name}",
                 "call torch.utils.checkpoint with use_reentrant=False"
                 if name == "CheckpointFunction"
-                else "register a rule for the function that calls its apply",
+                else "use the operators of its forward directly, which have rules",
             )
         frame = frame.f_back  # type: ignore[assignment]
 
