@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from meanflow_tune.core.jet_type import Jet, chain, everywhere, half, in_place, register_rule
+from meanflow_tune.core.jet_type import (
+    Jet,
+    chain,
+    converted,
+    everywhere,
+    half,
+    in_place,
+    register_rule,
+)
 
 Derivatives = tuple[Tensor, Tensor, Tensor | None]
 
@@ -30,14 +38,12 @@ def elementwise(*names: str) -> Callable[[Callable[..., Derivatives]], Callable[
         def rule(x: Jet, *options: Any, inplace: bool = False, **named: Any) -> Jet:
             if inplace:
                 return written(x, *options, **named)
-            parts = x.parts
-            if half(parts):
-                wide = chain_of(parts.float(), *options, **named)
-                return Jet(wide.parts.to(parts.dtype))
-            return chain_of(parts, *options, **named)
+            if half(x):
+                return converted(chain_of(converted(x, torch.float32), *options, **named), x.dtype)
+            return chain_of(x, *options, **named)
 
-        def chain_of(parts: Tensor, *options: Any, **named: Any) -> Jet:
-            return chain(parts, *derivatives(parts[0], len(parts) == 4, *options, **named))
+        def chain_of(x: Jet, *options: Any, **named: Any) -> Jet:
+            return chain(x, *derivatives(x.value, len(x.components) == 4, *options, **named))
 
         written = in_place(rule)
         register_rule(*everywhere(*names))(rule)

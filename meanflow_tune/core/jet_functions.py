@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from meanflow_tune.core.jet_arithmetic import divide, multiply
-from meanflow_tune.core.jet_attention import logsumexp, softmax
 from meanflow_tune.core.jet_elementwise import Derivatives, atan, elementwise, sigmoid, sqrt
+from meanflow_tune.core.jet_softmax import logsumexp, softmax
 from meanflow_tune.core.jet_type import (
     Jet,
     everywhere,

@@ -22,6 +22,7 @@ from meanflow_tune.core.jet_type import (
     align,
     autocast_dtype,
     broadcast,
+    converted,
     everywhere,
     half,
     register_rule,
@@ -36,7 +37,17 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Jet:
         # Of a network whose layers are made by another one.
         product = torch.matmul(x, weight.mT if weight.dim() > 1 else weight)
         return product if bias is None else product + bias  # type: ignore[return-value]
-    out = F.linear(x.parts, weight).to(x.parts.dtype)
+    return _shifted(x, F.linear(x.parts, weight), bias)
+
+
+def _shifted(x: Jet, out: Tensor, bias: Any) -> Jet:
+    """The jet of storage `out`, made here, plus a constant; its components apart as those of x are."""
+    out = out.to(x.dtype)  # also where autocast made it in another type
+    if isinstance(bias, Jet):
+        return add(Jet(out), bias)
+    if x.apart:
+        value, *rest = out.unbind()
+        return Jet.of([value if bias is None else value + bias, *rest])
     if bias is not None:
         out[0] += bias
     return Jet(out)
@@ -45,6 +56,9 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Jet:
 @register_rule(*everywhere("matmul", "bmm", "mm", "mv", "__matmul__"))
 def matmul(x: Any, y: Any) -> Jet:
     rank_x, rank_y = x.dim(), y.dim()
+    if _apart(x, y):
+        of = x if isinstance(x, Jet) else y
+        return Jet.of([part.to(of.dtype) for part in product_apart(x, y)])
     if rank_x == 1 or rank_y == 1:  # torch then inserts an axis and drops it again
         left = x if rank_x > 1 else x.unsqueeze(0)
         right = y if rank_y > 1 else y.unsqueeze(1)
@@ -62,6 +76,29 @@ def matmul(x: Any, y: Any) -> Jet:
     if low is None:
         return Jet(matrix_product(a, b))
     return Jet(matrix_product(a.to(low), b.to(low)).to(a.dtype))
+
+
+def _apart(*operands: Any) -> bool:
+    return any(isinstance(x, Jet) and x.apart for x in operands)
+
+
+def product_apart(x: Any, y: Any) -> list[Tensor]:
+    """Components of x @ y. Those that add to one component are laid side by side along the axis that
+    the product sums over, so that it adds them: one product a component."""
+    if not isinstance(y, Jet):
+        return [torch.matmul(part, y) for part in x.components]
+    if not isinstance(x, Jet):
+        return [torch.matmul(x, part) for part in y.components]
+    a, b = x.components, y.components
+    along = -1 if b[0].dim() == 1 else -2
+    return [
+        torch.matmul(torch.cat([a[i] for i in left], -1), torch.cat([b[i] for i in right], along))
+        for left, right in _SIDES[: len(a)]
+    ]
+
+
+# For each component, the components of x and of y whose products add to it.
+_SIDES = [([0], [0]), ([1, 0], [0, 1]), ([2, 0], [0, 2]), ([3, 0, 1, 2], [0, 3, 2, 1])]
 
 
 def matrix_product(x: Tensor, y: Tensor) -> Tensor:
@@ -150,12 +187,8 @@ def _convolution(operator: Any, spatial: int) -> None:
         # The components join the batch: one convolution instead of K.
         images = parts.flatten(0, 1) if batched else parts
         folded = operator(images, weight, None, *options, **named)
-        out = (folded.unflatten(0, parts.shape[:2]) if batched else folded).to(parts.dtype)
-        if isinstance(bias, Jet):
-            return add(Jet(out), bias.reshape(-1, *([1] * spatial)))
-        if bias is not None:
-            out[0] += bias.reshape(-1, *([1] * spatial))
-        return Jet(out)
+        out = folded.unflatten(0, parts.shape[:2]) if batched else folded
+        return _shifted(x, out, None if bias is None else bias.reshape(-1, *([1] * spatial)))
 
     register_rule(operator)(rule)
 
@@ -198,27 +231,54 @@ def normalise(x: Tensor, eps: float) -> Tensor:
     return out
 
 
-def _normalised(x: Any, parts: Tensor, eps: float) -> Tensor:
-    """`normalise` over the last axis of a view `parts` of x's storage, in float32 or better."""
-    wide = normalise(parts.float() if half(parts) else parts, eps)
-    return wide.to(parts.dtype).reshape(x.parts.shape)
+def normalise_apart(x: Sequence[Tensor], eps: float) -> list[Tensor]:
+    """`normalise` on components apart, differentiable. With cᵢ = xᵢ - ⟨xᵢ⟩ and γ = r ⟨n x₁₂⟩
+
+    n₁₂ = r c₁₂ - γ n - β n₁ - α n₂ - n (r² ⟨c₁c₂⟩ - αβ).
+    """
+    centred = [part - part.mean(-1, keepdim=True) for part in x]
+    r = (centred[0].square().mean(-1, keepdim=True) + eps).rsqrt()
+    n = centred[0] * r
+    along = [r * (n * part).mean(-1, keepdim=True) for part in centred[1:]]
+    out = [n, *(r * c - a * n for c, a in zip(centred[1:], along, strict=True))]
+    if len(x) == 4:
+        alpha, beta, _ = along
+        both = r.square() * (centred[1] * centred[2]).mean(-1, keepdim=True)
+        out[3] = out[3] - beta * out[1] - alpha * out[2] - (both - alpha * beta) * n
+    return out
 
 
-def _affine(parts: Tensor, weight: Any, bias: Any) -> Jet:
-    if isinstance(weight, Jet) or isinstance(bias, Jet):
-        out = Jet(parts) if weight is None else multiply(Jet(parts), weight)
-        return out if bias is None else add(out, bias)
+def _normalised(x: Jet, shape: Sequence[int], eps: float, weight: Any, bias: Any) -> Jet:
+    """x viewed in `shape`, normalised over its last axis, viewed as before, times weight plus bias."""
+    wide = _wide(x)
+    if x.apart:
+        parts = normalise_apart([part.reshape(*shape) for part in wide.components], eps)
+        out = Jet.of([part.reshape(x.shape) for part in parts])
+    else:
+        stacked = wide.parts
+        out = Jet(normalise(stacked.reshape(len(stacked), *shape), eps).reshape(stacked.shape))
+    return converted(_affine(out, weight, bias), x.dtype)
+
+
+def _wide(x: Jet) -> Jet:
+    return converted(x, torch.float32) if half(x) else x
+
+
+def _affine(x: Jet, weight: Any, bias: Any) -> Jet:
+    """x · weight + bias; x is made here, so that it may be written into."""
     if weight is not None:
-        parts = (parts * weight).to(parts.dtype)
-    if bias is not None:
-        parts[0] += bias
-    return Jet(parts)
+        x = multiply(x, weight)
+    if bias is None:
+        return x
+    if x.apart or isinstance(bias, Jet):
+        return add(x, bias)
+    x.parts[0] += bias
+    return x
 
 
-def _storage(x: Any, operator: str) -> Tensor:
+def _refuse_constant(x: Any, operator: str) -> None:
     if not isinstance(x, Jet):
         raise UnsupportedOperator(f"{operator} of a constant with derivatives of its weight")
-    return x.parts
 
 
 @register_rule(F.layer_norm, torch.layer_norm)
@@ -229,9 +289,9 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Jet:
-    parts = _storage(x, "layer_norm")
-    flat = parts if len(normalized_shape) == 1 else parts.flatten(-len(normalized_shape))
-    return _affine(_normalised(x, flat, eps), weight, bias)
+    _refuse_constant(x, "layer_norm")
+    kept = x.shape[: x.dim() - len(normalized_shape)]
+    return _normalised(x, (*kept, math.prod(normalized_shape)), eps, weight, bias)
 
 
 @register_rule(F.group_norm, torch.group_norm)
@@ -242,12 +302,13 @@ def group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Jet:
-    parts = _storage(x, "group_norm")  # [K, B, C, *S]
-    size = math.prod(parts.shape[2:]) // num_groups  # not -1: a batch may be empty
-    groups = parts.reshape(*parts.shape[:2], num_groups, size)
-    channel = (-1, *([1] * (parts.dim() - 3)))
-    return _affine(
-        _normalised(x, groups, eps),
+    _refuse_constant(x, "group_norm")
+    batch, channels, *space = x.shape
+    channel = (-1, *([1] * len(space)))
+    return _normalised(
+        x,
+        (batch, num_groups, channels // num_groups * math.prod(space)),
+        eps,
         None if weight is None else weight.reshape(channel),
         None if bias is None else bias.reshape(channel),
     )
@@ -257,12 +318,12 @@ def group_norm(
 def rms_norm(
     x: Jet, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Jet:
-    parts = _storage(x, "rms_norm")
+    _refuse_constant(x, "rms_norm")
     dims = tuple(range(-len(normalized_shape), 0))
-    wide = Jet(parts.float() if half(parts) else parts)
+    wide = _wide(x)
     square = mean(multiply(wide, wide), dims, keepdim=True)
-    square.parts[0] += torch.finfo(parts.dtype).eps if eps is None else eps
-    return _affine(multiply(wide, rsqrt(square)).parts.to(parts.dtype), weight, None)
+    square = add(square, torch.finfo(x.dtype).eps if eps is None else eps)
+    return converted(_affine(multiply(wide, rsqrt(square)), weight, None), x.dtype)
 
 
 @register_rule(F.batch_norm)
@@ -280,9 +341,9 @@ def batch_norm(
         raise UnsupportedOperator(
             "batch_norm by batch statistics", "call eval() on it, or use group or layer norm"
         )
-    _storage(x, "batch_norm")
+    _refuse_constant(x, "batch_norm")
     scale = (running_var + eps).rsqrt()
     scale = scale if weight is None else scale * weight
     shift = -running_mean * scale if bias is None else bias - running_mean * scale
-    channel = (-1, *([1] * (x.parts.dim() - 3)))
-    return _affine(x.parts, scale.reshape(channel), shift.reshape(channel))
+    channel = (-1, *([1] * (x.dim() - 2)))
+    return _affine(x, scale.reshape(channel), shift.reshape(channel))

@@ -16,8 +16,8 @@ from meanflow_tune.core.jet_arithmetic import (
     total,
     variance,
 )
-from meanflow_tune.core.jet_attention import logsumexp
 from meanflow_tune.core.jet_elementwise import sqrt
+from meanflow_tune.core.jet_softmax import logsumexp
 from meanflow_tune.core.jet_type import Jet, UnsupportedOperator, everywhere, register_rule
 
 

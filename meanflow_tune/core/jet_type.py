@@ -7,6 +7,9 @@ A jet of K components stands in for a tensor of shape *shape; its storage is a t
 
 Jets pass through unmodified modules by `__torch_function__`: each operator that meets a jet is
 looked up in the table and its rule is applied; one without a rule is refused, never approximated.
+
+In code that is being compiled the components stay apart, as K tensors [*shape], because the compiler
+fuses operators over whole tensors and not over slices of one; they are stacked where a rule asks.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +28,7 @@ Rule = TypeVar("Rule", bound=Callable[..., Any])
 _RULES: dict[Any, Callable[..., Any]] = {}
 # What a module may ask a jet about without any derivative: answered from the value alone.
 _OF_THE_VALUE = {
-    *("dtype", "device", "ndim", "layout", "requires_grad", "size", "nelement", "element_size"),
+    *("device", "ndim", "layout", "requires_grad", "size", "nelement", "element_size"),
     *("is_cuda", "is_cpu", "is_mps", "is_sparse", "is_nested", "is_quantized", "is_meta"),
     *("is_sparse_csr", "is_mkldnn", "is_conj", "is_neg", "is_signed", "is_inference", "is_leaf"),
     *("get_device", "is_contiguous", "stride", "itemsize", "nbytes", "names", "has_names"),
@@ -36,12 +39,51 @@ _OF_THE_VALUE = {
 class Jet:
     """A tensor of shape [*shape] with derivatives; `parts` [K, *shape] as described above."""
 
-    __slots__ = ("parts",)
+    __slots__ = ("_apart", "_parts")
 
     def __init__(self, parts: Tensor) -> None:
-        self.parts = parts
+        self._parts: Tensor | None = parts
+        self._apart: tuple[Tensor, ...] | None = None
         if recording and not torch.is_grad_enabled():
             refuse_hidden_graph()
+
+    @classmethod
+    def of(cls, components: Sequence[Tensor]) -> "Jet":
+        """A jet from its components apart, each [*shape]; none may be of another jet's storage."""
+        jet = cls.__new__(cls)
+        jet._parts, jet._apart = None, tuple(components)
+        return jet
+
+    @property
+    def parts(self) -> Tensor:
+        """Storage [K, *shape]; a copy where the components are apart, so do not write into it."""
+        if self._apart is not None:
+            return torch.stack(self._apart)
+        assert self._parts is not None
+        return self._parts
+
+    @property
+    def components(self) -> tuple[Tensor, ...]:
+        """The K components, each [*shape], which are the jet's own storage."""
+        return self.parts.unbind() if self._apart is None else self._apart
+
+    @property
+    def apart(self) -> bool:
+        """Whether the components are apart, and with them what rules make of them."""
+        return self._apart is not None
+
+    @property
+    def value(self) -> Tensor:
+        """The value, [*shape]."""
+        return self.parts[0] if self._apart is None else self._apart[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return (self.parts if self._apart is None else self._apart[0]).dtype
+
+    def become(self, other: "Jet") -> None:
+        """Takes the storage of another jet, as an operator does that changes a shape in place."""
+        self._parts, self._apart = other._parts, other._apart
 
     @classmethod
     def __torch_function__(
@@ -59,22 +101,22 @@ class Jet:
     def __getattr__(self, name: str) -> Any:
         # Reached only for names that are neither jets' own nor methods with a rule.
         if name in _OF_THE_VALUE:
-            return getattr(self.parts[0], name)
+            return getattr(self.value, name)
         if name.startswith("__") or not hasattr(Tensor, name):
             raise AttributeError(f"a jet has no attribute {name!r}")
         raise UnsupportedOperator(f"Tensor.{name}")
 
     @property
     def shape(self) -> torch.Size:
-        return self.parts.shape[1:]
+        return self.value.shape
 
     @property
     def mT(self) -> Any:
-        return Jet(self.parts.mT)
+        return _RULES[torch.transpose](self, -2, -1)
 
     @property
     def T(self) -> Any:
-        return Jet(self.parts.permute(0, *range(self.parts.dim() - 1, 0, -1)))
+        return _RULES[torch.permute](self, tuple(range(self.dim() - 1, -1, -1)))
 
     mH, H = mT, T  # of real numbers
 
@@ -91,32 +133,32 @@ class Jet:
         return self
 
     def dim(self) -> int:
-        return self.parts.dim() - 1
+        return self.value.dim()
 
     def __repr__(self) -> str:
-        return f"Jet({self.parts.shape[0]} components, shape {tuple(self.parts.shape[1:])})"
+        return f"Jet({len(self.components)} components, shape {tuple(self.shape)})"
 
     def __format__(self, spec: str) -> str:
-        return format(self.parts[0], spec) if spec else repr(self)
+        return format(self.value, spec) if spec else repr(self)
 
     def __len__(self) -> int:
-        if self.parts.dim() == 1:  # where torch.tensor(x) and its kin end up
+        if self.dim() == 0:  # where torch.tensor(x) and its kin end up
             raise UnsupportedOperator(
                 "the length of a jet without axes, or torch.tensor of a jet", REMEDIES["tensor"]
             )
-        return self.parts.shape[1]
+        return len(self.value)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(_RULES[torch.unbind](self))
 
     def __contains__(self, element: Any) -> bool:
-        return element in self.parts[0]
+        return element in self.value
 
     def __setitem__(self, index: Any, value: Any) -> None:
         _RULES[Tensor.__setitem__](self, index, value)
 
     def __bool__(self) -> bool:
-        return bool(self.parts[0])
+        return bool(self.value)
 
     def __float__(self) -> float:
         raise UnsupportedOperator("float of a jet", NUMBERS)
@@ -164,7 +206,7 @@ class Jet:
         return _RULES[torch.remainder](self, other)
 
     def __neg__(self) -> Any:
-        return Jet(-self.parts)
+        return _RULES[torch.neg](self)
 
     def __pos__(self) -> Any:
         return self
@@ -321,8 +363,14 @@ def in_place(rule: Callable[..., Jet]) -> Callable[..., Jet]:
                 "writing derivatives into a tensor that has none", "use the form that returns them"
             )
         # Autograd may keep what the rule reads, so that must not be overwritten.
-        source = Jet(x.parts.clone()) if torch.is_grad_enabled() else x
-        x.parts.copy_(align(rule(source, *options, **named).parts, x.parts.dim() - 1))
+        copied = x.apart or torch.is_grad_enabled()
+        source = Jet(x.parts.clone()) if copied else x
+        result = rule(source, *options, **named)
+        if not x.apart:
+            x.parts.copy_(align(result.parts, x.dim()))
+            return x
+        for own, new in zip(x.components, result.components, strict=True):
+            own.copy_(new)
         return x
 
     return stored
@@ -335,9 +383,16 @@ def _name(operator: Any) -> str:
     return f"Tensor.{name}" if owner is not None else f"{module}.{name}"
 
 
-def half(x: Tensor) -> bool:
+def half(x: "Jet | Tensor") -> bool:
     """Whether `x` is of a type of 16 bits, of which functions are computed in float32."""
     return x.dtype in (torch.bfloat16, torch.float16)
+
+
+def converted(x: Jet, dtype: torch.dtype) -> Jet:
+    """x in another type; x itself where it is of that type."""
+    if x.dtype == dtype:
+        return x
+    return Jet.of([part.to(dtype) for part in x.components]) if x.apart else Jet(x.parts.to(dtype))
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
@@ -350,7 +405,7 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
 
 def value_of(x: Any) -> Any:
     """The value of a jet; anything else as it is."""
-    return x.parts[0] if isinstance(x, Jet) else x
+    return x.value if isinstance(x, Jet) else x
 
 
 def lift(x: Any, components: int, like: Tensor) -> Tensor:
@@ -364,11 +419,20 @@ def lift(x: Any, components: int, like: Tensor) -> Tensor:
     return parts
 
 
+def lift_apart(operands: Sequence[Any]) -> list[list[Tensor]]:
+    """For each component those of all `operands`, jets or constants, whose derivatives are zero."""
+    count, like = components_of(operands)
+    parts = [
+        x.components if isinstance(x, Jet) else lift(x, count, like).unbind() for x in operands
+    ]
+    return [list(each) for each in zip(*parts, strict=True)]
+
+
 def components_of(operands: Sequence[Any]) -> tuple[int, Tensor]:
-    """Number of components and storage of the first jet among `operands`."""
+    """Number of components and value of the first jet among `operands`."""
     for x in operands:
         if isinstance(x, Jet):
-            return x.parts.shape[0], x.parts
+            return len(x.components), x.value
     raise TypeError("none of the operands is a jet")
 
 
@@ -398,13 +462,24 @@ def put(part: Tensor, operator: Callable[..., Tensor], x: Tensor, y: Tensor) -> 
         operator(x, y, out=part)
 
 
-def chain(x: Tensor, f: Tensor, f1: Tensor, f2: Tensor | None) -> Jet:
+def chain(x: Jet | Tensor, f: Tensor, f1: Tensor, f2: Tensor | None) -> Jet:
     """The jet of f(x) elementwise: (f, f'x₁, f'x₂, f'x₁₂ + f''x₁x₂); only K = 4 needs f''."""
-    out = torch.empty_like(x)
+    if isinstance(x, Jet) and x.apart:
+        _, *rest = x.components
+        first = [f1 * part for part in rest]
+        if len(rest) == 3:
+            first[2] = first[2] + _second(f2) * rest[0] * rest[1]
+        return Jet.of([f, *first])
+    parts = x.parts if isinstance(x, Jet) else x
+    out = torch.empty_like(parts)
     out[0] = f
-    put(out[1:], torch.mul, x[1:], f1)
-    if len(x) == 4:
-        if f2 is None:
-            raise ValueError("`f2` must be given for a jet of 4 components, but got None")
-        out[3].addcmul_(x[1] * x[2], f2)
+    put(out[1:], torch.mul, parts[1:], f1)
+    if len(parts) == 4:
+        out[3].addcmul_(parts[1] * parts[2], _second(f2))
     return Jet(out)
+
+
+def _second(f2: Tensor | None) -> Tensor:
+    if f2 is None:
+        raise ValueError("`f2` must be given for a jet of 4 components, but got None")
+    return f2

@@ -4,7 +4,7 @@ An operator that gives a view of a tensor gives a view of a jet's storage [K, *s
 is written into the one is seen in the other.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from meanflow_tune.core.jet_errors import INTEGERS, UnsupportedOperator
 from meanflow_tune.core.jet_shapes import (
+    arranged,
     cat,
+    contiguous,
 )
 from meanflow_tune.core.jet_type import (
     Jet,
@@ -156,22 +158,9 @@ def diag(x: Jet, diagonal: int = 0) -> Jet:
 # --- copies, types and places ---------------------------------------------------------------------
 
 
-def _arranged(operator: Callable[..., Tensor], parts: Tensor, memory_format: Any) -> Jet:
-    """A copy in a memory format of images, which the components join as more images."""
-    if memory_format in (torch.channels_last, torch.channels_last_3d):
-        images = operator(parts.flatten(0, 1), memory_format=memory_format)
-        return Jet(images.unflatten(0, parts.shape[:2]))  # type: ignore[no-untyped-call]
-    return Jet(operator(parts, memory_format=memory_format))
-
-
-@register_rule(*everywhere("contiguous"))
-def contiguous(x: Jet, *, memory_format: Any = torch.contiguous_format) -> Jet:
-    return _arranged(Tensor.contiguous, x.parts, memory_format)
-
-
 @register_rule(*everywhere("clone"))
 def clone(x: Jet, *, memory_format: Any = torch.preserve_format) -> Jet:
-    return _arranged(torch.clone, x.parts, memory_format)
+    return arranged(torch.clone, x, memory_format)
 
 
 @register_rule(*everywhere("detach"))

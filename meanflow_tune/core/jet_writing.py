@@ -53,8 +53,11 @@ def assign(x: Any, index: Any, value: Any) -> None:
             "writing derivatives into elements of a tensor that has none",
             "make it from a jet, as by torch.zeros_like(x) or x.new_zeros(...), or use torch.cat",
         )
-    for k in range(len(x.parts)):
-        x.parts[k][index] = value.parts[k] if isinstance(value, Jet) else (value if k == 0 else 0.0)
+    count = len(x.components)
+    values = value.components if isinstance(value, Jet) else (value, *[0.0] * (count - 1))
+    for k, given in enumerate(values):
+        own = x.components[k] if x.apart else x.parts[k]  # not of unbind(): autograd forbids that
+        own[index] = given
 
 
 def _written(name: str, sources: Sequence[str]) -> None:
@@ -104,11 +107,11 @@ def index_put(x: Any, indices: Any, values: Any, accumulate: bool = False) -> Je
     return Jet(torch.stack([torch.index_put(p, indices, v, accumulate) for p, v in pairs]))
 
 
-def _copied(x: Jet, source: Any, non_blocking: bool = False) -> Jet:
+def _copied(x: Jet, source: Any, non_blocking: bool = False) -> Any:
     return expand(Jet(lift(source, len(x.parts), x.parts)), x.shape)
 
 
-def _filled(x: Jet, value: Any = 0.0) -> Jet:
+def _filled(x: Jet, value: Any = 0.0) -> Any:
     whole = lift(value, len(x.parts), x.parts)
     return expand(Jet(whole), x.shape)
 
@@ -129,7 +132,7 @@ for _rule, _names in (
 
 def _restrided(rule: Callable[..., Jet]) -> Callable[..., Jet]:
     def stored(x: Jet, *options: Any, **named: Any) -> Jet:
-        x.parts = rule(x, *options, **named).parts
+        x.become(rule(x, *options, **named))
         return x
 
     return stored

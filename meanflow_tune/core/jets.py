@@ -43,11 +43,12 @@ from meanflow_tune.core import (
     jet_products,
     jet_reductions,
     jet_shapes,
+    jet_softmax,
     jet_views,
     jet_writing,
 )
 from meanflow_tune.core.jet_errors import NonSmoothWarning, UnsupportedOperator, recording
-from meanflow_tune.core.jet_type import Jet, chain, register_rule, value_of
+from meanflow_tune.core.jet_type import Jet, chain, converted, register_rule, value_of
 from meanflow_tune.core.types import VelocityJet
 
 __all__ = [
@@ -63,8 +64,9 @@ __all__ = [
 
 # Importing these fills the table of rules.
 _RULES = (
-    *(jet_arithmetic, jet_shapes, jet_layers, jet_attention, jet_functions, jet_nonsmooth),
-    *(jet_norms, jet_products, jet_reductions, jet_views, jet_writing, jet_choices, jet_modules),
+    *(jet_arithmetic, jet_shapes, jet_layers, jet_softmax, jet_attention, jet_functions),
+    *(jet_nonsmooth, jet_norms, jet_products, jet_reductions, jet_views, jet_writing),
+    *(jet_choices, jet_modules),
 )
 
 
@@ -95,12 +97,12 @@ def velocity_jet(
     parts = _evaluate(
         model,
         4,
-        Jet(torch.stack([x, zero, velocity, zero])),
-        Jet(torch.stack([t, none, one, none])),
-        Jet(torch.stack([s, one, none, none])),
+        _jet(x, zero, velocity, zero),
+        _jet(t, none, one, none),
+        _jet(s, one, none, none),
         kwargs,
     )
-    return VelocityJet(u=parts[0], d_s=parts[1], d_t=parts[2], d_t_d_s=parts[3])
+    return VelocityJet(*parts)
 
 
 def directional_jet(
@@ -124,9 +126,16 @@ def directional_jet(
         raise ValueError(
             f"`dx` must have the shape of `x`, but got ({tuple(dx.shape)=}, {tuple(x.shape)=})"
         )
-    x_jet = x if dx is None else Jet(torch.stack([x, dx]))
+    x_jet = x if dx is None else _jet(x, dx)
     parts = _evaluate(model, 2, x_jet, _time_jet(t, dt, "dt"), _time_jet(s, ds, "ds"), kwargs)
-    return FirstOrderJet(u=parts[0], derivative=parts[1])
+    return FirstOrderJet(*parts)
+
+
+def _jet(*components: Tensor) -> Jet:
+    """A jet of copies, for the network may write into it; apart where code is being compiled."""
+    if torch.compiler.is_compiling():
+        return Jet.of([part.clone() for part in components])
+    return Jet(torch.stack(components))
 
 
 def _time_jet(time: Tensor, direction: float | Tensor, name: str) -> Tensor | Jet:
@@ -136,8 +145,8 @@ def _time_jet(time: Tensor, direction: float | Tensor, name: str) -> Tensor | Je
                 f"`{name}` must be a number or of shape [B] = {tuple(time.shape)}, "
                 f"but got ({tuple(direction.shape)=})"
             )
-        return Jet(torch.stack([time, direction.to(time.dtype).expand_as(time)]))
-    return time if direction == 0 else Jet(torch.stack([time, torch.full_like(time, direction)]))
+        return _jet(time, direction.to(time.dtype).expand_as(time))
+    return time if direction == 0 else _jet(time, torch.full_like(time, direction))
 
 
 def _check(x: Tensor, t: Tensor, s: Tensor) -> None:
@@ -154,8 +163,8 @@ def _check(x: Tensor, t: Tensor, s: Tensor) -> None:
 
 def _evaluate(
     model: Callable[..., Any], components: int, x: Any, t: Any, s: Any, kwargs: dict[str, Any]
-) -> Tensor:
-    """Storage [K, B, *D] of the model's output, in the type of x; a constant one has zero derivatives."""
+) -> tuple[Tensor, ...]:
+    """The components, each [B, *D], in the type of x; those of a constant output are zero."""
     watch = torch.is_grad_enabled() and not torch.compiler.is_compiling()
     if watch:
         recording.append(True)
@@ -165,13 +174,13 @@ def _evaluate(
         if watch:
             recording.pop()
     if isinstance(u, Tensor):
-        u = Jet(torch.stack([u, *[torch.zeros_like(u)] * (components - 1)]))
+        u = Jet.of([u, *(torch.zeros_like(u) for _ in range(components - 1))])
     if not isinstance(u, Jet):
         raise TypeError(
             f"the model must return one tensor, but got {type(u).__name__}; wrap it in a function that "
             "returns the velocity alone, such as `lambda x, t, s, **kw: model(x, t, s, **kw).sample` "
             "or `...[0]`"
         )
-    if u.is_complex():
+    if u.dtype.is_complex:
         raise TypeError("the model must return real numbers, but its output is complex")
-    return u.parts.to(value_of(x).dtype)
+    return converted(u, value_of(x).dtype).components

@@ -155,7 +155,12 @@ case(
 )
 case(
     "scaled_dot_product_attention",
-    lambda op, x: op(x, 2 * x, x * x, scale=0.7) + op(x, W, x, attn_mask=x @ W.mT) + op(W, x, P),
+    lambda op, x: (
+        op(x, 2 * x, x * x, scale=0.7)
+        + op(x, W, x, attn_mask=x @ W.mT)
+        + op(W, x, P)
+        + op(torch.stack([x, x * x]), x[None], W[None], enable_gqa=True).sum(0)
+    ),
 )
 case(
     "multi_head_attention_forward",

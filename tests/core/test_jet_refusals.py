@@ -81,7 +81,6 @@ def test_unknown_function_is_refused_by_name() -> None:
         (lambda x: nn.BatchNorm1d(4).double()(x), "batch statistics"),
         (lambda x: nn.InstanceNorm1d(3, track_running_stats=True)(x[None]), "running statistics"),
         (lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.1), "dropout_p=0.1"),
-        (lambda x: F.scaled_dot_product_attention(x, x, x, enable_gqa=True), "enable_gqa"),
         (lambda x: nn.MultiheadAttention(4, 2, dropout=0.1).double()(x, x, x), "dropout"),
         (lambda x: _padded_encoder()(x[None], None, ~(W[None, :, 0] > 0)), "enable_nested_tensor=False"),
         (lambda x: nn.GRU(4, 4).double()(x), r"gru.*write the cell"),
