@@ -5,6 +5,7 @@ without derivatives. In-place operations act on tensors made here, so they are s
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from meanflow_tune.core.jet_type import (
     Jet,
     UnsupportedOperator,
     align,
+    autocast_dtype,
     axis,
     broadcast,
     chain,
@@ -22,9 +24,29 @@ from meanflow_tune.core.jet_type import (
     everywhere,
     in_place,
     lift,
+    lift_apart,
     register_rule,
     value_of,
 )
+
+# Components (of x, of y) with no direction in common, by the component that they add to.
+_SHARES = ([(0, 0)], [(1, 0), (0, 1)], [(2, 0), (0, 2)], [(3, 0), (0, 3), (1, 2), (2, 1)])
+
+
+def bilinear(operator: Callable[[Tensor, Tensor], Tensor], x: Any, y: Any) -> Jet:
+    """The jet of operator(x, y), which is linear in each operand; one of the two may be a constant."""
+    if not isinstance(y, Jet):
+        return _kept(x.parts, torch.stack([operator(part, y) for part in x.parts]))
+    if not isinstance(x, Jet):
+        return _kept(y.parts, torch.stack([operator(x, part) for part in y.parts]))
+    a, b = x.parts, y.parts
+    components = [[operator(a[i], b[k]) for i, k in shares] for shares in _SHARES[: len(a)]]
+    return _kept(a, torch.stack([sum(terms[1:], terms[0]) for terms in components]))
+
+
+def _kept(operand: Tensor, product: Tensor) -> Jet:
+    """A product that autocast made in its own type goes on in the type of the jet."""
+    return Jet(product if autocast_dtype(operand) is None else product.to(operand.dtype))
 
 
 @register_rule(*everywhere("mul", "multiply", "__mul__", "__rmul__"))
@@ -32,17 +54,42 @@ def multiply(x: Any, y: Any) -> Jet:
     """(x₀y₀, x₁y₀ + x₀y₁, x₂y₀ + x₀y₂, x₁₂y₀ + x₁y₂ + x₂y₁ + x₀y₁₂)."""
     if not isinstance(x, Jet):
         x, y = y, x
-    a = x.parts
     if not isinstance(y, Jet):
-        return Jet((align(a, y.dim()) if isinstance(y, Tensor) else a) * y)
-    b = y.parts
-    if a.dim() != b.dim():
-        a, b = align(a, b.dim() - 1), align(b, a.dim() - 1)
-    out = a * b[0]
-    out[1:].addcmul_(b[1:], a[0])
+        if x.apart:
+            return Jet.of([part * y for part in x.components])
+        a = x.parts
+        return Jet(_beside(a, y) * y)
+    if x.apart or y.apart:
+        p, q = x.components, y.components
+        out = [p[0] * q[0], *(p[i] * q[0] + p[0] * q[i] for i in range(1, len(p)))]
+        if len(p) == 4:
+            out[3] = out[3] + p[1] * q[2] + p[2] * q[1]
+        return Jet.of(out)
+    a, b = x.parts, y.parts
+    if a.dim() != b.dim() or a.dtype != b.dtype:
+        a, b = _alike(a, b)
+    product = a * b[0]
+    product[1:].addcmul_(b[1:], a[0])
     if len(a) == 4:
-        out[3].addcmul_(a[1], b[2]).addcmul_(a[2], b[1])
-    return Jet(out)
+        product[3].addcmul_(a[1], b[2]).addcmul_(a[2], b[1])
+    return Jet(product)
+
+
+def _beside(a: Tensor, y: Any) -> Tensor:
+    """Storage ready to be multiplied by a constant, in the type that torch gives the result."""
+    if not isinstance(y, Tensor):
+        return a
+    if a.dtype != y.dtype and a.dim() == 1:
+        a = a.to(_common(a[0], y))
+    return align(a, y.dim())
+
+
+def _alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Two storages, with axes inserted to broadcast and in the type that torch gives the result."""
+    if a.dtype != b.dtype:
+        dtype = _common(a[0], b[0])  # where a number's type counts less than a tensor's
+        a, b = a.to(dtype), b.to(dtype)
+    return align(a, b.dim() - 1), align(b, a.dim() - 1)
 
 
 @register_rule(*everywhere("add", "__add__", "__radd__"))
@@ -51,25 +98,47 @@ def add(x: Any, y: Any, *, alpha: float = 1) -> Jet:
         y = y * alpha
     if not isinstance(x, Jet):
         x, y = y, x
+    if x.apart or (isinstance(y, Jet) and y.apart):
+        return _add_apart(x.components, y)
     a = x.parts
     if isinstance(y, Jet):
         b = y.parts
-        if a.dim() != b.dim():
-            a, b = align(a, b.dim() - 1), align(b, a.dim() - 1)
+        if a.dim() != b.dim() or a.dtype != b.dtype:
+            a, b = _alike(a, b)
         return Jet(a + b)
     if isinstance(y, Tensor):
         a = align(a, y.dim())
-        dtype = torch.result_type(a, y)
-        shape = broadcast(a.shape[1:], y.shape)
-        a = a.to(dtype).expand(len(a), *shape)
+        dtype = _common(x.parts[0], y)
+        a = a.to(dtype).expand(len(a), *broadcast(a.shape[1:], y.shape))
     out = a.clone(memory_format=torch.contiguous_format)
     out[0] += y
     return Jet(out)
 
 
+def _common(a: Tensor, b: Tensor) -> torch.dtype:
+    """The type of a + b, as torch.result_type, which is not traced by a compiler."""
+    if (a.dim() == 0) != (b.dim() == 0):
+        scalar, other = (a, b) if a.dim() == 0 else (b, a)
+        if scalar.is_floating_point() <= other.is_floating_point():
+            return other.dtype
+    return torch.promote_types(a.dtype, b.dtype)
+
+
+def _add_apart(x: Sequence[Tensor], y: Any) -> Jet:
+    if isinstance(y, Jet):
+        return Jet.of([a + b for a, b in zip(x, y.components, strict=True)])
+    first = x[0] + y
+    # Copies, which a compiler leaves out: storage of two jets must not be one.
+    rest = [part.to(first.dtype).expand(first.shape).clone() for part in x[1:]]
+    return Jet.of([first, *rest])
+
+
 @register_rule(*everywhere("sub", "subtract", "__sub__"))
 def subtract(x: Any, y: Any, *, alpha: float = 1) -> Jet:
-    if alpha == 1 and isinstance(x, Jet) and isinstance(y, Jet) and x.parts.dim() == y.parts.dim():
+    if alpha == 1 and isinstance(x, Jet) and isinstance(y, Jet) and x.dim() == y.dim():
+        if x.apart or y.apart:
+            pairs = zip(x.components, y.components, strict=True)
+            return Jet.of([a - b for a, b in pairs])
         return Jet(x.parts - y.parts)
     return add(x, -y, alpha=alpha)
 
@@ -84,7 +153,9 @@ def divide(x: Any, y: Any, *, rounding_mode: str | None = None) -> Jet:
     if rounding_mode is not None:
         raise UnsupportedOperator(f"torch.div with {rounding_mode=}", "divide without rounding")
     if not isinstance(y, Jet):
-        return Jet((align(x.parts, y.dim()) if isinstance(y, Tensor) else x.parts) / y)
+        if x.apart:
+            return Jet.of([part / y for part in x.components])
+        return Jet(_beside(x.parts, y) / y)
     return multiply(reciprocal(y), x)
 
 
@@ -95,7 +166,7 @@ def reverse_divide(x: Any, y: Any) -> Jet:
 
 @register_rule(*everywhere("neg", "negative", "__neg__"))
 def negate(x: Jet) -> Jet:
-    return Jet(-x.parts)
+    return Jet.of([-part for part in x.components]) if x.apart else Jet(-x.parts)
 
 
 @register_rule(*everywhere("pow", "__pow__"))
@@ -109,7 +180,7 @@ def power(x: Any, n: Any) -> Jet:
         if n == 2:
             return multiply(x, x)
         if n == 1:
-            return x
+            return Jet(x.parts.clone())
         if n == 0:
             return Jet(lift(torch.ones_like(x.parts[0]), len(x.parts), x.parts))
     else:
@@ -118,11 +189,11 @@ def power(x: Any, n: Any) -> Jet:
 
     def term(factor: Any, exponent: Any) -> Tensor:
         """factor · x^exponent, zero where the factor is (and not 0 · ∞)."""
-        result = x.parts[0] ** exponent * factor
+        result = x.value**exponent * factor
         return torch.where(factor == 0, 0.0, result) if isinstance(factor, Tensor) else result
 
-    f2 = term(n * (n - 1), n - 2) if len(x.parts) == 4 else None
-    return chain(x.parts, x.parts[0] ** n, term(n, n - 1), f2)
+    f2 = term(n * (n - 1), n - 2) if len(x.components) == 4 else None
+    return chain(x, x.value**n, term(n, n - 1), f2)
 
 
 @register_rule(*everywhere("__rpow__"))
@@ -140,13 +211,20 @@ def lerp(x: Any, y: Any, weight: Any) -> Any:
     return x + (y - x) * weight
 
 
-@register_rule(*everywhere("where"))
+@register_rule(torch.where)
 def where(condition: Tensor, x: Any, y: Any) -> Jet:
     condition = value_of(condition)
+    if any(isinstance(z, Jet) and z.apart for z in (x, y)):
+        return Jet.of([torch.where(condition, a, b) for a, b in lift_apart((x, y))])
     count, like = components_of((x, y))
     a, b = lift(x, count, like), lift(y, count, like)
     rank = max(a.dim() - 1, b.dim() - 1, condition.dim())
     return Jet(torch.where(condition, align(a, rank), align(b, rank)))
+
+
+@register_rule(Tensor.where)
+def where_of(x: Any, condition: Tensor, other: Any) -> Jet:
+    return where(condition, x, other)
 
 
 @register_rule(*everywhere("masked_fill"))
@@ -154,9 +232,18 @@ def masked_fill(x: Jet, mask: Tensor, value: Any) -> Jet:
     return where(mask, torch.as_tensor(value, dtype=x.parts.dtype, device=mask.device), x)
 
 
-for _rule, _name in ((add, "add"), (subtract, "sub"), (multiply, "mul"), (divide, "div")):
-    _operators = everywhere(f"{_name}_", f"__i{_name.replace('div', 'truediv')}__")
-    register_rule(*_operators)(in_place(_rule))
+for _rule, _names in (
+    (add, "add_ __iadd__"),
+    (subtract, "sub_ subtract_ __isub__"),
+    (multiply, "mul_ multiply_ __imul__"),
+    (divide, "div_ divide_ true_divide_ __itruediv__"),
+    (negate, "neg_ negative_"),
+    (power, "pow_ __ipow__"),
+    (addcmul, "addcmul_"),
+    (lerp, "lerp_"),
+    (masked_fill, "masked_fill_"),
+):
+    register_rule(*everywhere(*_names.split()))(in_place(_rule))
 
 
 # --- reductions -----------------------------------------------------------------------------------
@@ -171,14 +258,20 @@ def _axes(x: Tensor, dim: Any) -> tuple[int, ...]:
 
 @register_rule(*everywhere("sum"))
 def total(x: Jet, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Jet:
+    if x.apart:
+        axes = tuple(range(x.dim())) if dim is None or dim == () else dim
+        return Jet.of([part.sum(axes, keepdim, dtype=dtype) for part in x.components])
     axes = _axes(x.parts, dim)
-    return Jet(x.parts.sum(axes, keepdim, dtype=dtype) if axes else x.parts)
+    return Jet(x.parts.sum(axes, keepdim, dtype=dtype) if axes else x.parts.clone())
 
 
 @register_rule(*everywhere("mean"))
 def mean(x: Jet, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Jet:
+    if x.apart:
+        axes = tuple(range(x.dim())) if dim is None or dim == () else dim
+        return Jet.of([part.mean(axes, keepdim, dtype=dtype) for part in x.components])
     axes = _axes(x.parts, dim)
-    return Jet(x.parts.mean(axes, keepdim, dtype=dtype) if axes else x.parts)
+    return Jet(x.parts.mean(axes, keepdim, dtype=dtype) if axes else x.parts.clone())
 
 
 @register_rule(*everywhere("var"))

@@ -1,7 +1,8 @@
 """Rules for functions of one variable, each from its value and first two derivatives.
 
 For f(x) with x = (x₀, x₁, x₂, x₁₂) or (x₀, x₁): (f, f'x₁, f'x₂, f'x₁₂ + f''x₁x₂). In-place operations
-here act on tensors made here and not yet used, so they are safe under autograd.
+here act on tensors made here and not yet used, so they are safe under autograd. Storage of 16 bits is
+computed in float32 and rounded once.
 """
 
 import math
@@ -13,7 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from meanflow_tune.core.jet_type import Jet, chain, everywhere, in_place, register_rule
+from meanflow_tune.core.jet_type import (
+    Jet,
+    chain,
+    converted,
+    everywhere,
+    half,
+    in_place,
+    register_rule,
+)
 
 Derivatives = tuple[Tensor, Tensor, Tensor | None]
 
@@ -28,10 +37,17 @@ def elementwise(*names: str) -> Callable[[Callable[..., Derivatives]], Callable[
         @wraps(derivatives)
         def rule(x: Jet, *options: Any, inplace: bool = False, **named: Any) -> Jet:
             if inplace:
-                return in_place(rule)(x, *options, **named)
-            return chain(x.parts, *derivatives(x.parts[0], len(x.parts) == 4, *options, **named))
+                return written(x, *options, **named)
+            if half(x):
+                return converted(chain_of(converted(x, torch.float32), *options, **named), x.dtype)
+            return chain_of(x, *options, **named)
 
+        def chain_of(x: Jet, *options: Any, **named: Any) -> Jet:
+            return chain(x, *derivatives(x.value, len(x.components) == 4, *options, **named))
+
+        written = in_place(rule)
         register_rule(*everywhere(*names))(rule)
+        register_rule(*everywhere(*(f"{name}_" for name in names)))(written)
         return rule
 
     return register

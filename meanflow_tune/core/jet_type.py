@@ -7,45 +7,83 @@ A jet of K components stands in for a tensor of shape *shape; its storage is a t
 
 Jets pass through unmodified modules by `__torch_function__`: each operator that meets a jet is
 looked up in the table and its rule is applied; one without a rule is refused, never approximated.
+
+In code that is being compiled the components stay apart, as K tensors [*shape], because the compiler
+fuses operators over whole tensors and not over slices of one; they are stacked where a rule asks.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from meanflow_tune.core.jet_errors import NUMBERS, REMEDIES, recording, refuse_hidden_graph
+from meanflow_tune.core.jet_errors import UnsupportedOperator as UnsupportedOperator
+
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 
 _RULES: dict[Any, Callable[..., Any]] = {}
 # What a module may ask a jet about without any derivative: answered from the value alone.
 _OF_THE_VALUE = {
-    *("dtype", "device", "ndim", "layout", "requires_grad", "size", "nelement", "element_size"),
-    *("is_cuda", "is_sparse", "is_nested", "is_quantized", "is_meta", "get_device"),
-    *("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"),
+    *("device", "ndim", "layout", "requires_grad", "size", "nelement", "element_size"),
+    *("is_cuda", "is_cpu", "is_mps", "is_sparse", "is_nested", "is_quantized", "is_meta"),
+    *("is_sparse_csr", "is_mkldnn", "is_conj", "is_neg", "is_signed", "is_inference", "is_leaf"),
+    *("get_device", "is_contiguous", "stride", "itemsize", "nbytes", "names", "has_names"),
+    *("is_shared", "is_pinned", "grad_fn", "new_tensor"),
 }
-
-
-class UnsupportedOperator(NotImplementedError):
-    """A network uses an operator, or a form of one, through which derivatives have no rule."""
-
-    def __init__(self, operator: str, remedy: str | None = None) -> None:
-        if remedy is None:
-            remedy = (
-                "write the network with operators that have one, or add a rule with "
-                "meanflow_tune.core.jets.register_rule(operator)(rule)"
-            )
-        super().__init__(f"no derivative rule for {operator}; {remedy}")
 
 
 class Jet:
     """A tensor of shape [*shape] with derivatives; `parts` [K, *shape] as described above."""
 
-    __slots__ = ("parts",)
+    __slots__ = ("_apart", "_parts")
 
     def __init__(self, parts: Tensor) -> None:
-        self.parts = parts
+        self._parts: Tensor | None = parts
+        self._apart: tuple[Tensor, ...] | None = None
+        if recording and not torch.is_grad_enabled():
+            refuse_hidden_graph()
+
+    @classmethod
+    def of(cls, components: Sequence[Tensor]) -> "Jet":
+        """A jet from its components apart, each [*shape]; none may be of another jet's storage."""
+        jet = cls.__new__(cls)
+        jet._parts, jet._apart = None, tuple(components)
+        return jet
+
+    @property
+    def parts(self) -> Tensor:
+        """Storage [K, *shape]; a copy where the components are apart, so do not write into it."""
+        if self._apart is not None:
+            return torch.stack(self._apart)
+        assert self._parts is not None
+        return self._parts
+
+    @property
+    def components(self) -> tuple[Tensor, ...]:
+        """The K components, each [*shape], which are the jet's own storage."""
+        return self.parts.unbind() if self._apart is None else self._apart
+
+    @property
+    def apart(self) -> bool:
+        """Whether the components are apart, and with them what rules make of them."""
+        return self._apart is not None
+
+    @property
+    def value(self) -> Tensor:
+        """The value, [*shape]."""
+        return self.parts[0] if self._apart is None else self._apart[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return (self.parts if self._apart is None else self._apart[0]).dtype
+
+    def become(self, other: "Jet") -> None:
+        """Takes the storage of another jet, as an operator does that changes a shape in place."""
+        self._parts, self._apart = other._parts, other._apart
 
     @classmethod
     def __torch_function__(
@@ -54,45 +92,82 @@ class Jet:
         rule = _RULES.get(func)
         if rule is None:
             raise UnsupportedOperator(_name(func))
-        return rule(*args, **kwargs) if kwargs else rule(*args)
+        if not kwargs:
+            return rule(*args)
+        if kwargs.get("out") is not None:
+            raise UnsupportedOperator(f"{_name(func)} with out=", "use the form that returns it")
+        return _by_position(rule, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
         # Reached only for names that are neither jets' own nor methods with a rule.
         if name in _OF_THE_VALUE:
-            return getattr(self.parts[0], name)
+            return getattr(self.value, name)
         if name.startswith("__") or not hasattr(Tensor, name):
             raise AttributeError(f"a jet has no attribute {name!r}")
         raise UnsupportedOperator(f"Tensor.{name}")
 
     @property
     def shape(self) -> torch.Size:
-        return self.parts.shape[1:]
+        return self.value.shape
 
     @property
     def mT(self) -> Any:
-        return Jet(self.parts.mT)
+        return _RULES[torch.transpose](self, -2, -1)
 
     @property
     def T(self) -> Any:
-        return Jet(self.parts.permute(0, *range(self.parts.dim() - 1, 0, -1)))
+        return _RULES[torch.permute](self, tuple(range(self.dim() - 1, -1, -1)))
+
+    mH, H = mT, T  # of real numbers
+
+    @property
+    def real(self) -> Any:
+        return self
+
+    @property
+    def data(self) -> Any:
+        return Jet(self.parts.detach())
+
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        self.parts.requires_grad_(requires_grad)
+        return self
 
     def dim(self) -> int:
-        return self.parts.dim() - 1
+        return self.value.dim()
 
     def __repr__(self) -> str:
-        return f"Jet({self.parts.shape[0]} components, shape {tuple(self.parts.shape[1:])})"
+        return f"Jet({len(self.components)} components, shape {tuple(self.shape)})"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec) if spec else repr(self)
 
     def __len__(self) -> int:
-        return len(self.parts[0])
+        if self.dim() == 0:  # where torch.tensor(x) and its kin end up
+            raise UnsupportedOperator(
+                "the length of a jet without axes, or torch.tensor of a jet", REMEDIES["tensor"]
+            )
+        return len(self.value)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(_RULES[torch.unbind](self))
 
+    def __contains__(self, element: Any) -> bool:
+        return element in self.value
+
     def __setitem__(self, index: Any, value: Any) -> None:
-        raise UnsupportedOperator("assignment to elements", "use torch.where, torch.cat or F.pad")
+        _RULES[Tensor.__setitem__](self, index, value)
 
     def __bool__(self) -> bool:
-        return bool(self.parts[0])
+        return bool(self.value)
+
+    def __float__(self) -> float:
+        raise UnsupportedOperator("float of a jet", NUMBERS)
+
+    def __int__(self) -> int:
+        raise UnsupportedOperator("int of a jet", NUMBERS)
+
+    def __array__(self, *options: Any, **named: Any) -> Any:
+        raise UnsupportedOperator("the conversion of a jet to numpy", NUMBERS)
 
     def __getitem__(self, index: Any) -> Any:
         return _RULES[Tensor.__getitem__](self, index)
@@ -127,8 +202,17 @@ class Jet:
     def __rmatmul__(self, other: Any) -> Any:
         return _RULES[torch.matmul](other, self)
 
+    def __mod__(self, other: Any) -> Any:
+        return _RULES[torch.remainder](self, other)
+
     def __neg__(self) -> Any:
-        return Jet(-self.parts)
+        return _RULES[torch.neg](self)
+
+    def __pos__(self) -> Any:
+        return self
+
+    def __abs__(self) -> Any:
+        return _RULES[torch.abs](self)
 
     def __iadd__(self, other: Any) -> Any:
         return _RULES[Tensor.add_](self, other)
@@ -138,6 +222,9 @@ class Jet:
 
     def __imul__(self, other: Any) -> Any:
         return _RULES[Tensor.mul_](self, other)
+
+    def __ipow__(self, other: Any) -> Any:
+        return _RULES[Tensor.pow_](self, other)
 
     def __itruediv__(self, other: Any) -> Any:
         return _RULES[Tensor.div_](self, other)
@@ -154,6 +241,17 @@ class Jet:
     def __ge__(self, other: Any) -> Any:
         return _RULES[torch.ge](self, other)
 
+    def __eq__(self, other: Any) -> Any:
+        if not isinstance(other, Jet | Tensor | float | int):
+            return NotImplemented
+        return _RULES[torch.eq](self, other)
+
+    def __ne__(self, other: Any) -> Any:
+        if not isinstance(other, Jet | Tensor | float | int):
+            return NotImplemented
+        return _RULES[torch.ne](self, other)
+
+    __hash__ = object.__hash__
     __radd__ = __add__
     __rmul__ = __mul__
 
@@ -165,6 +263,34 @@ def register_rule(*operators: Any) -> Callable[[Rule], Rule]:
     gives what the operator gives, with jets for tensors that have derivatives. `operators` are the
     objects that a network calls (functions of torch, methods such as `Tensor.atan`); a later rule
     for the same operator replaces an earlier one. TypeError when an operator is not callable.
+
+    A function of one variable needs its value and first two derivatives; `chain` does the rest.
+    For the modified Bessel function I₀, with I₀' = I₁ and I₀'' = I₀ - I₁ / x:
+
+    >>> import torch
+    >>> from meanflow_tune.core.jets import Jet, chain, register_rule
+    >>> @register_rule(torch.special.i0, torch.i0, torch.Tensor.i0)
+    ... def i0(x: Jet) -> Jet:
+    ...     value = x.parts[0]
+    ...     f, f1 = torch.special.i0(value), torch.special.i1(value)
+    ...     return chain(x.parts, f, f1, f - f1 / value)
+    >>> x = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    >>> one, zero = torch.ones_like(x), torch.zeros_like(x)
+    >>> torch.special.i0(Jet(torch.stack([x, one, one, zero]))).parts[3]  # I₀''
+    tensor([0.7009, 1.4843], dtype=torch.float64)
+
+    A rule may also be a composition of operators that have rules; jets take part in arithmetic:
+
+    >>> x = Jet(torch.tensor([[2.0], [1.0], [1.0], [0.0]]))
+    >>> @register_rule(torch.special.erfcx)
+    ... def erfcx(x):
+    ...     return torch.exp(x * x) * torch.erfc(x)
+    >>> torch.special.erfcx(x).parts[0]
+    tensor([0.2554])
+
+    Where two operands may be jets, their storages `x.parts` [K, *shape] are at hand: the product
+    rule is in `jet_arithmetic.multiply`. In place of silence, refuse what a rule cannot do:
+    ``raise UnsupportedOperator("name of the form", "what to do instead")``.
     """
     for operator in operators:
         if not callable(operator):
@@ -177,16 +303,54 @@ def register_rule(*operators: Any) -> Callable[[Rule], Rule]:
             # A method becomes one of Jet's own, which saves a look-up on every call. Not so for the
             # operators that Python calls with swapped sides, which `Jet` defines itself.
             if getattr(Tensor, name, None) is operator and not name.startswith("__"):
-                setattr(Jet, name, rule)
+                setattr(Jet, name, _method(rule))
         return rule
 
     return register
 
 
+# Names of torch for operands, which rules take by position in this order, and numpy's for options.
+_OPERANDS = (
+    *(
+        "condition",
+        "input",
+        "self",
+        "tensor1",
+        "batch1",
+        "mat1",
+        "mat",
+        "vec1",
+        "tensor2",
+        "batch2",
+    ),
+    *("mat2", "vec2", "vec", "other", "exponent", "end"),
+)
+_OPTIONS = {"axis": "dim", "keepdims": "keepdim"}
+
+
+def _by_position(rule: Callable[..., Any], args: Sequence[Any], named: dict[str, Any]) -> Any:
+    """rule(*args, **named), with operands that were given by name put where rules expect them."""
+    operands = [named[name] for name in _OPERANDS if name in named]
+    options = {_OPTIONS.get(k, k): v for k, v in named.items() if k not in _OPERANDS}
+    return rule(*args, *operands, **options)
+
+
+def _method(rule: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(rule)
+    def method(self: Any, *args: Any, **named: Any) -> Any:
+        return _by_position(rule, (self, *args), named) if named else rule(self, *args)
+
+    return method
+
+
 def everywhere(*names: str) -> list[Any]:
     """All the operators torch has under each name: function, method and functional."""
     places = (torch, Tensor, F, torch.special)
-    found = [getattr(place, name, None) for name in names for place in places]
+    found = [
+        getattr(place, name, None)
+        for name in names
+        for place in ((Tensor,) if name.startswith("__") else places)
+    ]
     return [operator for operator in found if callable(operator)]
 
 
@@ -199,8 +363,14 @@ def in_place(rule: Callable[..., Jet]) -> Callable[..., Jet]:
                 "writing derivatives into a tensor that has none", "use the form that returns them"
             )
         # Autograd may keep what the rule reads, so that must not be overwritten.
-        source = Jet(x.parts.clone()) if torch.is_grad_enabled() else x
-        x.parts.copy_(rule(source, *options, **named).parts)
+        copied = x.apart or torch.is_grad_enabled()
+        source = Jet(x.parts.clone()) if copied else x
+        result = rule(source, *options, **named)
+        if not x.apart:
+            x.parts.copy_(align(result.parts, x.dim()))
+            return x
+        for own, new in zip(x.components, result.components, strict=True):
+            own.copy_(new)
         return x
 
     return stored
@@ -213,9 +383,29 @@ def _name(operator: Any) -> str:
     return f"Tensor.{name}" if owner is not None else f"{module}.{name}"
 
 
+def half(x: "Jet | Tensor") -> bool:
+    """Whether `x` is of a type of 16 bits, of which functions are computed in float32."""
+    return x.dtype in (torch.bfloat16, torch.float16)
+
+
+def converted(x: Jet, dtype: torch.dtype) -> Jet:
+    """x in another type; x itself where it is of that type."""
+    if x.dtype == dtype:
+        return x
+    return Jet.of([part.to(dtype) for part in x.components]) if x.apart else Jet(x.parts.to(dtype))
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The type in which autocast wants matrix products of `x`; None where it leaves them alone."""
+    kind = x.device.type
+    if x.dtype != torch.float32 or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
+
+
 def value_of(x: Any) -> Any:
     """The value of a jet; anything else as it is."""
-    return x.parts[0] if isinstance(x, Jet) else x
+    return x.value if isinstance(x, Jet) else x
 
 
 def lift(x: Any, components: int, like: Tensor) -> Tensor:
@@ -229,11 +419,20 @@ def lift(x: Any, components: int, like: Tensor) -> Tensor:
     return parts
 
 
+def lift_apart(operands: Sequence[Any]) -> list[list[Tensor]]:
+    """For each component those of all `operands`, jets or constants, whose derivatives are zero."""
+    count, like = components_of(operands)
+    parts = [
+        x.components if isinstance(x, Jet) else lift(x, count, like).unbind() for x in operands
+    ]
+    return [list(each) for each in zip(*parts, strict=True)]
+
+
 def components_of(operands: Sequence[Any]) -> tuple[int, Tensor]:
-    """Number of components and storage of the first jet among `operands`."""
+    """Number of components and value of the first jet among `operands`."""
     for x in operands:
         if isinstance(x, Jet):
-            return x.parts.shape[0], x.parts
+            return len(x.components), x.value
     raise TypeError("none of the operands is a jet")
 
 
@@ -263,13 +462,24 @@ def put(part: Tensor, operator: Callable[..., Tensor], x: Tensor, y: Tensor) -> 
         operator(x, y, out=part)
 
 
-def chain(x: Tensor, f: Tensor, f1: Tensor, f2: Tensor | None) -> Jet:
+def chain(x: Jet | Tensor, f: Tensor, f1: Tensor, f2: Tensor | None) -> Jet:
     """The jet of f(x) elementwise: (f, f'x₁, f'x₂, f'x₁₂ + f''x₁x₂); only K = 4 needs f''."""
-    out = torch.empty_like(x)
+    if isinstance(x, Jet) and x.apart:
+        _, *rest = x.components
+        first = [f1 * part for part in rest]
+        if len(rest) == 3:
+            first[2] = first[2] + _second(f2) * rest[0] * rest[1]
+        return Jet.of([f, *first])
+    parts = x.parts if isinstance(x, Jet) else x
+    out = torch.empty_like(parts)
     out[0] = f
-    put(out[1:], torch.mul, x[1:], f1)
-    if len(x) == 4:
-        if f2 is None:
-            raise ValueError("`f2` must be given for a jet of 4 components, but got None")
-        out[3].addcmul_(x[1] * x[2], f2)
+    put(out[1:], torch.mul, parts[1:], f1)
+    if len(parts) == 4:
+        out[3].addcmul_(parts[1] * parts[2], _second(f2))
     return Jet(out)
+
+
+def _second(f2: Tensor | None) -> Tensor:
+    if f2 is None:
+        raise ValueError("`f2` must be given for a jet of 4 components, but got None")
+    return f2

@@ -1,11 +1,27 @@
 """Exact derivatives of a network in one pass: (u, ∂_s u, D u, D ∂_s u), or u and one of them.
 
 D = ∂_t + v·∂_x is the total derivative along the trajectory. The pass goes through an unmodified
-module or callable, in float32 or float64, with or without recording a graph for gradients. It is
-written out by hand because nested forward-mode differentiation of torch is silently wrong through
-layer norm, and because the components share one matrix product a layer this way.
+module or callable, with or without recording a graph for gradients. It is written out by hand because
+nested forward-mode differentiation of torch is silently wrong through layer norm, and because the
+components share one matrix product a layer this way.
 
-An operator without a rule raises `UnsupportedOperator`; `register_rule` adds one.
+An operator without a rule raises `UnsupportedOperator`; `register_rule` adds one. An operator with
+kinks warns once (`NonSmoothWarning`): its second derivative vanishes almost everywhere or jumps.
+
+A jet stands in for a tensor and is none: a network that asks isinstance(x, torch.Tensor) takes its
+other branch, so ask for x.shape or x.dtype instead. What needs a plain tensor or a number of it
+(item, numpy, torch.tensor, an index) is refused.
+
+Precision. All components are computed in the type of x, and given in it. Under `torch.autocast` matrix
+products, convolutions and attention's products are computed in the autocast type, all components
+alike, and their results go on in float32: norms, softmax, activations, sums and the residual stream
+of all four components are float32. Where x and the parameters themselves are bfloat16 or float16, the
+storage is too; norms, softmax and functions of one variable are computed in float32 and rounded once.
+In either case what remains is the rounding of weights and operands of products.
+
+What cuts the graph of gradients in a network (`detach`, `torch.no_grad`) keeps the derivatives along
+x, t and s: the function is the same. `torch.utils.checkpoint` works with use_reentrant=False; inside
+a custom `torch.autograd.Function`, so with use_reentrant=True, gradients would be lost and are refused.
 """
 
 from collections.abc import Callable
@@ -15,13 +31,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from meanflow_tune.core import jet_arithmetic, jet_attention, jet_layers, jet_shapes
-from meanflow_tune.core.jet_type import Jet, UnsupportedOperator, chain, register_rule
+from meanflow_tune.core import (
+    jet_arithmetic,
+    jet_attention,
+    jet_choices,
+    jet_functions,
+    jet_layers,
+    jet_modules,
+    jet_nonsmooth,
+    jet_norms,
+    jet_products,
+    jet_reductions,
+    jet_shapes,
+    jet_softmax,
+    jet_views,
+    jet_writing,
+)
+from meanflow_tune.core.jet_errors import NonSmoothWarning, UnsupportedOperator, recording
+from meanflow_tune.core.jet_type import Jet, chain, converted, register_rule, value_of
 from meanflow_tune.core.types import VelocityJet
 
 __all__ = [
     "FirstOrderJet",
     "Jet",
+    "NonSmoothWarning",
     "UnsupportedOperator",
     "chain",
     "directional_jet",
@@ -30,7 +63,11 @@ __all__ = [
 ]
 
 # Importing these fills the table of rules.
-_RULES = (jet_arithmetic, jet_shapes, jet_layers, jet_attention)
+_RULES = (
+    *(jet_arithmetic, jet_shapes, jet_layers, jet_softmax, jet_attention, jet_functions),
+    *(jet_nonsmooth, jet_norms, jet_products, jet_reductions, jet_views, jet_writing),
+    *(jet_choices, jet_modules),
+)
 
 
 @dataclass(frozen=True)
@@ -60,12 +97,12 @@ def velocity_jet(
     parts = _evaluate(
         model,
         4,
-        Jet(torch.stack([x, zero, velocity, zero])),
-        Jet(torch.stack([t, none, one, none])),
-        Jet(torch.stack([s, one, none, none])),
+        _jet(x, zero, velocity, zero),
+        _jet(t, none, one, none),
+        _jet(s, one, none, none),
         kwargs,
     )
-    return VelocityJet(u=parts[0], d_s=parts[1], d_t=parts[2], d_t_d_s=parts[3])
+    return VelocityJet(*parts)
 
 
 def directional_jet(
@@ -89,9 +126,16 @@ def directional_jet(
         raise ValueError(
             f"`dx` must have the shape of `x`, but got ({tuple(dx.shape)=}, {tuple(x.shape)=})"
         )
-    x_jet = x if dx is None else Jet(torch.stack([x, dx]))
+    x_jet = x if dx is None else _jet(x, dx)
     parts = _evaluate(model, 2, x_jet, _time_jet(t, dt, "dt"), _time_jet(s, ds, "ds"), kwargs)
-    return FirstOrderJet(u=parts[0], derivative=parts[1])
+    return FirstOrderJet(*parts)
+
+
+def _jet(*components: Tensor) -> Jet:
+    """A jet of copies, for the network may write into it; apart where code is being compiled."""
+    if torch.compiler.is_compiling():
+        return Jet.of([part.clone() for part in components])
+    return Jet(torch.stack(components))
 
 
 def _time_jet(time: Tensor, direction: float | Tensor, name: str) -> Tensor | Jet:
@@ -101,8 +145,8 @@ def _time_jet(time: Tensor, direction: float | Tensor, name: str) -> Tensor | Je
                 f"`{name}` must be a number or of shape [B] = {tuple(time.shape)}, "
                 f"but got ({tuple(direction.shape)=})"
             )
-        return Jet(torch.stack([time, direction.to(time.dtype).expand_as(time)]))
-    return time if direction == 0 else Jet(torch.stack([time, torch.full_like(time, direction)]))
+        return _jet(time, direction.to(time.dtype).expand_as(time))
+    return time if direction == 0 else _jet(time, torch.full_like(time, direction))
 
 
 def _check(x: Tensor, t: Tensor, s: Tensor) -> None:
@@ -119,11 +163,24 @@ def _check(x: Tensor, t: Tensor, s: Tensor) -> None:
 
 def _evaluate(
     model: Callable[..., Any], components: int, x: Any, t: Any, s: Any, kwargs: dict[str, Any]
-) -> Tensor:
-    """Storage [K, B, *D] of the model's output; a constant one has zero derivatives."""
-    u = model(x, t, s, **kwargs)
-    if isinstance(u, Jet):
-        return u.parts
-    if not isinstance(u, Tensor):
-        raise TypeError(f"the model must return one tensor, but got {type(u).__name__}")
-    return torch.stack([u, *[torch.zeros_like(u)] * (components - 1)])
+) -> tuple[Tensor, ...]:
+    """The components, each [B, *D], in the type of x; those of a constant output are zero."""
+    watch = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if watch:
+        recording.append(True)
+    try:
+        u = model(x, t, s, **kwargs)
+    finally:
+        if watch:
+            recording.pop()
+    if isinstance(u, Tensor):
+        u = Jet.of([u, *(torch.zeros_like(u) for _ in range(components - 1))])
+    if not isinstance(u, Jet):
+        raise TypeError(
+            f"the model must return one tensor, but got {type(u).__name__}; wrap it in a function that "
+            "returns the velocity alone, such as `lambda x, t, s, **kw: model(x, t, s, **kw).sample` "
+            "or `...[0]`"
+        )
+    if u.dtype.is_complex:
+        raise TypeError("the model must return real numbers, but its output is complex")
+    return converted(u, value_of(x).dtype).components

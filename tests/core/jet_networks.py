@@ -7,21 +7,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from meanflow_tune.core.types import VelocityJet, expand_as
-
-
-class Times(nn.Module):
-    """[B, width] from sines of both times, and an embedded label."""
-
-    def __init__(self, width: int, classes: int = 5) -> None:
-        super().__init__()
-        self.register_buffer("frequencies", torch.linspace(0.5, 3.0, 8))
-        self.net = nn.Sequential(nn.Linear(32, width), nn.SiLU(), nn.Linear(width, width))
-        self.label = nn.Embedding(classes, width)
-
-    def forward(self, t: Tensor, s: Tensor, label: Tensor | None) -> Tensor:
-        a, b = t[:, None] * self.frequencies, (s - t).unsqueeze(1) * self.frequencies
-        c = self.net(torch.cat([a.sin(), torch.cos(a), torch.sin(b), b.cos()], dim=-1))
-        return c if label is None else c + self.label(label)
+from tests.core import jet_architectures as architectures
+from tests.core.jet_architectures import Times
 
 
 class Transformer(nn.Module):
@@ -121,11 +108,25 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "added mask": lambda: Transformer("added"),
     "convolutions": ConvNet,
     "gated mlp": GatedMLP,
+    "stock encoder, norm first": lambda: architectures.StockEncoder(True, padded=True),
+    "stock encoder, norm last, at rest": lambda: architectures.StockEncoder(False).eval(),
+    "stock encoder, norm first, at rest": lambda: architectures.StockEncoder(True).eval(),
+    "stock encoder, norm last": lambda: architectures.StockEncoder(False, padded=True),
+    "u-net": architectures.UNet,
+    "mixer": architectures.Mixer,
+    "convnext": architectures.ConvNext,
+    "fourier features": architectures.FourierFeatures,
+    "rotary": architectures.Rotary,
+    "temporal": architectures.Temporal,
+    "conditional batch norm": architectures.ConditionalBatchNorm,
+    "hypernetwork": architectures.Hypernetwork,
+    "checkpointed": architectures.Checkpointed,
 }
 
 
 def make(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
     """A network whose parameters are drawn from one seed, norms' weights and all biases too."""
+    torch.manual_seed(7)  # for what is drawn beside parameters, as by spectral norm
     network = NETWORKS[name]().to(dtype)
     generator = Generator().manual_seed(7)
     with torch.no_grad():
@@ -157,7 +158,7 @@ def central_differences(
     t: Tensor,
     s: Tensor,
     velocity: Tensor,
-    step: float = 5e-3,
+    step: float = 2e-3,
     **kwargs: Tensor,
 ) -> VelocityJet:
     """u, ∂_s u, D u, D ∂_s u by differences of order 6 in both directions; the mixed one is their

@@ -77,10 +77,11 @@ def test_first_order_is_part_of_the_full_jet(name: str, grad: bool) -> None:
     assert relative_error(mixed.derivative, (ahead - behind) / (2 * step)) < 1e-7
 
 
+@pytest.mark.parametrize("grad", [False, True], ids=["no_grad", "grad"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_float32_agrees_with_float64(name: str) -> None:
+def test_float32_agrees_with_float64(name: str, grad: bool) -> None:
     exact = make(name)
-    with torch.no_grad():
+    with torch.set_grad_enabled(grad):
         x, t, s, v, label = batch(exact.shape)
         expected = velocity_jet(exact, x, t, s, v, label=label)
         x, t, s, v, label = batch(exact.shape, torch.float32)
@@ -213,7 +214,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 
 def test_a_constant_model_has_zero_derivatives() -> None:
     x, t, s, v, _ = batch((3,))
-    jet = velocity_jet(lambda x, t, s: torch.full((4, 3), math.pi), x, t, s, v)
+    jet = velocity_jet(lambda x, t, s: torch.full((4, 3), math.pi, dtype=x.dtype), x, t, s, v)
     assert (jet.u == math.pi).all()
     assert not torch.stack([jet.d_s, jet.d_t, jet.d_t_d_s]).any()
     first = directional_jet(lambda x, t, s: x * x, x, t, s, None, 0.0, 1.0)
