@@ -25,6 +25,7 @@ def test_residual_falls_on_the_digits(kind: type[NetworkSettings], tmp_path: Pat
     config = TrialConfig(
         data=Digits(),
         teacher=None,
+        velocity_source="from_scratch",
         model=SMALL[kind],
         losses=LossMix(flow_matching=FlowMatching(share=1.0)),
         time_sampler=UniformPairs(diagonal_share=1.0),
