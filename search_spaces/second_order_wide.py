@@ -56,6 +56,11 @@ TEACHER = TeacherConfig(
 )
 BUDGET = Budget(images=128_000, global_batch=128, rungs=(0.25, 0.5, 1.0))
 
+# In 400 steps on the digits with the second_order baseline no correction had a root mean square above
+# 1.1, about 1 % of those of backward were above 0.5 and over 10 % above 0.25: the customary bounds of
+# 2, 4 and 8 would never act here.
+CLAMPS = ("off", 0.25, 0.5, 1.0)
+
 _COMMON: dict[str, Any] = {
     "loss/clamp": "off",
     "time/diagonal_share": 0.25,
@@ -129,7 +134,7 @@ def suggest(trial: Trial) -> TrialConfig:
 
 
 def _losses(trial: Trial) -> LossMix:
-    clamp = trial.suggest_categorical("loss/clamp", ["off", 2.0, 4.0, 8.0])
+    clamp = trial.suggest_categorical("loss/clamp", CLAMPS)
     bound = clamp if isinstance(clamp, float) else None
     if trial.suggest_categorical("loss/parameters", ["shares", "generalized"]) == "shares":
         return _shares(trial, bound)
