@@ -17,10 +17,16 @@ def supported_operators() -> dict[str, list[str]]:
         module = sys.modules[rule.__module__]
         about = (module.__doc__ or rule.__module__).strip().splitlines()[0]
         if module is jet_type:  # where rules are turned into those of their in-place forms
-            about = "In-place forms of the above."
+            about = _IN_PLACE
+        elif not rule.__module__.startswith(__package__):
+            about = _COMPOSED
         found.setdefault(about, set()).add(name)
     return {about: sorted(found[about]) for about in sorted(found, key=_order)}
 
 
-def _order(about: str) -> tuple[bool, str]:
-    return about.startswith("In-place"), about
+def _order(about: str) -> tuple[int, str]:
+    return (_COMPOSED, _IN_PLACE).index(about) + 1 if about in (_COMPOSED, _IN_PLACE) else 0, about
+
+
+_COMPOSED = "Functions of torch that run as they are, on operators which have rules."
+_IN_PLACE = "In-place forms of the above."
