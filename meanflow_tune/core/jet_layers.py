@@ -132,7 +132,7 @@ def einsum(equation: str, *operands: Any) -> Jet:
         # One more letter carries the components through a single call.
         letter = next(c for c in string.ascii_letters if c not in equation)
         left, right = equation.split("->")
-        terms = left.split(",")
+        terms = list(left.split(","))
         terms[jets[0]] = letter + terms[jets[0]].strip()
         plain = [x.parts if isinstance(x, Jet) else x for x in operands]
         return Jet(torch.einsum(f"{','.join(terms)}->{letter}{right.strip()}", *plain))

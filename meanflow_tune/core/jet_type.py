@@ -12,6 +12,7 @@ In code that is being compiled the components stay apart, as K tensors [*shape],
 fuses operators over whole tensors and not over slices of one; they are stacked where a rule asks.
 """
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -22,6 +23,8 @@ from torch.nn import functional as F
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 
 _RULES: dict[Any, Callable[..., Any]] = {}
+# Operators with swapped sides by name: a compiler does not find torch's wrapped functions in a table.
+SWAPPED: dict[str, Callable[..., Any]] = {}
 # What a module may ask a jet about without any derivative: answered from the value alone.
 _OF_THE_VALUE = {
     *("dtype", "device", "ndim", "layout", "requires_grad", "size", "nelement", "element_size"),
@@ -33,13 +36,15 @@ _OF_THE_VALUE = {
 class UnsupportedOperator(NotImplementedError):
     """A network uses an operator, or a form of one, through which derivatives have no rule."""
 
-    def __init__(self, operator: str, remedy: str | None = None) -> None:
-        if remedy is None:
-            remedy = (
+    def __str__(self) -> str:
+        # Not in __init__, which a compiler cannot trace.
+        operator, *remedy = self.args
+        if not remedy:
+            remedy = [
                 "write the network with operators that have one, or add a rule with "
                 "meanflow_tune.core.jets.register_rule(operator)(rule)"
-            )
-        super().__init__(f"no derivative rule for {operator}; {remedy}")
+            ]
+        return f"no derivative rule for {operator}; {remedy[0]}"
 
 
 class Jet:
@@ -200,17 +205,19 @@ def register_rule(*operators: Any) -> Callable[[Rule], Rule]:
     objects that a network calls (functions of torch, methods such as `Tensor.atan`); a later rule
     for the same operator replaces an earlier one. TypeError when an operator is not callable.
     """
-    for operator in operators:
-        if not callable(operator):
-            raise TypeError(f"an operator must be callable, but got {operator!r}")
+    for each in operators:
+        if not callable(each):
+            raise TypeError(f"an operator must be callable, but got {each!r}")
 
     def register(rule: Rule) -> Rule:
-        for operator in operators:
-            _RULES[operator] = rule
-            name = getattr(operator, "__name__", "")
+        for each in operators:
+            _RULES[each] = rule
+            name = getattr(each, "__name__", "")
+            if name.startswith("__r"):
+                SWAPPED[name] = rule
             # A method becomes one of Jet's own, which saves a look-up on every call. Not so for the
             # operators that Python calls with swapped sides, which `Jet` defines itself.
-            if getattr(Tensor, name, None) is operator and not name.startswith("__"):
+            if getattr(Tensor, name, None) is each and not name.startswith("__"):
                 setattr(Jet, name, rule)
         return rule
 
@@ -218,10 +225,10 @@ def register_rule(*operators: Any) -> Callable[[Rule], Rule]:
 
 
 def everywhere(*names: str) -> list[Any]:
-    """All the operators torch has under each name: function, method and functional."""
-    places = (torch, Tensor, F, torch.special)
+    """All the operators under each name: function, method, functional and Python's own."""
+    places = (torch, Tensor, F, torch.special, operator)  # the last as a compiler calls them
     found = [getattr(place, name, None) for name in names for place in places]
-    return [operator for operator in found if callable(operator)]
+    return [each for each in found if callable(each)]
 
 
 def in_place(rule: Callable[..., Jet]) -> Callable[..., Jet]:
@@ -246,10 +253,10 @@ def in_place(rule: Callable[..., Jet]) -> Callable[..., Jet]:
     return stored
 
 
-def _name(operator: Any) -> str:
-    module = getattr(operator, "__module__", None) or "torch"
-    owner = getattr(operator, "__objclass__", None)
-    name = getattr(operator, "__name__", repr(operator))
+def _name(function: Any) -> str:
+    module = getattr(function, "__module__", None) or "torch"
+    owner = getattr(function, "__objclass__", None)
+    name = getattr(function, "__name__", repr(function))
     return f"Tensor.{name}" if owner is not None else f"{module}.{name}"
 
 

@@ -9,11 +9,13 @@ An operator without a rule raises `UnsupportedOperator`; `register_rule` adds on
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from meanflow_tune.core import (
     jet_arithmetic,
@@ -22,7 +24,13 @@ from meanflow_tune.core import (
     jet_shapes,
     jet_softmax,
 )
-from meanflow_tune.core.jet_type import Jet, UnsupportedOperator, chain, register_rule
+from meanflow_tune.core.jet_type import (
+    SWAPPED,
+    Jet,
+    UnsupportedOperator,
+    chain,
+    register_rule,
+)
 from meanflow_tune.core.types import VelocityJet
 
 __all__ = [
@@ -130,11 +138,30 @@ def _check(x: Tensor, t: Tensor, s: Tensor) -> None:
         )
 
 
+class _Dispatch(TorchFunctionMode):
+    """Gives operators that meet a jet, or a list or tuple with one, to the jet's rules."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        for operand in (*args, *named.values()):
+            for each in operand if isinstance(operand, tuple | list) else (operand,):
+                if isinstance(each, Jet):
+                    swapped = SWAPPED.get(getattr(func, "__name__", ""))
+                    if swapped is not None:
+                        return swapped(*args, **named)
+                    return Jet.__torch_function__(func, types, args, named)
+        return func(*args, **named)
+
+
 def _evaluate(
     model: Callable[..., Any], components: int, x: Any, t: Any, s: Any, kwargs: dict[str, Any]
 ) -> tuple[Tensor, ...]:
     """The components, each [B, *D], of the model's output; a constant one has zero derivatives."""
-    u = model(x, t, s, **kwargs)
+    # The compiler finds a jet among operands, but not one in a tuple: a mode sees every operator.
+    with _Dispatch() if torch.compiler.is_compiling() else nullcontext():
+        u = model(x, t, s, **kwargs)
     if isinstance(u, Jet):
         return u.components
     if not isinstance(u, Tensor):
