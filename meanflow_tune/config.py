@@ -159,7 +159,8 @@ class TrialConfig(Settings):
     """Everything that determines a training run. Times: noise at 0, data at 1.
 
     student_init: weights to start from, drawn from the seed or those of the teacher, whose network
-    must then be the same.
+    must then be the same. compile: run the networks of training through torch.compile, which pays from
+    some thousand steps on: the first trial of a network in a process waits for the compiler.
     """
 
     data: Data
@@ -175,6 +176,7 @@ class TrialConfig(Settings):
     ema: Ema = Ema()
     budget: Budget
     evaluation: Evaluation | None = Evaluation()
+    compile: bool = False
     seed: int = 0
 
     @model_validator(mode="after")

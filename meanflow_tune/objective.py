@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from meanflow_tune.config import Annealed, TeacherOde, TrialConfig
-from meanflow_tune.core.jets import directional_jet, velocity_jet
+from meanflow_tune.core.engine import EAGER, compiled
 from meanflow_tune.core.ode import integrate
 from meanflow_tune.core.types import LossOutput, PathSample, Velocity, expand_as
 from meanflow_tune.core.weighting import adaptive_weight, per_sample_mean_square, weighted_mean
@@ -23,7 +23,8 @@ _SPLIT = frozenset({"x_split", "u_split", "ode_velocity", "ratio"})
 class Objective(nn.Module):
     """The training loss of `config` for `student`, with targets behind a stop-gradient.
 
-    `teacher` is v_phi(x, t, label); it is held outside the module's parameters, so it is neither
+    The student runs by `engine`, which the setting `compile` chooses. `teacher` is v_phi(x, t, label);
+    it is held outside the module's parameters, so it is neither
     trained nor synchronised. None means the conditional velocity x_1 - x_0 (flow matching only).
     """
 
@@ -31,6 +32,7 @@ class Objective(nn.Module):
         super().__init__()
         self.student = student
         self.config = config
+        self.engine = compiled() if config.compile else EAGER
         self._teacher = (teacher,)  # in a tuple, or nn.Module would register it
 
     def forward(self, path: PathSample, progress: float) -> LossOutput:
@@ -39,7 +41,7 @@ class Objective(nn.Module):
         The loss is the mean over samples of weight · mean-square residual. Terms are detached.
         """
         label = path.label
-        u = self.student(path.x_t, path.t, path.s, label)
+        u = self._student(path, path.s)
         v_t = self._velocity(path.x_t, path.t, label) if self._teacher[0] is not None else path.v_t
         residual = u - v_t  # the diagonal t = s, where every identity is flow matching
         terms: dict[str, Tensor] = {}
@@ -66,6 +68,11 @@ class Objective(nn.Module):
             # end the trial at the same step.
             loss = u.mean() * float("nan")
         return LossOutput(loss, terms)
+
+    def _student(self, path: PathSample, end: Tensor) -> Tensor:
+        """u(x_t, t, end), with gradient where it is recorded; end [B]."""
+        extra = {} if path.label is None else {"label": path.label}
+        return self.engine.forward(self.student, path.x_t, path.t, end, **extra)
 
     @torch.no_grad()
     def _velocity(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
@@ -118,12 +125,12 @@ class Objective(nn.Module):
         at = (path.x_t, path.t, path.s)
         extra = {} if path.label is None else {"label": path.label}
         if wanted == {"d_t"}:
-            jet = directional_jet(self.student, *at, dx=v_t, dt=1.0, ds=0.0, **extra)
+            jet = self.engine.directional_jet(self.student, *at, dx=v_t, dt=1.0, ds=0.0, **extra)
             return {"d_t": jet.derivative}
         if wanted == {"d_s"}:
-            jet = directional_jet(self.student, *at, dx=None, dt=0.0, ds=1.0, **extra)
+            jet = self.engine.directional_jet(self.student, *at, dx=None, dt=0.0, ds=1.0, **extra)
             return {"d_s": jet.derivative}
-        full = velocity_jet(self.student, *at, v_t, **extra)
+        full = self.engine.velocity_jet(self.student, *at, v_t, **extra)
         return {"d_s": full.d_s, "d_t": full.d_t, "d_t_d_s": full.d_t_d_s}
 
     def _split(self, path: PathSample, u: Tensor, progress: float) -> Mapping[str, Tensor]:
@@ -133,7 +140,7 @@ class Objective(nn.Module):
         assert tri is not None
         ratio = schedule.ratio(progress, path.gap)
         middle = path.s - ratio * path.gap
-        u_split = self.student(path.x_t, path.t, middle, path.label)
+        u_split = self._student(path, middle)
         x_split = self._x_at(path, u_split, middle, progress)
         end = self._ode(x_split, middle, path.s, path.label, tri.solver)
         velocity = (end - x_split) / expand_as(ratio * path.gap, x_split)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from meanflow_tune.config import TrialConfig
+from meanflow_tune.core.engine import EAGER, compiled
 from meanflow_tune.core.random import make_generator
 from meanflow_tune.core.types import DataSplit, Velocity
 from meanflow_tune.files import write_atomic
@@ -89,10 +90,10 @@ class Resources:
             net.load_state_dict(load_file(weights))
             self._nets[folder] = net.to(self.world.device).eval().requires_grad_(False)
         net = self._nets[folder]
+        forward = (compiled() if config.compile else EAGER).forward
 
         def velocity(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-            out: Tensor = net(x, t, t, label)
-            return out
+            return forward(net, x, t, t, **({} if label is None else {"label": label}))
 
         return velocity
 
