@@ -30,14 +30,15 @@ REMEDIES = {
 class UnsupportedOperator(NotImplementedError):
     """A network uses an operator, or a form of one, through which derivatives have no rule."""
 
-    def __init__(self, operator: str, remedy: str | None = None) -> None:
-        if remedy is None:
-            remedy = REMEDIES.get(
-                operator.rpartition(".")[2],
-                "write the network with operators that have one, or add a rule with "
-                "meanflow_tune.core.jets.register_rule(operator)(rule)",
-            )
-        super().__init__(f"no derivative rule for {operator}; {remedy}")
+    def __str__(self) -> str:
+        # Not in __init__, which a compiler cannot trace.
+        operator, *remedy = self.args
+        otherwise = REMEDIES.get(
+            operator.rpartition(".")[2],
+            "write the network with operators that have one, or add a rule with "
+            "meanflow_tune.core.jets.register_rule(operator)(rule)",
+        )
+        return f"no derivative rule for {operator}; {remedy[0] if remedy else otherwise}"
 
 
 class NonSmoothWarning(UserWarning):

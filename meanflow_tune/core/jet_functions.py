@@ -227,7 +227,7 @@ def float_power(x: Any, n: Any) -> Any:
     return x**n
 
 
-@register_rule(*everywhere("positive"))
+@register_rule(*everywhere("positive", "__pos__"))
 def positive(x: Jet) -> Jet:
     return x
 

@@ -53,7 +53,7 @@ def _shifted(x: Jet, out: Tensor, bias: Any) -> Jet:
     return Jet(out)
 
 
-@register_rule(*everywhere("matmul", "bmm", "mm", "mv", "__matmul__"))
+@register_rule(torch.matmul, *everywhere("bmm", "mm", "mv"))
 def matmul(x: Any, y: Any) -> Jet:
     rank_x, rank_y = x.dim(), y.dim()
     if _apart(x, y):
@@ -76,6 +76,14 @@ def matmul(x: Any, y: Any) -> Jet:
     if low is None:
         return Jet(matrix_product(a, b))
     return Jet(matrix_product(a.to(low), b.to(low)).to(a.dtype))
+
+
+@register_rule(Tensor.matmul, Tensor.__matmul__)
+def matmul_of(x: Any, y: Any) -> Jet:
+    if not isinstance(x, Jet) and torch.compiler.is_compiling():
+        # The compiler hands `jet @ constant` over with its sides exchanged, as if `constant @ jet`.
+        raise UnsupportedOperator("`@` with a constant in compiled code", "use torch.matmul")
+    return matmul(x, y)
 
 
 def _apart(*operands: Any) -> bool:
@@ -155,8 +163,10 @@ def einsum(equation: str, *operands: Any) -> Jet:
         # One more letter carries the components through a single call.
         letter = next(c for c in string.ascii_letters if c not in equation)
         left, right = equation.split("->")
-        terms = left.split(",")
-        terms[jets[0]] = letter + terms[jets[0]].strip()
+        terms = [
+            letter + term.strip() if i == jets[0] else term
+            for i, term in enumerate(left.split(","))
+        ]
         plain = [x.parts if isinstance(x, Jet) else x for x in operands]
         product = torch.einsum(f"{','.join(terms)}->{letter}{right.strip()}", *plain)
         return Jet(product.to(first.parts.dtype))

@@ -98,7 +98,7 @@ def threshold(x: Tensor, second: bool, threshold: float, value: float) -> Deriva
     return _straight(F.threshold(x, threshold, value), (x > threshold).to(x.dtype), second)
 
 
-@piecewise(LINEAR, "abs", "absolute")
+@piecewise(LINEAR, "abs", "absolute", "__abs__")
 def absolute(x: Tensor, second: bool) -> Derivatives:
     if x.is_complex():
         raise UnsupportedOperator("abs of complex numbers", "write it out in real numbers")
@@ -143,8 +143,8 @@ def frac(x: Tensor, second: bool) -> Derivatives:
     return _straight(x.frac(), torch.ones_like(x), second)
 
 
-def _remainder(operator: Any, name: str) -> None:
-    @piecewise(LINEAR, name)
+def _remainder(operator: Any, name: str, *more: str) -> None:
+    @piecewise(LINEAR, name, *more)
     def rule(x: Tensor, second: bool, other: Any) -> Derivatives:
         if isinstance(other, Jet) or (isinstance(other, Tensor) and other.dim() > x.dim()):
             raise UnsupportedOperator(f"torch.{name} by more than a constant of no greater rank")
@@ -154,7 +154,7 @@ def _remainder(operator: Any, name: str) -> None:
         return _straight(f, torch.ones_like(x), second)
 
 
-_remainder(torch.remainder, "remainder")
+_remainder(torch.remainder, "remainder", "__mod__")
 _remainder(torch.fmod, "fmod")
 
 

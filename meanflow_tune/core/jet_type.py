@@ -12,6 +12,7 @@ In code that is being compiled the components stay apart, as K tensors [*shape],
 fuses operators over whole tensors and not over slices of one; they are stacked where a rule asks.
 """
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from typing import Any, TypeVar
@@ -26,6 +27,8 @@ from meanflow_tune.core.jet_errors import UnsupportedOperator as UnsupportedOper
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 
 _RULES: dict[Any, Callable[..., Any]] = {}
+# Operators with swapped sides by name: a compiler does not find torch's wrapped functions in a table.
+SWAPPED: dict[str, Callable[..., Any]] = {}
 # What a module may ask a jet about without any derivative: answered from the value alone.
 _OF_THE_VALUE = {
     *("device", "ndim", "layout", "requires_grad", "size", "nelement", "element_size"),
@@ -292,17 +295,19 @@ def register_rule(*operators: Any) -> Callable[[Rule], Rule]:
     rule is in `jet_arithmetic.multiply`. In place of silence, refuse what a rule cannot do:
     ``raise UnsupportedOperator("name of the form", "what to do instead")``.
     """
-    for operator in operators:
-        if not callable(operator):
-            raise TypeError(f"an operator must be callable, but got {operator!r}")
+    for each in operators:
+        if not callable(each):
+            raise TypeError(f"an operator must be callable, but got {each!r}")
 
     def register(rule: Rule) -> Rule:
-        for operator in operators:
-            _RULES[operator] = rule
-            name = getattr(operator, "__name__", "")
+        for each in operators:
+            _RULES[each] = rule
+            name = getattr(each, "__name__", "")
+            if name.startswith("__r"):
+                SWAPPED[name] = rule
             # A method becomes one of Jet's own, which saves a look-up on every call. Not so for the
             # operators that Python calls with swapped sides, which `Jet` defines itself.
-            if getattr(Tensor, name, None) is operator and not name.startswith("__"):
+            if getattr(Tensor, name, None) is each and not name.startswith("__"):
                 setattr(Jet, name, _method(rule))
         return rule
 
@@ -344,14 +349,15 @@ def _method(rule: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def everywhere(*names: str) -> list[Any]:
-    """All the operators torch has under each name: function, method and functional."""
+    """All the operators under each name: function, method, functional and Python's own."""
     places = (torch, Tensor, F, torch.special)
     found = [
         getattr(place, name, None)
         for name in names
-        for place in ((Tensor,) if name.startswith("__") else places)
+        # The module `operator` has what a compiler calls for + and its like.
+        for place in ((Tensor, operator) if name.startswith("__") else places)
     ]
-    return [operator for operator in found if callable(operator)]
+    return [each for each in found if callable(each)]
 
 
 def in_place(rule: Callable[..., Jet]) -> Callable[..., Jet]:
@@ -376,10 +382,10 @@ def in_place(rule: Callable[..., Jet]) -> Callable[..., Jet]:
     return stored
 
 
-def _name(operator: Any) -> str:
-    module = getattr(operator, "__module__", None) or "torch"
-    owner = getattr(operator, "__objclass__", None)
-    name = getattr(operator, "__name__", repr(operator))
+def _name(function: Any) -> str:
+    module = getattr(function, "__module__", None) or "torch"
+    owner = getattr(function, "__objclass__", None)
+    name = getattr(function, "__name__", repr(function))
     return f"Tensor.{name}" if owner is not None else f"{module}.{name}"
 
 

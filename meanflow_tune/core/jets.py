@@ -25,11 +25,13 @@ a custom `torch.autograd.Function`, so with use_reentrant=True, gradients would 
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from meanflow_tune.core import (
     jet_arithmetic,
@@ -48,7 +50,7 @@ from meanflow_tune.core import (
     jet_writing,
 )
 from meanflow_tune.core.jet_errors import NonSmoothWarning, UnsupportedOperator, recording
-from meanflow_tune.core.jet_type import Jet, chain, converted, register_rule, value_of
+from meanflow_tune.core.jet_type import SWAPPED, Jet, chain, converted, register_rule, value_of
 from meanflow_tune.core.types import VelocityJet
 
 __all__ = [
@@ -161,15 +163,39 @@ def _check(x: Tensor, t: Tensor, s: Tensor) -> None:
         )
 
 
+class _Dispatch(TorchFunctionMode):
+    """Gives operators that meet a jet, or a list or tuple with one, to the jet's rules."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        named = kwargs or {}
+        for operand in (*args, *named.values()):
+            for each in operand if isinstance(operand, tuple | list) else (operand,):
+                if isinstance(each, Jet):
+                    swapped = SWAPPED.get(getattr(func, "__name__", ""))
+                    if swapped is not None:
+                        return swapped(*args, **named)
+                    return Jet.__torch_function__(func, types, args, named)
+        return func(*args, **named)
+
+
 def _evaluate(
     model: Callable[..., Any], components: int, x: Any, t: Any, s: Any, kwargs: dict[str, Any]
 ) -> tuple[Tensor, ...]:
     """The components, each [B, *D], in the type of x; those of a constant output are zero."""
-    watch = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    compiling = torch.compiler.is_compiling()
+    watch = torch.is_grad_enabled() and not compiling
     if watch:
         recording.append(True)
     try:
-        u = model(x, t, s, **kwargs)
+        # The compiler finds a jet among operands, but not one in a tuple: a mode sees every operator.
+        with _Dispatch() if compiling else nullcontext():
+            u = model(x, t, s, **kwargs)
     finally:
         if watch:
             recording.pop()

@@ -434,3 +434,27 @@ def test_checkpoint_inside_checkpoint() -> None:
             layer.weight += sign * step
             ends.append(velocity_jet(network, x, t, s, v).d_t_d_s.sum())
     assert abs(gradient.sum() - (ends[0] - ends[1]) / 2e-6) < 1e-6
+
+
+def test_compiled_code_does_not_exchange_the_sides_of_a_product() -> None:
+    """Of `jet @ constant` the compiler asks for the rule of `constant @ jet`: a square one is no error."""
+    matrix = torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x, t, s, v, _ = batch((3, 3))
+
+    def products(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return torch.matmul(x, matrix) + torch.matmul(matrix, x)
+
+    torch._dynamo.reset()
+    found = torch.compile(velocity_jet, backend="eager")(products, x, t, s, v)
+    expected = velocity_jet(lambda x, t, s: x @ matrix + matrix @ x, x, t, s, v)
+    assert relative_error(found.u, expected.u) < 1e-12
+    assert relative_error(found.d_t, expected.d_t) < 1e-12
+    # `@` is refused while a compiler traces; where it gives up tracing, the network runs as it is.
+    try:
+        found = torch.compile(velocity_jet, backend="eager")(
+            lambda x, t, s: x @ matrix + matrix @ x, x, t, s, v
+        )
+    except UnsupportedOperator as error:
+        assert "use torch.matmul" in str(error)  # noqa: PT017 (or it gives what is right)
+    else:
+        assert relative_error(found.d_t, expected.d_t) < 1e-12

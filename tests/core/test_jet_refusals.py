@@ -109,7 +109,7 @@ def test_unknown_function_is_refused_by_name() -> None:
         (lambda x: _fast_encoder_layer(x), "encoder_layer"),
     ],
 )  # fmt: skip
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore")
 def test_refusals_name_the_operator(operator: Callable[[Any], Any], named: str) -> None:
     with pytest.raises(UnsupportedOperator, match=named):
         operator(jet())

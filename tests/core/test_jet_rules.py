@@ -1,5 +1,6 @@
 """Every operator in the table of rules, against central differences in float64: tested by being there."""
 
+import operator
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,6 +23,7 @@ PLACES = {
     "F": F,
     "special": torch.special,
     "linalg": torch.linalg,
+    "operator": operator,
 }
 LEFT_OUT = {
     "cuda",  # moves to a device that may not be there
@@ -37,9 +39,9 @@ def table() -> dict[str, list[tuple[str, Any]]]:
         warnings.simplefilter("ignore")  # of names that torch deprecates
         for place, namespace in PLACES.items():
             for name in dir(namespace):
-                operator = getattr(namespace, name, None)
-                if callable(operator) and operator in jet_type._RULES:
-                    found.setdefault(name, []).append((place, operator))
+                each = getattr(namespace, name, None)
+                if callable(each) and each in jet_type._RULES:
+                    found.setdefault(name, []).append((place, each))
     return found
 
 
@@ -47,6 +49,8 @@ TABLE = table()
 
 
 def case_of(place: str, name: str) -> Case | None:
+    if place == "operator":  # x + y, as of the methods that Python calls for it
+        return case_of("Tensor", f"__{name.strip('_')}__")
     for key in (f"{place}.{name}", name):
         if key in CASES:
             return CASES[key]
@@ -113,7 +117,7 @@ def quiet() -> Iterator[None]:
 
 def test_the_table_is_found() -> None:
     """Every rule belongs to a name that torch has, so that none escapes the tests below."""
-    reached = {operator for operators in TABLE.values() for _, operator in operators}
+    reached = {each for operators in TABLE.values() for _, each in operators}
     assert set(jet_type._RULES) == reached
     assert len(TABLE) > 400
 
@@ -121,15 +125,15 @@ def test_the_table_is_found() -> None:
 @pytest.mark.parametrize("name", [name for name in TABLE if name not in LEFT_OUT])
 def test_rule_against_central_differences(name: str) -> None:
     truths: dict[Any, Tensor] = {}
-    for place, operator in TABLE[name]:
+    for place, function in TABLE[name]:
         case = case_of(place, name)
         assert case is not None, f"add a case for {name!r} to tests/core/jet_cases.py"
-        op = call(place, name, operator)
+        op = call(place, name, function)
 
         def f(x: Any, op: Any = op, case: Any = case) -> Any:
             return case(op, x)
 
-        key = CASES.get(f"{place}.{name}", name)
+        key = (place == "operator", CASES.get(f"{place}.{name}", name))
         if key not in truths:
             truths[key] = differences(f)
         expected = truths[key]
@@ -148,8 +152,8 @@ def test_rule_against_central_differences(name: str) -> None:
 def test_gradients_through_rule(name: str) -> None:
     """Of a weighted sum of all components, in all components, against central differences."""
     direction, step = torch.cos(torch.stack([W, W - 1, W * 3, W * 5])), 1e-6
-    for place, operator in TABLE[name]:
-        case, op = case_of(place, name), call(place, name, operator)
+    for place, function in TABLE[name]:
+        case, op = case_of(place, name), call(place, name, function)
         assert case is not None
 
         def score(parts: Tensor, op: Any = op, case: Any = case) -> Tensor:
