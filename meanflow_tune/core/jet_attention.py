@@ -111,7 +111,7 @@ def _mask(mask: Any, causal: bool, block: slice, key: Any) -> Any:
     return None if mask is None else _rows(mask, block)
 
 
-def _recomputed(query: Any, keys: Any, value: Any, mask: Any) -> Jet:
+def _recomputed(query: Any, keys: Any, value: Any, mask: Any) -> Any:
     """`_attend` that keeps no scores for the backward pass, which makes them again."""
     if not torch.is_grad_enabled():
         return _attend(query, keys, value, mask)
@@ -124,7 +124,7 @@ def _recomputed(query: Any, keys: Any, value: Any, mask: Any) -> Jet:
     return Jet(found[0]) if len(found) == 1 else Jet.of(found)
 
 
-def _attend(query: Any, keys: Any, value: Any, mask: Any) -> Jet:
+def _attend(query: Any, keys: Any, value: Any, mask: Any) -> Any:
     """softmax(query · keys + mask) · value; keys [..., E, S]; at least one of the four is a jet."""
     scores = _product(query, keys)
     if mask is None:

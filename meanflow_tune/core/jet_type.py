@@ -279,7 +279,9 @@ def lift(x: Any, components: int, like: Tensor) -> Tensor:
 def lift_apart(operands: Sequence[Any]) -> list[list[Tensor]]:
     """For each component those of all `operands`, jets or constants, whose derivatives are zero."""
     count, like = components_of(operands)
-    parts = [x.components if isinstance(x, Jet) else lift(x, count, like).unbind() for x in operands]
+    parts = [
+        x.components if isinstance(x, Jet) else lift(x, count, like).unbind() for x in operands
+    ]
     return [list(each) for each in zip(*parts, strict=True)]
 
 

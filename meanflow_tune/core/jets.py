@@ -142,7 +142,11 @@ class _Dispatch(TorchFunctionMode):
     """Gives operators that meet a jet, or a list or tuple with one, to the jet's rules."""
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         named = kwargs or {}
         for operand in (*args, *named.values()):
