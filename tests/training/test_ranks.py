@@ -43,7 +43,7 @@ dist.destroy_process_group()
 """
 
 
-def launch(folder: Path, size: int) -> None:
+def launch(folder: Path, size: int, script: str = SCRIPT) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -56,7 +56,7 @@ def launch(folder: Path, size: int) -> None:
     }
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(folder)], env=environment | {"RANK": str(rank)}
+            [sys.executable, "-c", script, str(folder)], env=environment | {"RANK": str(rank)}
         )
         for rank in range(size)
     ]
