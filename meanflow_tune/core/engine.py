@@ -114,7 +114,7 @@ def _direction(time: Tensor, direction: float | Tensor) -> Tensor | None:
 
 
 def _compiled(function: Callable[P, T]) -> Callable[P, T]:
-    graph = torch.compile(
+    graph: Callable[..., T] = torch.compile(  # type: ignore[call-overload]
         function, fullgraph=True, isolate_recompiles=True, recompile_limit=MOST_VERSIONS
     )
 
@@ -123,11 +123,10 @@ def _compiled(function: Callable[P, T]) -> Callable[P, T]:
         rows = next(x.shape[0] for x in args if isinstance(x, Tensor))
         if rows < 2:  # a size of 1 is never dynamic: it would be compiled for itself
             return function(*args, **kwargs)
-        # Contiguous: strides are compiled in, and those of a rank's rows are not those of all rows.
         inputs = [_dynamic(x, rows) for x in args]
         named = {name: _dynamic(x, rows) for name, x in kwargs.items()}
         try:
-            return graph(*inputs, **named)  # type: ignore[arg-type]
+            return graph(*inputs, **named)
         except _failures() as error:
             raise RuntimeError(_reason(error)) from error
 
@@ -137,7 +136,13 @@ def _compiled(function: Callable[P, T]) -> Callable[P, T]:
 def _dynamic(x: Any, rows: int) -> Any:
     if not isinstance(x, Tensor):
         return x
-    x = x.contiguous()
+    # Strides, and whether a tensor begins where its storage does, would be compiled in: a rank's rows
+    # are strided where selected ones are not.
+    x = (
+        x.contiguous()
+        if x.storage_offset() == 0
+        else x.clone(memory_format=torch.contiguous_format)
+    )
     if x.dim() > 0 and x.shape[0] == rows:
         torch._dynamo.mark_dynamic(x, 0)
     return x

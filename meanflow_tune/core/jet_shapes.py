@@ -6,7 +6,7 @@ are applied to one component after the other.
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from meanflow_tune.core.jet_errors import INTEGERS, UnsupportedOperator
 from meanflow_tune.core.jet_type import (
     Jet,
+    Rule,
     align,
     axis,
     components_of,
@@ -33,11 +34,11 @@ def sizes(given: tuple[Any, ...]) -> tuple[int, ...]:
     return given
 
 
-def moves(operator: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def moves(operator: Callable[..., Any]) -> Callable[[Rule], Rule]:
     """Decorates the rule of an operator that only moves elements: it is for stacked components, and
     components apart are given to `operator` one by one."""
 
-    def decorate(rule: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(rule: Rule) -> Rule:
         @wraps(rule)
         def either(x: Any, *options: Any, **named: Any) -> Any:
             if not isinstance(x, Jet) or not x.apart:
@@ -47,7 +48,7 @@ def moves(operator: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
                 return Jet.of(results)
             return tuple(Jet.of(parts) for parts in zip(*results, strict=True))
 
-        return either
+        return cast(Rule, either)
 
     return decorate
 

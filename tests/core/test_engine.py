@@ -38,11 +38,11 @@ def inputs(rows: int, *shape: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tens
 
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    """The compiled passes, all but the generation of machine code, which takes minutes."""
+    """The compiled passes as Dynamo traces them, without machine code, which takes minutes."""
     real = torch.compile
 
     def without_code(function: Any, **options: Any) -> Any:
-        return real(function, backend="aot_eager", **options)
+        return real(function, backend="eager", **options)
 
     monkeypatch.setattr(module.torch, "compile", without_code)
     torch._dynamo.reset()
@@ -103,7 +103,7 @@ def assert_equal_gradients(engine: Engine, network: nn.Module, given: Any, limit
             assert relative_error(found, expected) < limit
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", ["mlp", pytest.param("dit", marks=pytest.mark.slow)])
 def test_traced_passes_of_the_shipped_networks(name: str, traced: Engine) -> None:
     network = shipped(name)
     assert_equal_passes(traced, network, inputs(6, 1, 8, 8), 1e-4)
@@ -130,11 +130,11 @@ def graphs() -> int:
 
 
 def test_neither_rows_nor_weights_nor_directions_compile_again(traced: Engine) -> None:
-    """The trap: a size of 1, strides of a rank's rows, a new module, a number are all compiled in."""
+    """The trap: a size of 1, strides, storage offsets, numbers and modules may all be compiled in."""
     with torch.no_grad():
         passes(traced, shipped("mlp"), *inputs(6, 1, 8, 8))
         before = graphs()
-        for seed, rows in ((1, 9), (2, 1), (3, 2), (4, 64), (5, 8)):
+        for seed, rows in ((1, 1), (2, 2), (3, 32)):
             network = shipped("mlp", seed)
             assert_equal_passes(traced, network, inputs(rows, 1, 8, 8), 1e-4)
             strided = [part[::2] for part in inputs(2 * rows, 1, 8, 8)]
@@ -190,5 +190,4 @@ def test_a_missing_compiler_is_named_with_the_remedy(
     monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
     x, t, s, _, _ = inputs(4, 3)
     with pytest.raises(RuntimeError, match=r"^`compile` needs a C\+\+ compiler.*false"):
-        whole.forward(nn.Bilinear(3, 1, 3), x, t[:, None].contiguous())
-    assert s.shape == (4,)
+        whole.forward(lambda x, t, s: torch.sin(x) * 2.0, x, t, s)

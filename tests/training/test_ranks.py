@@ -43,7 +43,8 @@ dist.destroy_process_group()
 """
 
 
-def launch(folder: Path, name: str, size: int) -> None:
+def launch(folder: Path, name: str, size: int, script: str = SCRIPT) -> None:
+    """`size` ranks of `script`, called with `folder` and the name of a configuration."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -56,7 +57,7 @@ def launch(folder: Path, name: str, size: int) -> None:
     }
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(folder), name], env=environment | {"RANK": str(rank)}
+            [sys.executable, "-c", script, str(folder), name], env=environment | {"RANK": str(rank)}
         )
         for rank in range(size)
     ]
