@@ -160,6 +160,9 @@ class TrialConfig(Settings):
     label_dropout: the share of labels replaced by the null class, of index `classes`. student_init:
     weights to start from, drawn from the seed or those of the teacher, whose network must then be
     the same. With from_scratch a teacher serves these weights and the evaluation only.
+
+    compile: run the networks of training through torch.compile, which pays from some thousand steps
+    on: the first trial of a network in a process waits for the compiler.
     """
 
     data: Data
@@ -178,6 +181,7 @@ class TrialConfig(Settings):
     ema: Ema = Ema()
     budget: Budget
     evaluation: Evaluation | None = Evaluation()
+    compile: bool = False
     seed: int = 0
 
     @model_validator(mode="after")

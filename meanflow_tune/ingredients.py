@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from meanflow_tune.config import Annealed, TeacherOde, TrialConfig
 from meanflow_tune.core.differences import end_time_stencil
-from meanflow_tune.core.jets import FirstOrderJet, directional_jet, velocity_jet
+from meanflow_tune.core.engine import EAGER, compiled
+from meanflow_tune.core.jets import FirstOrderJet
 from meanflow_tune.core.ode import integrate
 from meanflow_tune.core.types import PathSample, Velocity, VelocityJet, expand_as
 from meanflow_tune.losses import Coefficients, FiniteDifference, Ingredients, Solver
@@ -26,7 +27,8 @@ class IngredientMaker:
 
     `student` is u(x, t, s, label); `field` is v(x, t, label) of the velocity source, the frozen
     teacher or the student's moving average, or None where neither is used; `null_label` is the index
-    of the null class. It holds no parameters of its own.
+    of the null class. The student runs by `engine`, which the setting `compile` chooses. It holds no
+    parameters of its own.
     """
 
     def __init__(
@@ -38,24 +40,25 @@ class IngredientMaker:
     ) -> None:
         self.student = student
         self.config = config
+        self.engine = compiled() if config.compile else EAGER
         self._field = field
         self._null_label = null_label
 
     def average_velocity(self, x: Tensor, t: Tensor, s: Tensor, label: Tensor | None) -> Tensor:
         """u(x, t, s) of the student, by a plain evaluation."""
-        u: Tensor = self.student(x, t, s, label)
-        return u
+        extra = {} if label is None else {"label": label}
+        return self.engine.forward(self.student, x, t, s, **extra)
 
     def _mixed_jet(self, path: PathSample, v_t: Tensor) -> VelocityJet:
         extra = {} if path.label is None else {"label": path.label}
-        return velocity_jet(self.student, path.x_t, path.t, path.s, v_t, **extra)
+        return self.engine.velocity_jet(self.student, path.x_t, path.t, path.s, v_t, **extra)
 
     def _first_order_jet(
         self, path: PathSample, dx: Tensor | None, dt: float, ds: float
     ) -> FirstOrderJet:
         extra = {} if path.label is None else {"label": path.label}
         at = (path.x_t, path.t, path.s)
-        return directional_jet(self.student, *at, dx=dx, dt=dt, ds=ds, **extra)
+        return self.engine.directional_jet(self.student, *at, dx=dx, dt=dt, ds=ds, **extra)
 
     @torch.no_grad()
     def velocity(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:

@@ -5,6 +5,7 @@ without derivatives. In-place operations act on tensors made here, so they are s
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from meanflow_tune.core.jet_type import (
     everywhere,
     in_place,
     lift,
+    lift_apart,
     register_rule,
     value_of,
 )
@@ -32,17 +34,25 @@ def multiply(x: Any, y: Any) -> Jet:
     """(x₀y₀, x₁y₀ + x₀y₁, x₂y₀ + x₀y₂, x₁₂y₀ + x₁y₂ + x₂y₁ + x₀y₁₂)."""
     if not isinstance(x, Jet):
         x, y = y, x
-    a = x.parts
     if not isinstance(y, Jet):
+        if x.apart:
+            return Jet.of([part * y for part in x.components])
+        a = x.parts
         return Jet((align(a, y.dim()) if isinstance(y, Tensor) else a) * y)
-    b = y.parts
+    if x.apart or y.apart:
+        p, q = x.components, y.components
+        out = [p[0] * q[0], *(p[i] * q[0] + p[0] * q[i] for i in range(1, len(p)))]
+        if len(p) == 4:
+            out[3] = out[3] + p[1] * q[2] + p[2] * q[1]
+        return Jet.of(out)
+    a, b = x.parts, y.parts
     if a.dim() != b.dim():
         a, b = align(a, b.dim() - 1), align(b, a.dim() - 1)
-    out = a * b[0]
-    out[1:].addcmul_(b[1:], a[0])
+    product = a * b[0]
+    product[1:].addcmul_(b[1:], a[0])
     if len(a) == 4:
-        out[3].addcmul_(a[1], b[2]).addcmul_(a[2], b[1])
-    return Jet(out)
+        product[3].addcmul_(a[1], b[2]).addcmul_(a[2], b[1])
+    return Jet(product)
 
 
 @register_rule(*everywhere("add", "__add__", "__radd__"))
@@ -51,6 +61,8 @@ def add(x: Any, y: Any, *, alpha: float = 1) -> Jet:
         y = y * alpha
     if not isinstance(x, Jet):
         x, y = y, x
+    if x.apart or (isinstance(y, Jet) and y.apart):
+        return _add_apart(x.components, y)
     a = x.parts
     if isinstance(y, Jet):
         b = y.parts
@@ -59,17 +71,34 @@ def add(x: Any, y: Any, *, alpha: float = 1) -> Jet:
         return Jet(a + b)
     if isinstance(y, Tensor):
         a = align(a, y.dim())
-        dtype = torch.result_type(a, y)
-        shape = broadcast(a.shape[1:], y.shape)
-        a = a.to(dtype).expand(len(a), *shape)
+        a = a.to(_common(a, y)).expand(len(a), *broadcast(a.shape[1:], y.shape))
     out = a.clone(memory_format=torch.contiguous_format)
     out[0] += y
     return Jet(out)
 
 
+def _common(a: Tensor, b: Tensor) -> torch.dtype:
+    """The type of a + b, of which `a` is no scalar (torch.result_type is not traced by a compiler)."""
+    if b.dim() == 0 and b.is_floating_point() <= a.is_floating_point():
+        return a.dtype
+    return torch.promote_types(a.dtype, b.dtype)
+
+
+def _add_apart(x: Sequence[Tensor], y: Any) -> Jet:
+    if isinstance(y, Jet):
+        return Jet.of([a + b for a, b in zip(x, y.components, strict=True)])
+    first = x[0] + y
+    # Copies, which a compiler leaves out: storage of two jets must not be one.
+    rest = [part.to(first.dtype).expand(first.shape).clone() for part in x[1:]]
+    return Jet.of([first, *rest])
+
+
 @register_rule(*everywhere("sub", "subtract", "__sub__"))
 def subtract(x: Any, y: Any, *, alpha: float = 1) -> Jet:
-    if alpha == 1 and isinstance(x, Jet) and isinstance(y, Jet) and x.parts.dim() == y.parts.dim():
+    if alpha == 1 and isinstance(x, Jet) and isinstance(y, Jet) and x.dim() == y.dim():
+        if x.apart or y.apart:
+            pairs = zip(x.components, y.components, strict=True)
+            return Jet.of([a - b for a, b in pairs])
         return Jet(x.parts - y.parts)
     return add(x, -y, alpha=alpha)
 
@@ -84,6 +113,8 @@ def divide(x: Any, y: Any, *, rounding_mode: str | None = None) -> Jet:
     if rounding_mode is not None:
         raise UnsupportedOperator(f"torch.div with {rounding_mode=}", "divide without rounding")
     if not isinstance(y, Jet):
+        if x.apart:
+            return Jet.of([part / y for part in x.components])
         return Jet((align(x.parts, y.dim()) if isinstance(y, Tensor) else x.parts) / y)
     return multiply(reciprocal(y), x)
 
@@ -95,7 +126,7 @@ def reverse_divide(x: Any, y: Any) -> Jet:
 
 @register_rule(*everywhere("neg", "negative", "__neg__"))
 def negate(x: Jet) -> Jet:
-    return Jet(-x.parts)
+    return Jet.of([-part for part in x.components]) if x.apart else Jet(-x.parts)
 
 
 @register_rule(*everywhere("pow", "__pow__"))
@@ -118,11 +149,11 @@ def power(x: Any, n: Any) -> Jet:
 
     def term(factor: Any, exponent: Any) -> Tensor:
         """factor · x^exponent, zero where the factor is (and not 0 · ∞)."""
-        result = x.parts[0] ** exponent * factor
+        result = x.value**exponent * factor
         return torch.where(factor == 0, 0.0, result) if isinstance(factor, Tensor) else result
 
-    f2 = term(n * (n - 1), n - 2) if len(x.parts) == 4 else None
-    return chain(x.parts, x.parts[0] ** n, term(n, n - 1), f2)
+    f2 = term(n * (n - 1), n - 2) if len(x.components) == 4 else None
+    return chain(x, x.value**n, term(n, n - 1), f2)
 
 
 @register_rule(*everywhere("__rpow__"))
@@ -143,6 +174,8 @@ def lerp(x: Any, y: Any, weight: Any) -> Any:
 @register_rule(*everywhere("where"))
 def where(condition: Tensor, x: Any, y: Any) -> Jet:
     condition = value_of(condition)
+    if any(isinstance(z, Jet) and z.apart for z in (x, y)):
+        return Jet.of([torch.where(condition, a, b) for a, b in lift_apart((x, y))])
     count, like = components_of((x, y))
     a, b = lift(x, count, like), lift(y, count, like)
     rank = max(a.dim() - 1, b.dim() - 1, condition.dim())
@@ -171,12 +204,18 @@ def _axes(x: Tensor, dim: Any) -> tuple[int, ...]:
 
 @register_rule(*everywhere("sum"))
 def total(x: Jet, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Jet:
+    if x.apart:
+        axes = tuple(range(x.dim())) if dim is None or dim == () else dim
+        return Jet.of([part.sum(axes, keepdim, dtype=dtype) for part in x.components])
     axes = _axes(x.parts, dim)
     return Jet(x.parts.sum(axes, keepdim, dtype=dtype) if axes else x.parts)
 
 
 @register_rule(*everywhere("mean"))
 def mean(x: Jet, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Jet:
+    if x.apart:
+        axes = tuple(range(x.dim())) if dim is None or dim == () else dim
+        return Jet.of([part.mean(axes, keepdim, dtype=dtype) for part in x.components])
     axes = _axes(x.parts, dim)
     return Jet(x.parts.mean(axes, keepdim, dtype=dtype) if axes else x.parts)
 

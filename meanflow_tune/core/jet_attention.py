@@ -1,7 +1,4 @@
-"""Rules for softmax, its logarithm and scaled dot-product attention.
-
-Storage of a jet is x = (x₀, x₁, x₂, x₁₂) or (x₀, x₁), stacked on axis 0.
-"""
+"""The rule for scaled dot-product attention, which never holds the scores of all queries at once."""
 
 import math
 from typing import Any
@@ -9,57 +6,28 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from meanflow_tune.core.jet_type import (
-    Jet,
-    UnsupportedOperator,
-    axis,
-    everywhere,
-    put,
-    register_rule,
-)
+from meanflow_tune.core.jet_arithmetic import add, masked_fill, multiply
+from meanflow_tune.core.jet_layers import matmul
+from meanflow_tune.core.jet_shapes import cat, contiguous, index, repeat_heads, transpose
+from meanflow_tune.core.jet_softmax import softmax
+from meanflow_tune.core.jet_type import Jet, UnsupportedOperator, register_rule
+
+FEWEST_ROWS = 64
+MOST_BLOCKS_COMPILED = 8
 
 
-def softmax_parts(x: Tensor, dim: int) -> Tensor:
-    """Storage of softmax over `dim` < 0: with y the result and Eᵢ = xᵢ - Σ y xᵢ,
+def block_rows(length: int, sources: int, width: int) -> int:
+    """How many of `length` queries are taken at a time: their scores [rows, sources] are no larger
+    than the queries [length, width], so that memory grows as the tokens and not as their square.
 
-    yᵢ = y Eᵢ,   y₁₂ = y (T - Σ y T) with T = x₁₂ + E₁E₂.
+    Compiled code is written out block by block, so that it has at most MOST_BLOCKS_COMPILED.
     """
-    out = torch.empty_like(x)
-    y = torch.softmax(x[0], dim)
-    out[0] = y
-    last = 3 if len(x) == 4 else 2
-    e = x[1:last] - (x[1:last] * y).sum(dim, keepdim=True)
-    put(out[1:last], torch.mul, e, y)
-    if last == 3:
-        t = torch.addcmul(x[3], e[0], e[1])
-        put(out[3], torch.mul, t - (t * y).sum(dim, keepdim=True), y)
-    return out
-
-
-@register_rule(*everywhere("softmax"))
-def softmax(x: Jet, dim: int = -1, _stacklevel: int = 3, dtype: Any = None) -> Jet:
-    parts = x.parts if dtype is None else x.parts.to(dtype)
-    return Jet(softmax_parts(parts, dim if dim < 0 else dim - parts.dim() + 1))
-
-
-@register_rule(*everywhere("log_softmax"))
-def log_softmax(x: Jet, dim: int = -1, _stacklevel: int = 3, dtype: Any = None) -> Jet:
-    parts = x.parts if dtype is None else x.parts.to(dtype)
-    out = parts.clone()
-    out -= logsumexp(Jet(parts), dim, keepdim=True).parts
-    return Jet(out)
-
-
-@register_rule(*everywhere("logsumexp"))
-def logsumexp(x: Jet, dim: int, keepdim: bool = False) -> Jet:
-    parts, d = x.parts, axis(dim)
-    y = torch.softmax(parts[0], dim)
-    out = (parts * y).sum(d, keepdim=True)
-    if len(parts) == 4:
-        out[3] += ((parts[1] - out[1]) * (parts[2] - out[2]) * y).sum(dim, keepdim=True)
-    out[0] = torch.logsumexp(parts[0], dim, keepdim=True)
-    return Jet(out if keepdim else out.squeeze(d))
+    rows = max(FEWEST_ROWS, length * width // sources)
+    if torch.compiler.is_compiling():
+        rows = max(rows, -(-length // MOST_BLOCKS_COMPILED))
+    return rows
 
 
 @register_rule(F.scaled_dot_product_attention)
@@ -73,36 +41,110 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """softmax(Q Kᵀ · scale + mask) V; query [..., L, E], key [..., S, E], value [..., S, Ev]."""
+    """softmax(Q Kᵀ · scale + mask) V; query [..., L, E], key [..., S, E], value [..., S, Ev].
+
+    enable_gqa: query has a multiple of the heads (third axis from the end) of key and value.
+    """
     if dropout_p > 0:
         raise UnsupportedOperator(f"attention with {dropout_p=}", "use dropout_p=0")
-    if enable_gqa:
-        raise UnsupportedOperator("attention with enable_gqa=True", "repeat the heads of key")
     if is_causal and attn_mask is not None:
         raise ValueError("`attn_mask` must be None where `is_causal` is True, as in torch")
-    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    if isinstance(query, Jet) and not torch.is_grad_enabled():
-        # In one pass into the order that the product wants: queries come as views of q, k and v.
-        ordered = query.parts.new_empty(query.parts.shape)
-        query = Jet(torch.mul(query.parts, scale, out=ordered))
-    else:
-        query = query * scale
-    scores = torch.matmul(query, key.transpose(-2, -1))
-    if is_causal:
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if attn_mask is None:
-        return torch.matmul(_weights(scores), value)
-    if isinstance(attn_mask, Jet):
-        return torch.matmul(_weights(scores + attn_mask), value)
-    if attn_mask.dtype == torch.bool:
-        attn_mask = torch.zeros_like(attn_mask, dtype=scores.dtype).masked_fill(
-            ~attn_mask, -math.inf
+    if enable_gqa:
+        key, value = (_with_heads_of(query, x) for x in (key, value))
+    length, sources = query.shape[-2], key.shape[-2]
+    query = _scaled(query, 1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    keys = _transposed(key)
+    rows = block_rows(length, sources, query.shape[-1])
+    if rows >= length:
+        return _attend(query, keys, value, _mask(attn_mask, is_causal, slice(0, length), key))
+    keys, value = _ordered(keys), _ordered(value)  # once, and not for every block
+    blocks = []
+    for start in range(0, length, rows):
+        block = slice(start, min(start + rows, length))
+        mask = _mask(attn_mask, is_causal, block, key)
+        blocks.append(_recomputed(_rows(query, block), keys, value, mask))
+    return cat(blocks, -2)
+
+
+def _scaled(query: Any, scale: float) -> Any:
+    if not isinstance(query, Jet):
+        return query * scale
+    if query.apart or torch.is_grad_enabled():
+        return multiply(query, scale)
+    # In one pass into the order that the product wants: queries come as views of q, k and v.
+    ordered = query.parts.new_empty(query.parts.shape)
+    return Jet(torch.mul(query.parts, scale, out=ordered))
+
+
+def _transposed(key: Any) -> Any:
+    return transpose(key, -2, -1) if isinstance(key, Jet) else key.transpose(-2, -1)
+
+
+def _ordered(x: Any) -> Any:
+    return contiguous(x) if isinstance(x, Jet) else x.contiguous()
+
+
+def _rows(x: Any, block: slice) -> Any:
+    """The rows `block` of the last axis but one; what has one row for all stays."""
+    if x.shape[-2] == 1:
+        return x
+    where = (..., block, slice(None))
+    return index(x, where) if isinstance(x, Jet) else x[where]
+
+
+def _with_heads_of(query: Any, x: Any) -> Any:
+    """x [..., heads, S, E] with each head repeated to as many as query has."""
+    wanted, heads = query.shape[-3], x.shape[-3]
+    if wanted % heads:
+        raise ValueError(
+            "the heads of `query` must be a multiple of those of `key` and `value`, but got "
+            f"{wanted} and {heads}"
         )
+    return repeat_heads(x, wanted // heads)
+
+
+def _mask(mask: Any, causal: bool, block: slice, key: Any) -> Any:
+    """The mask of the queries of `block`, [..., rows, S]: boolean, to be added, a jet, or None."""
+    if causal:
+        rows = torch.arange(block.start, block.stop, device=key.device)
+        return torch.arange(key.shape[-2], device=key.device) <= rows[:, None]
+    return None if mask is None else _rows(mask, block)
+
+
+def _recomputed(query: Any, keys: Any, value: Any, mask: Any) -> Any:
+    """`_attend` that keeps no scores for the backward pass, which makes them again."""
+    if not torch.is_grad_enabled():
+        return _attend(query, keys, value, mask)
+
+    def tensors() -> tuple[Tensor, ...]:
+        out = _attend(query, keys, value, mask)
+        return out.components if out.apart else (out.parts,)
+
+    found = checkpoint(tensors, use_reentrant=False, preserve_rng_state=False)
+    return Jet(found[0]) if len(found) == 1 else Jet.of(found)
+
+
+def _attend(query: Any, keys: Any, value: Any, mask: Any) -> Any:
+    """softmax(query · keys + mask) · value; keys [..., E, S]; at least one of the four is a jet."""
+    scores = _product(query, keys)
+    if mask is None:
+        return _product(_softmax(scores), value)
+    if isinstance(mask, Jet):
+        return _product(_softmax(add(scores, mask)), value)
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, -math.inf)
     # A row that may look nowhere has weight zero everywhere, as in torch, instead of 0 / 0.
-    blind = (attn_mask == -math.inf).all(-1, keepdim=True)
-    weights = _weights(scores + attn_mask.masked_fill(blind, 0.0))
-    return torch.matmul(weights.masked_fill(blind, 0.0), value)
+    blind = (mask == -math.inf).all(-1, keepdim=True)
+    mask = mask.masked_fill(blind, 0.0)
+    weights = _softmax(add(scores, mask) if isinstance(scores, Jet) else scores + mask)
+    if isinstance(weights, Jet):
+        return _product(masked_fill(weights, blind, 0.0), value)
+    return _product(weights.masked_fill(blind, 0.0), value)
 
 
-def _weights(scores: Any) -> Any:
+def _product(x: Any, y: Any) -> Any:
+    return matmul(x, y) if isinstance(x, Jet) or isinstance(y, Jet) else torch.matmul(x, y)
+
+
+def _softmax(scores: Any) -> Any:
     return softmax(scores) if isinstance(scores, Jet) else torch.softmax(scores, -1)

@@ -29,7 +29,8 @@ def elementwise(*names: str) -> Callable[[Callable[..., Derivatives]], Callable[
         def rule(x: Jet, *options: Any, inplace: bool = False, **named: Any) -> Jet:
             if inplace:
                 return in_place(rule)(x, *options, **named)
-            return chain(x.parts, *derivatives(x.parts[0], len(x.parts) == 4, *options, **named))
+            second = len(x.components) == 4
+            return chain(x, *derivatives(x.value, second, *options, **named))
 
         register_rule(*everywhere(*names))(rule)
         return rule

@@ -5,6 +5,7 @@ ways of sharing a component's directions between two factors.
 """
 
 import itertools
+import math
 import string
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from meanflow_tune.core.jet_arithmetic import mean, multiply
+from meanflow_tune.core.jet_arithmetic import add, mean, multiply
 from meanflow_tune.core.jet_elementwise import rsqrt
 from meanflow_tune.core.jet_type import (
     Jet,
@@ -31,7 +32,14 @@ from meanflow_tune.core.jet_type import (
 def linear(x: Jet, weight: Tensor, bias: Tensor | None = None) -> Jet:
     if isinstance(weight, Jet) or not isinstance(x, Jet):
         raise UnsupportedOperator("linear with derivatives of its weight", "use torch.matmul")
-    out = F.linear(x.parts, weight)
+    return _shifted(x, F.linear(x.parts, weight), bias)
+
+
+def _shifted(x: Jet, out: Tensor, bias: Tensor | None) -> Jet:
+    """The jet of storage `out`, made here, plus a constant; its components apart as those of x are."""
+    if x.apart:
+        value, *rest = out.unbind()
+        return Jet.of([value if bias is None else value + bias, *rest])
     if bias is not None:
         out[0] += bias
     return Jet(out)
@@ -40,6 +48,8 @@ def linear(x: Jet, weight: Tensor, bias: Tensor | None = None) -> Jet:
 @register_rule(*everywhere("matmul", "bmm", "mm", "mv", "__matmul__"))
 def matmul(x: Any, y: Any) -> Jet:
     rank_x, rank_y = x.dim(), y.dim()
+    if _apart(x, y):
+        return Jet.of(product_apart(x, y))
     if rank_x == 1 or rank_y == 1:  # torch then inserts an axis and drops it again
         left = x if rank_x > 1 else x.unsqueeze(0)
         right = y if rank_y > 1 else y.unsqueeze(1)
@@ -51,6 +61,29 @@ def matmul(x: Any, y: Any) -> Jet:
     if not isinstance(x, Jet):
         return Jet(torch.matmul(x, align(y.parts, rank_x)))
     return Jet(matrix_product(align(x.parts, rank_y), align(y.parts, rank_x)))
+
+
+def _apart(*operands: Any) -> bool:
+    return any(isinstance(x, Jet) and x.apart for x in operands)
+
+
+def product_apart(x: Any, y: Any) -> list[Tensor]:
+    """Components of x @ y. Those that add to one component are laid side by side along the axis that
+    the product sums over, so that it adds them: one product a component."""
+    if not isinstance(y, Jet):
+        return [torch.matmul(part, y) for part in x.components]
+    if not isinstance(x, Jet):
+        return [torch.matmul(x, part) for part in y.components]
+    a, b = x.components, y.components
+    along = -1 if b[0].dim() == 1 else -2
+    return [
+        torch.matmul(torch.cat([a[i] for i in left], -1), torch.cat([b[i] for i in right], along))
+        for left, right in _SIDES[: len(a)]
+    ]
+
+
+# For each component, the components of x and of y whose products add to it.
+_SIDES = [([0], [0]), ([1, 0], [0, 1]), ([2, 0], [0, 2]), ([3, 0, 1, 2], [0, 3, 2, 1])]
 
 
 def matrix_product(x: Tensor, y: Tensor) -> Tensor:
@@ -99,7 +132,7 @@ def einsum(equation: str, *operands: Any) -> Jet:
         # One more letter carries the components through a single call.
         letter = next(c for c in string.ascii_letters if c not in equation)
         left, right = equation.split("->")
-        terms = left.split(",")
+        terms = list(left.split(","))
         terms[jets[0]] = letter + terms[jets[0]].strip()
         plain = [x.parts if isinstance(x, Jet) else x for x in operands]
         return Jet(torch.einsum(f"{','.join(terms)}->{letter}{right.strip()}", *plain))
@@ -130,9 +163,7 @@ def _convolution(operator: Any, spatial: int) -> None:
         images = parts.flatten(0, 1) if batched else parts
         folded = operator(images, weight, None, *options, **named)
         out = folded.unflatten(0, parts.shape[:2]) if batched else folded
-        if bias is not None:
-            out[0] += bias.reshape(-1, *([1] * spatial))
-        return Jet(out)
+        return _shifted(x, out, None if bias is None else bias.reshape(-1, *([1] * spatial)))
 
     register_rule(operator)(rule)
 
@@ -175,12 +206,43 @@ def normalise(x: Tensor, eps: float) -> Tensor:
     return out
 
 
-def _affine(parts: Tensor, weight: Tensor | None, bias: Tensor | None) -> Jet:
+def normalise_apart(x: Sequence[Tensor], eps: float) -> list[Tensor]:
+    """`normalise` on components apart, differentiable. With cᵢ = xᵢ - ⟨xᵢ⟩ and γ = r ⟨n x₁₂⟩
+
+    n₁₂ = r c₁₂ - γ n - β n₁ - α n₂ - n (r² ⟨c₁c₂⟩ - αβ).
+    """
+    centred = [part - part.mean(-1, keepdim=True) for part in x]
+    r = (centred[0].square().mean(-1, keepdim=True) + eps).rsqrt()
+    n = centred[0] * r
+    along = [r * (n * part).mean(-1, keepdim=True) for part in centred[1:]]
+    out = [n, *(r * c - a * n for c, a in zip(centred[1:], along, strict=True))]
+    if len(x) == 4:
+        alpha, beta, _ = along
+        both = r.square() * (centred[1] * centred[2]).mean(-1, keepdim=True)
+        out[3] = out[3] - beta * out[1] - alpha * out[2] - (both - alpha * beta) * n
+    return out
+
+
+def _normalised(x: Jet, shape: Sequence[int], eps: float, weight: Any, bias: Any) -> Jet:
+    """x viewed in `shape`, normalised over its last axis, viewed as before, times weight plus bias."""
+    if x.apart:
+        parts = normalise_apart([part.reshape(*shape) for part in x.components], eps)
+        return _affine(Jet.of([part.reshape(x.shape) for part in parts]), weight, bias)
+    stacked = x.parts
+    parts_ = normalise(stacked.reshape(len(stacked), *shape), eps)
+    return _affine(Jet(parts_.reshape(stacked.shape)), weight, bias)
+
+
+def _affine(x: Jet, weight: Tensor | None, bias: Tensor | None) -> Jet:
+    """x · weight + bias; x is made here, so that it may be written into."""
     if weight is not None:
-        parts = parts * weight
-    if bias is not None:
-        parts[0] += bias
-    return Jet(parts)
+        x = multiply(x, weight)
+    if bias is None:
+        return x
+    if x.apart:
+        return add(x, bias)
+    x.parts[0] += bias
+    return x
 
 
 @register_rule(F.layer_norm, torch.layer_norm)
@@ -191,9 +253,8 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Jet:
-    parts = x.parts
-    flat = parts if len(normalized_shape) == 1 else parts.flatten(-len(normalized_shape))
-    return _affine(normalise(flat, eps).reshape(parts.shape), weight, bias)
+    kept = x.shape[: x.dim() - len(normalized_shape)]
+    return _normalised(x, (*kept, math.prod(normalized_shape)), eps, weight, bias)
 
 
 @register_rule(F.group_norm, torch.group_norm)
@@ -204,11 +265,12 @@ def group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Jet:
-    parts = x.parts  # [K, B, C, *S]
-    groups = parts.reshape(*parts.shape[:2], num_groups, -1)
-    channel = (-1, *([1] * (parts.dim() - 3)))
-    return _affine(
-        normalise(groups, eps).reshape(parts.shape),
+    batch, channels, *space = x.shape
+    channel = (-1, *([1] * len(space)))
+    return _normalised(
+        x,
+        (batch, num_groups, channels // num_groups * math.prod(space)),
+        eps,
         None if weight is None else weight.reshape(channel),
         None if bias is None else bias.reshape(channel),
     )
@@ -220,8 +282,8 @@ def rms_norm(
 ) -> Jet:
     dims = tuple(range(-len(normalized_shape), 0))
     square = mean(multiply(x, x), dims, keepdim=True)
-    square.parts[0] += torch.finfo(x.parts.dtype).eps if eps is None else eps
-    return _affine(multiply(x, rsqrt(square)).parts, weight, None)
+    square = add(square, torch.finfo(x.dtype).eps if eps is None else eps)
+    return _affine(multiply(x, rsqrt(square)), weight, None)
 
 
 @register_rule(F.batch_norm)
@@ -242,5 +304,5 @@ def batch_norm(
     scale = (running_var + eps).rsqrt()
     scale = scale if weight is None else scale * weight
     shift = -running_mean * scale if bias is None else bias - running_mean * scale
-    channel = (-1, *([1] * (x.parts.dim() - 3)))
-    return _affine(x.parts, scale.reshape(channel), shift.reshape(channel))
+    channel = (-1, *([1] * (x.dim() - 2)))
+    return _affine(x, scale.reshape(channel), shift.reshape(channel))

@@ -4,8 +4,9 @@ The common ones act on the storage [K, *shape] at once, as views where torch giv
 are applied to one component after the other.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,12 +14,14 @@ from torch.nn import functional as F
 
 from meanflow_tune.core.jet_type import (
     Jet,
+    Rule,
     UnsupportedOperator,
     align,
     axis,
     components_of,
     everywhere,
     lift,
+    lift_apart,
     register_rule,
     value_of,
 )
@@ -31,7 +34,27 @@ def sizes(given: tuple[Any, ...]) -> tuple[int, ...]:
     return given
 
 
+def moves(operator: Callable[..., Any]) -> Callable[[Rule], Rule]:
+    """Decorates the rule of an operator that only moves elements: it is for stacked components, and
+    components apart are given to `operator` one by one."""
+
+    def decorate(rule: Rule) -> Rule:
+        @wraps(rule)
+        def either(x: Any, *options: Any, **named: Any) -> Any:
+            if not isinstance(x, Jet) or not x.apart:
+                return rule(x, *options, **named)
+            results = [operator(part, *options, **named) for part in x.components]
+            if isinstance(results[0], Tensor):
+                return Jet.of(results)
+            return tuple(Jet.of(parts) for parts in zip(*results, strict=True))
+
+        return cast(Rule, either)
+
+    return decorate
+
+
 @register_rule(*everywhere("reshape", "view"))
+@moves(Tensor.reshape)
 def reshape(x: Jet, *shape: Any) -> Jet:
     if shape and isinstance(shape[0], torch.dtype):
         raise UnsupportedOperator("Tensor.view of another dtype", "use Tensor.to")
@@ -45,31 +68,37 @@ def reshape_as(x: Any, other: Any) -> Any:
 
 
 @register_rule(*everywhere("flatten"))
+@moves(torch.flatten)
 def flatten(x: Jet, start_dim: int = 0, end_dim: int = -1) -> Jet:
     return Jet(x.parts.flatten(axis(start_dim), axis(end_dim)))
 
 
 @register_rule(*everywhere("permute"))
+@moves(Tensor.permute)
 def permute(x: Jet, *dims: Any) -> Jet:
     return Jet(x.parts.permute(0, *(axis(d) for d in sizes(dims))))
 
 
 @register_rule(*everywhere("transpose", "swapaxes", "swapdims"))
+@moves(torch.transpose)
 def transpose(x: Jet, dim0: int, dim1: int) -> Jet:
     return Jet(x.parts.transpose(axis(dim0), axis(dim1)))
 
 
 @register_rule(*everywhere("contiguous"))
+@moves(Tensor.contiguous)
 def contiguous(x: Jet, **named: Any) -> Jet:
     return Jet(x.parts.contiguous(**named))
 
 
 @register_rule(*everywhere("unsqueeze"))
+@moves(torch.unsqueeze)
 def unsqueeze(x: Jet, dim: int) -> Jet:
     return Jet(x.parts.unsqueeze(axis(dim)))
 
 
 @register_rule(*everywhere("squeeze"))
+@moves(torch.squeeze)
 def squeeze(x: Jet, dim: Any = None) -> Jet:
     if dim is None:  # not the components' own axis, nor must it vanish with K = 1
         dim = tuple(i for i, size in enumerate(x.parts.shape[1:]) if size == 1)
@@ -78,6 +107,7 @@ def squeeze(x: Jet, dim: Any = None) -> Jet:
 
 
 @register_rule(*everywhere("expand", "broadcast_to"))
+@moves(Tensor.expand)
 def expand(x: Jet, *shape: Any) -> Jet:
     wanted = sizes(shape)
     return Jet(align(x.parts, len(wanted)).expand(x.parts.shape[0], *wanted))
@@ -89,35 +119,49 @@ def expand_as(x: Any, other: Any) -> Any:
 
 
 @register_rule(*everywhere("chunk"))
+@moves(torch.chunk)
 def chunk(x: Jet, chunks: int, dim: int = 0) -> tuple[Jet, ...]:
     return tuple(map(Jet, x.parts.chunk(chunks, axis(dim))))
 
 
 @register_rule(*everywhere("split"))
+@moves(lambda x, split_size, dim=0: torch.split(x, split_size, dim))
 def split(x: Jet, split_size: int | Sequence[int], dim: int = 0) -> tuple[Jet, ...]:
     # torch.Tensor.split calls the size split_size, torch.split calls it split_size_or_sections.
     return tuple(map(Jet, torch.split(x.parts, split_size, axis(dim))))  # type: ignore[arg-type]
 
 
 @register_rule(*everywhere("unbind"))
+@moves(torch.unbind)
 def unbind(x: Jet, dim: int = 0) -> tuple[Jet, ...]:
     return tuple(map(Jet, x.parts.unbind(axis(dim))))
 
 
+def _any_apart(operands: Sequence[Any]) -> bool:
+    return any(isinstance(x, Jet) and x.apart for x in operands)
+
+
 @register_rule(*everywhere("cat", "concat", "concatenate"))
 def cat(tensors: Sequence[Any], dim: int = 0) -> Jet:
+    if _any_apart(tensors):
+        return Jet.of([torch.cat(parts, dim) for parts in lift_apart(tensors)])
     count, like = components_of(tensors)
     return Jet(torch.cat([lift(x, count, like) for x in tensors], axis(dim)))
 
 
 @register_rule(*everywhere("stack"))
 def stack(tensors: Sequence[Any], dim: int = 0) -> Jet:
+    if _any_apart(tensors):
+        return Jet.of([torch.stack(parts, dim) for parts in lift_apart(tensors)])
     count, like = components_of(tensors)
     return Jet(torch.stack([lift(x, count, like) for x in tensors], axis(dim)))
 
 
 @register_rule(Tensor.__getitem__)
 def index(x: Jet, where: Any) -> Jet:
+    if x.apart:
+        chosen = tuple(map(value_of, where)) if isinstance(where, tuple) else value_of(where)
+        return Jet.of([part[chosen] for part in x.components])
     entries = where if isinstance(where, tuple) else (where,)
     if any(isinstance(value_of(entry), Tensor | list) for entry in entries):
         # Where several index tensors put their axis depends on what stands between them.
@@ -131,6 +175,15 @@ def pad(x: Jet, pad: Sequence[int], mode: str = "constant", value: float | None 
     if value:
         parts[0] = F.pad(x.parts[0], pad, mode, value)
     return Jet(torch.stack(parts))
+
+
+def repeat_heads(x: Any, times: int) -> Any:
+    """x [..., heads, S, E] with each head `times` times in a row."""
+    if not isinstance(x, Jet):
+        return x.repeat_interleave(times, -3)
+    if x.apart:
+        return Jet.of([part.repeat_interleave(times, -3) for part in x.components])
+    return Jet(x.parts.repeat_interleave(times, -3))
 
 
 def each_component(operator: Any) -> None:

@@ -9,14 +9,28 @@ An operator without a rule raises `UnsupportedOperator`; `register_rule` adds on
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from meanflow_tune.core import jet_arithmetic, jet_attention, jet_layers, jet_shapes
-from meanflow_tune.core.jet_type import Jet, UnsupportedOperator, chain, register_rule
+from meanflow_tune.core import (
+    jet_arithmetic,
+    jet_attention,
+    jet_layers,
+    jet_shapes,
+    jet_softmax,
+)
+from meanflow_tune.core.jet_type import (
+    SWAPPED,
+    Jet,
+    UnsupportedOperator,
+    chain,
+    register_rule,
+)
 from meanflow_tune.core.types import VelocityJet
 
 __all__ = [
@@ -30,7 +44,7 @@ __all__ = [
 ]
 
 # Importing these fills the table of rules.
-_RULES = (jet_arithmetic, jet_shapes, jet_layers, jet_attention)
+_RULES = (jet_arithmetic, jet_shapes, jet_layers, jet_softmax, jet_attention)
 
 
 @dataclass(frozen=True)
@@ -60,12 +74,12 @@ def velocity_jet(
     parts = _evaluate(
         model,
         4,
-        Jet(torch.stack([x, zero, velocity, zero])),
-        Jet(torch.stack([t, none, one, none])),
-        Jet(torch.stack([s, one, none, none])),
+        _jet(x, zero, velocity, zero),
+        _jet(t, none, one, none),
+        _jet(s, one, none, none),
         kwargs,
     )
-    return VelocityJet(u=parts[0], d_s=parts[1], d_t=parts[2], d_t_d_s=parts[3])
+    return VelocityJet(*parts)
 
 
 def directional_jet(
@@ -89,9 +103,16 @@ def directional_jet(
         raise ValueError(
             f"`dx` must have the shape of `x`, but got ({tuple(dx.shape)=}, {tuple(x.shape)=})"
         )
-    x_jet = x if dx is None else Jet(torch.stack([x, dx]))
+    x_jet = x if dx is None else _jet(x, dx)
     parts = _evaluate(model, 2, x_jet, _time_jet(t, dt, "dt"), _time_jet(s, ds, "ds"), kwargs)
-    return FirstOrderJet(u=parts[0], derivative=parts[1])
+    return FirstOrderJet(*parts)
+
+
+def _jet(*components: Tensor) -> Jet:
+    """A jet of copies, for the network may write into it; apart where code is being compiled."""
+    if torch.compiler.is_compiling():
+        return Jet.of([part.clone() for part in components])
+    return Jet(torch.stack(components))
 
 
 def _time_jet(time: Tensor, direction: float | Tensor, name: str) -> Tensor | Jet:
@@ -101,8 +122,8 @@ def _time_jet(time: Tensor, direction: float | Tensor, name: str) -> Tensor | Je
                 f"`{name}` must be a number or of shape [B] = {tuple(time.shape)}, "
                 f"but got ({tuple(direction.shape)=})"
             )
-        return Jet(torch.stack([time, direction.to(time.dtype).expand_as(time)]))
-    return time if direction == 0 else Jet(torch.stack([time, torch.full_like(time, direction)]))
+        return _jet(time, direction.to(time.dtype).expand_as(time))
+    return time if direction == 0 else _jet(time, torch.full_like(time, direction))
 
 
 def _check(x: Tensor, t: Tensor, s: Tensor) -> None:
@@ -117,13 +138,36 @@ def _check(x: Tensor, t: Tensor, s: Tensor) -> None:
         )
 
 
+class _Dispatch(TorchFunctionMode):
+    """Gives operators that meet a jet, or a list or tuple with one, to the jet's rules."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        named = kwargs or {}
+        for operand in (*args, *named.values()):
+            for each in operand if isinstance(operand, tuple | list) else (operand,):
+                if isinstance(each, Jet):
+                    swapped = SWAPPED.get(getattr(func, "__name__", ""))
+                    if swapped is not None:
+                        return swapped(*args, **named)
+                    return Jet.__torch_function__(func, types, args, named)
+        return func(*args, **named)
+
+
 def _evaluate(
     model: Callable[..., Any], components: int, x: Any, t: Any, s: Any, kwargs: dict[str, Any]
-) -> Tensor:
-    """Storage [K, B, *D] of the model's output; a constant one has zero derivatives."""
-    u = model(x, t, s, **kwargs)
+) -> tuple[Tensor, ...]:
+    """The components, each [B, *D], of the model's output; a constant one has zero derivatives."""
+    # The compiler finds a jet among operands, but not one in a tuple: a mode sees every operator.
+    with _Dispatch() if torch.compiler.is_compiling() else nullcontext():
+        u = model(x, t, s, **kwargs)
     if isinstance(u, Jet):
-        return u.parts
+        return u.components
     if not isinstance(u, Tensor):
         raise TypeError(f"the model must return one tensor, but got {type(u).__name__}")
-    return torch.stack([u, *[torch.zeros_like(u)] * (components - 1)])
+    return (u, *(torch.zeros_like(u) for _ in range(components - 1)))

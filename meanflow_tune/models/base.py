@@ -92,7 +92,7 @@ class Conditioning(nn.Module):
         self.labels = None if classes is None else embedding(classes, width, generator)
 
     def forward(self, t: Tensor, s: Tensor, label: Tensor | None) -> Tensor:
-        times = torch.stack((t, s - t), dim=1)
+        times = torch.stack([t, s - t], dim=1)
         waves = torch.sin(nn.functional.linear(times, self.frequencies, self.phase))
         condition: Tensor = self.out(nn.functional.silu(self.hidden(waves)))
         if self.labels is None:

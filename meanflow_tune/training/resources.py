@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from meanflow_tune.config import Guidance, TrialConfig
+from meanflow_tune.core.engine import EAGER, Engine, compiled
 from meanflow_tune.core.random import make_generator
 from meanflow_tune.core.types import DataSplit, Velocity
 from meanflow_tune.files import write_atomic
@@ -89,7 +90,8 @@ class Resources:
             net = config.teacher_run().network(data.shape, data.classes, generator)
             net.load_state_dict(load_file(weights))
             self._nets[folder] = net.to(self.world.device).eval().requires_grad_(False)
-        return guided(self._nets[folder], config.guidance, data.classes)
+        engine = compiled() if config.compile else EAGER
+        return guided(self._nets[folder], config.guidance, data.classes, engine)
 
     def initial(self, config: TrialConfig) -> Mapping[str, Tensor] | None:
         """The weights that a student of `config` begins with; None where they are drawn.
@@ -161,14 +163,16 @@ class Resources:
                     lock.release()
 
 
-def guided(net: nn.Module, guidance: Guidance | None, null_label: int | None) -> Velocity:
+def guided(
+    net: nn.Module, guidance: Guidance | None, null_label: int | None, engine: Engine = EAGER
+) -> Velocity:
     """v(x, t) = net(x, t, t), with classifier-free guidance; null_label: the index of the null class.
 
     Without label, or with the null one, there is nothing to guide.
     """
 
     def velocity(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        out: Tensor = net(x, t, t, label)
+        out = engine.forward(net, x, t, t, **({} if label is None else {"label": label}))
         if guidance is None or label is None:
             return out
         assert null_label is not None
@@ -177,7 +181,8 @@ def guided(net: nn.Module, guidance: Guidance | None, null_label: int | None) ->
         if len(rows) == 0:
             return out
         time = t[rows]
-        free: Tensor = net(x[rows], time, time, torch.full_like(label[rows], null_label))
+        null = torch.full_like(label[rows], null_label)
+        free = engine.forward(net, x[rows], time, time, label=null)
         return out.index_copy(0, rows, torch.lerp(free, out[rows], guidance.scale))
 
     return velocity

@@ -209,7 +209,6 @@ def test_unknown_function_is_refused_by_name() -> None:
         (lambda x: torch.div(x, 2, rounding_mode="floor"), "rounding"),
         (lambda x: F.batch_norm(x, None, None, training=True), "batch statistics"),
         (lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.1), "dropout_p=0.1"),
-        (lambda x: F.scaled_dot_product_attention(x, x, x, enable_gqa=True), "enable_gqa"),
         (lambda x: x.view(torch.int64), "dtype"),
         (lambda x: torch.gather(W, 1, x), "beyond its first operand"),
         (lambda x: x.new_zeros(3, 4).copy_(x), "copy_"),

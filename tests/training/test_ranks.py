@@ -43,7 +43,7 @@ dist.destroy_process_group()
 """
 
 
-def launch(folder: Path, name: str, size: int) -> None:
+def launch(folder: Path, size: int, script: str = SCRIPT, name: str = "default") -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -56,7 +56,7 @@ def launch(folder: Path, name: str, size: int) -> None:
     }
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(folder), name], env=environment | {"RANK": str(rank)}
+            [sys.executable, "-c", script, str(folder), name], env=environment | {"RANK": str(rank)}
         )
         for rank in range(size)
     ]
@@ -67,7 +67,7 @@ def launch(folder: Path, name: str, size: int) -> None:
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     for size in (1, 2):
-        launch(folder, request.param, size)
+        launch(folder, size, name=request.param)
     return folder
 
 
