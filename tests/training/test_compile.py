@@ -18,7 +18,7 @@ from meanflow_tune.training.resources import Resources
 from meanflow_tune.training.serve import serve_job
 from meanflow_tune.training.world import World
 from tests.training.test_ranks import launch
-from tests.training.tiny import Memory, tiny_config
+from tests.training.tiny import CONFIGS, Memory, tiny_config
 
 
 @pytest.fixture
@@ -72,10 +72,12 @@ def test_trials_of_a_slot_share_what_was_compiled(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_code")
-def test_compiled_training_is_eager_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", CONFIGS)
+def test_compiled_training_is_eager_training(name: str, tmp_path: Path) -> None:
+    """With gradients through the jet, a fraction of the rows and the self-teacher too."""
     weights = []
     for setting in (False, True):
-        config: TrialConfig = tiny_config(compile=setting)
+        config: TrialConfig = CONFIGS[name](compile=setting)
         resources = Resources(tmp_path, World())
         teacher = resources.teacher(config, Memory())
         run = Run.start(config, World(), resources.data(config), teacher)

@@ -68,7 +68,7 @@ def launch(folder: Path, name: str, size: int, script: str = SCRIPT) -> None:
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     for size in (1, 2):
-        launch(folder, request.param, size)
+        launch(folder, size, name=request.param)
     return folder
 
 

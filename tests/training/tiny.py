@@ -30,18 +30,19 @@ def tiny_config(**changes: Any) -> TrialConfig:
     return TrialConfig(**(settings | changes))
 
 
-def wide_config() -> TrialConfig:
+def wide_config(**changes: Any) -> TrialConfig:
     """What is drawn by lot, learned beside the student or taught by its average, all at once."""
-    return tiny_config(
-        velocity_source="from_scratch",
-        losses=LossMix(
+    settings: dict[str, Any] = {
+        "velocity_source": "from_scratch",
+        "losses": LossMix(
             backward=Backward(share=0.5),
             forward=Forward(share=0.4),
             second_order=SecondOrder(share=0.1, fraction=0.4, stop_gradient=False),
             clamp=1.0,
         ),
-        weighting=LogVariance(width=8),
-    )
+        "weighting": LogVariance(width=8),
+    }
+    return tiny_config(**(settings | changes))
 
 
 CONFIGS = {"default": tiny_config, "wide": wide_config}
