@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from meanflow_tune.config import TrialConfig
-from meanflow_tune.core.engine import EAGER, compiled
+from meanflow_tune.core.engine import engine_of
 from meanflow_tune.core.paths import linear_path
 from meanflow_tune.core.random import make_generator, spread_lots
 from meanflow_tune.core.types import DataSplit, LossOutput, PathSample, TimePair, Velocity
@@ -185,10 +185,10 @@ def self_teacher(config: TrialConfig, data: DataSplit, ema: MovingAverage, devic
     """v(x, t) = u_EMA(x, t, t): the moving average as its own teacher, without gradient."""
     net = config.network(data.shape, data.classes, make_generator(0, "self-teacher")).to(device)
     ema.share_with(net.eval().requires_grad_(False))
-    forward = (compiled() if config.compile else EAGER).forward
+    engine = engine_of(config.compile)
 
     def velocity(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        return forward(net, x, t, t, **({} if label is None else {"label": label}))
+        return engine.forward(net, x, t, t, label=label)
 
     return velocity
 

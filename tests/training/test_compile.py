@@ -127,7 +127,7 @@ dist.destroy_process_group()
 @pytest.mark.slow
 def test_two_compiled_ranks_have_the_gradient_of_eager_ones(tmp_path: Path) -> None:
     """The trap: inside DistributedDataParallel Dynamo cuts graphs into buckets unless told not to."""
-    launch(tmp_path, "compiled", 2, COMPILED_RANKS)
+    launch(tmp_path, 2, COMPILED_RANKS)
 
 
 def test_the_teacher_does_not_depend_on_the_setting() -> None:

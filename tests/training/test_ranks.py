@@ -43,8 +43,7 @@ dist.destroy_process_group()
 """
 
 
-def launch(folder: Path, name: str, size: int, script: str = SCRIPT) -> None:
-    """`size` ranks of `script`, called with `folder` and the name of a configuration."""
+def launch(folder: Path, size: int, script: str = SCRIPT, name: str = "default") -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
