@@ -13,6 +13,7 @@ import torch
 from pydantic import Field, ValidationError, model_validator
 from torch import Generator, nn
 
+from meanflow_tune.core.engine import Precision
 from meanflow_tune.data import Data
 from meanflow_tune.ds_schedules import DsSchedule
 from meanflow_tune.losses import FlowMatching, LossMix, Solver
@@ -56,6 +57,8 @@ Weighting = Adaptive
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+# Of ds / (s - t) in bfloat16, whose relative rounding is 4e-3.
+SMALLEST_HALF_RATIO = 0.1
 LabelDropout = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -161,8 +164,9 @@ class TrialConfig(Settings):
     weights to start from, drawn from the seed or those of the teacher, whose network must then be
     the same. With from_scratch a teacher serves these weights and the evaluation only.
 
-    compile: run the networks of training through torch.compile, which pays from some thousand steps on:
-    the first trial of a network in a process waits for the compiler.
+    precision: "bfloat16" runs the networks of training under autocast, with matrix products in bfloat16
+    and all else in float32. compile: they run through torch.compile, which pays from some thousand
+    steps on: the first trial of a network in a process waits for the compiler.
     """
 
     data: Data
@@ -181,6 +185,7 @@ class TrialConfig(Settings):
     ema: Ema = Ema()
     budget: Budget
     evaluation: Evaluation | None = Evaluation()
+    precision: Precision = "float32"
     compile: bool = False
     seed: int = 0
 
@@ -189,6 +194,7 @@ class TrialConfig(Settings):
         self._check_velocity()
         self._check_guidance()
         self._check_differences()
+        self._check_precision()
         if self.student_init == "teacher" and (
             self.teacher is None or self.teacher.model != self.model
         ):
@@ -281,6 +287,25 @@ class TrialConfig(Settings):
             raise ValueError(
                 "losses.tri_consistency.second_part 'student' says nothing where ds = s - t, but "
                 f"ds_schedule {schedule!r} never gives less; 0.5 is the shortcut form."
+            )
+
+    def _check_precision(self) -> None:
+        if self.precision == "float32":
+            return
+        if self.losses.derivative.kind == "finite_difference":
+            raise ValueError(
+                "losses.derivative 'finite_difference' needs precision 'float32', for in bfloat16 rounding "
+                f"exceeds the difference, but precision is {self.precision!r}; take 'exact'."
+            )
+        if self.losses.tri_consistency is None or self.ds_schedule is None:
+            return
+        gap = torch.tensor([0.1, 0.5, 1.0])
+        least = min(float(self.ds_schedule.ratio(p, gap).min()) for p in (0.0, 0.5, 1.0))
+        if least < SMALLEST_HALF_RATIO:
+            raise ValueError(
+                "losses.tri_consistency divides a difference by ds / (s - t), which magnifies the rounding "
+                f"of precision {self.precision!r}: `ratio >= {SMALLEST_HALF_RATIO}` must hold, but "
+                f"ds_schedule falls to {least:.3g}; take precision 'float32'."
             )
 
     def to_dict(self) -> dict[str, Any]:

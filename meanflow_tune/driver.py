@@ -52,7 +52,7 @@ from meanflow_tune.tracking.mlflow_sink import MlflowSink
 from meanflow_tune.tracking.outbox import Outbox
 from meanflow_tune.tracking.replay import Replayer
 from meanflow_tune.tracking.run_tree import Tracker
-from meanflow_tune.view import View
+from meanflow_tune.view import View, make_console
 
 log = logging.getLogger(__name__)
 DRAIN_SECONDS = 120.0
@@ -471,22 +471,23 @@ def _describe(record: TrialRecord) -> str:
 
 def show_status(request: SearchRequest) -> int:
     """Print what a study holds and, where a driver is at work, its running trials. Reads only."""
-    from rich.console import Console
-
     folder = request.folder
     journal = request.study_storage or folder / JOURNAL_NAME
     try:
         records = read_records(open_storage(journal), request.study, folder)
     except StorageError as error:
         raise UserError(f"--status: {error}; name it by --study and --storage.") from None
-    summary.show_status(Console(highlight=False), request, records, read_lease(folder))
+    summary.show_status(
+        make_console(),
+        request,
+        records,
+        read_lease(folder),
+    )
     return EXIT_OK
 
 
 def dry_run(request: SearchRequest) -> int:
     """Check everything that can be checked without Ray, and print what the search would do."""
-    from rich.console import Console
-
     usable_folder(request.storage)
-    summary.show_plan(Console(highlight=False), make_plan(request))
+    summary.show_plan(make_console(), make_plan(request))
     return EXIT_OK

@@ -40,7 +40,7 @@ class IngredientMaker:
     ) -> None:
         self.student = student
         self.config = config
-        self.engine = engine_of(config.compile)
+        self.engine = engine_of(config.compile, config.precision)
         self._field = field
         self._null_label = null_label
 

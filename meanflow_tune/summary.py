@@ -351,7 +351,7 @@ def show_plan(console: Console, plan: Plan) -> None:
     known = dict.fromkeys(key for flat in proposed for key in flat)
     varying = [k for k in known if len({str(flat.get(k)) for flat in proposed}) > 1]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="three configurations of the space")
-    table.add_column("setting")
+    table.add_column("setting", overflow="fold")
     for index in range(len(proposed)):
         table.add_column(f"draw {index + 1}")
     for key in varying:

@@ -28,8 +28,7 @@ class View:
     """
 
     def __init__(self, quiet: bool = False) -> None:
-        # A pipe or a file has no width; 80 columns would break the tables.
-        self.console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+        self.console = make_console()
         self.interactive = self.console.is_terminal and not quiet
         self.quiet = quiet
         self.began = time.monotonic()
@@ -104,6 +103,11 @@ class View:
         if state.get("note"):
             parts.append(Text(state["note"], style="dim"))
         return Group(*parts)
+
+
+def make_console() -> Console:
+    """Of standard output. A pipe or a file has no width; 80 columns would break the tables."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 
 
 def clock(seconds: float) -> str:

@@ -9,7 +9,7 @@ number of rows is dynamic, for an objective passes only the rows with t < s.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from meanflow_tune.core.types import VelocityJet
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Precision = Literal["float32", "bfloat16"]
 
 # Architectures, grad modes and types that one process may compile a pass for.
 MOST_VERSIONS = 64
@@ -79,9 +80,31 @@ def compiled() -> Engine:
     return Engine(_compiled(_forward), velocity_jet, directional_jet)
 
 
-def engine_of(compile: bool) -> Engine:
-    """The engine that the setting `compile` asks for."""
-    return compiled() if compile else EAGER
+def engine_of(compile: bool, precision: Precision) -> Engine:
+    """The engine that the settings `compile` and `precision` ask for."""
+    engine = compiled() if compile else EAGER
+    return engine if precision == "float32" else _autocast(engine, torch.bfloat16)
+
+
+def _autocast(engine: Engine, dtype: torch.dtype) -> Engine:
+    """The passes with matrix products in `dtype`; they give what they compute in the type of x.
+
+    Autocast surrounds the network only: what an objective does with its values stays in full precision.
+    """
+
+    def forward(model: Any, x: Tensor, *times: Tensor, **kwargs: Any) -> Tensor:
+        with torch.autocast(x.device.type, dtype):
+            return engine.forward(model, x, *times, **kwargs).to(x.dtype)
+
+    def velocity_jet(model: Any, x: Tensor, *inputs: Tensor, **kwargs: Any) -> VelocityJet:
+        with torch.autocast(x.device.type, dtype):
+            return engine.velocity_jet(model, x, *inputs, **kwargs)
+
+    def directional_jet(model: Any, x: Tensor, *inputs: Any, **kwargs: Any) -> FirstOrderJet:
+        with torch.autocast(x.device.type, dtype):
+            return engine.directional_jet(model, x, *inputs, **kwargs)
+
+    return Engine(forward, velocity_jet, directional_jet)
 
 
 def _velocity_jet(

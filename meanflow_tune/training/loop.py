@@ -185,7 +185,7 @@ def self_teacher(config: TrialConfig, data: DataSplit, ema: MovingAverage, devic
     """v(x, t) = u_EMA(x, t, t): the moving average as its own teacher, without gradient."""
     net = config.network(data.shape, data.classes, make_generator(0, "self-teacher")).to(device)
     ema.share_with(net.eval().requires_grad_(False))
-    engine = engine_of(config.compile)
+    engine = engine_of(config.compile, config.precision)
 
     def velocity(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         return engine.forward(net, x, t, t, label=label)

@@ -90,7 +90,12 @@ class Resources:
             net = config.teacher_run().network(data.shape, data.classes, generator)
             net.load_state_dict(load_file(weights))
             self._nets[folder] = net.to(self.world.device).eval().requires_grad_(False)
-        return guided(self._nets[folder], config.guidance, data.classes, engine_of(config.compile))
+        return guided(
+            self._nets[folder],
+            config.guidance,
+            data.classes,
+            engine_of(config.compile, config.precision),
+        )
 
     def initial(self, config: TrialConfig) -> Mapping[str, Tensor] | None:
         """The weights that a student of `config` begins with; None where they are drawn.
