@@ -477,12 +477,7 @@ def show_status(request: SearchRequest) -> int:
         records = read_records(open_storage(journal), request.study, folder)
     except StorageError as error:
         raise UserError(f"--status: {error}; name it by --study and --storage.") from None
-    summary.show_status(
-        make_console(),
-        request,
-        records,
-        read_lease(folder),
-    )
+    summary.show_status(make_console(), request, records, read_lease(folder))
     return EXIT_OK
 
 
