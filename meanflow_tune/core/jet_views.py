@@ -4,6 +4,7 @@ An operator that gives a view of a tensor gives a view of a jet's storage [K, *s
 is written into the one is seen in the other.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from meanflow_tune.core.jet_shapes import (
     arranged,
     cat,
     contiguous,
+    reshape,
 )
 from meanflow_tune.core.jet_type import (
     Jet,
@@ -57,8 +59,10 @@ def diagonal_of_matrices(x: Jet, *, offset: int = 0, dim1: int = -2, dim2: int =
 
 
 @register_rule(*everywhere("unflatten"))
-def unflatten(x: Jet, dim: int, sizes: Any) -> Jet:
-    return Jet(x.parts.unflatten(axis(dim), sizes))  # type: ignore[no-untyped-call]
+def unflatten(x: Jet, dim: int, sizes: Sequence[int]) -> Any:
+    before, size, after = x.shape[:dim], x.shape[dim], x.shape[dim:][1:]
+    known = math.prod([n for n in sizes if n != -1])  # not left to reshape: a batch may be empty
+    return reshape(x, *before, *(size // known if n == -1 else n for n in sizes), *after)
 
 
 @register_rule(*everywhere("ravel"))

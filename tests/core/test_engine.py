@@ -115,8 +115,13 @@ def test_traced_gradients_of_the_shipped_networks(name: str, traced: Engine) -> 
     assert_equal_gradients(traced, shipped(name), inputs(6, 1, 8, 8), 1e-4)
 
 
+# torch cannot trace these two functions of its own: the check of a padding mask, and checkpointing
+# with what is no tensor.
+UNTRACED = {"stock encoder, norm first", "stock encoder, norm last", "checkpointed"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in UNTRACED])
 def test_traced_passes_of_other_networks(name: str, traced: Engine) -> None:
     """In one graph, or torch raises: a mask, in-place operators, tuples of jets, numbers on the left."""
     network = make(name)
