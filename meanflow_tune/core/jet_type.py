@@ -71,6 +71,11 @@ class Jet(Operators):
         return self.parts.unbind() if self._apart is None else self._apart
 
     @property
+    def count(self) -> int:
+        """K, the number of components."""
+        return len(self.parts) if self._apart is None else len(self._apart)
+
+    @property
     def apart(self) -> bool:
         """Whether the components are apart, and with them what rules make of them."""
         return self._apart is not None
@@ -111,7 +116,7 @@ class Jet(Operators):
 
     @property
     def shape(self) -> torch.Size:
-        return self.value.shape
+        return self.parts.shape[1:] if self._apart is None else self._apart[0].shape
 
     @property
     def mT(self) -> Any:
@@ -136,7 +141,7 @@ class Jet(Operators):
         return self
 
     def dim(self) -> int:
-        return self.value.dim()
+        return self.parts.dim() - 1 if self._apart is None else self._apart[0].dim()
 
     def __repr__(self) -> str:
         return f"Jet({len(self.components)} components, shape {tuple(self.shape)})"
@@ -230,13 +235,17 @@ def register_rule(*operators: Any) -> Callable[[Rule], Rule]:
 
 # Names of torch for operands, which rules take by position in this order, and numpy's for options.
 _OPERANDS = (
-    "condition input self tensor1 batch1 mat1 mat vec1 tensor2 batch2 mat2 vec2 vec other exponent end"
-).split()
+    *("condition", "input", "self", "tensor1", "batch1", "mat1", "mat", "vec1"),
+    *("tensor2", "batch2", "mat2", "vec2", "vec", "other", "exponent", "end"),
+)
 _OPTIONS = {"axis": "dim", "keepdims": "keepdim"}
+_RENAMED = {*_OPERANDS, *_OPTIONS}
 
 
 def _by_position(rule: Callable[..., Any], args: Sequence[Any], named: dict[str, Any]) -> Any:
     """rule(*args, **named), with operands that were given by name put where rules expect them."""
+    if not any(name in _RENAMED for name in named):
+        return rule(*args, **named)
     operands = [named[name] for name in _OPERANDS if name in named]
     options = {_OPTIONS.get(k, k): v for k, v in named.items() if k not in _OPERANDS}
     return rule(*args, *operands, **options)
@@ -340,7 +349,7 @@ def components_of(operands: Sequence[Any]) -> tuple[int, Tensor]:
     """Number of components and value of the first jet among `operands`."""
     for x in operands:
         if isinstance(x, Jet):
-            return len(x.components), x.value
+            return x.count, x.value
     raise TypeError("none of the operands is a jet")
 
 
