@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from meanflow_tune.core import engine as module
+from meanflow_tune.core import jet_attention
 from meanflow_tune.core.engine import EAGER, Engine, compiled
 from meanflow_tune.models import MLP, DiT
 from tests.core.jet_networks import NETWORKS, batch, make, relative_error
@@ -128,6 +129,17 @@ def test_traced_passes_of_other_networks(name: str, traced: Engine) -> None:
     x, t, s, v, label = batch(network.shape)  # type: ignore[arg-type]
     assert_equal_passes(traced, network, (x, t, s, v, label), 1e-10)
     assert_equal_gradients(traced, network, (x, t, s, v, label), 1e-8)
+
+
+@pytest.mark.slow
+def test_blocks_of_attention_are_traced_with_their_recomputation(
+    traced: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jet_attention, "block_rows", lambda *_: 4)
+    network = make("boolean mask")
+    given = batch(network.shape)  # type: ignore[arg-type]
+    assert_equal_passes(traced, network, given, 1e-10)
+    assert_equal_gradients(traced, network, given, 1e-8)
 
 
 def graphs() -> int:
