@@ -134,7 +134,7 @@ class Jet(Operators):
 
     @property
     def data(self) -> Any:
-        return Jet(self.parts.detach())
+        return _RULES[torch.detach](self)
 
     def requires_grad_(self, requires_grad: bool = True) -> Any:
         self.parts.requires_grad_(requires_grad)
