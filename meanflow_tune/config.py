@@ -159,8 +159,8 @@ class TrialConfig(Settings):
     """Everything that determines a training run. Times: noise at 0, data at 1.
 
     student_init: weights to start from, drawn from the seed or those of the teacher, whose network
-    must then be the same. compile: run the networks of training through torch.compile, which pays from
-    some thousand steps on: the first trial of a network in a process waits for the compiler.
+    must then be the same. compile: run the networks of training through torch.compile; steps are
+    quicker, but the first trial of a network in a process waits for the compiler, minutes on a CPU.
     """
 
     data: Data
