@@ -151,6 +151,7 @@ class TeacherConfig(Settings):
 class TrialConfig(Settings):
     """Everything that determines a training run. Times: noise at 0, data at 1.
 
+<<<<<<< HEAD
     velocity_source: "teacher" takes v(x_t, t) and v(x_s, s) from the frozen teacher (distillation).
     "from_scratch" takes x_1 - x_0 at t, in targets and as the tangent of D, which is unbiased there
     because every target is linear in it; at s it takes sg[u_EMA(x_s, s, s)], the moving average of
@@ -167,6 +168,11 @@ class TrialConfig(Settings):
     precision: "bfloat16" runs the networks of training under autocast, with matrix products in bfloat16
     and all else in float32. compile: they run through torch.compile, which pays from some thousand
     steps on: the first trial of a network in a process waits for the compiler.
+=======
+    student_init: weights to start from, drawn from the seed or those of the teacher, whose network
+    must then be the same. compile: run the networks of training through torch.compile; steps are
+    quicker, but the first trial of a network in a process waits for the compiler, minutes on a CPU.
+>>>>>>> ops
     """
 
     data: Data

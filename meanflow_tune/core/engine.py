@@ -194,5 +194,7 @@ def _reason(error: BaseException) -> str:
                 f"{REMEDY}"
             )
         cause = cause.__cause__ or cause.__context__
-    line = next(iter(str(error).strip().splitlines()), "")
-    return f"`compile`: the network cannot be compiled as one graph ({line}); {REMEDY}"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    context = [line.partition("context:")[2].strip() for line in lines if "debug context:" in line]
+    why = ": ".join([lines[0], *filter(None, context)])
+    return f"`compile`: the network cannot be compiled as one graph ({why}); {REMEDY}"

@@ -192,7 +192,7 @@ def power(x: Any, n: Any) -> Jet:
         result = x.value**exponent * factor
         return torch.where(factor == 0, 0.0, result) if isinstance(factor, Tensor) else result
 
-    f2 = term(n * (n - 1), n - 2) if len(x.components) == 4 else None
+    f2 = term(n * (n - 1), n - 2) if x.count == 4 else None
     return chain(x, x.value**n, term(n, n - 1), f2)
 
 

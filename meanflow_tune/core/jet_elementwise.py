@@ -43,7 +43,7 @@ def elementwise(*names: str) -> Callable[[Callable[..., Derivatives]], Callable[
             return chain_of(x, *options, **named)
 
         def chain_of(x: Jet, *options: Any, **named: Any) -> Jet:
-            return chain(x, *derivatives(x.value, len(x.components) == 4, *options, **named))
+            return chain(x, *derivatives(x.value, x.count == 4, *options, **named))
 
         written = in_place(rule)
         register_rule(*everywhere(*names))(rule)

@@ -42,7 +42,8 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Jet:
 
 def _shifted(x: Jet, out: Tensor, bias: Any) -> Jet:
     """The jet of storage `out`, made here, plus a constant; its components apart as those of x are."""
-    out = out.to(x.dtype)  # also where autocast made it in another type
+    if out.dtype != x.dtype:  # as autocast makes it
+        out = out.to(x.dtype)
     if isinstance(bias, Jet):
         return add(Jet(out), bias)
     if x.apart:

@@ -92,7 +92,7 @@ def arranged(operator: Callable[..., Tensor], x: Jet, memory_format: Any) -> Jet
     parts = x.parts
     if memory_format in (torch.channels_last, torch.channels_last_3d):
         images = operator(parts.flatten(0, 1), memory_format=memory_format)
-        return Jet(images.unflatten(0, parts.shape[:2]))  # type: ignore[no-untyped-call]
+        return Jet(images.reshape(*parts.shape[:2], *images.shape[1:]))
     return Jet(operator(parts, memory_format=memory_format))
 
 

@@ -23,12 +23,12 @@ from torch.nn import functional as F
 
 from meanflow_tune.core.jet_errors import NUMBERS, REMEDIES, recording, refuse_hidden_graph
 from meanflow_tune.core.jet_errors import UnsupportedOperator as UnsupportedOperator
+from meanflow_tune.core.jet_protocol import RULES as _RULES
+from meanflow_tune.core.jet_protocol import SWAPPED as SWAPPED
+from meanflow_tune.core.jet_protocol import Operators
 
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 
-_RULES: dict[Any, Callable[..., Any]] = {}
-# Operators with swapped sides by name: a compiler does not find torch's wrapped functions in a table.
-SWAPPED: dict[str, Callable[..., Any]] = {}
 # What a module may ask a jet about without any derivative: answered from the value alone.
 _OF_THE_VALUE = {
     *("device", "ndim", "layout", "requires_grad", "size", "nelement", "element_size"),
@@ -39,7 +39,7 @@ _OF_THE_VALUE = {
 }
 
 
-class Jet:
+class Jet(Operators):
     """A tensor of shape [*shape] with derivatives; `parts` [K, *shape] as described above."""
 
     __slots__ = ("_apart", "_parts")
@@ -69,6 +69,11 @@ class Jet:
     def components(self) -> tuple[Tensor, ...]:
         """The K components, each [*shape], which are the jet's own storage."""
         return self.parts.unbind() if self._apart is None else self._apart
+
+    @property
+    def count(self) -> int:
+        """K, the number of components."""
+        return len(self.parts) if self._apart is None else len(self._apart)
 
     @property
     def apart(self) -> bool:
@@ -111,7 +116,7 @@ class Jet:
 
     @property
     def shape(self) -> torch.Size:
-        return self.value.shape
+        return self.parts.shape[1:] if self._apart is None else self._apart[0].shape
 
     @property
     def mT(self) -> Any:
@@ -129,14 +134,14 @@ class Jet:
 
     @property
     def data(self) -> Any:
-        return Jet(self.parts.detach())
+        return _RULES[torch.detach](self)
 
     def requires_grad_(self, requires_grad: bool = True) -> Any:
         self.parts.requires_grad_(requires_grad)
         return self
 
     def dim(self) -> int:
-        return self.value.dim()
+        return self.parts.dim() - 1 if self._apart is None else self._apart[0].dim()
 
     def __repr__(self) -> str:
         return f"Jet({len(self.components)} components, shape {tuple(self.shape)})"
@@ -171,92 +176,6 @@ class Jet:
 
     def __array__(self, *options: Any, **named: Any) -> Any:
         raise UnsupportedOperator("the conversion of a jet to numpy", NUMBERS)
-
-    def __getitem__(self, index: Any) -> Any:
-        return _RULES[Tensor.__getitem__](self, index)
-
-    def __add__(self, other: Any) -> Any:
-        return _RULES[torch.add](self, other)
-
-    def __sub__(self, other: Any) -> Any:
-        return _RULES[torch.sub](self, other)
-
-    def __rsub__(self, other: Any) -> Any:
-        return _RULES[torch.sub](other, self)
-
-    def __mul__(self, other: Any) -> Any:
-        return _RULES[torch.mul](self, other)
-
-    def __truediv__(self, other: Any) -> Any:
-        return _RULES[torch.div](self, other)
-
-    def __rtruediv__(self, other: Any) -> Any:
-        return _RULES[torch.div](other, self)
-
-    def __pow__(self, other: Any) -> Any:
-        return _RULES[torch.pow](self, other)
-
-    def __rpow__(self, other: Any) -> Any:
-        return _RULES[torch.pow](other, self)
-
-    def __matmul__(self, other: Any) -> Any:
-        return _RULES[torch.matmul](self, other)
-
-    def __rmatmul__(self, other: Any) -> Any:
-        return _RULES[torch.matmul](other, self)
-
-    def __mod__(self, other: Any) -> Any:
-        return _RULES[torch.remainder](self, other)
-
-    def __neg__(self) -> Any:
-        return _RULES[torch.neg](self)
-
-    def __pos__(self) -> Any:
-        return self
-
-    def __abs__(self) -> Any:
-        return _RULES[torch.abs](self)
-
-    def __iadd__(self, other: Any) -> Any:
-        return _RULES[Tensor.add_](self, other)
-
-    def __isub__(self, other: Any) -> Any:
-        return _RULES[Tensor.sub_](self, other)
-
-    def __imul__(self, other: Any) -> Any:
-        return _RULES[Tensor.mul_](self, other)
-
-    def __ipow__(self, other: Any) -> Any:
-        return _RULES[Tensor.pow_](self, other)
-
-    def __itruediv__(self, other: Any) -> Any:
-        return _RULES[Tensor.div_](self, other)
-
-    def __lt__(self, other: Any) -> Any:
-        return _RULES[torch.lt](self, other)
-
-    def __le__(self, other: Any) -> Any:
-        return _RULES[torch.le](self, other)
-
-    def __gt__(self, other: Any) -> Any:
-        return _RULES[torch.gt](self, other)
-
-    def __ge__(self, other: Any) -> Any:
-        return _RULES[torch.ge](self, other)
-
-    def __eq__(self, other: Any) -> Any:
-        if not isinstance(other, Jet | Tensor | float | int):
-            return NotImplemented
-        return _RULES[torch.eq](self, other)
-
-    def __ne__(self, other: Any) -> Any:
-        if not isinstance(other, Jet | Tensor | float | int):
-            return NotImplemented
-        return _RULES[torch.ne](self, other)
-
-    __hash__ = object.__hash__
-    __radd__ = __add__
-    __rmul__ = __mul__
 
 
 def register_rule(*operators: Any) -> Callable[[Rule], Rule]:
@@ -316,25 +235,17 @@ def register_rule(*operators: Any) -> Callable[[Rule], Rule]:
 
 # Names of torch for operands, which rules take by position in this order, and numpy's for options.
 _OPERANDS = (
-    *(
-        "condition",
-        "input",
-        "self",
-        "tensor1",
-        "batch1",
-        "mat1",
-        "mat",
-        "vec1",
-        "tensor2",
-        "batch2",
-    ),
-    *("mat2", "vec2", "vec", "other", "exponent", "end"),
+    *("condition", "input", "self", "tensor1", "batch1", "mat1", "mat", "vec1"),
+    *("tensor2", "batch2", "mat2", "vec2", "vec", "other", "exponent", "end"),
 )
 _OPTIONS = {"axis": "dim", "keepdims": "keepdim"}
+_RENAMED = {*_OPERANDS, *_OPTIONS}
 
 
 def _by_position(rule: Callable[..., Any], args: Sequence[Any], named: dict[str, Any]) -> Any:
     """rule(*args, **named), with operands that were given by name put where rules expect them."""
+    if not any(name in _RENAMED for name in named):
+        return rule(*args, **named)
     operands = [named[name] for name in _OPERANDS if name in named]
     options = {_OPTIONS.get(k, k): v for k, v in named.items() if k not in _OPERANDS}
     return rule(*args, *operands, **options)
@@ -438,7 +349,7 @@ def components_of(operands: Sequence[Any]) -> tuple[int, Tensor]:
     """Number of components and value of the first jet among `operands`."""
     for x in operands:
         if isinstance(x, Jet):
-            return len(x.components), x.value
+            return x.count, x.value
     raise TypeError("none of the operands is a jet")
 
 

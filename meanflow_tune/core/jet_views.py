@@ -4,6 +4,7 @@ An operator that gives a view of a tensor gives a view of a jet's storage [K, *s
 is written into the one is seen in the other.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from meanflow_tune.core.jet_shapes import (
     arranged,
     cat,
     contiguous,
+    moves,
+    reshape,
 )
 from meanflow_tune.core.jet_type import (
     Jet,
@@ -29,16 +32,19 @@ from meanflow_tune.core.jet_type import (
 
 
 @register_rule(*everywhere("narrow"))
+@moves(torch.narrow)
 def narrow(x: Jet, dim: int, start: Any, length: int) -> Jet:
     return Jet(x.parts.narrow(axis(dim), start, length))
 
 
 @register_rule(*everywhere("select"))
+@moves(torch.select)
 def select(x: Jet, dim: int, index: int) -> Jet:
     return Jet(x.parts.select(axis(dim), index))
 
 
 @register_rule(*everywhere("movedim", "moveaxis"))
+@moves(torch.movedim)
 def movedim(x: Jet, source: Any, destination: Any) -> Jet:
     def axes(dims: Any) -> Any:
         return axis(dims) if isinstance(dims, int) else tuple(map(axis, dims))
@@ -47,6 +53,7 @@ def movedim(x: Jet, source: Any, destination: Any) -> Jet:
 
 
 @register_rule(*everywhere("diagonal"))
+@moves(torch.diagonal)
 def diagonal(x: Jet, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Jet:
     return Jet(x.parts.diagonal(offset, axis(dim1), axis(dim2)))
 
@@ -57,11 +64,14 @@ def diagonal_of_matrices(x: Jet, *, offset: int = 0, dim1: int = -2, dim2: int =
 
 
 @register_rule(*everywhere("unflatten"))
-def unflatten(x: Jet, dim: int, sizes: Any) -> Jet:
-    return Jet(x.parts.unflatten(axis(dim), sizes))  # type: ignore[no-untyped-call]
+def unflatten(x: Jet, dim: int, sizes: Sequence[int]) -> Any:
+    before, size, after = x.shape[:dim], x.shape[dim], x.shape[dim:][1:]
+    known = math.prod([n for n in sizes if n != -1])  # not left to reshape: a batch may be empty
+    return reshape(x, *before, *(size // known if n == -1 else n for n in sizes), *after)
 
 
 @register_rule(*everywhere("ravel"))
+@moves(torch.ravel)
 def ravel(x: Jet) -> Jet:
     return Jet(x.parts.flatten(1))
 
@@ -79,11 +89,13 @@ def adjoint(x: Jet) -> Jet:
 
 
 @register_rule(Tensor.unfold)
+@moves(Tensor.unfold)
 def unfold(x: Jet, dimension: int, size: int, step: int) -> Jet:
     return Jet(x.parts.unfold(axis(dimension), size, step))
 
 
 @register_rule(*everywhere("tensor_split"))
+@moves(torch.tensor_split)
 def tensor_split(x: Jet, parts: Any, dim: int = 0) -> tuple[Jet, ...]:
     return tuple(map(Jet, x.parts.tensor_split(parts, axis(dim))))
 
@@ -164,6 +176,7 @@ def clone(x: Jet, *, memory_format: Any = torch.preserve_format) -> Jet:
 
 
 @register_rule(*everywhere("detach"))
+@moves(torch.detach)
 def detach(x: Jet) -> Jet:
     """Cuts the graph of gradients, and keeps the derivatives: the function of (x, t, s) is the same.
 

@@ -53,7 +53,7 @@ def assign(x: Any, index: Any, value: Any) -> None:
             "writing derivatives into elements of a tensor that has none",
             "make it from a jet, as by torch.zeros_like(x) or x.new_zeros(...), or use torch.cat",
         )
-    count = len(x.components)
+    count = x.count
     values = value.components if isinstance(value, Jet) else (value, *[0.0] * (count - 1))
     for k, given in enumerate(values):
         own = x.components[k] if x.apart else x.parts[k]  # not of unbind(): autograd forbids that

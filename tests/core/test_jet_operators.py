@@ -137,6 +137,21 @@ def test_gradients_through_operator(name: str) -> None:
     torch.testing.assert_close((gradient * direction).sum(), slope, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("components", [2, 4])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_components_apart_give_what_stacked_ones_give(name: str, components: int) -> None:
+    """The form of rules in compiled code, here without a compiler."""
+    x, a, b = (torch.sin(W * k + k) for k in (1.0, 2.3, 3.1))
+    parts = torch.stack([x, a, b, a - b])[:components]
+    before = parts.clone()
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            apart = OPERATORS[name](Jet.of(parts.unbind())).parts
+            stacked = OPERATORS[name](Jet(parts)).parts
+        torch.testing.assert_close(apart, stacked, rtol=1e-12, atol=1e-12)
+        assert torch.equal(parts, before)
+
+
 def test_comparisons_and_attributes_are_those_of_the_value() -> None:
     x = torch.sin(W)
     jet = Jet(torch.stack([x, W, W, P]))
@@ -174,6 +189,7 @@ def test_in_place_operators_are_seen_through_views() -> None:
     x, a, b = (torch.sin(W * k + k) for k in (1.0, 2.3, 3.1))
     with torch.no_grad():
         found = operator(Jet(torch.stack([x, a, b, a - b])))  # type: ignore[arg-type]
+        apart = operator(Jet.of([x.clone(), a.clone(), b.clone(), a - b]))  # type: ignore[arg-type]
 
     def without_views(x: Tensor) -> Tensor:
         y = (x + x * x - W) * x / 2
@@ -181,7 +197,17 @@ def test_in_place_operators_are_seen_through_views() -> None:
         return y * y
 
     expected = torch.stack(pushed(without_views, x, a, b))
-    torch.testing.assert_close(found.parts, expected, rtol=1e-9, atol=1e-9)  # type: ignore[attr-defined]
+    for each in (found, apart):
+        torch.testing.assert_close(each.parts, expected, rtol=1e-9, atol=1e-9)  # type: ignore[attr-defined]
+
+
+def test_storage_of_two_jets_is_never_one() -> None:
+    """What is written into the one jet must not be seen in the other, with components apart too."""
+    parts = torch.stack([torch.sin(W), W, P, W * P])
+    for jet in (Jet(parts.clone()), Jet.of(parts.clone().unbind())):
+        for made in (jet + 1.0, 1.0 - jet, jet * 1.0, torch.cat([jet], 0)):  # type: ignore[list-item]
+            made *= 3.0
+        torch.testing.assert_close(jet.parts, parts)
 
 
 NAMED = {
