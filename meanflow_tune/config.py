@@ -151,7 +151,6 @@ class TeacherConfig(Settings):
 class TrialConfig(Settings):
     """Everything that determines a training run. Times: noise at 0, data at 1.
 
-<<<<<<< HEAD
     velocity_source: "teacher" takes v(x_t, t) and v(x_s, s) from the frozen teacher (distillation).
     "from_scratch" takes x_1 - x_0 at t, in targets and as the tangent of D, which is unbiased there
     because every target is linear in it; at s it takes sg[u_EMA(x_s, s, s)], the moving average of
@@ -166,13 +165,8 @@ class TrialConfig(Settings):
     the same. With from_scratch a teacher serves these weights and the evaluation only.
 
     precision: "bfloat16" runs the networks of training under autocast, with matrix products in bfloat16
-    and all else in float32. compile: they run through torch.compile, which pays from some thousand
-    steps on: the first trial of a network in a process waits for the compiler.
-=======
-    student_init: weights to start from, drawn from the seed or those of the teacher, whose network
-    must then be the same. compile: run the networks of training through torch.compile; steps are
-    quicker, but the first trial of a network in a process waits for the compiler, minutes on a CPU.
->>>>>>> ops
+    and all else in float32. compile: they run through torch.compile; steps are quicker, but the first
+    trial of a network in a process waits for the compiler, up to minutes on a CPU.
     """
 
     data: Data

@@ -3,6 +3,7 @@
 import sys
 
 from meanflow_tune.core import jet_type, jets
+from meanflow_tune.core.jet_protocol import RULES
 
 _FILLS_THE_TABLE = jets
 
@@ -10,7 +11,7 @@ _FILLS_THE_TABLE = jets
 def supported_operators() -> dict[str, list[str]]:
     """Names of all operators with a rule, by the first line of the module that holds the rule."""
     found: dict[str, set[str]] = {}
-    for operator, rule in jet_type._RULES.items():
+    for operator, rule in RULES.items():
         name = getattr(operator, "__name__", repr(operator))
         if name.startswith("_"):
             continue
