@@ -105,4 +105,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        from meanflow_tune.training.world import end_rank
+
+        end_rank(status)
+    sys.exit(status)

@@ -15,6 +15,7 @@ from meanflow_tune.config import (
     TeacherOde,
     TrialConfig,
 )
+from meanflow_tune.core.engine import EAGER
 from meanflow_tune.core.paths import linear_path
 from meanflow_tune.core.random import make_generator
 from meanflow_tune.core.types import PathSample, TimePair
@@ -188,15 +189,15 @@ def test_a_guided_teacher_is_extrapolated_inside_the_interval_only() -> None:
     null = torch.full_like(label, NULL)
     with torch.no_grad():
         plain, free = net(x, t, t, label), net(x, t, t, null)
-        found = guided(net, Guidance(scale=3.0, t_start=0.3, t_end=0.7), NULL)(x, t, label)
+        found = guided(net, Guidance(scale=3.0, t_start=0.3, t_end=0.7), NULL, EAGER)(x, t, label)
         torch.testing.assert_close(found[1], free[1] + 3.0 * (plain[1] - free[1]))
         for row in (0, 2, 3):
             assert torch.equal(found[row], plain[row]), "outside, or already without label"
-        one = guided(net, Guidance(scale=1.0), NULL)(x, t, label)
+        one = guided(net, Guidance(scale=1.0), NULL, EAGER)(x, t, label)
         torch.testing.assert_close(one, plain)
-        zero = guided(net, Guidance(scale=0.0), NULL)(x, t, label)
+        zero = guided(net, Guidance(scale=0.0), NULL, EAGER)(x, t, label)
         torch.testing.assert_close(zero, free)
-        assert torch.equal(guided(net, None, None)(x, t, label), plain)
+        assert torch.equal(guided(net, None, None, EAGER)(x, t, label), plain)
 
 
 def test_guidance_from_scratch_is_that_of_meanflow() -> None:

@@ -1,7 +1,9 @@
 """World: the ranks of one training run, over torch.distributed where there is more than one."""
 
+import os
+import sys
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -54,3 +56,16 @@ class World:
         box = torch.tensor([value], dtype=torch.float64, device=self.device)
         dist.all_reduce(box)
         return float(box.item())
+
+
+def end_rank(status: int = 0) -> NoReturn:
+    """Leave the process group and end this process, whatever threads torch has left in it.
+
+    A finished rank that let its interpreter go down was seen to abort there ("terminate called without
+    an active exception"), about once in thirty runs of two gloo ranks.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -96,7 +96,7 @@ from torch.nn.parallel import DistributedDataParallel
 from meanflow_tune.core import engine
 from meanflow_tune.training.loop import Run
 from meanflow_tune.training.resources import Resources
-from meanflow_tune.training.world import World
+from meanflow_tune.training.world import World, end_rank
 from tests.training.tiny import Memory, tiny_config
 
 real = torch.compile
@@ -120,7 +120,7 @@ dist.all_gather(every, gradients[1])
 assert all(torch.equal(each, every[0]) for each in every), "the ranks differ"
 torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
 assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 3
-dist.destroy_process_group()
+end_rank()
 """
 
 

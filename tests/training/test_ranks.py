@@ -19,7 +19,7 @@ from pathlib import Path
 from torch.nn.parallel import DistributedDataParallel
 from meanflow_tune.training.loop import Run, train
 from meanflow_tune.training.resources import Resources
-from meanflow_tune.training.world import World
+from meanflow_tune.training.world import World, end_rank
 from tests.training.tiny import CONFIGS, Memory
 
 folder = Path(sys.argv[1])
@@ -39,7 +39,7 @@ outcome = train(run, folder / f"run{world.size}", sink, resources.evaluator(conf
 torch.save({"gradient": gradient, "weights": run.averaged_state()}, folder / f"{world.size}-{world.rank}.pt")
 if world.leads:
     (folder / f"{world.size}.json").write_text(json.dumps([outcome.status, sink.reports[-1].metrics]))
-dist.destroy_process_group()
+end_rank()
 """
 
 
