@@ -55,7 +55,10 @@ def _derivatives(p: argparse.ArgumentParser) -> None:
         "--tables", nargs="+", metavar="NAME", choices=TABLES, default=TABLES, help="(default: all)"
     )
     p.add_argument(
-        "--networks", nargs="+", choices=NETWORKS, help="(default: all; dit-b only on a GPU)"
+        "--networks",
+        nargs="+",
+        choices=NETWORKS,
+        help="(default: all; dit-1024 and dit-b only on a GPU)",
     )
     p.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
     p.add_argument("--threads", type=_positive, default=1, metavar="N", help="(default: 1)")

@@ -73,6 +73,12 @@ NETWORKS = {
     "dit-32": Subject(
         DiT(width=128, depth=4, heads=4, patch=2), (3, 32, 32), 16, "width 128, depth 4, 256 tokens"
     ),
+    "dit-1024": Subject(
+        DiT(width=128, depth=2, heads=4, patch=1),
+        (3, 32, 32),
+        2,
+        "width 128, depth 2, 1,024 tokens",
+    ),
     "dit-b": Subject(
         DiT(width=768, depth=12, heads=12, patch=2), (4, 32, 32), 16, "DiT-B, 256 tokens"
     ),
@@ -84,8 +90,9 @@ NETWORKS = {
         "width 32, 64 and 128, 32x32",
     ),
 }
+LARGE = ("dit-1024", "dit-b")
 
 
 def default_networks(device: str) -> list[str]:
-    """All, but the B-sized one only where a GPU takes it."""
-    return [name for name in NETWORKS if name != "dit-b" or device != "cpu"]
+    """All, but the large ones only where a GPU takes them."""
+    return [name for name in NETWORKS if name not in LARGE or device != "cpu"]
