@@ -1,0 +1,140 @@
+"""A stage of a search, its study with its tracking, as the director that Ray Tune asks."""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from meanflow_tune import summary
+from meanflow_tune.cluster.interrupt import Interrupt
+from meanflow_tune.records import Job, Outcome, Report, TrialRecord
+from meanflow_tune.search.ledger import Ledger
+from meanflow_tune.tracking.outbox import Outbox
+from meanflow_tune.tracking.replay import Replayer
+from meanflow_tune.tracking.run_tree import Tracker
+from meanflow_tune.view import View
+
+log = logging.getLogger(__name__)
+
+
+def later(background: ThreadPoolExecutor, call: Callable[..., None], *arguments: Any) -> None:
+    """Call in the background. A failure is logged; the next driver tells tracking what was missed."""
+
+    def guarded() -> None:
+        try:
+            call(*arguments)
+        except Exception:
+            log.exception("tracking missed an event; running the same command again adds it")
+
+    background.submit(guarded)
+
+
+class Stage:
+    """A study with its tracking: the search itself, or its confirmation. Answers Ray Tune.
+
+    Called in Tune's loop, so nothing here waits for a network or draws a picture.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ledger: Ledger,
+        outbox: Outbox,
+        replayer: Replayer,
+        view: View,
+        background: ThreadPoolExecutor,
+        label: str,
+        total: int,
+        interrupt: Interrupt,
+    ) -> None:
+        self.name, self.ledger, self.view = name, ledger, view
+        self.tracker = Tracker(outbox, name)
+        self.replayer = replayer
+        self._background = background
+        self._label = label
+        self.total = total
+        self._interrupt = interrupt
+        self._told_of_stop = False
+        self._rows: dict[int, dict[str, Any]] = {}
+        self._phase = ""
+
+    def catch_up(self) -> None:
+        """Tell tracking what a killed driver did not; pictures that were lost are drawn again."""
+        records = [
+            replace(r, reports=tuple(summary.with_pictures(r, x) for x in r.reports))
+            for r in self.ledger.records()
+        ]
+        self.tracker.catch_up(records, summary.model_of)
+
+    def next_job(self) -> Job | None:
+        """The next trial, unfinished ones of an earlier driver first; None when there is none now."""
+        job = self.ledger.next()
+        if job is None:
+            return None
+        record = self.ledger.record_of(job.number)
+        self.tracker.trial_started(job, record)
+        what = record.baseline or "proposed"
+        self._rows[job.number] = {"name": self._title(job.number), "what": what, "phase": "waiting"}
+        again = f", attempt {job.attempt + 1}" if job.attempt else ""
+        self.view.event(f"{self._title(job.number)} started ({what}{again})")
+        self._refresh()
+        return job
+
+    def exhausted(self) -> bool:
+        """Whether no trial is left to hand out."""
+        return self.ledger.exhausted()
+
+    def on_report(self, number: int, report: Report) -> bool:
+        """Store a rung and decide; the verdict goes back to the workers."""
+        known = len(self.ledger.record_of(number).reports)
+        verdict = self.ledger.record(number, report)
+        record = self.ledger.record_of(number)
+        if len(record.reports) > known:
+            assert record.value is not None
+            self._rows.setdefault(number, {})["last"] = f"{record.value:.4f}"
+            text = f"{record.value:.4f} at {report.images:,} images"
+            self.view.event(f"{self._title(number)}: {text} ({verdict.reason})")
+        later(self._background, self._track_report, record, report)
+        self._refresh()
+        return verdict.go_on
+
+    def on_end(self, number: int, outcome: Outcome) -> None:
+        """Tell the study how a trial ended; one that was interrupted stays for the next driver."""
+        self._rows.pop(number, None)
+        if outcome.status == "running":
+            return
+        self.ledger.finish(number, outcome)
+        record = self.ledger.record_of(number)
+        # After its last report, which may still be on its way through the background thread.
+        later(self._background, self.tracker.ended, record, outcome, summary.model_of(record))
+        value = f" with {record.value:.4f}" if record.value is not None else ""
+        why = f": {outcome.reason}" if outcome.status in ("diverged", "failed") else ""
+        self.view.event(f"{self._title(number)} {record.status}{value}{why}", record.status)
+        self._refresh()
+
+    def on_tick(self, snapshot: dict[str, Any]) -> None:
+        """Progress of the running trials, for the live view; training a teacher is an event."""
+        if self._interrupt.requested and not self._told_of_stop:
+            self._told_of_stop = True
+            self.view.event("stopping at the next safe point; Ctrl-C again stops at once")
+        for number, progress in snapshot["progress"].items():
+            if number in self._rows:
+                self._rows[number] |= progress
+        if self._phase == "" and any(row.get("phase") == "teacher" for row in self._rows.values()):
+            self._phase = "teacher"
+            self.view.event("training the teacher, once; later searches take it from the cache")
+        self._refresh()
+
+    def _title(self, number: int) -> str:
+        return f"{self._label} {number}"
+
+    def _track_report(self, record: TrialRecord, report: Report) -> None:
+        try:
+            self.tracker.reported(record, summary.with_pictures(record, report))
+        except Exception:
+            log.exception("could not draw the samples of trial %d", record.number)
+            self.tracker.reported(record, report)
+
+    def _refresh(self) -> None:
+        self.view.state |= {"running": [dict(row) for row in self._rows.values() if "name" in row]}
