@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from meanflow_tune.core import jets
+from meanflow_tune.core.jet_check import difference
 from meanflow_tune.core.jets import FirstOrderJet
 from meanflow_tune.core.types import VelocityJet
 
@@ -56,7 +57,7 @@ def compiled() -> Engine:
     # Of a module in DistributedDataParallel, Dynamo would otherwise cut the graphs into buckets, for
     # gradients to be sent early; but it is the objective that is wrapped, which is not compiled.
     torch._dynamo.config.optimize_ddp = False
-    full, first = _compiled(_velocity_jet), _compiled(_directional_jet)
+    full, first = _checked(_velocity_jet), _checked(_directional_jet)
 
     def velocity_jet(
         model: Any, x: Tensor, t: Tensor, s: Tensor, velocity: Tensor, **kwargs: Any
@@ -154,6 +155,37 @@ def _compiled(function: Callable[P, T]) -> Callable[P, T]:
             raise RuntimeError(_reason(error)) from error
 
     return call
+
+
+def _checked(function: Callable[P, tuple[Tensor, ...]]) -> Callable[P, tuple[Tensor, ...]]:
+    """`function` compiled, and compared with itself as it is written whenever it was compiled anew.
+
+    What Dynamo makes of a jet is not always what Python does: it turns `jet += tensor` into a sum, which
+    other names of the jet do not see, and it may drop tangents (pytorch 187284).
+    """
+    graph = _compiled(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> tuple[Tensor, ...]:
+        before = _graphs()
+        found = graph(*args, **kwargs)
+        if _graphs() > before:
+            with torch.no_grad():
+                fault = difference(found, function(*args, **kwargs))
+            if fault is not None:
+                raise RuntimeError(
+                    f"`compile`: compiled code gives other derivatives than the network as it is written "
+                    f"({fault}). It may write into a tensor that has another name, as by `h += bias`: "
+                    f"write `h = h + bias`; or {REMEDY}"
+                )
+        return found
+
+    return call
+
+
+def _graphs() -> int:
+    """How many graphs this process has compiled."""
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
 
 def _dynamic(x: Any, rows: int) -> Any:

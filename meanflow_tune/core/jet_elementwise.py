@@ -138,7 +138,8 @@ def atan(x: Tensor, second: bool) -> Derivatives:
 
 @elementwise("softplus")
 def softplus(x: Tensor, second: bool, beta: float = 1.0, threshold: float = 20.0) -> Derivatives:
-    f1 = torch.sigmoid(x * beta)
+    linear = x * beta > threshold
+    f1 = torch.where(linear, 1.0, torch.sigmoid(x * beta))
     f2 = f1 * (1 - f1) * beta if second else None
     return F.softplus(x, beta, threshold), f1, f2
 

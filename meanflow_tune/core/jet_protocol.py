@@ -6,6 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from meanflow_tune.core.jet_errors import UnsupportedOperator
+
+_OF_NUMPY = {
+    "add": torch.add,
+    "subtract": torch.sub,
+    "multiply": torch.mul,
+    "divide": torch.div,
+    "power": torch.pow,
+}
+FLOOR = "use torch.floor of the quotient"
 # The table of rules, which `jet_type.register_rule` fills.
 RULES: dict[Any, Callable[..., Any]] = {}
 # Operators with swapped sides by name: a compiler does not find torch's wrapped functions in a table.
@@ -53,6 +63,21 @@ class Operators:
     def __mod__(self, other: Any) -> Any:
         return RULES[torch.remainder](self, other)
 
+    def __floordiv__(self, other: Any) -> Any:
+        raise UnsupportedOperator("`//`", FLOOR)
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        raise UnsupportedOperator("`//`", FLOOR)
+
+    def __divmod__(self, other: Any) -> Any:
+        raise UnsupportedOperator("divmod", FLOOR)
+
+    def __rmod__(self, other: Any) -> Any:
+        raise UnsupportedOperator("`%` by a jet", FLOOR)
+
+    def __round__(self, digits: Any = None) -> Any:
+        raise UnsupportedOperator("round", "use torch.round")
+
     def __neg__(self) -> Any:
         return RULES[torch.neg](self)
 
@@ -76,6 +101,14 @@ class Operators:
 
     def __itruediv__(self, other: Any) -> Any:
         return RULES[Tensor.div_](self, other)
+
+    def __array_ufunc__(self, function: Any, method: str, *operands: Any, **named: Any) -> Any:
+        """What numpy calls for a number of its own on the left, as in np.sqrt(2) * x."""
+        name = function.__name__
+        if name not in _OF_NUMPY or named or any(getattr(x, "ndim", 0) for x in operands[:1]):
+            raise UnsupportedOperator(f"numpy.{name}", "use torch's function of that name")
+        left, right = (x if isinstance(x, Operators) else x.item() for x in operands)
+        return RULES[_OF_NUMPY[name]](left, right)
 
     def __lt__(self, other: Any) -> Any:
         return RULES[torch.lt](self, other)

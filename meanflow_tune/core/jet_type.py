@@ -386,7 +386,8 @@ def chain(x: Jet | Tensor, f: Tensor, f1: Tensor, f2: Tensor | None) -> Jet:
         first = [f1 * part for part in rest]
         if len(rest) == 3:
             first[2] = first[2] + _second(f2) * rest[0] * rest[1]
-        return Jet.of([f, *first])
+        # A copy where autograd may keep f, for a network may write into what it gets.
+        return Jet.of([f.clone() if torch.is_grad_enabled() else f, *first])
     parts = x.parts if isinstance(x, Jet) else x
     out = torch.empty_like(parts)
     out[0] = f

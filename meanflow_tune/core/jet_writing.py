@@ -51,13 +51,18 @@ def assign(x: Any, index: Any, value: Any) -> None:
     if not isinstance(x, Jet):
         raise UnsupportedOperator(
             "writing derivatives into elements of a tensor that has none",
-            "make it from a jet, as by torch.zeros_like(x) or x.new_zeros(...), or use torch.cat",
+            "make it from a jet, as by torch.zeros_like(x) or x.new_zeros(...), or use torch.cat (in "
+            "`directional_jet` an argument without a direction is no jet: give x zeros for one)",
         )
     count = x.count
-    values = value.components if isinstance(value, Jet) else (value, *[0.0] * (count - 1))
-    for k, given in enumerate(values):
-        own = x.components[k] if x.apart else x.parts[k]  # not of unbind(): autograd forbids that
-        own[index] = given
+    for k in range(count):
+        _component(x, k)[index] = _component(value, k) if isinstance(value, Jet) else value
+        value = value if isinstance(value, Jet) else 0.0
+
+
+def _component(x: Jet, k: int) -> Tensor:
+    """A view of component k; not of unbind(), into whose results autograd forbids to write."""
+    return x.components[k] if x.apart else x.parts[k]
 
 
 def _written(name: str, sources: Sequence[str]) -> None:

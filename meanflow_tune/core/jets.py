@@ -9,8 +9,9 @@ An operator without a rule raises `UnsupportedOperator`; `register_rule` adds on
 kinks warns once (`NonSmoothWarning`): its second derivative vanishes almost everywhere or jumps.
 
 A jet stands in for a tensor and is none: a network that asks isinstance(x, torch.Tensor) takes its
-other branch, so ask for x.shape or x.dtype instead. What needs a plain tensor or a number of it
-(item, numpy, torch.tensor, an index) is refused.
+other branch, so ask for x.shape or x.dtype instead. The first pass through a network is therefore
+compared with a plain evaluation, and raises RuntimeError where their values differ. What needs a
+plain tensor or a number of it (item, numpy, torch.tensor, an index) is refused.
 
 Precision. All components are computed in the type of x, and given in it. Under `torch.autocast` matrix
 products, convolutions and attention's products are computed in the autocast type, all components
@@ -49,6 +50,7 @@ from meanflow_tune.core import (
     jet_views,
     jet_writing,
 )
+from meanflow_tune.core.jet_check import FirstPass
 from meanflow_tune.core.jet_errors import NonSmoothWarning, UnsupportedOperator, recording
 from meanflow_tune.core.jet_type import SWAPPED, Jet, chain, converted, register_rule, value_of
 from meanflow_tune.core.types import VelocityJet
@@ -90,10 +92,10 @@ def velocity_jet(
     UnsupportedOperator where the model uses an operator without a rule.
     """
     _check(x, t, s)
-    if velocity.shape != x.shape:
+    if velocity is None or velocity.shape != x.shape or velocity.dtype != x.dtype:
         raise ValueError(
-            "`velocity` must have the shape of `x`, but got "
-            f"({tuple(velocity.shape)=}, {tuple(x.shape)=})"
+            "`velocity` must have the shape and type of `x`, but got "
+            f"({_described(velocity)}) and ({_described(x)})"
         )
     zero, none, one = torch.zeros_like(x), torch.zeros_like(t), torch.ones_like(t)
     parts = _evaluate(
@@ -152,6 +154,11 @@ def _time_jet(time: Tensor, direction: float | Tensor, name: str) -> Tensor | Je
 
 
 def _check(x: Tensor, t: Tensor, s: Tensor) -> None:
+    for name, each in (("x", x), ("t", t), ("s", s)):
+        if not isinstance(each, Tensor):
+            raise ValueError(
+                f"`{name}` must be a tensor, but got {each!r}; times are [B], one a row of `x`"
+            )
     if t.shape != x.shape[:1] or s.shape != x.shape[:1]:
         raise ValueError(
             "`t` and `s` must be of shape [B], one time a row of `x`, but got "
@@ -161,6 +168,10 @@ def _check(x: Tensor, t: Tensor, s: Tensor) -> None:
         raise ValueError(
             f"`x`, `t` and `s` must be floating point, but got ({x.dtype=}, {t.dtype=}, {s.dtype=})"
         )
+
+
+def _described(x: Any) -> str:
+    return f"{tuple(x.shape)}, {x.dtype}" if isinstance(x, Tensor) else repr(x)
 
 
 class _Dispatch(TorchFunctionMode):
@@ -189,6 +200,7 @@ def _evaluate(
 ) -> tuple[Tensor, ...]:
     """The components, each [B, *D], in the type of x; those of a constant output are zero."""
     compiling = torch.compiler.is_compiling()
+    first = None if compiling else FirstPass.of(model, value_of(x).device)
     watch = torch.is_grad_enabled() and not compiling
     if watch:
         recording.append(True)
@@ -209,4 +221,7 @@ def _evaluate(
         )
     if u.dtype.is_complex:
         raise TypeError("the model must return real numbers, but its output is complex")
-    return converted(u, value_of(x).dtype).components
+    u = converted(u, value_of(x).dtype)
+    if first is not None:
+        first.check(model, [value_of(each) for each in (x, t, s)], kwargs, u.value)
+    return u.components

@@ -1,7 +1,9 @@
 """The derivative pass against a closed form, central differences and torch's own derivatives."""
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -202,6 +204,12 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         velocity_jet(flow, x, t[:3], s, v)
     with pytest.raises(ValueError, match="`velocity`"):
         velocity_jet(flow, x, t, s, v[:, :1])
+    with pytest.raises(ValueError, match=r"`velocity`.*float32.*float64"):
+        velocity_jet(flow, x, t, s, v.float())
+    with pytest.raises(ValueError, match=r"`velocity`.*None"):
+        velocity_jet(flow, x, t, s, None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"`t` must be a tensor.*0\.2"):
+        velocity_jet(flow, x, 0.2, s, v)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`dx`"):
         directional_jet(flow, x, t, s, v[:2], 1.0, 0.0)
     with pytest.raises(ValueError, match="`ds`"):
@@ -220,3 +228,88 @@ def test_a_constant_model_has_zero_derivatives() -> None:
     first = directional_jet(lambda x, t, s: x * x, x, t, s, None, 0.0, 1.0)
     assert torch.equal(first.u, x * x)
     assert not first.derivative.any()
+
+
+# --- what a network makes of a jet and not of a tensor ----------------------------------------------
+
+
+def asks_what_it_is(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    return x * s[:, None] * t[:, None].sin() if isinstance(t, Tensor) else x * s[:, None]
+
+
+class Grows(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        self.calls += 1
+        return x * s[:, None] * self.calls
+
+
+@pytest.mark.parametrize("network", [asks_what_it_is, Grows()], ids=["isinstance", "stateful"])
+def test_another_value_than_without_derivatives_is_an_error(
+    network: Callable[..., Tensor],
+) -> None:
+    x, t, s, v, _ = batch((3,))
+    for _ in range(2):  # not only the first time
+        with pytest.raises(RuntimeError, match=r"another value.*isinstance.*eval\(\)"):
+            velocity_jet(network, x, t, s, v)
+
+
+def test_the_check_is_made_once_and_draws_nothing() -> None:
+    calls, x, t, s, v = [], *batch((3,))[:4]
+
+    def noisy(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        calls.append(type(x))
+        return x * s[:, None] + torch.rand(3)
+
+    torch.manual_seed(0)
+    first = velocity_jet(noisy, x, t, s, v)
+    after = torch.rand(1)
+    assert calls == [Jet, Tensor]
+    torch.manual_seed(0)
+    second = velocity_jet(noisy, x, t, s, v)
+    assert calls == [Jet, Tensor, Jet]
+    assert torch.equal(first.u, second.u)
+    assert torch.equal(after, torch.rand(1))
+
+
+def test_softplus_is_linear_beyond_its_threshold() -> None:
+    x = torch.ones(1, 1, dtype=torch.float64)
+    t, s = torch.tensor([0.2], dtype=torch.float64), torch.tensor([0.7], dtype=torch.float64)
+    jet = velocity_jet(
+        lambda x, t, s: F.softplus(s[:, None] * x, threshold=0.1), x, t, s, torch.zeros_like(x)
+    )
+    assert torch.equal(jet.d_s, x)
+    assert not jet.d_t_d_s.any()
+
+
+@pytest.mark.parametrize("grad", [False, True], ids=["no_grad", "grad"])
+def test_writing_by_an_operator_into_elements(grad: bool) -> None:
+    """The trap: autograd forbids to write where a result of unbind() is still a view."""
+    weight = torch.eye(3, dtype=torch.float64, requires_grad=True)
+
+    def network(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        h = x @ weight
+        h[:, 2] += s
+        h[0] *= t[1]
+        h[:, :2] *= h[:, 1:].clone()
+        return h.sin()
+
+    x, t, s, v, _ = batch((3,))
+    with torch.set_grad_enabled(grad):
+        found = velocity_jet(network, x, t, s, v)
+    with torch.no_grad():
+        assert_close(found, central_differences(network, x, t, s, v), 1e-7)
+
+
+def test_numbers_of_numpy_on_the_left() -> None:
+    x, t, s, v, _ = batch((3,))
+
+    def network(two: float) -> Callable[..., Tensor]:
+        return lambda x, t, s: two * x * s[:, None] + two / (two + x**2) - (two - t[:, None])
+
+    ours, theirs = (velocity_jet(network(n), x, t, s, v) for n in (2.0, np.float64(2)))
+    for name in COMPONENTS:
+        assert torch.equal(getattr(ours, name), getattr(theirs, name))
