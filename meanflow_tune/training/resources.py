@@ -106,13 +106,16 @@ class Resources:
             return None
         return self._nets[self.teacher_folder(config)].state_dict()
 
-    def evaluator(
-        self, config: TrialConfig, teacher: Velocity | None, sink: Sink
-    ) -> Evaluator | None:
-        """The evaluator of `config`, made once a teacher with its guidance and evaluation settings."""
+    def evaluator(self, config: TrialConfig, sink: Sink) -> Evaluator | None:
+        """The evaluator of `config`, made once a teacher with its guidance and evaluation settings.
+
+        What it compares with is computed in float32 and as written, whatever the trial trains in.
+        """
         if config.evaluation is None:
             return None
         data = self.data(config)
+        plain = config.model_copy(update={"precision": "float32", "compile": False})
+        teacher = self.teacher(plain, sink)
         parts = [config.data.model_dump_json(), config.evaluation.model_dump_json()]
         if teacher is not None:
             parts.append(self.teacher_folder(config).name)

@@ -72,7 +72,7 @@ def serve_job(
     try:
         data = resources.data(config)
         teacher = resources.teacher(config, wrapped)
-        evaluator = resources.evaluator(config, teacher, wrapped)
+        evaluator = resources.evaluator(config, wrapped)
     except Interrupted:
         return Outcome("running", "interrupted").to_dict()
     run = Run.start(config, world, data, teacher, resources.initial(config))

@@ -26,7 +26,7 @@ def resources(tmp_path_factory: pytest.TempPathFactory) -> Resources:
 def start(config: TrialConfig, resources: Resources) -> tuple[Run, Evaluator | None]:
     teacher = resources.teacher(config, Memory())
     run = Run.start(config, WORLD, resources.data(config), teacher)
-    return run, resources.evaluator(config, teacher, Memory())
+    return run, resources.evaluator(config, Memory())
 
 
 def flat(state: Any, prefix: str = "") -> dict[str, Tensor]:

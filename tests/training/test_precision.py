@@ -90,3 +90,13 @@ def test_differences_in_bfloat16_are_refused() -> None:
     with pytest.raises(ValueError, match=r"ratio >= 0\.1.*falls to 0\.01"):
         tiny_config(precision="bfloat16", losses=tri, ds_schedule=Exponential(start=0.5, end=0.01))
     tiny_config(precision="bfloat16", losses=tri, ds_schedule=Constant(value=0.5))
+
+
+def test_trials_are_compared_with_the_teacher_in_float32(tmp_path: Path) -> None:
+    ends = []
+    for precision in ("bfloat16", "float32"):
+        resources = Resources(tmp_path, World())
+        evaluator = resources.evaluator(tiny_config(precision=precision), Memory())
+        assert evaluator is not None
+        ends.append(evaluator.reference.teacher_end)
+    assert torch.equal(*ends)  # type: ignore[arg-type]

@@ -35,7 +35,7 @@ output.loss.backward()
 gradient = {n: p.grad.clone() for n, p in run.objective.named_parameters()}
 run = Run.start(config, world, resources.data(config), teacher)
 sink = Memory()
-outcome = train(run, folder / f"run{world.size}", sink, resources.evaluator(config, teacher, Memory()))
+outcome = train(run, folder / f"run{world.size}", sink, resources.evaluator(config, Memory()))
 torch.save({"gradient": gradient, "weights": run.averaged_state()}, folder / f"{world.size}-{world.rank}.pt")
 if world.leads:
     (folder / f"{world.size}.json").write_text(json.dumps([outcome.status, sink.reports[-1].metrics]))

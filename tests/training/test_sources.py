@@ -72,7 +72,7 @@ def start(config: TrialConfig, resources: Resources) -> Run:
 def test_resume_from_scratch_is_bitwise(resources: Resources, tmp_path: Path) -> None:
     """The self-teacher, the learned weighting and its Adam state come back as they were."""
     config = from_scratch()
-    evaluator = resources.evaluator(config, None, Memory())
+    evaluator = resources.evaluator(config, Memory())
     whole = start(config, resources)
     assert train(whole, tmp_path / "whole", Memory(), evaluator).status == "completed"
     assert whole.objective.weighting.state_dict()["out"].abs().max() > 0, "it has been trained"
@@ -122,7 +122,7 @@ def test_from_scratch_learns_the_data(loss: str, resources: Resources, tmp_path:
         evaluation=Evaluation(nfe=(1,), samples=512, metrics=(SlicedWasserstein(),)),
     )
     run = start(config, resources)
-    evaluator = resources.evaluator(config, None, Memory())
+    evaluator = resources.evaluator(config, Memory())
     assert train(run, tmp_path, Memory(), evaluator).status == "completed"
     assert run.reports[-1].metrics["sliced_wasserstein@1"] < 0.25
 
@@ -130,7 +130,7 @@ def test_from_scratch_learns_the_data(loss: str, resources: Resources, tmp_path:
 def test_samples_without_a_teacher(resources: Resources, tmp_path: Path) -> None:
     config = from_scratch()
     run = start(config, resources)
-    evaluator = resources.evaluator(config, None, Memory())
+    evaluator = resources.evaluator(config, Memory())
     assert evaluator is not None
     assert evaluator.teacher_metrics == {}
     train(run, tmp_path, Memory(), evaluator)
@@ -145,8 +145,7 @@ def test_guidance_moves_the_teacher_and_what_students_are_compared_with(
     ends, teachers = [], []
     for guidance in (None, Guidance(scale=3.0), Guidance(scale=3.0, t_start=0.0, t_end=0.2)):
         config = digits(guidance=guidance)
-        teacher = resources.teacher(config, Memory())
-        evaluator = resources.evaluator(config, teacher, Memory())
+        evaluator = resources.evaluator(config, Memory())
         assert evaluator is not None
         ends.append(evaluator.reference.teacher_end)
         teachers.append(resources.teacher_folder(config))
@@ -162,7 +161,7 @@ def test_a_guided_student_trains_from_the_teachers_weights_and_can_be_exported(
     """Its network has the teacher's null class, which an exported student must have too."""
     config = digits(guidance=Guidance(scale=2.0), student_init="teacher")
     run = start(config, resources)
-    evaluator = resources.evaluator(config, resources.teacher(config, Memory()), Memory())
+    evaluator = resources.evaluator(config, Memory())
     assert train(run, tmp_path, Memory(), evaluator).status == "completed"
     data = run.data
     folder = export_student(
