@@ -1,4 +1,4 @@
-"""The command lines of scripts/tune.py and train.py. Imports nothing heavy: --help must be quick."""
+"""The command lines of the scripts. Imports nothing heavy: --help must be quick."""
 
 import argparse
 import os
@@ -18,15 +18,20 @@ exit status: 0 a trial completed; 2 bad usage or setting; 3 every trial failed; 
 5 cluster or storage unusable; 130 interrupted, go on with the same command"""
 
 
-def tune_parser() -> argparse.ArgumentParser:
-    """The command line; `tests/test_command_line.py` freezes it."""
-    p = argparse.ArgumentParser(
-        prog="tune.py",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
+def make_parser(prog: str, description: str | None, examples: str) -> argparse.ArgumentParser:
+    """A command line that shows its examples as they are and refuses abbreviated options."""
+    return argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def tune_parser() -> argparse.ArgumentParser:
+    """The command line; `tests/test_command_line.py` freezes it."""
+    p = make_parser("tune.py", DESCRIPTION, EXAMPLES)
     what = p.add_argument_group("what to search")
     what.add_argument(
         "--space",
@@ -179,13 +184,7 @@ the same command"""
 
 def train_parser() -> argparse.ArgumentParser:
     """The command line; `tests/test_command_line.py` freezes it."""
-    p = argparse.ArgumentParser(
-        prog="train.py",
-        description=TRAIN_DESCRIPTION,
-        epilog=TRAIN_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    p = make_parser("train.py", TRAIN_DESCRIPTION, TRAIN_EXAMPLES)
     p.add_argument(
         "--config", required=True, type=Path, metavar="FILE", help="a TrialConfig as JSON"
     )

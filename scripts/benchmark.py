@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from meanflow_tune.cli import make_parser
+
 EXAMPLES = """examples:
   python scripts/benchmark.py slots                 two slots of one rank against one slot of two
   python scripts/benchmark.py slots --trials 6 --images 76800
@@ -18,13 +20,7 @@ The figures of docs/BENCHMARKS.md were printed by these commands."""
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(
-        prog="benchmark.py",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    p = make_parser("benchmark.py", __doc__, EXAMPLES)
     commands = p.add_subparsers(dest="command", required=True)
     slots = commands.add_parser("slots", help="which layout of 2 processors serves trials faster")
     slots.add_argument("--trials", type=int, default=4, metavar="N", help="(default: %(default)s)")
