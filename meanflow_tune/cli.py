@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from pathlib import Path
 
 DESCRIPTION = """Search the settings of second-order MeanFlow training.
@@ -57,34 +58,16 @@ def tune_parser() -> argparse.ArgumentParser:
         help="fix a setting of every trial, for example budget.images=64000; may be repeated",
     )
     what.add_argument(
-        "--sampler",
-        default="tpe",
-        choices=["tpe", "random", "qmc"],
-        help="Optuna's sampler (default: %(default)s)",
-    )
-    what.add_argument(
-        "--scheduler",
-        default="asha",
-        choices=["asha", "none"],
-        help="stop weak trials at rungs, or none (default: %(default)s)",
-    )
-    what.add_argument(
-        "--reduction",
-        type=float,
-        default=2.0,
-        metavar="F",
-        help="at a rung the best 1/F of the trials go on (default: %(default)s)",
+        "--time-budget",
+        type=duration,
+        metavar="TIME",
+        help="no new trial after this much time over all runs of the command: 90s, 45m, 2h, 1d12h",
     )
     what.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of the search (default: %(default)s)"
     )
-    what.add_argument(
-        "--confirm-seeds",
-        type=int,
-        default=2,
-        metavar="N",
-        help="fresh seeds on which best and baseline are retrained; 0: none (default: %(default)s)",
-    )
+    _search_options(p.add_argument_group("how to search"))
+    _noise_options(p.add_argument_group("how to tell luck from skill"))
     where = p.add_argument_group("where to run it")
     where.add_argument(
         "--cluster",
@@ -145,6 +128,16 @@ def tune_parser() -> argparse.ArgumentParser:
         help="auto: go on where there is something; must: refuse to start anew; "
         "fresh: put the old study aside (default: %(default)s)",
     )
+    keep.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="go on although code, space, data or versions changed since the study began; recorded",
+    )
+    keep.add_argument(
+        "--import-study",
+        metavar="STUDY",
+        help="begin with the trials of another study of DIR (or of FOLDER/STUDY), as far as they fit",
+    )
     show = p.add_argument_group("what to show")
     show.add_argument(
         "--status",
@@ -162,6 +155,11 @@ def tune_parser() -> argparse.ArgumentParser:
         help="check everything, print three configurations and the budget, and stop before Ray starts",
     )
     show.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="with --dry-run: time a short training first, and forecast from it",
+    )
+    show.add_argument(
         "-v",
         "--verbose",
         action="store_true",
@@ -169,6 +167,114 @@ def tune_parser() -> argparse.ArgumentParser:
     )
     show.add_argument("-q", "--quiet", action="store_true", help="only the summary")
     return p
+
+
+def _search_options(how: argparse._ArgumentGroup) -> None:
+    how.add_argument(
+        "--sampler",
+        default="tpe",
+        choices=["tpe", "gp", "cmaes", "nsgaii", "qmc", "random"],
+        help="Optuna's sampler (default: %(default)s)",
+    )
+    how.add_argument(
+        "--startup-trials",
+        type=int,
+        default=8,
+        metavar="N",
+        help="finished trials before the sampler models anything (default: %(default)s)",
+    )
+    how.add_argument(
+        "--objectives",
+        metavar="LIST",
+        help="several objectives instead of the space's one, such as teacher_gap@1,teacher_gap@4,cost",
+    )
+    how.add_argument(
+        "--scheduler",
+        default="asha",
+        choices=["asha", "median", "none"],
+        help="stop weak trials at rungs: successive halving, the median rule, or none "
+        "(default: %(default)s)",
+    )
+    how.add_argument(
+        "--reduction",
+        type=float,
+        default=2.0,
+        metavar="F",
+        help="asha: at a rung the best 1/F of the trials go on (default: %(default)s)",
+    )
+    how.add_argument(
+        "--grace",
+        type=int,
+        default=0,
+        metavar="IMAGES",
+        help="no trial is stopped before so many images (default: %(default)s)",
+    )
+    how.add_argument(
+        "--brackets",
+        type=int,
+        default=1,
+        metavar="N",
+        help="asha: trials take turns in N brackets, the k-th of which spares the first k rungs "
+        "(default: %(default)s)",
+    )
+    how.add_argument(
+        "--promotion",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="asha: a stopped trial is paused, and goes on when it is among the best after all",
+    )
+    how.add_argument(
+        "--protect",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="share of proposed trials that are never stopped, to audit the rungs "
+        "(default: %(default)s)",
+    )
+    how.add_argument(
+        "--max-failures",
+        type=int,
+        default=3,
+        metavar="N",
+        help="stop the search after N trials in a row failed by an error that a retry cannot cure "
+        "(default: %(default)s)",
+    )
+
+
+def _noise_options(noise: argparse._ArgumentGroup) -> None:
+    noise.add_argument(
+        "--repeats",
+        type=int,
+        default=0,
+        metavar="N",
+        help="further seeds on which a survivor of the last rung is trained (default: %(default)s)",
+    )
+    noise.add_argument(
+        "--confirm",
+        type=int,
+        default=1,
+        metavar="K",
+        help="retrain the K best trials and the baselines on fresh seeds; 0: none "
+        "(default: %(default)s)",
+    )
+    noise.add_argument(
+        "--confirm-seeds",
+        type=int,
+        default=2,
+        metavar="N",
+        help="how many fresh seeds (default: %(default)s)",
+    )
+
+
+def duration(text: str) -> float:
+    """Seconds of `90s`, `45m`, `2h` or `1d12h`; an argparse type."""
+    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text)
+    if not parts or "".join(f"{number}{unit}" for number, unit in parts) != text:
+        raise argparse.ArgumentTypeError(
+            f"must be a time such as 90s, 45m, 2h or 1d12h, but is {text!r}"
+        )
+    seconds = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+    return sum(float(number) * seconds[unit] for number, unit in parts)
 
 
 TRAIN_DESCRIPTION = """Train one configuration, such as the best.json of a search, without Ray.

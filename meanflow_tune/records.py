@@ -3,7 +3,10 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Status = Literal["running", "completed", "pruned", "diverged", "failed"]
+# paused: stopped at a rung by promotion, its checkpoint kept; the search may hand it out again.
+# diverged and out_of_memory are infeasible: told to the sampler with how badly.
+Status = Literal["running", "paused", "completed", "pruned", "diverged", "out_of_memory", "failed"]
+INFEASIBLE: tuple[Status, ...] = ("diverged", "out_of_memory")
 
 
 @dataclass(frozen=True)
@@ -11,7 +14,8 @@ class Job:
     """One trial to run: number in the study, resolved configuration, folder, and who may write there.
 
     attempt counts the times the trial was handed out (0 the first time); epoch is the lease's, and a
-    worker that sees a newer one in the study's lease stops writing.
+    worker that sees a newer one in the study's lease stops writing. repeats: seeds of further whole
+    runs, of which the verdict at the last rung says whether they are made.
     """
 
     study: str
@@ -20,6 +24,7 @@ class Job:
     folder: str
     attempt: int
     epoch: int
+    repeats: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -32,7 +37,8 @@ class Report:
     metrics: names carry the NFE, `teacher_gap@1`; losses are called `loss/...` and are never an
     objective. cost: seconds and the like (`cpu_seconds` or `gpu_seconds`, `step_ms`), cumulative over
     attempts. artifacts: name -> path of files made at this rung (sample grids, checkpoint).
-    time: unix seconds when it was made; a replay keeps it.
+    time: unix seconds when it was made; a replay keeps it. repeat: 0 for the trial's own run, k for the
+    end of its k-th repeat on another seed.
     """
 
     images: int
@@ -40,6 +46,7 @@ class Report:
     cost: dict[str, float]
     time: float
     artifacts: dict[str, str] = field(default_factory=dict)
+    repeat: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -47,11 +54,15 @@ class Report:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended. reason: one line for a person; deterministic: a retry would fail alike."""
+    """How a trial ended. reason: one line for a person; deterministic: a retry would fail alike.
+
+    violation: of an infeasible trial, by how much it failed: above 0, 1 where nothing else is known.
+    """
 
     status: Status
     reason: str = ""
     deterministic: bool = False
+    violation: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -61,8 +72,11 @@ class Outcome:
 class TrialRecord:
     """A trial as the study holds it: the one source of tables, pictures, MLflow and the live view.
 
-    value: the search's objective at the last rung, None before the first; baseline: its name, or None
-    for a trial that a sampler proposed; reports: one a rung, ascending in images.
+    value: the search's objective at the last rung, None before the first and where there are several
+    objectives; values: all of them; baseline: its name, or None for a trial that a sampler proposed;
+    reports: one a rung, ascending in images, of the trial's own run; decisions: the reason of the
+    verdict at each of these rungs; repeats: the last reports of its repeats on other seeds; protected:
+    drawn to be never stopped, so that rungs can be audited; bracket: of successive halving, from 0.
     """
 
     study: str
@@ -78,3 +92,8 @@ class TrialRecord:
     folder: str
     started: float | None
     ended: float | None
+    values: tuple[float, ...] = ()
+    decisions: tuple[str, ...] = ()
+    repeats: tuple[Report, ...] = ()
+    protected: bool = False
+    bracket: int = 0

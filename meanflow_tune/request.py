@@ -31,7 +31,11 @@ SMOKE_SETTINGS = (
 
 
 class SearchRequest(Settings):
-    """What to search, how much, and where. Names are those of the command line."""
+    """What to search, how much, and where. Names are those of the command line.
+
+    time_budget: seconds over all drivers; grace: images before which no trial is stopped; protect: the
+    share of proposed trials that are never stopped; repeats: further seeds of survivors.
+    """
 
     space: str = "second_order"
     study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
@@ -45,11 +49,23 @@ class SearchRequest(Settings):
     max_concurrent: Count | None = None
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
-    sampler: Literal["tpe", "random", "qmc"] = "tpe"
-    scheduler: Literal["asha", "none"] = "asha"
+    sampler: Literal["tpe", "gp", "cmaes", "nsgaii", "qmc", "random"] = "tpe"
+    startup_trials: Count = 8
+    objectives: str | None = None
+    scheduler: Literal["asha", "median", "none"] = "asha"
     reduction: Annotated[float, Field(gt=1.0, le=100.0)] = 2.0
+    grace: Annotated[int, Field(ge=0)] = 0
+    brackets: Annotated[int, Field(ge=1, le=8)] = 1
+    promotion: bool = True
+    protect: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
     seed: Annotated[int, Field(ge=0)] = 0
+    repeats: Annotated[int, Field(ge=0, le=16)] = 0
+    confirm: Annotated[int, Field(ge=0, le=64)] = 1
     confirm_seeds: Annotated[int, Field(ge=0, le=16)] = 2
+    max_failures: Count = 3
+    time_budget: Annotated[float, Field(gt=0.0)] | None = None
+    accept_changes: bool = False
+    import_study: str | None = None
     settings: tuple[str, ...] = ()
 
     @property

@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
 
     smoke = arguments.smoke_test
     values = vars(arguments)
-    modes = ("status", "smoke_test", "dry_run", "verbose", "quiet")
+    modes = ("status", "smoke_test", "dry_run", "calibrate", "verbose", "quiet")
     flags = {name: values.pop(name) for name in modes}
     space_name = Path(arguments.space).stem
     values["study"] = arguments.study or (f"{space_name}-smoke" if smoke else space_name)

@@ -14,10 +14,20 @@ OPTIONS = [
     ("--study", None, None),
     ("--trials", None, None),
     ("--set", [], None),
-    ("--sampler", "tpe", ["tpe", "random", "qmc"]),
-    ("--scheduler", "asha", ["asha", "none"]),
-    ("--reduction", 2.0, None),
+    ("--time-budget", None, None),
     ("--seed", 0, None),
+    ("--sampler", "tpe", ["tpe", "gp", "cmaes", "nsgaii", "qmc", "random"]),
+    ("--startup-trials", 8, None),
+    ("--objectives", None, None),
+    ("--scheduler", "asha", ["asha", "median", "none"]),
+    ("--reduction", 2.0, None),
+    ("--grace", 0, None),
+    ("--brackets", 1, None),
+    ("--no-promotion", True, None),
+    ("--protect", 0.1, None),
+    ("--max-failures", 3, None),
+    ("--repeats", 0, None),
+    ("--confirm", 1, None),
     ("--confirm-seeds", 2, None),
     ("--cluster", None, None),
     ("--workers-per-trial", 1, None),
@@ -28,9 +38,12 @@ OPTIONS = [
     ("--study-storage", None, None),
     ("--tracking-uri", None, None),
     ("--resume", "auto", ["auto", "must", "fresh"]),
+    ("--accept-changes", False, None),
+    ("--import-study", None, None),
     ("--status", False, None),
     ("--smoke-test", False, None),
     ("--dry-run", False, None),
+    ("--calibrate", False, None),
     ("--verbose", False, None),
     ("--quiet", False, None),
 ]
@@ -87,7 +100,7 @@ def test_cluster_says_where(words: list[str], address: str | None) -> None:
     assert tune_parser().parse_args(words).cluster == address
 
 
-@pytest.mark.parametrize("words", [["--trial", "3"], ["--unknown"], ["--sampler", "gp"]])
+@pytest.mark.parametrize("words", [["--trial", "3"], ["--unknown"], ["--sampler", "best"]])
 def test_abbreviations_and_unknown_options_are_refused(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,3 +108,18 @@ def test_abbreviations_and_unknown_options_are_refused(
         tune_parser().parse_args(words)
     assert ended.value.code == 2
     assert words[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("45m", 2700), ("2h", 7200), ("1d12h", 129_600), ("1.5h", 5400)],
+)
+def test_times_with_units(text: str, seconds: float) -> None:
+    assert tune_parser().parse_args(["--time-budget", text]).time_budget == seconds
+
+
+@pytest.mark.parametrize("text", ["2", "h", "2 h", "-2h", "2hours"])
+def test_times_without_units_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        tune_parser().parse_args([f"--time-budget={text}"])
+    assert "2h" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What a search minimises: one number out of the metrics of a rung. Never a training loss."""
+"""What a search minimises: numbers out of the report of a rung. Never a training loss."""
 
 import math
 import re
@@ -7,11 +7,13 @@ from typing import Literal, get_args
 
 from pydantic import ValidationError, field_validator
 
+from meanflow_tune.records import Report
 from meanflow_tune.search.errors import one_line
 from meanflow_tune.settings import Settings
 
 Combine = Literal["geometric_mean", "mean"]
 
+COST = "cost"  # gpu_seconds, else cpu_seconds, of the report
 _METRIC = re.compile(r"[a-z][a-z0-9_]*@[1-9][0-9]*")
 _COMBINED = re.compile(r"\s*(?P<combine>[a-z_]+)\s*\((?P<metrics>[^()]*)\)\s*")
 
@@ -38,7 +40,7 @@ class SearchObjective(Settings):
                     f"metric {name!r} is a training loss, and losses do not rank trials; name a"
                     " metric with its NFE, such as teacher_gap@1"
                 )
-            if not _METRIC.fullmatch(name):
+            if name != COST and not _METRIC.fullmatch(name):
                 raise ValueError(
                     f"metric {name!r} must be NAME@NFE, such as teacher_gap@1: quality depends on"
                     " the number of function evaluations"
@@ -79,7 +81,7 @@ class SearchObjective(Settings):
         return f"{self.combine}({','.join(self.metrics)})"
 
     def value(self, metrics: Mapping[str, float]) -> float:
-        """The objective of one report.
+        """The objective of one report's `measures`.
 
         Raises:
             ValueError: a metric is missing or not finite, or negative under the geometric mean.
@@ -110,3 +112,71 @@ class SearchObjective(Settings):
     def better(self, value: float, other: float) -> bool:
         """Whether value is strictly better than other."""
         return value < other if self.direction == "minimize" else value > other
+
+
+class Objectives(Settings):
+    """One objective or several, each with its own direction; values are tuples in this order."""
+
+    parts: tuple[SearchObjective, ...]
+
+    @field_validator("parts")
+    @classmethod
+    def _distinct(cls, parts: tuple[SearchObjective, ...]) -> tuple[SearchObjective, ...]:
+        if not parts:
+            raise ValueError("objectives must name at least one, such as teacher_gap@1")
+        names = [str(part) for part in parts]
+        if len(set(names)) < len(names):
+            raise ValueError(f"objectives must differ from each other, but got {', '.join(names)}")
+        return parts
+
+    @classmethod
+    def of(cls, objective: "SearchObjective | Objectives") -> "Objectives":
+        """A single objective as a tuple of one."""
+        return objective if isinstance(objective, Objectives) else cls(parts=(objective,))
+
+    @classmethod
+    def parse(cls, text: str) -> "Objectives":
+        """Read `teacher_gap@1,teacher_gap@4,cost`, all minimised.
+
+        A comma inside parentheses belongs to a combination: `mean(a@1,a@2),cost`.
+
+        Raises:
+            ValueError: one of them is no objective, or two are the same.
+        """
+        parts = [part.strip() for part in re.split(r",(?![^()]*\))", text)]
+        try:
+            return cls(parts=tuple(SearchObjective.parse(part) for part in parts))
+        except ValidationError as error:
+            raise ValueError(f"objectives {text!r}: {one_line(error)}") from None
+
+    @property
+    def single(self) -> SearchObjective | None:
+        """The objective where there is just one."""
+        return self.parts[0] if len(self.parts) == 1 else None
+
+    @property
+    def directions(self) -> tuple[Literal["minimize", "maximize"], ...]:
+        return tuple(part.direction for part in self.parts)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All metrics that they need, without `cost`."""
+        found = dict.fromkeys(name for part in self.parts for name in part.metrics)
+        return tuple(name for name in found if name != COST)
+
+    def __str__(self) -> str:
+        """The text that `parse` reads back."""
+        return ",".join(str(part) for part in self.parts)
+
+    def values(self, report: Report) -> tuple[float, ...]:
+        """The objectives of one report. Raises ValueError as `SearchObjective.value` does."""
+        found = measures(report)
+        return tuple(part.value(found) for part in self.parts)
+
+
+def measures(report: Report) -> dict[str, float]:
+    """What an objective may be made of: the metrics, and `cost` in seconds of processors or GPUs."""
+    for name in ("gpu_seconds", "cpu_seconds"):
+        if name in report.cost:
+            return report.metrics | {COST: report.cost[name]}
+    return dict(report.metrics)

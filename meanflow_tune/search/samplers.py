@@ -15,7 +15,7 @@ from optuna.samplers import BaseSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-SamplerKind = Literal["tpe", "random", "qmc"]
+SamplerKind = Literal["tpe", "gp", "cmaes", "nsgaii", "qmc", "random"]
 SAMPLER_KINDS: tuple[SamplerKind, ...] = ("tpe", "random", "qmc")
 
 
