@@ -16,7 +16,7 @@ FAMILIES = (
     "data",
     "metrics",
 )
-TOP = {"driver", "stage", "view", "request", "plan", "summary", "confirm", "cli"}
+TOP = {"driver", "stage", "view", "request", "plan", "summary", "confirm", "cli", "terms"}
 
 # What a part may import from the package, beside itself.
 ALLOWED: dict[str, set[str]] = {

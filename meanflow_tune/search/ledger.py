@@ -19,6 +19,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from meanflow_tune.records import Job, Outcome, Report, TrialRecord
+from meanflow_tune.search.current import current_name
 from meanflow_tune.search.errors import (
     SpaceError,
     StorageError,
@@ -99,6 +100,7 @@ class Ledger:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         make_sampler(sampler, seed, 0, startup_trials)  # refuse an unknown kind before any write
         self._fence()
+        self._stored = current_name(storage, study_name)  # what Optuna calls it
         self._study = self._open_study()
         self._check_baselines()
         self.rolled_forward = self._roll_forward()
@@ -198,10 +200,10 @@ class Ledger:
     def _open_study(self) -> optuna.Study:
         direction = self._objective.direction
         try:
-            study = optuna.load_study(study_name=self._name, storage=self._storage)
+            study = optuna.load_study(study_name=self._stored, storage=self._storage)
         except KeyError:
             study = optuna.create_study(
-                study_name=self._name, storage=self._storage, direction=direction
+                study_name=self._stored, storage=self._storage, direction=direction
             )
         made_for = study.user_attrs.get(OBJECTIVE)
         asked = [str(self._objective), direction]
@@ -276,13 +278,19 @@ class Ledger:
             return stored
         sampler = make_sampler(self._sampler, self._seed, number, self._startup_trials)
         # A new study object has no cached trials, so that the history is the stored one.
-        study = optuna.load_study(study_name=self._name, storage=self._storage, sampler=sampler)
+        study = optuna.load_study(study_name=self._stored, storage=self._storage, sampler=sampler)
         trial = Trial(study, self._trial_id(number))
         try:
             config = _plain(self._suggest(trial))
         except (StorageError, StudyInUse):
             raise
         except Exception as error:
+            if _is_refused_law(error):
+                raise SpaceError(
+                    f"{one_line(error)}: earlier trials have that parameter with other choices,"
+                    " another kind or another scale, and random draws of the space did not show it;"
+                    " give the parameter another name in the space, or the search another study name"
+                ) from error
             raise SpaceError(
                 f"the space gave no usable configuration for trial {number} with the parameters"
                 f" {trial.params}: {one_line(error)}"
@@ -319,7 +327,7 @@ class Ledger:
         return self._study.get_trials(deepcopy=False)
 
     def _trial_id(self, number: int) -> int:
-        study_id = self._storage.get_study_id_from_name(self._name)
+        study_id = self._storage.get_study_id_from_name(self._stored)
         try:
             return self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
         except KeyError:
@@ -349,6 +357,18 @@ def _plain(config: Any) -> dict[str, Any]:
             f"suggest must give a dict or have to_dict, but gave {type(config).__name__}"
         )
     return plain
+
+
+def _is_refused_law(error: Exception) -> bool:
+    """Whether Optuna refuses another law under a known name (`check_distribution_compatibility`)."""
+    return isinstance(error, ValueError) and any(
+        text in str(error)
+        for text in (
+            "different distribution kind",
+            "different log configuration",
+            "does not support dynamic value space",
+        )
+    )
 
 
 def _last_rung(config: Mapping[str, Any]) -> float:
