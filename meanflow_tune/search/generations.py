@@ -9,7 +9,7 @@ complete (`current`); the one before stays as it was.
 import copy
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -155,11 +155,13 @@ def revalued(entry: Mapping[str, Any], objectives: Objectives) -> dict[str, Any]
     return {**entry, "value": single, "values": list(values)}
 
 
-def final_values(trial: FrozenTrial, entries: Mapping[int, Mapping[str, Any]]) -> Any:
-    """What a trial in its state is told with: the last values of a complete one, else None."""
-    if trial.state != TrialState.COMPLETE or not entries:
+def final_values(state: TrialState, last: Sequence[float] | None) -> list[float] | None:
+    """What Optuna holds of a trial with these last values: all of a complete one, and where there is
+    one objective also the value at which a trial was pruned.
+    """
+    if last is None or state not in (TrialState.COMPLETE, TrialState.PRUNED):
         return None
-    return list(entries[max(entries)]["values"])
+    return list(last) if state == TrialState.COMPLETE or len(last) == 1 else None
 
 
 def constraints_of(trial: FrozenTrial) -> dict[str, float]:
@@ -188,7 +190,8 @@ def _taken_over(trial: FrozenTrial, target: Target) -> FrozenTrial:
     made.user_attrs |= {report_key(images): entry for images, entry in entries.items()}
     single = target.objectives.single is not None
     made.intermediate_values = {i: e["value"] for i, e in entries.items()} if single else {}
-    made.values = final_values(trial, entries)
+    last = entries[max(entries)]["values"] if entries else None
+    made.values = final_values(trial.state, last)
     return made
 
 

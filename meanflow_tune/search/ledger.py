@@ -287,7 +287,7 @@ class Ledger:
         except Exception as error:
             if _is_refused_law(error):
                 raise SpaceError(
-                    f"{one_line(error)}: earlier trials have that parameter with other choices,"
+                    f"{one_line(error).rstrip('.')}: earlier trials have that parameter with other choices,"
                     " another kind or another scale, and random draws of the space did not show it;"
                     " give the parameter another name in the space, or the search another study name"
                 ) from error

@@ -24,7 +24,7 @@ from meanflow_tune.search.current import (
     every_param,
 )
 from meanflow_tune.search.errors import StudyChanged
-from meanflow_tune.search.generations import SAY_EVERY, constraints_of
+from meanflow_tune.search.generations import SAY_EVERY, constraints_of, final_values
 from meanflow_tune.search.laws import Laws, fit
 from meanflow_tune.search.manifest import Manifest, compare
 from meanflow_tune.search.objective import Objectives
@@ -146,14 +146,13 @@ def _imported(trial: FrozenTrial, origin: str, laws: Laws, objectives: Objective
     }
     if fitted.left_out:
         attrs[IMPORTED_PARAMS] = fitted.left_out
-    complete = trial.state == TrialState.COMPLETE
     single = len(objectives.parts) == 1
     return FrozenTrial(
         number=-1,
         trial_id=-1,
         state=trial.state,
         value=None,
-        values=list(values[max(values)]) if complete else None,
+        values=final_values(trial.state, values[max(values)] if values else None),
         datetime_start=trial.datetime_start or datetime.now(),
         datetime_complete=trial.datetime_complete or datetime.now(),
         params=fitted.params,
