@@ -45,7 +45,6 @@ from meanflow_tune.search.errors import (
 from meanflow_tune.search.lease import Lease, read_lease
 from meanflow_tune.search.ledger import Ledger
 from meanflow_tune.search.manifest import MANIFEST_NAME, Manifest
-from meanflow_tune.search.rungs import Rungs
 from meanflow_tune.search.storage import open_storage, shown_url
 from meanflow_tune.search.view import read_records
 from meanflow_tune.stage import Stage, later
@@ -152,11 +151,11 @@ class Driver:
             space=request.space,
             space_hash=space.source_hash,
             goal=space.goal,
-            objective=str(self.plan.objective),
+            objective=str(self.plan.objectives),
             overrides=request.settings,
             sampler=request.sampler,
             seed=request.seed,
-            rungs=str(self._rungs()),
+            rungs=str(self.plan.rungs),
             data_fingerprint=self.plan.data_fingerprint,
             startup_trials=request.startup_trials,
             trials=request.trials,
@@ -165,9 +164,6 @@ class Driver:
         )
         self.terms, self.manifest = begin(self.storage, request, self.plan, new, self.view.event)
 
-    def _rungs(self) -> Rungs | None:
-        return Rungs(reduction=self.request.reduction) if self.request.scheduler == "asha" else None
-
     def _search_stage(self, stack: ExitStack) -> Stage:
         request = self.request
         ledger = Ledger(
@@ -175,8 +171,8 @@ class Driver:
             study_name=request.study,
             suggest=self.plan.suggest,
             baselines=self.plan.space.baselines,
-            objective=self.plan.objective,
-            rungs=self._rungs(),
+            objectives=self.plan.objectives,
+            rungs=self.plan.rungs,
             sampler=request.sampler,
             seed=request.seed,
             total=request.trials,
@@ -184,6 +180,9 @@ class Driver:
             fence=self.lease.check,
             epoch=self.lease.epoch,
             startup_trials=STARTUP_TRIALS,
+            repeats=request.repeats,
+            max_failures=request.max_failures,
+            terms=self.manifest.terms,
         )
         stage = self._stage(request.study, request.folder, ledger, "trial", request.trials, stack)
         stage.tracker.search_started(self.manifest.facts())
@@ -223,7 +222,7 @@ class Driver:
             study_name=self._confirm_name,
             suggest=confirm.suggester(records, request.seed),
             baselines={entry.name: entry.params for entry in wanted},
-            objective=self.plan.objective,
+            objectives=self.plan.objectives,
             rungs=None,
             sampler="random",
             seed=request.seed,
@@ -295,6 +294,8 @@ class Driver:
 
     def _close(self, search: Stage, interrupted: bool) -> int:
         """Files, summary, tracking; returns the exit status."""
+        if not interrupted and search.exhausted():
+            search.end()
         findings = self._findings(search)
         files = summary.write_files(self.plan, findings)
         completed = any(record.status == "completed" for record in findings.records)

@@ -12,7 +12,6 @@ from meanflow_tune.search.errors import SpaceError, StudyChanged
 from meanflow_tune.search.generations import Target, count_trials, renew
 from meanflow_tune.search.laws import Laws, draw_laws
 from meanflow_tune.search.manifest import Manifest, Terms, settle
-from meanflow_tune.search.objective import Objectives
 from meanflow_tune.search.warmstart import find_origin, import_study
 
 # Changes of these may be more than Optuna can follow in place.
@@ -47,7 +46,7 @@ def begin(
         return terms, new
     for note in terms.notes:
         say(note)
-    objectives = Objectives.of(plan.objective)
+    objectives = plan.objectives
     # Also without a change: a space whose draws did not show a conflict is drawn again on request.
     changed = old is not None and any(getattr(old, n) != getattr(new, n) for n in RENEWING)
     if held.all and (changed or request.accept_changes):

@@ -12,7 +12,6 @@ from optuna.trial import FrozenTrial
 
 READY = "ready"  # user attribute of a complete generation above the first
 IMPORTED_PARAMS = "imported_params"  # of a trial: parameters that do not fit its study's space
-IMPORTED_FROM = "imported_from"  # of a trial: where it was trained, if not in this search
 
 
 def current_name(storage: BaseStorage, name: str) -> str:

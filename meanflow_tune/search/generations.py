@@ -18,9 +18,9 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from meanflow_tune.records import Report
+from meanflow_tune.records import INFEASIBLE, Report
+from meanflow_tune.search.book import OBJECTIVE
 from meanflow_tune.search.current import (
-    IMPORTED_FROM,
     IMPORTED_PARAMS,
     READY,
     current_generation,
@@ -30,14 +30,21 @@ from meanflow_tune.search.current import (
 )
 from meanflow_tune.search.errors import StudyChanged
 from meanflow_tune.search.laws import Laws, conflicts, fit, freeze
-from meanflow_tune.search.ledger import FIXED, OBJECTIVE, _plain
+from meanflow_tune.search.ledger import FIXED, plain
 from meanflow_tune.search.objective import Objectives
-from meanflow_tune.search.view import BASELINE, CONFIG, report_key, stored_reports
+from meanflow_tune.search.view import (
+    BASELINE,
+    CONFIG,
+    IMPORTED,
+    REPEAT_PREFIX,
+    rung_key,
+    stored_repeats,
+    stored_reports,
+)
 
 FORMER_BASELINE = "former_baseline"
 # What a trial's system attributes keep: the rest is the memory of a sampler about another space.
 _KEPT = (FIXED,)
-CONSTRAINTS = ("diverged", "out_of_memory")  # the same in every trial, as some samplers demand
 SAY_EVERY = 1000  # trials between two messages of a long copy
 
 log = logging.getLogger(__name__)
@@ -75,7 +82,7 @@ def count_trials(storage: BaseStorage, name: str) -> Count:
     own = [
         trial
         for trial in storage.get_all_trials(study_id, deepcopy=False)
-        if IMPORTED_FROM not in trial.user_attrs
+        if IMPORTED not in trial.user_attrs
     ]
     return Count(len(own), sum(not trial.state.is_finished() for trial in own))
 
@@ -166,7 +173,7 @@ def final_values(state: TrialState, last: Sequence[float] | None) -> list[float]
 
 def constraints_of(trial: FrozenTrial) -> dict[str, float]:
     """System attributes with all constraints of a trial; those of an earlier version are held."""
-    return {f"constraints:{name}": trial.constraints.get(name, 0.0) for name in CONSTRAINTS}
+    return {f"constraints:{name}": trial.constraints.get(name, 0.0) for name in INFEASIBLE}
 
 
 def _same_objectives(study: optuna.Study, made_for: Any, objectives: Objectives) -> bool:
@@ -178,16 +185,15 @@ def _taken_over(trial: FrozenTrial, target: Target) -> FrozenTrial:
     made = copy.deepcopy(trial)
     if target.laws is not None:
         _move_params(made, trial, target)
-    entries = {}
-    for images, entry in stored_reports(trial).items():
-        try:
-            entries[images] = revalued(entry, target.objectives)
-        except ValueError as error:
-            raise StudyChanged(
-                f"trial {trial.number} at {images:,} images: {error}; keep the objective, or give"
-                " the search another study name"
-            ) from None
-    made.user_attrs |= {report_key(images): entry for images, entry in entries.items()}
+    try:
+        entries = {i: revalued(e, target.objectives) for i, e in stored_reports(trial).items()}
+        repeats = {k: revalued(e, target.objectives) for k, e in stored_repeats(trial).items()}
+    except ValueError as error:
+        raise StudyChanged(
+            f"trial {trial.number}: {error}; keep the objective, or give the search another study name"
+        ) from None
+    made.user_attrs |= {rung_key(images): entry for images, entry in entries.items()}
+    made.user_attrs |= {f"{REPEAT_PREFIX}{k}": entry for k, entry in repeats.items()}
     single = target.objectives.single is not None
     made.intermediate_values = {i: e["value"] for i, e in entries.items()} if single else {}
     last = entries[max(entries)]["values"] if entries else None
@@ -223,6 +229,6 @@ def _move_params(made: FrozenTrial, trial: FrozenTrial, target: Target) -> None:
 
 def _gives(target: Target, params: Mapping[str, Any], config: Any) -> bool:
     assert target.suggest is not None
-    return json.dumps(_plain(freeze(target.suggest, params)), sort_keys=True) == json.dumps(
+    return json.dumps(plain(freeze(target.suggest, params)), sort_keys=True) == json.dumps(
         config, sort_keys=True
     )

@@ -113,3 +113,15 @@ def _typed(law: BaseDistribution, value: Any) -> Any:
 def freeze(suggest: Callable[[Trial], Any], params: Mapping[str, Any]) -> Any:
     """What a space gives for parameters that are all fixed."""
     return suggest(FixedTrial(dict(params)))  # type: ignore[arg-type]
+
+
+def is_refused_law(error: Exception) -> bool:
+    """Whether Optuna refuses another law under a known name (`check_distribution_compatibility`)."""
+    return isinstance(error, ValueError) and any(
+        text in str(error)
+        for text in (
+            "different distribution kind",
+            "different log configuration",
+            "does not support dynamic value space",
+        )
+    )

@@ -18,7 +18,6 @@ from optuna.trial import FrozenTrial, TrialState
 from meanflow_tune.records import Report
 from meanflow_tune.search.copies import find_study
 from meanflow_tune.search.current import (
-    IMPORTED_FROM,
     IMPORTED_PARAMS,
     current_name,
     every_param,
@@ -29,9 +28,9 @@ from meanflow_tune.search.laws import Laws, fit
 from meanflow_tune.search.manifest import Manifest, compare
 from meanflow_tune.search.objective import Objectives
 from meanflow_tune.search.storage import open_storage
-from meanflow_tune.search.view import CONFIG, stored_reports
+from meanflow_tune.search.view import CONFIG, IMPORTED, stored_reports
 
-IMPORTED = "imported"  # user attribute of a study whose import is complete
+DONE = "imported"  # user attribute of a study whose import is complete
 IMPORTED_CONFIG = "imported_config"
 
 log = logging.getLogger(__name__)
@@ -76,19 +75,19 @@ def import_study(
     study_id = storage.get_study_id_from_name(stored) if known else None
     present: set[int] = set()
     if study_id is not None:
-        done = storage.get_study_user_attrs(study_id).get(IMPORTED)
+        done = storage.get_study_user_attrs(study_id).get(DONE)
         if done == origin.name:
             return 0
         trials = storage.get_all_trials(study_id, deepcopy=False)
-        own = [trial for trial in trials if IMPORTED_FROM not in trial.user_attrs]
-        sources = {trial.user_attrs[IMPORTED_FROM]["study"] for trial in trials if trial not in own}
+        own = [trial for trial in trials if IMPORTED not in trial.user_attrs]
+        sources = {trial.user_attrs[IMPORTED]["study"] for trial in trials if trial not in own}
         if done is not None or own or sources - {origin.name}:
             what = f"imported {done or ', '.join(sources)}" if done or sources else "began"
             raise StudyChanged(
                 f"--import-study {origin.name}: study {name} already {what}, and an import comes"
                 " before the first trial; leave it out, or give the search another study name"
             )
-        present = {trial.user_attrs[IMPORTED_FROM]["number"] for trial in trials}
+        present = {trial.user_attrs[IMPORTED]["number"] for trial in trials}
     _tell_differences(origin, terms, say)
     source = open_storage(find_study(origin, None))
     finished = [
@@ -108,12 +107,12 @@ def import_study(
         study_id = storage.create_new_study(directions, stored)
     added = 0
     for trial in fitting:
-        if trial.user_attrs[IMPORTED_FROM]["number"] not in present:
+        if trial.user_attrs[IMPORTED]["number"] not in present:
             storage.create_new_trial(study_id, template_trial=trial)
             added += 1
             if added % SAY_EVERY == 0:
                 say(f"{added} of {len(fitting)} trials are imported")
-    storage.set_study_user_attr(study_id, IMPORTED, origin.name)
+    storage.set_study_user_attr(study_id, DONE, origin.name)
     left_out = sorted({key for t in fitting for key in t.user_attrs.get(IMPORTED_PARAMS, {})})
     without = f"; without what does not fit: {', '.join(left_out)}" if left_out else ""
     say(f"imported {len(fitting)} of {len(finished)} finished trials of {origin.name}{without}")
@@ -141,7 +140,7 @@ def _imported(trial: FrozenTrial, origin: str, laws: Laws, objectives: Objective
             " for what that study measured"
         ) from None
     attrs: dict[str, Any] = {
-        IMPORTED_FROM: {"study": origin, "number": trial.number},
+        IMPORTED: {"study": origin, "number": trial.number},
         IMPORTED_CONFIG: trial.user_attrs[CONFIG],
     }
     if fitted.left_out:

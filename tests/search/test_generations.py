@@ -187,7 +187,7 @@ def test_another_objective_is_computed_from_the_stored_reports(
     before = records(storage)
     pair = SearchObjective.parse("mean(gap@1,cost)", direction="maximize")
     with pytest.raises(StudyChanged):
-        make_ledger(tmp_path, storage, objective=pair)
+        make_ledger(tmp_path, storage, objectives=pair)
     assert renew(storage, NAME, target(studies.suggest, objective=pair)) == 2
     for record, old in zip(records(storage), before, strict=True):
         assert record.reports == old.reports
@@ -206,7 +206,7 @@ def test_an_objective_that_was_not_measured_is_refused_before_any_write(
     storage: BaseStorage, tmp_path: Path
 ) -> None:
     journal = (tmp_path / JOURNAL_NAME).read_bytes()
-    with pytest.raises(StudyChanged, match=r"trial 0 at 20 images: metric 'gap@9'"):
+    with pytest.raises(StudyChanged, match=r"trial 0: metric 'gap@9'"):
         renew(
             storage,
             NAME,

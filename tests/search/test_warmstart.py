@@ -8,13 +8,13 @@ from optuna import Trial
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from meanflow_tune.search.current import IMPORTED_FROM, IMPORTED_PARAMS
+from meanflow_tune.search.current import IMPORTED_PARAMS
 from meanflow_tune.search.errors import StudyChanged
 from meanflow_tune.search.generations import count_trials
 from meanflow_tune.search.laws import Laws, draw_laws
 from meanflow_tune.search.objective import Objectives
 from meanflow_tune.search.storage import JOURNAL_NAME, open_storage
-from meanflow_tune.search.view import read_records
+from meanflow_tune.search.view import IMPORTED, read_records
 from meanflow_tune.search.warmstart import find_origin, import_study
 from tests.search import studies
 from tests.search.studies import BASELINES, NAME, OBJECTIVE, allow, make_ledger, run_all
@@ -62,7 +62,7 @@ def test_conditional_trials_are_imported_with_state_value_and_rungs(
         assert (one.state, one.params, one.values) == (other.state, other.params, other.values)
         assert one.intermediate_values == other.intermediate_values
         assert one.constraints.items() <= other.constraints.items()
-        assert other.user_attrs[IMPORTED_FROM] == {"study": NAME, "number": one.number}
+        assert other.user_attrs[IMPORTED] == {"study": NAME, "number": one.number}
     assert len({tuple(trial.constraints) for trial in made}) == 1  # what GP insists on
     assert read_records(storage, "new", Path()) == []
     assert count_trials(storage, "new").all == 0
@@ -120,7 +120,7 @@ def test_each_trial_is_imported_once_over_a_kill(origin: Path, tmp_path: Path, a
     storage = open_storage(tmp_path / JOURNAL_NAME, allow)
     assert import_study(storage, "new", origin, laws(), OBJECTIVES) == 12 - max(0, after - 1)
     assert import_study(storage, "new", origin, laws(), OBJECTIVES) == 0
-    numbers = [t.user_attrs[IMPORTED_FROM]["number"] for t in trials(storage, "new")]
+    numbers = [t.user_attrs[IMPORTED]["number"] for t in trials(storage, "new")]
     assert numbers == list(range(12))
 
 
