@@ -76,7 +76,8 @@ class TrialRecord:
     objectives; values: all of them; baseline: its name, or None for a trial that a sampler proposed;
     reports: one a rung, ascending in images, of the trial's own run; decisions: the reason of the
     verdict at each of these rungs; repeats: the last reports of its repeats on other seeds; protected:
-    drawn to be never stopped, so that rungs can be audited; bracket: of successive halving, from 0.
+    drawn to be never stopped, so that rungs can be audited; bracket: of successive halving, from 0;
+    terms: index of the manifest's terms under which it was made.
     """
 
     study: str
@@ -97,3 +98,4 @@ class TrialRecord:
     repeats: tuple[Report, ...] = ()
     protected: bool = False
     bracket: int = 0
+    terms: int = 0

@@ -126,6 +126,7 @@ class Book:
         elif made_for != asked:
             raise StudyChanged(
                 f"study {self.name} has the objective {' '.join(made_for)}, not {' '.join(asked)};"
-                " values of both cannot be compared, so give the search another study name"
+                " values of both cannot be compared: give the search another study name, or add"
+                " --accept-changes to have them computed anew"
             )
         return study

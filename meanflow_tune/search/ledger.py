@@ -255,7 +255,7 @@ class Ledger:
             if now is not None and now != (was := trial.system_attrs.get(FIXED)):
                 raise StudyChanged(
                     f"baseline {name!r} is trial {trial.number} with the parameters {was}, but the"
-                    f" space now gives {now}; rename the baseline, or the study"
+                    f" space now gives {now}; rename the baseline or the study, or add --accept-changes"
                 )
 
     def _roll_forward(self) -> tuple[int, ...]:

@@ -120,6 +120,7 @@ def to_record(trial: FrozenTrial, study_name: str, study_folder: Path) -> TrialR
         ),
         protected=bool(attrs.get(PROTECTED, False)),
         bracket=int(attrs.get(BRACKET, 0)),
+        terms=int(attrs.get(TERMS, 0)),
     )
 
 

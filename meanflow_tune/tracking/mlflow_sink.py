@@ -189,6 +189,8 @@ class MlflowSink:
         if not any(file.path == "config.json" for file in self._client().list_artifacts(run)):
             self._client().log_dict(run, p["config"], "config.json")
         tags = {"attempt": p["attempt"], "state": "running", "rung": 0}
+        if p.get("terms"):  # what a change of code, space or data was accepted for
+            tags["terms"] = p["terms"]
         self._tag(run, tags | ({"baseline": p["baseline"]} if p["baseline"] else {}))
 
     def _reported(self, event: Event, p: dict[str, Any]) -> None:
