@@ -94,7 +94,8 @@ def to_record(trial: FrozenTrial, study_name: str, study_folder: Path) -> TrialR
     """A trial whose configuration is stored, as the other layers see it."""
     attrs, folder = trial.user_attrs, trial_folder(study_folder, trial.number)
     entries = stored_reports(trial)
-    values = stored_values(list(entries.values())[-1]) if entries else ()
+    rung_values = tuple(stored_values(entry) for entry in entries.values())
+    values = rung_values[-1] if rung_values else ()
     outcome = attrs.get(OUTCOME, {})
     unfinished: Status = "running" if paused_at(trial) is None else "paused"
     return TrialRecord(
@@ -114,6 +115,7 @@ def to_record(trial: FrozenTrial, study_name: str, study_folder: Path) -> TrialR
         started=trial.datetime_start.timestamp() if trial.datetime_start else None,
         ended=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
         values=values,
+        rung_values=rung_values,
         decisions=tuple(verdict_at(trial, images).reason for images in entries),
         repeats=tuple(
             here(Report(**entry["report"]), folder) for entry in stored_repeats(trial).values()
