@@ -15,7 +15,7 @@ from meanflow_tune.search.manifest import Manifest, Terms, settle
 from meanflow_tune.search.warmstart import find_origin, import_study
 
 # Changes of these may be more than Optuna can follow in place.
-RENEWING = ("space", "space_hash", "objective")
+RENEWING = ("space_hash", "objective")
 
 
 def begin(

@@ -62,8 +62,8 @@ KEEPING = (
 )
 
 # Values of trials made under different terms of these are not comparable without a word about it.
-BINDING = ("space", "space_hash", "objective", "overrides", "data_fingerprint", "code", "versions")
-FREE = ("sampler", "startup_trials", "seed", "rungs", "trials", "time_budget")
+BINDING = ("space_hash", "objective", "overrides", "data_fingerprint", "code", "versions")
+FREE = ("space", "sampler", "startup_trials", "seed", "rungs", "trials", "time_budget")
 
 
 class Change(Settings):
@@ -312,6 +312,7 @@ def _change(name: str, old: Manifest, new: Manifest) -> list[str]:
 _TITLES: Mapping[str, str] = {
     "data_fingerprint": "the fingerprint of the data",
     "overrides": "--set",
+    "space": "--space",
     "sampler": "--sampler",
     "startup_trials": "--startup-trials",
     "seed": "--seed",
