@@ -32,6 +32,12 @@ def begin(
     """
     old = Manifest.read(request.folder)
     held = count_trials(storage, request.study)
+    if old is None and held.all and request.study_storage is not None:
+        raise StudyChanged(
+            f"{new.study_storage} holds a study {request.study} of another storage folder (there is no"
+            f" manifest in {request.folder}); name that folder by --storage, or give the search"
+            " another study name"
+        )
     terms = settle(old, new, held.all, request.accept_changes)
     if held.all > request.trials:
         say(

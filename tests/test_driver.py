@@ -1,5 +1,6 @@
 """The driver's own decisions: the terms of a study, and what is put aside."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from meanflow_tune.search.spaces import spaces_folder
 from meanflow_tune.search.storage import open_storage
 from meanflow_tune.search.view import read_records
 from meanflow_tune.view import View
+from tests.search.studies import allow, make_ledger
 
 SPACE = str(Path(__file__).parent / "end_to_end" / "tiny_space.py")
 
@@ -174,6 +176,33 @@ def test_a_warm_start_and_then_own_trials(tmp_path: Path) -> None:
     assert len(run_whole(given.model_copy(update={"trials": 4}))) == 4
     with pytest.raises(StudyChanged, match="is the study itself"):
         check(request(tmp_path, study="third", trials=3, import_study="third"))
+
+
+def test_a_database_study_of_another_folder_is_not_taken(tmp_path: Path) -> None:
+    """Its trials' checkpoints are in that folder, and so is the lease that guards it."""
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    make_ledger(tmp_path, open_storage(url, allow), study_name="s").next()
+    plan = make_plan(request(tmp_path / "runs", study_storage=url))
+    with Lease.acquire(plan.request.folder) as lease:
+        driver = Driver(plan, lease, View(quiet=True), "again", verbose=False)
+        driver.storage = open_storage(url, lease.check)
+        with pytest.raises(StudyChanged, match=r"studies.db holds a study s of another storage"):
+            driver._check_manifest()
+
+
+def test_a_second_driver_exits_with_4_and_names_the_first(tmp_path: Path) -> None:
+    given = request(tmp_path)
+    with Lease.acquire(given.folder), pytest.raises(UserError) as refused:
+        run(given, "again", quiet=True)
+    assert refused.value.status == 4
+    assert f"process {os.getpid()} on host {os.uname().nodename}" in str(refused.value)
+
+
+def test_a_change_that_is_not_accepted_exits_with_2(tmp_path: Path) -> None:
+    run_whole(request(tmp_path))
+    with pytest.raises(UserError, match="--accept-changes") as refused:
+        run(request(tmp_path, trials=9, settings=("seed=1",)), "again", quiet=True)
+    assert refused.value.status == 2
 
 
 def test_terms_may_change_until_there_is_a_trial(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ MANY = 200  # more than the budget affords on any machine
 
 def test_a_budget_a_moved_folder_and_another_space(tmp_path: Path) -> None:
     first = tmp_path / "first" / "runs"
-    options = ("--confirm-seeds=1", "--max-concurrent=2", "--sampler=random")
+    first.parent.mkdir()
+    options = ("--confirm-seeds=1", "--max-concurrent=2", "--sampler=random", "--scheduler=none")
     # A copy: its place is no term of the study, its text is.
     space = tmp_path / "tiny_space.py"
     shutil.copy(SPACE, space)
