@@ -107,6 +107,11 @@ class Stage:
             return
         self.ledger.finish(number, outcome)
         record = self.ledger.record_of(number)
+        if record.status == "running":
+            text = f"{self._title(number)} {outcome.reason}; it is left to the next run"
+            self.view.event(text, "failed")
+            self._refresh()
+            return
         if record.status == "paused":
             later(self._background, self.tracker.paused, record)
             self.view.event(f"{self._title(number)} paused{_value(record)}", record.status)

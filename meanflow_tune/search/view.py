@@ -17,6 +17,7 @@ from meanflow_tune.search.rungs import Verdict
 BASELINE, CONFIG, ATTEMPT, OUTCOME = "baseline", "config", "attempt", "outcome"
 PAUSED = "paused_at"  # images of the rung at which a trial waits; None once it was promoted
 PROTECTED, BRACKET = "protected", "bracket"
+BROKE_OFF = "broke_off"  # in how many drivers its retries were used up
 TERMS = "terms"  # index of the manifest's terms under which a trial was made; absent: 0
 IMPORTED = "imported_from"  # the study that a finished trial was taken over from
 REPORT_PREFIX, REPEAT_PREFIX, PROMOTED_PREFIX = "report/", "repeat/", "promoted/"
