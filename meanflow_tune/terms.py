@@ -55,7 +55,7 @@ def begin(
     objectives = plan.objectives
     # Also without a change: a space whose draws did not show a conflict is drawn again on request.
     changed = old is not None and any(getattr(old, n) != getattr(new, n) for n in RENEWING)
-    if held.all and (changed or request.accept_changes):
+    if changed or request.accept_changes:
         target = Target(objectives, _laws(request, plan), plan.suggest, plan.space.baselines)
         renew(storage, request.study, target, say)
         renew(storage, f"{request.study}/confirm", Target(objectives), say)

@@ -142,6 +142,28 @@ def test_another_objective_counts_the_stored_reports_anew(tmp_path: Path) -> Non
     assert [record.values for record in after] == [(1.0 + n, 1.0) for n in range(5)]
 
 
+def test_before_the_first_trial_the_objective_may_change_too(tmp_path: Path) -> None:
+    given = request(tmp_path)
+    plan = make_plan(given)
+    with Lease.acquire(given.folder) as lease:
+        storage = open_storage(given.folder / "study.journal", lease.check)
+        Ledger(
+            storage=storage,
+            study_name="s",
+            suggest=plan.suggest,
+            baselines={},
+            objectives=plan.objectives,
+            rungs=None,
+            sampler="random",
+            seed=0,
+            total=4,
+            folder=given.folder,
+            fence=lease.check,
+        )
+    check(given)
+    assert len(run_whole(given.model_copy(update={"objectives": "teacher_gap@1"}))) == 4
+
+
 def test_nothing_is_refused_where_no_trial_is_left(tmp_path: Path) -> None:
     given = request(tmp_path, trials=4)
     before = run_whole(given)

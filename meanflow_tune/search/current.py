@@ -13,6 +13,8 @@ from optuna.trial import FrozenTrial
 READY = "ready"  # user attribute of a complete generation above the first
 IMPORTED_PARAMS = "imported_params"  # of a trial: parameters that do not fit its study's space
 
+IMPORTED_REPORTS = "imported_reports"  # of a trial that was not trained in this search
+
 
 def current_name(storage: BaseStorage, name: str) -> str:
     """The stored name of a search's current generation; `name` itself where there is just one."""

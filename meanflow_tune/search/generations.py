@@ -9,6 +9,7 @@ complete (`current`); the one before stays as it was.
 import copy
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ from meanflow_tune.records import INFEASIBLE, Report
 from meanflow_tune.search.book import OBJECTIVE
 from meanflow_tune.search.current import (
     IMPORTED_PARAMS,
+    IMPORTED_REPORTS,
     READY,
     current_generation,
     current_name,
@@ -45,7 +47,7 @@ from meanflow_tune.search.view import (
 FORMER_BASELINE = "former_baseline"
 # What a trial's system attributes keep: the rest is the memory of a sampler about another space.
 _KEPT = (FIXED,)
-SAY_EVERY = 1000  # trials between two messages of a long copy
+SAY_SECONDS = 10.0  # between two messages of a long copy
 
 log = logging.getLogger(__name__)
 
@@ -142,12 +144,14 @@ def renew(
 
 
 def add_trials(
-    storage: BaseStorage, study_id: int, trials: list[FrozenTrial], say: Callable[[str], None]
+    storage: BaseStorage, study_id: int, trials: Sequence[FrozenTrial], say: Callable[[str], None]
 ) -> None:
     """Append trials as they are; their numbers follow from the order."""
+    told = time.monotonic()
     for index, trial in enumerate(trials, start=1):
         storage.create_new_trial(study_id, template_trial=trial)
-        if index % SAY_EVERY == 0:
+        if time.monotonic() - told > SAY_SECONDS:
+            told = time.monotonic()
             say(f"{index} of {len(trials)} trials are copied")
 
 
@@ -162,13 +166,22 @@ def revalued(entry: Mapping[str, Any], objectives: Objectives) -> dict[str, Any]
     return {**entry, "value": single, "values": list(values)}
 
 
-def final_values(state: TrialState, last: Sequence[float] | None) -> list[float] | None:
-    """What Optuna holds of a trial with these last values: all of a complete one, and where there is
-    one objective also the value at which a trial was pruned.
+def told(
+    state: TrialState, reports: Sequence[Report], objectives: Objectives
+) -> tuple[dict[int, float], list[float] | None]:
+    """What Optuna holds of a trial with these reports: intermediate values and final ones.
+
+    Intermediate values where there is one objective; final ones of a complete trial, and with one
+    objective of a pruned one too.
+
+    Raises:
+        ValueError: a report lacks a metric.
     """
-    if last is None or state not in (TrialState.COMPLETE, TrialState.PRUNED):
-        return None
-    return list(last) if state == TrialState.COMPLETE or len(last) == 1 else None
+    values = {report.images: objectives.values(report) for report in reports}
+    single = objectives.single is not None
+    intermediate = {images: value[0] for images, value in values.items()} if single else {}
+    kept = state == TrialState.COMPLETE or (single and state == TrialState.PRUNED)
+    return intermediate, list(values[max(values)]) if values and kept else None
 
 
 def constraints_of(trial: FrozenTrial) -> dict[str, float]:
@@ -185,19 +198,19 @@ def _taken_over(trial: FrozenTrial, target: Target) -> FrozenTrial:
     made = copy.deepcopy(trial)
     if target.laws is not None:
         _move_params(made, trial, target)
+    stored = [entry["report"] for entry in stored_reports(trial).values()]
+    stored += trial.user_attrs.get(IMPORTED_REPORTS, {}).values()
+    reports = [Report(**report) for report in stored]
     try:
         entries = {i: revalued(e, target.objectives) for i, e in stored_reports(trial).items()}
         repeats = {k: revalued(e, target.objectives) for k, e in stored_repeats(trial).items()}
+        made.intermediate_values, made.values = told(trial.state, reports, target.objectives)
     except ValueError as error:
         raise StudyChanged(
             f"trial {trial.number}: {error}; keep the objective, or give the search another study name"
         ) from None
     made.user_attrs |= {rung_key(images): entry for images, entry in entries.items()}
     made.user_attrs |= {f"{REPEAT_PREFIX}{k}": entry for k, entry in repeats.items()}
-    single = target.objectives.single is not None
-    made.intermediate_values = {i: e["value"] for i, e in entries.items()} if single else {}
-    last = entries[max(entries)]["values"] if entries else None
-    made.values = final_values(trial.state, last)
     return made
 
 
@@ -210,7 +223,7 @@ def _move_params(made: FrozenTrial, trial: FrozenTrial, target: Target) -> None:
     if trial.constraints:
         made.system_attrs |= constraints_of(trial)
     # One killed in the middle of its ask is asked anew, wholly under the new space.
-    params = every_param(trial) if CONFIG in attrs else {}
+    params = every_param(trial) if CONFIG in attrs or IMPORTED in attrs else {}
     baseline = target.baselines.get(attrs.get(BASELINE, ""))
     if baseline is not None and baseline != made.system_attrs.get(FIXED):
         if CONFIG not in attrs or _gives(target, baseline, attrs[CONFIG]):

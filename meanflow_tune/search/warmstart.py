@@ -19,11 +19,12 @@ from meanflow_tune.records import Report
 from meanflow_tune.search.copies import find_study
 from meanflow_tune.search.current import (
     IMPORTED_PARAMS,
+    IMPORTED_REPORTS,
     current_name,
     every_param,
 )
 from meanflow_tune.search.errors import StudyChanged
-from meanflow_tune.search.generations import SAY_EVERY, constraints_of, final_values
+from meanflow_tune.search.generations import add_trials, constraints_of, told
 from meanflow_tune.search.laws import Laws, fit
 from meanflow_tune.search.manifest import Manifest, compare
 from meanflow_tune.search.objective import Objectives
@@ -105,18 +106,13 @@ def import_study(
     if study_id is None:
         directions = [StudyDirection[d.upper()] for d in objectives.directions]
         study_id = storage.create_new_study(directions, stored)
-    added = 0
-    for trial in fitting:
-        if trial.user_attrs[IMPORTED]["number"] not in present:
-            storage.create_new_trial(study_id, template_trial=trial)
-            added += 1
-            if added % SAY_EVERY == 0:
-                say(f"{added} of {len(fitting)} trials are imported")
+    missing = [t for t in fitting if t.user_attrs[IMPORTED]["number"] not in present]
+    add_trials(storage, study_id, missing, say)
     storage.set_study_user_attr(study_id, DONE, origin.name)
     left_out = sorted({key for t in fitting for key in t.user_attrs.get(IMPORTED_PARAMS, {})})
     without = f"; without what does not fit: {', '.join(left_out)}" if left_out else ""
     say(f"imported {len(fitting)} of {len(finished)} finished trials of {origin.name}{without}")
-    return added
+    return len(missing)
 
 
 def _trials(source: BaseStorage, name: str) -> list[FrozenTrial]:
@@ -132,8 +128,9 @@ def _trials(source: BaseStorage, name: str) -> list[FrozenTrial]:
 def _imported(trial: FrozenTrial, origin: str, laws: Laws, objectives: Objectives) -> FrozenTrial:
     fitted = fit(every_param(trial), laws)
     entries = stored_reports(trial)
+    reports = [Report(**entry["report"]) for entry in entries.values()]
     try:
-        values = {i: objectives.values(Report(**entry["report"])) for i, entry in entries.items()}
+        intermediate, values = told(trial.state, reports, objectives)
     except ValueError as error:
         raise StudyChanged(
             f"--import-study {origin}: trial {trial.number}: {error}; leave the import out, or search"
@@ -142,23 +139,24 @@ def _imported(trial: FrozenTrial, origin: str, laws: Laws, objectives: Objective
     attrs: dict[str, Any] = {
         IMPORTED: {"study": origin, "number": trial.number},
         IMPORTED_CONFIG: trial.user_attrs[CONFIG],
+        # Not as its own, so that they count at no rung; for another objective they are read again.
+        IMPORTED_REPORTS: {str(images): entry["report"] for images, entry in entries.items()},
     }
     if fitted.left_out:
         attrs[IMPORTED_PARAMS] = fitted.left_out
-    single = len(objectives.parts) == 1
     return FrozenTrial(
         number=-1,
         trial_id=-1,
         state=trial.state,
         value=None,
-        values=final_values(trial.state, values[max(values)] if values else None),
+        values=values,
         datetime_start=trial.datetime_start or datetime.now(),
         datetime_complete=trial.datetime_complete or datetime.now(),
         params=fitted.params,
         distributions=fitted.distributions,
         user_attrs=attrs,
         system_attrs=constraints_of(trial),
-        intermediate_values={i: v[0] for i, v in values.items()} if single else {},
+        intermediate_values=intermediate,
     )
 
 

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from meanflow_tune.search.current import IMPORTED_PARAMS
 from meanflow_tune.search.errors import StudyChanged
-from meanflow_tune.search.generations import count_trials
+from meanflow_tune.search.generations import Target, count_trials, renew
 from meanflow_tune.search.laws import Laws, draw_laws
 from meanflow_tune.search.objective import Objectives
 from meanflow_tune.search.storage import JOURNAL_NAME, open_storage
@@ -177,3 +177,21 @@ def test_own_trials_come_after_and_are_modelled_with_the_imported_ones(
     best = ledger.best()
     assert best is not None
     assert best.number >= 12
+
+
+def test_a_generation_takes_imported_trials_along(origin: Path, storage: BaseStorage) -> None:
+    import_study(storage, "new", origin, laws(), OBJECTIVES)
+
+    def suggest(trial: Trial) -> dict[str, Any]:
+        kind = trial.suggest_categorical("kind", ["plain", "bent", "dead", "more"])
+        return {"kind": kind, "x": trial.suggest_float("x", -1.0, 1.0)}
+
+    pair = Objectives.parse("gap@1,cost")
+    assert renew(storage, "new", Target(pair, laws(suggest), suggest)) == 2
+    for trial, record in zip(trials(storage, "new@2"), records(origin), strict=True):
+        assert trial.params == {name: record.params[name] for name in ("kind", "x")}
+        last = record.reports[-1]
+        complete = [last.metrics["gap@1"], last.cost["cpu_seconds"]]
+        assert trial.values == (complete if record.status == "completed" else None)
+    assert import_study(storage, "new", origin, laws(suggest), pair) == 0
+    assert count_trials(storage, "new").all == 0
