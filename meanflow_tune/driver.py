@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +121,9 @@ class Driver:
     def run(self) -> int:
         """Returns the exit status."""
         request, lease = self.request, self.lease
+        opened = partial(open_storage, fence=lease.check, recover=lease.taken_over)
         self.storage = open_study(
-            request.folder,
-            request.study,
-            request.study_storage,
-            lease.check,
-            recover=lease.taken_over,
-            say=self.view.event,
+            request.folder, request.study, request.study_storage, opened, self.view.event
         )
         self._check_manifest()
         self.clock = Clock(

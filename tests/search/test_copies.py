@@ -1,6 +1,7 @@
 """Moving a study between its journal and databases: exact, once, and never two that differ."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from meanflow_tune.search.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.search.view import read_records
 from tests.search.studies import NAME, allow, make_ledger, run_all, run_job
 from tests.search.test_manifest import TERMS
+
+OPENED = partial(open_storage, fence=allow)
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def url(tmp_path: Path) -> str:
 
 def bring(folder: Path, url: str | None, fence: Any = allow) -> BaseStorage:
     """What a driver does: open the study there, and write down where it is."""
-    storage = open_study(folder, NAME, url, fence)
+    storage = open_study(folder, NAME, url, partial(open_storage, fence=fence))
     Manifest.make(**TERMS | {"study": NAME}, study_storage=url).write(folder)
     return storage
 
@@ -128,7 +131,7 @@ def test_a_journal_that_began_beside_a_database_is_refused(folder: Path, url: st
     run_all(make_ledger(folder, open_storage(folder / JOURNAL_NAME, allow), total=3, seed=9))
     for place in (url, None):
         with pytest.raises(StorageError, match="both"):
-            open_study(folder, NAME, place, allow)
+            open_study(folder, NAME, place, OPENED)
 
 
 def test_readers_find_it_without_being_told(folder: Path, url: str, tmp_path: Path) -> None:
@@ -143,7 +146,7 @@ def test_a_password_is_never_stored_and_must_be_given_again(folder: Path) -> Non
     (folder / JOURNAL_NAME).unlink()
     Manifest.make(**TERMS | {"study": NAME}, study_storage=shown).write(folder)
     with pytest.raises(StorageError, match=r"is in postgresql://\*\*\*@host.*needs a password"):
-        open_study(folder, NAME, None, allow)
+        open_study(folder, NAME, None, OPENED)
 
 
 def test_every_single_write_to_a_database_is_fenced(folder: Path, url: str) -> None:

@@ -1,6 +1,7 @@
 """--import-study: trials of another study teach the sampler, and count for nothing else."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def test_an_origin_in_a_database_is_found_by_its_manifest(
 ) -> None:
     moved, url = tmp_path / "moved" / NAME, f"sqlite:///{tmp_path / 'studies.db'}"
     shutil.copytree(origin, moved)
-    open_study(moved, NAME, url, allow)
+    open_study(moved, NAME, url, partial(open_storage, fence=allow))
     Manifest.make(**TERMS | {"study": NAME}, study_storage=url).write(moved)
     said: list[str] = []
     here = Manifest.make(**TERMS | {"data_fingerprint": "other"})
