@@ -91,7 +91,9 @@ class Killed(BaseException):
     """Stands for a kill: nothing catches it."""
 
 
-@pytest.mark.parametrize("after", [0, 1, 2, 6, 11])
+@pytest.mark.parametrize(
+    "after", [1, 6, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 2, 11))]
+)
 def test_a_kill_while_copying_loses_and_doubles_nothing(folder: Path, url: str, after: int) -> None:
     before, left = contents(open_storage(folder / JOURNAL_NAME)), after
 
