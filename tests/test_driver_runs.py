@@ -1,7 +1,9 @@
-"""A time budget over several drivers, with everything real but Ray, training, MLflow and time."""
+"""Whole drivers, one after another, with everything real but Ray, training, MLflow and time."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,9 @@ import pytest
 from meanflow_tune import driver
 from meanflow_tune.cluster.interrupt import Stop
 from meanflow_tune.records import Outcome, Report, TrialRecord
-from meanflow_tune.request import SearchRequest
+from meanflow_tune.request import SearchRequest, UserError
 from meanflow_tune.search.clock import Clock
+from meanflow_tune.search.manifest import Manifest
 from meanflow_tune.search.storage import open_storage
 from meanflow_tune.search.view import read_records
 from meanflow_tune.tracking.outbox import Event
@@ -118,3 +121,39 @@ def test_a_finished_search_is_not_ended_by_its_budget(
     assert driver.run(request(tmp_path, 60.5), "again", quiet=True) == 0
     assert driver.run(request(tmp_path, 1.0), "again", quiet=True) == 0
     assert "time budget" not in capsys.readouterr().out
+
+
+def test_a_confirmation_under_other_terms_needs_a_word(tmp_path: Path, world: World) -> None:
+    """The search is done, so its report needs none; what is trained from now on does."""
+    assert driver.run(request(tmp_path, None, confirm_seeds=0), "again", quiet=True) == 0
+    other = tmp_path / "tiny_space.py"
+    other.write_text(Path(SPACE).read_text() + "\n")
+    assert (
+        driver.run(request(tmp_path, None, confirm_seeds=0, space=str(other)), "again", quiet=True)
+        == 0
+    )
+    assert any("changed" in text and "no trial is left to run" in text for text in world.said)
+    confirming = request(tmp_path, None, space=str(other))
+    with pytest.raises(UserError, match="--accept-changes") as refused:
+        driver.run(confirming, "again", quiet=True)
+    assert refused.value.status == 2
+    accepted = confirming.model_copy(update={"accept_changes": True})
+    assert driver.run(accepted, "again", quiet=True) == 0
+    assert records(tmp_path, "s/confirm")
+    manifest = Manifest.read(tmp_path / "s")
+    assert manifest is not None
+    assert [entry.accepted for entry in manifest.history if entry.terms == 1] == [True]
+
+
+def test_a_search_goes_on_where_its_storage_was_moved(tmp_path: Path, world: World) -> None:
+    first, second = tmp_path / "first", tmp_path / "second" / "runs"
+    assert driver.run(request(first, None, trials=4), "again", quiet=True) == 0
+    before = records(first)
+    second.parent.mkdir()
+    shutil.move(first, second)
+    assert driver.run(request(second, None), "again", quiet=True) == 0
+    found = records(second)
+    assert len(found) == 6
+    assert [replace(r, folder="") for r in found[:4]] == [replace(r, folder="") for r in before]
+    assert all(Path(r.folder).is_relative_to(second) for r in found)
+    assert not first.exists()
