@@ -15,6 +15,7 @@ from meanflow_tune.cluster.interrupt import Stop
 from meanflow_tune.records import Outcome, Report, TrialRecord
 from meanflow_tune.request import SearchRequest, UserError
 from meanflow_tune.search.clock import Clock
+from meanflow_tune.search.current import current_name
 from meanflow_tune.search.manifest import Manifest
 from meanflow_tune.search.storage import open_storage
 from meanflow_tune.search.view import read_records
@@ -157,3 +158,16 @@ def test_a_search_goes_on_where_its_storage_was_moved(tmp_path: Path, world: Wor
     assert [replace(r, folder="") for r in found[:4]] == [replace(r, folder="") for r in before]
     assert all(Path(r.folder).is_relative_to(second) for r in found)
     assert not first.exists()
+
+
+def test_another_objective_renews_the_confirmation_too(tmp_path: Path, world: World) -> None:
+    assert driver.run(request(tmp_path, None), "again", quiet=True) == 0
+    before = records(tmp_path, "s/confirm")
+    other = request(tmp_path, None, objectives="teacher_gap@1", trials=7, accept_changes=True)
+    assert driver.run(other, "again", quiet=True) == 0
+    storage = open_storage(tmp_path / "s" / "study.journal")
+    assert current_name(storage, "s") == "s@2"
+    assert current_name(storage, "s/confirm") == "s/confirm@2"
+    after = records(tmp_path, "s/confirm")
+    assert [r.reports for r in after[: len(before)]] == [r.reports for r in before]
+    assert len(records(tmp_path)) == 7
