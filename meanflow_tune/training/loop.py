@@ -5,6 +5,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from meanflow_tune.objective import Objective
 from meanflow_tune.records import Outcome, Report
 from meanflow_tune.training.evaluation import Evaluator
 from meanflow_tune.training.optim import MovingAverage, learning_rate, make_optimizer
+from meanflow_tune.training.patience import write_patiently
 from meanflow_tune.training.state import load_checkpoint, newest_checkpoint, save_checkpoint
 from meanflow_tune.training.world import World
 
@@ -250,7 +252,8 @@ def train(
 
     Every rank calls it. At each rung: evaluate the moving average, save, report, and stop if the sink
     says so. `fence` is called before each write and raises when this run no longer owns `folder`.
-    Returns an Outcome: completed, pruned, diverged, or running (interrupted by `sink.stopping`).
+    Returns an Outcome: completed, pruned, diverged, or running (interrupted by `sink.stopping`). Raises
+    Interrupted where that came while the disk was full, so that nothing new could be saved.
     """
     world, budget = run.world, run.config.budget
     checkpoints = folder / "checkpoints"
@@ -271,10 +274,15 @@ def train(
     meter, ticked = Meter(world), 0.0
     rungs = set(budget.rung_steps)
 
-    def save() -> None:
-        if world.leads:
+    def write(what: Callable[[], object]) -> None:
+        def fenced() -> None:
             fence()
-            save_checkpoint(checkpoints, run.images, run.state_dict())
+            what()
+
+        write_patiently(world, sink, fenced, folder, run.images)
+
+    def save() -> None:
+        write(lambda: save_checkpoint(checkpoints, run.images, run.state_dict()))
 
     while run.step < budget.steps:
         if (world.size == 1 or run.step % STOP_STEPS == 0) and world.share(
@@ -286,7 +294,7 @@ def train(
         try:
             output = run.advance(module)
         except Diverged as error:
-            return Outcome("diverged", str(error))
+            return _diverged(run, str(error))
         meter.add(output.terms)
         now = time.monotonic()
         if world.leads and now - ticked > TICK_SECONDS:
@@ -308,13 +316,11 @@ def train(
             try:
                 measured, shown = evaluator.evaluate(average, world)
             except NonFiniteSamples as error:
-                return Outcome("diverged", f"{error} after {run.images} images")
+                return _diverged(run, f"{error} after {run.images} images")
             metrics |= measured
-            if world.leads:
-                fence()
-                grid = folder / "samples" / f"{run.images:012d}.npz"
-                evaluator.write_samples(grid, shown)
-                artifacts["samples"] = str(grid)
+            grid = folder / "samples" / f"{run.images:012d}.npz"
+            write(partial(evaluator.write_samples, grid, shown))
+            artifacts["samples"] = str(grid)
         report = world.share(Report(run.images, metrics, run.cost, time.time(), artifacts))
         run.reports.append(report)
         save()
@@ -323,6 +329,12 @@ def train(
         if not go_on and run.step < budget.steps:
             return Outcome("pruned", "stopped at a rung")
     return Outcome("completed")
+
+
+def _diverged(run: Run, reason: str) -> Outcome:
+    """violation: 1 and the share of the budget that was not reached, so 2 at the first step."""
+    left = 1.0 - run.step / run.config.budget.steps
+    return Outcome("diverged", reason, violation=1.0 + left)
 
 
 def _report(run: Run, report: Report, sink: Sink) -> bool:

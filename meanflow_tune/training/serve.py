@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +13,9 @@ from meanflow_tune.export import export_student
 from meanflow_tune.files import write_atomic
 from meanflow_tune.records import Job, Outcome, Report
 from meanflow_tune.training.loop import Run, train
-from meanflow_tune.training.resources import Interrupted, Resources
+from meanflow_tune.training.memory import memory_shortage
+from meanflow_tune.training.patience import Interrupted, write_patiently
+from meanflow_tune.training.resources import Resources
 from meanflow_tune.training.world import World
 
 log = logging.getLogger(__name__)
@@ -28,6 +31,10 @@ class JobSink(Protocol):
 
 class Fenced(RuntimeError):
     """Another driver has taken the study over; this worker must not write there any more."""
+
+
+class Unusable(Exception):
+    """What all trials of a study share cannot be made on this host."""
 
 
 class _Sink:
@@ -65,26 +72,41 @@ def serve_job(
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     config, folder, wrapped = TrialConfig.from_dict(this.config), Path(this.folder), _Sink(sink)
-    if world.leads:  # what runs is on record before its first step
-        text = json.dumps(config.to_dict(), indent=1)
-        write_atomic(folder / "config.json", text)
     resources = _resources.setdefault((cache, world), Resources(Path(cache), world))
     try:
+        return _serve(this, config, world, folder, wrapped, resources).to_dict()
+    except Interrupted as error:
+        return Outcome("running", str(error) or "interrupted").to_dict()
+
+
+def _serve(
+    job: Job, config: TrialConfig, world: World, folder: Path, sink: _Sink, resources: Resources
+) -> Outcome:
+    def fence() -> None:
+        check_fence(folder, job.epoch)
+
+    def write(what: Callable[[], object]) -> None:
+        def fenced() -> None:
+            fence()
+            what()
+
+        write_patiently(world, sink, fenced, folder)
+
+    # What runs is on record before its first step.
+    text = json.dumps(config.to_dict(), indent=1)
+    write(lambda: write_atomic(folder / "config.json", text))
+    try:
         data = resources.data(config)
-        teacher = resources.teacher(config, wrapped)
-        evaluator = resources.evaluator(config, wrapped)
-    except Interrupted:
-        return Outcome("running", "interrupted").to_dict()
+        teacher = resources.teacher(config, sink)
+        evaluator = resources.evaluator(config, sink)
+    except Exception as error:
+        if memory_shortage(error) is None:
+            raise
+        # No fault of this trial's settings, so not its outcome: every trial would end like this.
+        raise Unusable(f"data, teacher and evaluation do not fit into memory: {error}") from None
     run = Run.start(config, world, data, teacher, resources.initial(config))
-    outcome = train(
-        run,
-        folder,
-        wrapped,
-        evaluator,
-        fence=lambda: check_fence(folder, this.epoch),
-        warn=log.warning,
-    )
-    if outcome.status == "completed" and world.leads:
-        shape, classes = run.data.shape, run.data.classes
-        export_student(folder / "model", this.config, run.averaged_state(), shape, classes)
-    return outcome.to_dict()
+    outcome = train(run, folder, sink, evaluator, fence=fence, warn=log.warning)
+    if outcome.status == "completed":
+        state, shape, classes = run.averaged_state(), run.data.shape, run.data.classes
+        write(lambda: export_student(folder / "model", job.config, state, shape, classes))
+    return outcome
