@@ -20,7 +20,7 @@ from meanflow_tune.cluster.errors import ClusterError
 from meanflow_tune.cluster.interrupt import Interrupt
 from meanflow_tune.cluster.runner import Runner
 from meanflow_tune.cluster.session import check_reachable
-from meanflow_tune.files import write_atomic
+from meanflow_tune.files import Patience, is_full, write_atomic
 from meanflow_tune.plan import Plan, make_plan
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.request import (
@@ -35,6 +35,7 @@ from meanflow_tune.request import (
 )
 from meanflow_tune.search.errors import (
     LeaseLost,
+    SearchStopped,
     SpaceError,
     StorageError,
     StudyChanged,
@@ -113,12 +114,15 @@ class Driver:
         self.storage: Any = None
         self.stages: list[Stage] = []
         self.interrupt = Interrupt()
+        self.writing = Patience(view.error, lambda: self.interrupt.requested)
         self._stopped = threading.Event()
 
     def run(self) -> int:
         """Returns the exit status."""
         location = self.request.study_storage or self.request.folder / JOURNAL_NAME
-        self.storage = open_storage(location, self.lease.check, recover=self.lease.taken_over)
+        self.storage = open_storage(
+            location, self.lease.check, recover=self.lease.taken_over, writing=self.writing
+        )
         self._check_manifest()
         with ExitStack() as stack:
             # One thread draws and tracks, in order, so that Tune's loop never waits for a picture.
@@ -126,11 +130,21 @@ class Driver:
             search = self._search_stage(stack)
             stack.callback(self._stopped.set)
             threading.Thread(target=self._keep_status, daemon=True).start()
+            stopped: SearchStopped | None = None
             try:
                 self._work(search, stack)
             except KeyboardInterrupt:
                 self.interrupt.request()
-            return self._close(search, self.interrupt.requested)
+            except SearchStopped as error:
+                stopped = error
+            except OSError as error:
+                # Stopped by a person where it waited for space.
+                if not (self.interrupt.requested and is_full(error)):
+                    raise
+            status = self._close(search, self.interrupt.requested, stopped)
+        if stopped is not None:
+            raise UserError(f"the search stopped: {stopped}", stopped.exit_code) from stopped
+        return status
 
     def _check_manifest(self) -> None:
         request, space = self.request, self.plan.space
@@ -190,7 +204,7 @@ class Driver:
         stack: ExitStack,
     ) -> Stage:
         folder.mkdir(parents=True, exist_ok=True)
-        outbox = Outbox(folder)
+        outbox = Outbox(folder, self.lease.check, self.writing)
         sink = MlflowSink.for_storage(self.request.storage, self.request.tracking_uri)
         replayer = stack.enter_context(Replayer(outbox, sink))
         stage = Stage(
@@ -273,12 +287,13 @@ class Driver:
     def _findings(self, search: Stage) -> summary.Findings:
         return summary.find(self.plan, search.ledger.records(), self._confirmed())
 
-    def _close(self, search: Stage, interrupted: bool) -> int:
+    def _close(self, search: Stage, interrupted: bool, stopped: SearchStopped | None = None) -> int:
         """Files, summary, tracking; returns the exit status."""
         findings = self._findings(search)
-        files = summary.write_files(self.plan, findings)
+        files = self._write_files(findings)
         completed = any(record.status == "completed" for record in findings.records)
         state = "interrupted" if interrupted else "completed" if completed else "failed"
+        state = "failed" if stopped is not None else state
         facts: dict[str, Any] = {"status": state}
         if findings.best is not None:
             facts |= {"best_trial": findings.best.number, "best_value": findings.best.value}
@@ -287,15 +302,31 @@ class Driver:
             later(self.background, stage.tracker.search_ended, {"status": state})
         self.background.shutdown(wait=True)
         self._stopped.set()
-        self._write_status()
+        try:
+            self._write_status()
+        except OSError as error:
+            log.warning("could not write the status: %s", error)
         self._drain(5.0 if interrupted else DRAIN_SECONDS)
         console = self.view.console
         if interrupted:
             self.view.error(f"\nInterrupted; nothing is lost. Go on with:\n  {self.command}")
             return EXIT_INTERRUPTED
+        if stopped is not None:
+            return EXIT_ALL_FAILED
         summary.show(console, self.plan, findings)
         summary.show_places(console, self.request, files, self.command)
         return EXIT_OK if completed else EXIT_ALL_FAILED
+
+    def _write_files(self, findings: summary.Findings) -> list[Path]:
+        """Result files, after a wait for space where there is none; nothing if that is interrupted."""
+        folder = self.request.folder
+        try:
+            return self.writing(lambda: summary.write_files(self.plan, findings), folder)
+        except OSError as error:
+            if not (self.interrupt.requested and is_full(error)):
+                raise
+            self.view.error(f"no space for the results in {folder}: the same command writes them")
+            return []
 
     def _drain(self, seconds: float) -> None:
         """Let MLflow catch up for at most `seconds`; a server that fails is not waited for."""
@@ -319,13 +350,17 @@ class Driver:
             began = time.monotonic()
             try:
                 self._write_status()
+            except LeaseLost:
+                return
             except OSError as error:
-                log.warning("could not write the status: %s", error)
+                if not is_full(error):  # which the search itself tells
+                    log.warning("could not write the status: %s", error)
             # Reading a large study takes long; little of the time should go into this.
             pause = min(10.0, max(1.0, 20.0 * (time.monotonic() - began)))
 
     def _write_status(self) -> None:
         """status.json, from which `--status` shows the running trials; and the view's counts."""
+        self.lease.check()
         stage = self.stages[-1]
         done = Counter(record.status for record in stage.ledger.records())
         best = self.stages[0].ledger.best()

@@ -74,6 +74,19 @@ def free_space(folder: Path) -> str:
         return f"free space unknown: {error.strerror}"
 
 
+def no_space(folder: Path | str, free: str) -> str:
+    """What a person is told while a search waits; free: by `free_space` where the disk is."""
+    return (
+        f"no space left for {folder} ({free}): the search waits until some is freed, then goes on; "
+        "nothing is lost, and Ctrl-C stops it"
+    )
+
+
+def space_again(folder: Path | str) -> str:
+    """What a person is told when the waiting is over."""
+    return f"there is space for {folder} again: going on"
+
+
 class Writing(Protocol):
     """How a write below `folder` is made: at once, or with patience."""
 
@@ -125,14 +138,11 @@ class Patience:
             self._waiting += 1
             first = self._waiting == 1
         if first:
-            self._say(
-                f"no space left in {folder} ({free_space(folder)}): the search waits there until some "
-                "is freed, then goes on; nothing is lost, and Ctrl-C stops it"
-            )
+            self._say(no_space(folder, free_space(folder)))
 
     def _end(self, folder: Path) -> None:
         with self._lock:
             self._waiting -= 1
             last = self._waiting == 0
         if last and not self._stop():
-            self._say(f"there is space in {folder} again: going on")
+            self._say(space_again(folder))

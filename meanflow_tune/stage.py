@@ -1,18 +1,22 @@
 """A stage of a search, its study with its tracking, as the director that Ray Tune asks."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from meanflow_tune import summary
 from meanflow_tune.cluster.interrupt import Interrupt
-from meanflow_tune.records import Job, Outcome, Report, TrialRecord
+from meanflow_tune.files import is_full, no_space, space_again
+from meanflow_tune.records import INFEASIBLE, Job, Outcome, Report, TrialRecord
+from meanflow_tune.search.errors import LeaseLost, SearchStopped
 from meanflow_tune.search.ledger import Ledger
 from meanflow_tune.tracking.outbox import Outbox
 from meanflow_tune.tracking.replay import Replayer
 from meanflow_tune.tracking.run_tree import Tracker
+from meanflow_tune.training.patience import NO_SPACE
 from meanflow_tune.view import View
 
 log = logging.getLogger(__name__)
@@ -24,8 +28,12 @@ def later(background: ThreadPoolExecutor, call: Callable[..., None], *arguments:
     def guarded() -> None:
         try:
             call(*arguments)
-        except Exception:
-            log.exception("tracking missed an event; running the same command again adds it")
+        except Exception as error:
+            missed = "tracking missed an event; running the same command again adds it"
+            if is_full(error) or isinstance(error, LeaseLost):
+                log.warning("%s: %s", missed, error)
+            else:
+                log.exception("%s", missed)
 
     background.submit(guarded)
 
@@ -56,6 +64,8 @@ class Stage:
         self.total = total
         self._interrupt = interrupt
         self._told_of_stop = False
+        self._outbox = outbox
+        self._full: str | None = None  # the folder whose lack of space was told
         self._rows: dict[int, dict[str, Any]] = {}
         self._phase = ""
 
@@ -104,20 +114,28 @@ class Stage:
         self._rows.pop(number, None)
         if outcome.status == "running":
             return
-        self.ledger.finish(number, outcome)
+        stop: SearchStopped | None = None
+        try:
+            self.ledger.finish(number, outcome)
+        except SearchStopped as error:  # after this trial was told, which is tracked like any other
+            stop = error
         record = self.ledger.record_of(number)
         # After its last report, which may still be on its way through the background thread.
         later(self._background, self.tracker.ended, record, outcome, summary.model_of(record))
         value = f" with {record.value:.4f}" if record.value is not None else ""
-        why = f": {outcome.reason}" if outcome.status in ("diverged", "failed") else ""
+        why = f": {outcome.reason}" if outcome.status in (*INFEASIBLE, "failed") else ""
         self.view.event(f"{self._title(number)} {record.status}{value}{why}", record.status)
         self._refresh()
+        if stop is not None:
+            raise stop
 
     def on_tick(self, snapshot: dict[str, Any]) -> None:
         """Progress of the running trials, for the live view; training a teacher is an event."""
         if self._interrupt.requested and not self._told_of_stop:
             self._told_of_stop = True
             self.view.event("stopping at the next safe point; Ctrl-C again stops at once")
+        self._outbox.fence()  # a driver that was suspended and replaced ends without a report, too
+        self._tell_of_space(snapshot["progress"].values())
         for number, progress in snapshot["progress"].items():
             if number in self._rows:
                 self._rows[number] |= progress
@@ -126,12 +144,25 @@ class Stage:
             self.view.event("training the teacher, once; later searches take it from the cache")
         self._refresh()
 
+    def _tell_of_space(self, progress: Iterable[Mapping[str, Any]]) -> None:
+        """Say once that trials wait for disk space, and once that they go on."""
+        waiting = [now for now in progress if now.get("phase") == NO_SPACE]
+        if waiting and self._full is None:
+            self._full = waiting[0]["folder"]
+            self.view.error(no_space(self._full, waiting[0]["free"]))
+        elif self._full is not None and not waiting:
+            self.view.error(space_again(self._full))
+            self._full = None
+
     def _title(self, number: int) -> str:
         return f"{self._label} {number}"
 
     def _track_report(self, record: TrialRecord, report: Report) -> None:
         try:
-            self.tracker.reported(record, summary.with_pictures(record, report))
+            drawn = self._outbox.writing(
+                lambda: summary.with_pictures(record, report), Path(record.folder)
+            )
+            self.tracker.reported(record, drawn)
         except Exception:
             log.exception("could not draw the samples of trial %d", record.number)
             self.tracker.reported(record, report)

@@ -33,6 +33,12 @@ class StorageError(OSError):
     exit_code: ClassVar[int] = 5
 
 
+class SearchStopped(RuntimeError):
+    """Trials fail one after another for a reason that a retry would meet again."""
+
+    exit_code: ClassVar[int] = 3
+
+
 def one_line(error: BaseException) -> str:
     """What an error says, in one line: of a validation error its first fault and where it is."""
     if not isinstance(error, ValidationError):
