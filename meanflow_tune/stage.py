@@ -13,6 +13,7 @@ from meanflow_tune.files import is_full, no_space, space_again
 from meanflow_tune.records import INFEASIBLE, Job, Outcome, Report, TrialRecord
 from meanflow_tune.search.errors import LeaseLost, SearchStopped
 from meanflow_tune.search.ledger import Ledger
+from meanflow_tune.search.rungs import show
 from meanflow_tune.tracking.outbox import Outbox
 from meanflow_tune.tracking.replay import Replayer
 from meanflow_tune.tracking.run_tree import Tracker
@@ -101,9 +102,8 @@ class Stage:
         verdict = self.ledger.record(number, report)
         record = self.ledger.record_of(number)
         if len(record.reports) > known:
-            assert record.value is not None
-            self._rows.setdefault(number, {})["last"] = f"{record.value:.4f}"
-            text = f"{record.value:.4f} at {report.images:,} images"
+            self._rows.setdefault(number, {})["last"] = show(record.values)
+            text = f"{show(record.values)} at {report.images:,} images"
             self.view.event(f"{self._title(number)}: {text} ({verdict.reason})")
         later(self._background, self._track_report, record, report)
         self._refresh()
@@ -120,14 +120,24 @@ class Stage:
         except SearchStopped as error:  # after this trial was told, which is tracked like any other
             stop = error
         record = self.ledger.record_of(number)
-        # After its last report, which may still be on its way through the background thread.
-        later(self._background, self.tracker.ended, record, outcome, summary.model_of(record))
-        value = f" with {record.value:.4f}" if record.value is not None else ""
+        if record.status == "paused":
+            self.view.event(f"{self._title(number)} paused{_value(record)}", record.status)
+            self._refresh()
+            return
+        self._track_end(record, outcome)
         why = f": {outcome.reason}" if outcome.status in (*INFEASIBLE, "failed") else ""
-        self.view.event(f"{self._title(number)} {record.status}{value}{why}", record.status)
+        self.view.event(
+            f"{self._title(number)} {record.status}{_value(record)}{why}", record.status
+        )
         self._refresh()
         if stop is not None:
             raise stop
+
+    def end(self) -> None:
+        """Nothing is left to hand out: what is still paused has been pruned."""
+        for number in self.ledger.end():
+            record = self.ledger.record_of(number)
+            self._track_end(record, Outcome(record.status, record.reason))
 
     def on_tick(self, snapshot: dict[str, Any]) -> None:
         """Progress of the running trials, for the live view; training a teacher is an event."""
@@ -157,6 +167,10 @@ class Stage:
     def _title(self, number: int) -> str:
         return f"{self._label} {number}"
 
+    def _track_end(self, record: TrialRecord, outcome: Outcome) -> None:
+        # After its last report, which may still be on its way through the background thread.
+        later(self._background, self.tracker.ended, record, outcome, summary.model_of(record))
+
     def _track_report(self, record: TrialRecord, report: Report) -> None:
         try:
             drawn = self._outbox.writing(
@@ -169,3 +183,7 @@ class Stage:
 
     def _refresh(self) -> None:
         self.view.state |= {"running": [dict(row) for row in self._rows.values() if "name" in row]}
+
+
+def _value(record: TrialRecord) -> str:
+    return f" with {show(record.values)}" if record.values else ""

@@ -17,10 +17,12 @@ from typing import Any
 class _Delivery:
     """A job and everything said about it. events: what the driver shall hear, in order.
 
-    due: by the mailbox's clock, when it may be begun again.
+    submitted: the attempt that the driver handed out, which retries here count on from; due: by the
+    mailbox's clock, when it may be begun again.
     """
 
     job: dict[str, Any]
+    submitted: int
     events: list[dict[str, Any]] = field(default_factory=list)
     verdicts: dict[int, bool] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)
@@ -82,11 +84,14 @@ class Mailbox:
     # ---- the trial's side -----------------------------------------------------------------
 
     async def submit(self, job: dict[str, Any]) -> None:
-        """Queue a job; the same number and attempt again only attaches to it."""
+        """Queue a job; the same number and attempt again only attaches to it.
+
+        A later attempt is a new delivery: a trial that was paused at a rung and goes on.
+        """
         known = self._deliveries.get(job["number"])
-        if known is not None and known.job["attempt"] >= job["attempt"]:
+        if known is not None and known.submitted >= job["attempt"]:
             return
-        self._deliveries[job["number"]] = _Delivery(dict(job))
+        self._deliveries[job["number"]] = _Delivery(dict(job), job["attempt"])
         if self._stopping:
             self._end(job["number"], "running", "interrupted before it started")
         else:

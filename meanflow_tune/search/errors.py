@@ -21,6 +21,12 @@ class StudyChanged(RuntimeError):
     exit_code: ClassVar[int] = 2
 
 
+class SearchStopped(RuntimeError):
+    """Trial after trial failed by an error that a retry cannot cure; the study is kept."""
+
+    exit_code: ClassVar[int] = 3
+
+
 class SpaceError(ValueError):
     """A search space is unknown, incomplete, or produced an unusable configuration."""
 
@@ -31,12 +37,6 @@ class StorageError(OSError):
     """The study's storage cannot be read or written."""
 
     exit_code: ClassVar[int] = 5
-
-
-class SearchStopped(RuntimeError):
-    """Trials fail one after another for a reason that a retry would meet again."""
-
-    exit_code: ClassVar[int] = 3
 
 
 def one_line(error: BaseException) -> str:

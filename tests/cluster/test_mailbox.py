@@ -65,6 +65,25 @@ def test_a_later_attempt_of_an_ended_job_runs_again() -> None:
     run(scene())
 
 
+def test_a_trial_that_goes_on_after_a_pause_runs_however_often_it_was_retried_before() -> None:
+    """The study counts hand-outs, the mailbox its retries too; the old end must not be heard again."""
+
+    async def scene() -> None:
+        clock = Clock()
+        mailbox = Mailbox(clock=clock)
+        await mailbox.submit(job(0))
+        for start in range(4):
+            await mailbox.hello("a", f"a{start}")
+            clock.now += 10.0
+            await mailbox.next_job("a", f"a{start}")
+        await mailbox.done("a", "a3", 0, COMPLETED | {"status": "pruned"})
+        await mailbox.submit(job(0, attempt=1))
+        assert await mailbox.events(0, 0, 0.01) == []
+        assert (await mailbox.next_job("a", "a3"))["kind"] == "job"
+
+    run(scene())
+
+
 def test_a_report_waits_for_the_driver_and_a_known_rung_does_not() -> None:
     async def scene() -> None:
         mailbox = Mailbox()
