@@ -137,11 +137,14 @@ def repair_journal(path: Path) -> Path | None:
 
 def _append(path: Path, data: bytes) -> None:
     """Append data durably or not at all."""
-    with open(path, "ab") as file:
+    # Unbuffered: a buffer that a full disk refused is written again when its file is closed, after the
+    # part that did fit has been cut off.
+    with open(path, "ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         try:
-            file.write(data)
-            file.flush()
+            left = memoryview(data)
+            while left:
+                left = left[file.write(left) :]
             os.fsync(file.fileno())
         except BaseException as error:
             os.truncate(path, size)
