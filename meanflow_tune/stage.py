@@ -11,7 +11,7 @@ from meanflow_tune import summary
 from meanflow_tune.cluster.interrupt import Interrupt
 from meanflow_tune.files import is_full, no_space, space_again
 from meanflow_tune.records import INFEASIBLE, Job, Outcome, Report, TrialRecord
-from meanflow_tune.search.errors import LeaseLost, SearchStopped
+from meanflow_tune.search.errors import LeaseLost
 from meanflow_tune.search.ledger import Ledger
 from meanflow_tune.search.rungs import show
 from meanflow_tune.tracking.outbox import Outbox
@@ -115,30 +115,24 @@ class Stage:
         self._rows.pop(number, None)
         if outcome.status == "running":
             return
-        stop: SearchStopped | None = None
         try:
             self.ledger.finish(number, outcome)
-        except SearchStopped as error:  # after this trial was told, which is tracked like any other
-            stop = error
-        record = self.ledger.record_of(number)
+        finally:  # also where this trial is the last of a row that stops the search
+            self._tell_end(self.ledger.record_of(number), outcome)
+
+    def _tell_end(self, record: TrialRecord, outcome: Outcome) -> None:
+        """To tracking and to the person who watches: how a trial ended, or that it did not yet."""
+        title = self._title(record.number)
         if record.status == "running":
-            text = f"{self._title(number)} {outcome.reason}; it is left to the next run"
-            self.view.event(text, "failed")
-            self._refresh()
-            return
-        if record.status == "paused":
+            self.view.event(f"{title} {outcome.reason}; it is left to the next run", "failed")
+        elif record.status == "paused":
             later(self._background, self.tracker.paused, record)
-            self.view.event(f"{self._title(number)} paused{_value(record)}", record.status)
-            self._refresh()
-            return
-        self._track_end(record, outcome)
-        why = f": {outcome.reason}" if outcome.status in (*INFEASIBLE, "failed") else ""
-        self.view.event(
-            f"{self._title(number)} {record.status}{_value(record)}{why}", record.status
-        )
+            self.view.event(f"{title} paused{_value(record)}", record.status)
+        else:
+            self._track_end(record, outcome)
+            why = f": {outcome.reason}" if outcome.status in (*INFEASIBLE, "failed") else ""
+            self.view.event(f"{title} {record.status}{_value(record)}{why}", record.status)
         self._refresh()
-        if stop is not None:
-            raise stop
 
     def end(self) -> None:
         """Nothing is left to hand out: what is still paused has been pruned."""

@@ -152,18 +152,37 @@ def test_broken_trials_in_a_row_stop_the_search_with_status_3_and_the_reason(
     assert list(frame["status"]) == ["failed"] * 3 + ["completed"] * 3
 
 
-def test_retries_that_were_used_up_are_failed_and_do_not_stop_a_search(
+def test_retries_that_were_used_up_are_tried_once_more_by_the_next_driver(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = Outcome("failed", "broke off 4 times: rank 0: ConnectionResetError")
 
     def judge(number: int) -> Outcome:
-        return gone if number in (1, 2, 3, 4) else Outcome("completed")
+        return gone if number in (1, 3) else Outcome("completed")
 
+    def statuses() -> list[str]:
+        frame = pd.read_parquet(tmp_path / "s" / "results.parquet").query("is_last")
+        return list(frame["status"])
+
+    assert run(tmp_path, monkeypatch, judge)[0] == 0
+    others = ["completed", "running", "completed", "running", "completed", "completed"]
+    assert statuses() == others
     status, _ = run(tmp_path, monkeypatch, judge)
     assert status == 0
+    assert statuses() == [name.replace("running", "failed") for name in others]
+
+
+def test_a_row_of_trials_that_broke_off_stops_the_search_with_all_of_them_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = Outcome("failed", "broke off 4 times: rank 0: ConnectionResetError")
+    with pytest.raises(UserError, match=r"3 trials in a row.*ConnectionResetError") as caught:
+        run(tmp_path, monkeypatch, lambda number: gone)
+    assert caught.value.status == 3
+    status, _ = run(tmp_path, monkeypatch, lambda number: Outcome("completed"))
+    assert status == 0
     frame = pd.read_parquet(tmp_path / "s" / "results.parquet").query("is_last")
-    assert list(frame["status"]) == ["completed"] + ["failed"] * 4 + ["completed"]
+    assert list(frame["status"]) == ["completed"] * 6
 
 
 def test_lack_of_memory_is_infeasible_in_study_table_and_tracking(
