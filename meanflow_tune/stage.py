@@ -66,6 +66,7 @@ class Stage:
         self._interrupt = interrupt
         self._told_of_stop = False
         self._outbox = outbox
+        self._refused: dict[int, str] = {}  # why a trial's report could not be used
         self._full: str | None = None  # the folder whose lack of space was told
         self._rows: dict[int, dict[str, Any]] = {}
         self._phase = ""
@@ -99,7 +100,11 @@ class Stage:
     def on_report(self, number: int, report: Report) -> bool:
         """Store a rung and decide; the verdict goes back to the workers."""
         known = _reports(self.ledger.record_of(number))
-        verdict = self.ledger.record(number, report)
+        try:
+            verdict = self.ledger.record(number, report)
+        except ValueError as error:  # no objective in it: the end of this trial, not of the search
+            self._refused[number] = f"its report at {report.images:,} images has no value: {error}"
+            return False
         record = self.ledger.record_of(number)
         if _reports(record) > known:
             values = self.ledger.objectives.values(report)
@@ -113,6 +118,8 @@ class Stage:
     def on_end(self, number: int, outcome: Outcome) -> None:
         """Tell the study how a trial ended; one that was interrupted stays for the next driver."""
         self._rows.pop(number, None)
+        if number in self._refused:
+            outcome = Outcome("failed", self._refused.pop(number), deterministic=True)
         if outcome.status == "running":
             return
         try:

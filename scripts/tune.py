@@ -49,6 +49,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    import signal
+
     from meanflow_tune.cluster.session import end_process
 
+    # Like Ctrl-C also before and after the time in which a stop waits for a safe point.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     end_process(main())

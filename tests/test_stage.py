@@ -97,6 +97,23 @@ def test_the_trial_that_stops_a_search_is_tracked_like_any_other(tmp_path: Path)
     assert [(end["trial"], end["status"]) for end in ends] == [("0", "failed"), ("1", "failed")]
 
 
+def test_a_report_without_the_objective_ends_its_trial_and_not_the_search(tmp_path: Path) -> None:
+    """A metric that is never reported aborts a stock search; NaN leaves a trial running for ever."""
+    stage, _ = make_stage(tmp_path, baselines={}, rungs=None, total=3)
+    for expected, metrics in (("missing", {"other@1": 1.0}), ("nan", {"gap@1": float("nan")})):
+        job = stage.next_job()
+        assert job is not None
+        assert stage.on_report(job.number, Report(20, metrics, {}, 0.0)) is False, expected
+        # A worker that stops for this verdict says that it was pruned.
+        stage.on_end(job.number, Outcome("pruned", "stopped at a rung"))
+        record = stage.ledger.record_of(job.number)
+        assert record.status == "failed"
+        assert "gap@1" in record.reason
+    job = stage.next_job()
+    assert job is not None
+    assert stage.on_report(job.number, Report(20, {"gap@1": 1.0}, {}, 0.0))
+
+
 class Bench:
     """In the place of a Ray runner: every job ends as `judge(number)` says, without training."""
 
@@ -183,6 +200,14 @@ def test_a_row_of_trials_that_broke_off_stops_the_search_with_all_of_them_left(
     assert status == 0
     frame = pd.read_parquet(tmp_path / "s" / "results.parquet").query("is_last")
     assert list(frame["status"]) == ["completed"] * 6
+
+
+def test_when_every_trial_failed_the_status_is_3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stock: exit status 0."""
+    bad = Outcome("diverged", "gradient not finite at step 0", violation=2.0)
+    assert run(tmp_path, monkeypatch, lambda number: bad)[0] == 3
 
 
 def test_lack_of_memory_is_infeasible_in_study_table_and_tracking(

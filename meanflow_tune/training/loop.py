@@ -2,6 +2,7 @@
 (seed, images seen, purpose), so that a resumed run is the same run and so is one on other ranks.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -317,6 +318,9 @@ def train(
                 measured, shown = evaluator.evaluate(average, world)
             except NonFiniteSamples as error:
                 return _diverged(run, f"{error} after {run.images} images")
+            bad = world.share([name for name, x in measured.items() if not math.isfinite(x)])
+            if bad:  # of finite samples, but too far away for the metric
+                return _diverged(run, f"{', '.join(bad)} not finite after {run.images} images")
             metrics |= measured
             grid = folder / "samples" / f"{run.images:012d}.npz"
             write(partial(evaluator.write_samples, grid, shown))

@@ -173,6 +173,8 @@ def test_the_search_stops_pauses_promotes_and_completes(whole: Chain) -> None:
     found = outcome(whole.storage)
     assert {trial["state"] for trial in found} == {"COMPLETE", "PRUNED"}
     assert any("paused_at" in trial["attributes"] for trial in found)
+    # A planted pickle in the state of a stock search is executed, a truncated one hangs: there is none.
+    assert [path for path in whole.storage.rglob("*") if path.suffix in (".pkl", ".pickle")] == []
     (made,) = whole.steps()
     assert len(set(made)) == len(made)
     for trial in found:

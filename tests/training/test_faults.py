@@ -14,6 +14,7 @@ import torch
 from meanflow_tune import files
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.files import is_full
+from meanflow_tune.metrics import TeacherGap
 from meanflow_tune.records import Job, Report
 from meanflow_tune.training import loop, patience, resources, serve, state
 from meanflow_tune.training.loop import Diverged, Run, train
@@ -329,6 +330,20 @@ def test_a_diverged_trial_says_how_much_of_its_budget_it_missed(
     outcome = run_job(tmp_path, Sink(), teachers)
     assert outcome["status"] == "diverged"
     assert outcome["violation"] == pytest.approx(violation)
+
+
+def test_a_metric_that_is_not_finite_is_a_divergence_not_a_value(
+    tmp_path: Path, teachers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stock: NaN leaves the trial running for ever, and minus infinity becomes the best."""
+    values = iter([0.5, 0.4, -float("inf"), 0.3])
+    monkeypatch.setattr(TeacherGap, "compute", lambda self, samples, reference: next(values))
+    sink = Sink()
+    outcome = run_job(tmp_path, sink, teachers)
+    assert outcome["status"] == "diverged"
+    assert "teacher_gap@1 not finite after 320 images" in outcome["reason"]
+    assert outcome["violation"] == 1.0
+    assert [report["images"] for report in sink.reports] == [128]
 
 
 def test_interrupted_is_one_class_everywhere() -> None:
