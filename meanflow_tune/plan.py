@@ -9,7 +9,8 @@ from meanflow_tune.config import TrialConfig, flatten, override
 from meanflow_tune.request import EXIT_UNUSABLE, SearchRequest, UserError
 from meanflow_tune.search.draws import draw_baseline, draw_random
 from meanflow_tune.search.errors import SpaceError
-from meanflow_tune.search.objective import SearchObjective
+from meanflow_tune.search.objective import Objectives, SearchObjective
+from meanflow_tune.search.sampler_check import check_sampler
 from meanflow_tune.search.spaces import Space, load_space
 
 DRAWS = 24
@@ -17,7 +18,10 @@ DRAWS = 24
 
 @dataclass(frozen=True)
 class Plan:
-    """What a search will do. `suggest` gives the resolved configuration of a trial as data."""
+    """What a search will do. `suggest` gives the resolved configuration of a trial as data.
+
+    independent: parameters that the sampler draws independently of all others and of the results.
+    """
 
     request: SearchRequest
     space: Space
@@ -25,6 +29,7 @@ class Plan:
     suggest: Callable[[Any], dict[str, Any]]
     examples: tuple[TrialConfig, ...]
     data_fingerprint: str
+    independent: tuple[str, ...] = ()
 
 
 def make_plan(request: SearchRequest) -> Plan:
@@ -51,6 +56,15 @@ def make_plan(request: SearchRequest) -> Plan:
     except (SpaceError, ValueError) as error:
         raise UserError(f"--space {request.space}: {error}") from None
     _refuse_searched(request, plain)
+    try:
+        independent = check_sampler(
+            request.sampler,
+            space.suggest,
+            len(Objectives.of(objective).parts),
+            list(space.baselines.values()),
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
     try:
         examples = tuple(TrialConfig.from_dict(override(data, request.settings)) for data in plain)
     except ValueError as error:
@@ -83,7 +97,7 @@ def make_plan(request: SearchRequest) -> Plan:
             "label_dropout and guidance need data with labels, but data has none; set them to 0 and "
             "null, or take labelled data."
         )
-    return Plan(request, space, objective, suggest, examples, data.fingerprint)
+    return Plan(request, space, objective, suggest, examples, data.fingerprint, independent)
 
 
 def _drops_labels(config: TrialConfig) -> bool:
