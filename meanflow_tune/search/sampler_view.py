@@ -17,7 +17,8 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
-PAUSED_AT = "paused_at"  # user attribute of a paused trial; None or absent for every other
+from meanflow_tune.search.view import paused_at
+
 _CONSTRAINT = "constraints:"  # where Optuna keeps a constraint: this prefix and its key
 
 
@@ -31,11 +32,6 @@ def sampler_view(
     one of them violates; one that a trial lacks is satisfied (0).
     """
     return SamplerView(storage, asking, align_constraints)
-
-
-def is_paused(trial: FrozenTrial) -> bool:
-    """Whether a trial waits for a promotion."""
-    return trial.state == TrialState.RUNNING and trial.user_attrs.get(PAUSED_AT) is not None
 
 
 class SamplerView(BaseStorage):
@@ -139,7 +135,7 @@ class SamplerView(BaseStorage):
 
 def _shown(trial: FrozenTrial) -> FrozenTrial:
     """A paused trial as `Study.tell` would leave it pruned; any other as it is."""
-    if not is_paused(trial):
+    if paused_at(trial) is None:
         return trial
     shown = copy.copy(trial)
     shown.state = TrialState.PRUNED
