@@ -5,7 +5,6 @@ are read back, and the others are drawn again from the same seeds. No hook needs
 `before_trial` and `after_trial` do nothing in any of these. docs/samplers.md says what each learns.
 """
 
-import hashlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from meanflow_tune.search.cma import ReplayedCmaEs
 from meanflow_tune.search.sampler_view import sampler_view
+from meanflow_tune.search.seeds import draw_seed
 
 SamplerKind = Literal["tpe", "gp", "cmaes", "nsgaii", "qmc", "random"]
 SAMPLER_KINDS: tuple[SamplerKind, ...] = get_args(SamplerKind)
@@ -47,12 +47,6 @@ def make_sampler(kind: SamplerKind, seed: int, number: int, startup_trials: int)
     """
     with _quiet():
         return _make(kind, seed, number, startup_trials)
-
-
-def draw_seed(seed: int, number: int, purpose: str) -> int:
-    """A 32-bit seed (what NumPy's RandomState takes) from search seed, trial number and purpose."""
-    text = f"{seed}/{number}/{purpose}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")
 
 
 def _make(kind: SamplerKind, seed: int, number: int, startup_trials: int) -> BaseSampler:
