@@ -117,11 +117,11 @@ def test_every_method_of_a_storage_goes_through() -> None:
 def test_a_paused_trial_teaches_what_a_pruned_one_does(kind: SamplerKind) -> None:
     """A trap: a trial left RUNNING repels for ever, by TPE's constant liar and GP's running trials."""
 
-    # One completed trial, so that the best pruned one counts as good in TPE.
+    # With one completed trial, the best pruned one counts as good in TPE.
     worse = [made(grid(i), state=TrialState.PRUNED, rungs={20: 0.8 + i}) for i in range(9)]
 
     def asked(last: FrozenTrial) -> list[dict[str, Any]]:
-        history = [*finished(1), *worse, last]
+        history = [*finished(9 if kind == "gp" else 1), *worse, last]
         return [ask(study_of(history), kind, seed) for seed in range(1 if kind == "gp" else 8)]
 
     near = {"x": 0.31, "y": 0.02}  # beside the best
