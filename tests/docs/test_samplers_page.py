@@ -200,7 +200,7 @@ def table() -> dict[tuple[str, int], dict[str, str]]:
     start = next(i for i, row in enumerate(cells) if row[:2] == ["sampler", "objectives"])
     head = cells[start]
     rows = {}
-    for row in cells[start + 1 :]:
+    for row in cells[start + 2 :]:  # behind the line of dashes
         if len(row) != len(head):
             break
         rows[row[0].strip("`"), {"one": 1, "several": 2}[row[1]]] = dict(
