@@ -57,9 +57,13 @@ class Timing:
     trouble: str = ""
 
     @property
+    def median(self) -> float:
+        """Seconds of a step."""
+        return statistics.median(self.steps)
+
+    @property
     def pace(self) -> Pace:
-        step = statistics.median(self.steps)
-        return Pace(step / self.batch, self.evaluation + self.checkpoint, self.start)
+        return Pace(self.median / self.batch, self.evaluation + self.checkpoint, self.start)
 
     @property
     def spread(self) -> tuple[float, float]:

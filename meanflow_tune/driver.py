@@ -355,10 +355,3 @@ def show_status(request: SearchRequest) -> int:
         raise UserError(f"--status: {error}; name it by --study and --storage.") from None
     summary.show_status(make_console(), request, records, read_lease(folder))
     return EXIT_OK
-
-
-def dry_run(request: SearchRequest) -> int:
-    """Check everything that can be checked without Ray, and print what the search would do."""
-    usable_folder(request.storage)
-    summary.show_plan(make_console(), make_plan(request))
-    return EXIT_OK

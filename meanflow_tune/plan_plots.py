@@ -116,7 +116,7 @@ def _ramps(mixes: Sequence[LossMix], width: int) -> Table:
     columns = max(16, min(40, width - 44))
     for mix in mixes:
         weights = [mix.weights(index / (columns - 1)) for index in range(columns)]
-        for index, name in enumerate(mix.active):
+        for name in mix.active:
             values = [weight[name] for weight in weights]
             line = sparkline(values, low=min(0.0, *values), high=max(0.0, *values), floor=1)
             ends = f"{values[0]:.2g} → {values[-1]:.2g}"

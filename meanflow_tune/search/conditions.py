@@ -129,16 +129,26 @@ class _Probe(FixedTrial):
 
 
 def _in_order(sequences: Iterable[Iterable[str]]) -> list[str]:
-    """All names, each after what precedes it in the sequence where it is first met."""
+    """All names, each after what precedes it in the sequence where it is first met.
+
+    It comes behind what is known of the same group, the part of a name before the first slash.
+    """
     order: list[str] = []
-    for names in sequences:
+    for sequence in sequences:
+        names = list(sequence)
         position = 0
-        for name in names:
+        for index, name in enumerate(names):
             if name in order:
                 position = max(position, order.index(name) + 1)
-            else:
-                order.insert(position, name)
+                continue
+            group = order[position - 1].partition("/")[0] if position else ""
+            later = set(names[index:])
+            while position < len(order) and order[position].partition("/")[0] == group:
+                if order[position] in later:
+                    break
                 position += 1
+            order.insert(position, name)
+            position += 1
     return order
 
 
@@ -232,4 +242,3 @@ def _covers(inside: Sequence[Any], known: Sequence[Any]) -> bool:
 def _listed(values: Sequence[Any]) -> str:
     words = {LOW: "at its low end", HIGH: "at its high end", INSIDE: "inside its range"}
     return " or ".join(words.get(value, str(value)) for value in values)
-

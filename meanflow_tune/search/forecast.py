@@ -74,9 +74,7 @@ class Pace:
     def seconds(self, work: Work) -> float:
         """Of one slot, for all of `work`."""
         return (
-            work.images * self.image
-            + work.evaluations * self.evaluation
-            + work.trials * self.start
+            work.images * self.image + work.evaluations * self.evaluation + work.trials * self.start
         )
 
 
