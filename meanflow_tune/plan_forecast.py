@@ -1,9 +1,9 @@
 """The forecast of a plan, printed: images and time of each rung, of the search, and its disk space."""
 
-import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 from rich import box
@@ -18,13 +18,11 @@ from meanflow_tune.plan import Plan
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.request import SearchRequest
 from meanflow_tune.search.forecast import (
+    Ladder,
     Pace,
-    Terms,
     Work,
     measured_pace,
-    reach,
     remaining_work,
-    search_work,
     trials_within,
     wall_seconds,
 )
@@ -36,22 +34,21 @@ from meanflow_tune.view import about
 MOST_TRIALS = 2048  # that a time budget is said to afford
 
 
-def terms_of(request: SearchRequest) -> Terms:
-    """How the trials of a request are stopped."""
-    return Terms(
-        kind=request.scheduler,
-        reduction=request.reduction,
-        needed=max(3, math.ceil(request.reduction)),
-        grace=request.grace,
-        brackets=request.brackets,
-        promotion=request.promotion,
-        protect=request.protect,
-    )
-
-
 def rungs_of(config: TrialConfig) -> tuple[int, ...]:
     """Images at each rung of a configuration."""
     return tuple(step * config.budget.global_batch for step in config.budget.rung_steps)
+
+
+def ladder_of(plan: Plan) -> Ladder:
+    """The search of a plan, as far as a forecast needs it."""
+    request = plan.request
+    return Ladder(
+        rungs_of(plan.examples[0]),
+        plan.rungs,
+        request.trials,
+        len(plan.space.baselines),
+        request.repeats,
+    )
 
 
 def confirmation_work(request: SearchRequest, images: int) -> Work:
@@ -92,17 +89,13 @@ class _Forecast:
     def _first(self) -> TrialConfig:
         return self.plan.examples[0]
 
+    @cached_property
+    def _ladder(self) -> Ladder:
+        return ladder_of(self.plan)
+
     @property
     def _rungs(self) -> tuple[int, ...]:
-        return rungs_of(self._first)
-
-    @property
-    def _terms(self) -> Terms:
-        return terms_of(self.plan.request)
-
-    @property
-    def _number_of_baselines(self) -> int:
-        return len(self.plan.space.baselines)
+        return self._ladder.images
 
     @property
     def _slots(self) -> int:
@@ -114,26 +107,17 @@ class _Forecast:
             return self.calibration.pace
         return measured_pace(self.records)
 
-    @property
-    def _search(self) -> Work:
-        request = self.plan.request
-        return search_work(
-            self._rungs, self._terms, request.trials, self._number_of_baselines, request.repeats
-        )
-
     def _say(self, text: str) -> None:
         """An indented paragraph."""
         self.console.print(Padding(text, (0, 0, 0, 2)))
 
     def _baselines(self) -> str:
-        count = self._number_of_baselines
+        count = self._ladder.baselines
         return f", {count} of them baselines" if count else ""
 
     def _show_rungs(self) -> None:
         """Images and cost of each rung, and how many trials are expected there."""
-        numbers = reach(
-            self._rungs, self._terms, self.plan.request.trials, self._number_of_baselines
-        )
+        numbers = self._ladder.reach
         pace = self._pace
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for name in ("rung", "images", "steps", "trials there", "images of all"):
@@ -166,15 +150,16 @@ class _Forecast:
     def _show_totals(self) -> None:
         request = self.plan.request
         full = request.trials * self._rungs[-1]
-        work = self._search
-        share = 100 * work.images / (full * (1 + request.repeats))
+        again = request.repeats * self._ladder.repeated
+        own = self._ladder.work.images - again * self._rungs[-1]
         self._say(
-            f"search: about {rounded(work.images)} images, {share:.0f} % of the "
-            f"{full * (1 + request.repeats):,} without stopping"
+            f"search: about {rounded(own)} images, {100 * own / full:.0f} % of the {full:,} that it "
+            "would be without stopping"
         )
         if request.repeats:
             self._say(
-                f"of them {request.repeats} repeats of each trial that comes to the last rung"
+                f"repeats: {request.repeats} seeds of the best at the last rung, about "
+                f"{self._ladder.repeated:.1f} trials: {rounded(again * self._rungs[-1])} images"
             )
         confirmation = confirmation_work(request, self._rungs[-1])
         if confirmation.trials:
@@ -213,7 +198,7 @@ class _Forecast:
         self._say(f"times: {source}")
         whole = Work(self._rungs[-1], len(self._rungs), 1.0)
         longest = pace.seconds(whole)
-        parts = {"search": wall_seconds(self._search, pace, self._slots, whole)}
+        parts = {"search": wall_seconds(self._ladder.work, pace, self._slots, whole)}
         confirmation = confirmation_work(request, self._rungs[-1])
         if confirmation.trials:
             one = Work(self._rungs[-1], 1.0, 1.0)
@@ -229,18 +214,9 @@ class _Forecast:
 
     def _show_left(self, pace: Pace) -> None:
         """Of a study that has begun, what is left."""
-        request = self.plan.request
         if not self.records:
             return
-        work, longest = remaining_work(
-            self.records,
-            {},
-            self._rungs,
-            self._terms,
-            request.trials,
-            self._number_of_baselines,
-            request.repeats,
-        )
+        work, longest = remaining_work(self.records, self._ladder)
         seconds = wall_seconds(work, pace, self._slots, longest)
         self._say(
             f"the study holds {len(self.records)} trials; of the search about {about(seconds)} is left"
@@ -250,16 +226,7 @@ class _Forecast:
         request = self.plan.request
         if request.time_budget is None:
             return
-        number = trials_within(
-            request.time_budget,
-            self._rungs,
-            self._terms,
-            pace,
-            self._slots,
-            self._number_of_baselines,
-            request.repeats,
-            MOST_TRIALS,
-        )
+        number = trials_within(request.time_budget, self._ladder, pace, self._slots, MOST_TRIALS)
         enough = (
             f"enough for the {request.trials} of --trials"
             if number >= request.trials
@@ -274,8 +241,8 @@ class _Forecast:
         """Checkpoints, samples and models of a trial and in all, against what is free."""
         sizes, source = self._sizes()
         request = self.plan.request
-        numbers = reach(self._rungs, self._terms, request.trials, self._number_of_baselines)
-        runs = confirmation_work(request, 1).trials + request.repeats * numbers[-1]
+        numbers = self._ladder.reach
+        runs = confirmation_work(request, 1).trials + request.repeats * self._ladder.repeated
         kept = min(KEPT, len(self._rungs))
         a_trial = kept * sizes.checkpoint + len(self._rungs) * sizes.samples + 2 * sizes.model
         checkpoints = (sum(numbers[:kept]) + runs) * sizes.checkpoint

@@ -24,6 +24,7 @@ from meanflow_tune.search.conditions import find_parameters
 from meanflow_tune.search.draws import draw_random
 from meanflow_tune.search.errors import SpaceError, StorageError
 from meanflow_tune.search.manifest import MANIFEST_NAME
+from meanflow_tune.search.objective import SearchObjective
 from meanflow_tune.search.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.search.view import read_records
 from meanflow_tune.view import make_console
@@ -56,10 +57,17 @@ def dry_run(request: SearchRequest, calibrating: bool = False, verbose: bool = F
 
 
 def _show_goal(console: Console, plan: Plan) -> None:
-    objective = plan.objective
-    lower = "lower" if objective.direction == "minimize" else "higher"
+    parts = plan.objectives.parts
+    listed = [f"{part}, {_better(part)} is better" for part in parts]
     console.print(f"[bold]{plan.request.study}[/bold]: {plan.space.goal}")
-    console.print(f"objective: {objective}, {lower} is better")
+    if len(listed) == 1:
+        console.print(f"objective: {listed[0]}")
+    else:
+        console.print(f"{len(listed)} objectives: {'; '.join(listed)}")
+
+
+def _better(objective: SearchObjective) -> str:
+    return "lower" if objective.direction == "minimize" else "higher"
 
 
 def _show_space(console: Console, plan: Plan) -> None:

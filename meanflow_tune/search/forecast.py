@@ -2,49 +2,23 @@
 
 What is not known beforehand is taken to be exchangeable: each new value at a rung is equally likely
 to take any place among those that are there. The expectations below are exact under it, whatever
-the law of the values. Rungs that agree with each other break it a little from the second rung on.
+the law of the values. Rungs that agree with each other break it a little from the second rung on,
+and so does the median rule, which compares with means over earlier rungs.
 """
 
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
 from meanflow_tune.records import TrialRecord
+from meanflow_tune.search.rungs import Rungs
 
-SLACK = 1e-9
-
-
-@dataclass(frozen=True)
-class Terms:
-    """How trials are stopped: the settings of `search.rungs`, as far as a forecast needs them.
-
-    needed: values at a rung before anything is stopped there; grace: images before which nothing is;
-    protect: the share of proposed trials that are never stopped.
-    """
-
-    kind: Literal["asha", "median", "none"] = "asha"
-    reduction: float = 2.0
-    needed: int = 3
-    grace: int = 0
-    brackets: int = 1
-    promotion: bool = True
-    protect: float = 0.1
-
-    def kept(self, count: int) -> float:
-        """Of `count` values at a rung, those that go on; under the median rule in expectation."""
-        if self.kind == "none" or count < self.needed:
-            return float(count)
-        if self.kind == "median":
-            return count / 2
-        return float(max(1, math.floor(count / self.reduction + SLACK)))
-
-    def judges(self, rung: int, images: int, bracket: int) -> bool:
-        """Whether a trial of a bracket can be stopped at a rung, that of index `rung`."""
-        return self.kind != "none" and images >= self.grace and rung >= bracket
+PRIOR = 4.0  # trials that the expected share of a rung counts for beside those seen there
 
 
 @dataclass(frozen=True)
@@ -62,6 +36,9 @@ class Work:
             self.trials + other.trials,
         )
 
+    def times(self, factor: float) -> "Work":
+        return Work(factor * self.images, factor * self.evaluations, factor * self.trials)
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -78,68 +55,122 @@ class Pace:
         )
 
 
-def passing_share(terms: Terms, count: int, skipped: int = 0) -> float:
+def passing_share(rule: Rungs, count: int, skipped: int = 0) -> float:
     """The expected share of `count` values, in the order of arrival, that go on at a rung.
 
     skipped: that many first ones are left out of the mean, but are peers of the others. With
-    promotion a value goes on as soon as it is among the kept, even if that is at a later arrival.
+    promotion a value goes on as soon as it is among the best, even if that is at a later arrival.
 
     Of i values, one with b better ones is as likely as any other to be passed by the next: the next
     one is better with probability (b + 1) / (i + 1). Backwards from the last arrival this gives the
-    chance of never being among the kept.
+    chance of never being among the best.
     """
     if count <= skipped:
         return 1.0
-    if terms.kind == "none":
-        return 1.0
-    later = terms.promotion and terms.kind == "asha"
     went = 0.0
     never = np.ones(count + 1)  # after the last arrival nothing happens any more
     for arrived in range(count, skipped, -1):
         better = np.arange(arrived)
-        if later:
+        if rule.pauses:
             chance = (better + 1.0) / (arrived + 1.0)
             never = chance * never[1 : arrived + 1] + (1.0 - chance) * never[:arrived]
         else:
             never = np.ones(arrived)
-        # A fraction of a place, of the median rule, is a chance.
-        never = never * (1.0 - np.clip(terms.kept(arrived) - better, 0.0, 1.0))
+        # Half a place, of the median rule, is a chance of one half.
+        never = never * (1.0 - np.clip(_kept(rule, arrived) - better, 0.0, 1.0))
         went += 1.0 - float(never.mean())
     return went / (count - skipped)
 
 
-def reach(rungs: Sequence[int], terms: Terms, trials: int, baselines: int = 0) -> list[float]:
-    """The expected number of trials that come to each rung; the first number is `trials`.
+def _kept(rule: Rungs, count: int) -> float:
+    """Of `count` values at a rung, how many go on; under the median rule in expectation."""
+    asha = rule.kind == "asha"
+    if count < max(rule.min_peers, math.ceil(rule.reduction) if asha else 2):
+        return float(count)
+    return float(rule.keeps(count)) if asha else count / 2
 
-    rungs: images, ascending, the last one the whole budget. Baselines, which come first, and
-    protected trials are never stopped, but are peers of the others.
+
+@dataclass(frozen=True)
+class Ladder:
+    """A search before it runs. images: at each rung, ascending, the last the whole budget.
+
+    rule: None where nothing stops; trials: in all, of which the baselines come first; repeats: whole
+    runs on further seeds that the best at the last rung make.
     """
-    proposed = max(trials - baselines, 0)
-    free = min(baselines, trials) + terms.protect * proposed
-    judged = [(1.0 - terms.protect) * proposed / terms.brackets] * terms.brackets
-    found = [float(trials)]
-    for rung, images in enumerate(rungs[:-1]):
-        share = _share(terms, free + sum(judged), min(baselines, trials))
-        judged = [
-            number * (share if terms.judges(rung, images, bracket) else 1.0)
-            for bracket, number in enumerate(judged)
-        ]
-        found.append(free + sum(judged))
-    return found
+
+    images: tuple[int, ...]
+    rule: Rungs | None
+    trials: int
+    baselines: int = 0
+    repeats: int = 0
+
+    @property
+    def brackets(self) -> int:
+        return self.rule.brackets if self.rule is not None else 1
+
+    def judges(self, rung: int, bracket: int) -> bool:
+        """Whether a trial of a bracket, no baseline and not protected, can be stopped at a rung."""
+        if self.rule is None or rung >= len(self.images) - 1:
+            return False
+        if self.images[rung] < self.rule.grace:
+            return False
+        return sum(images >= self.rule.grace for images in self.images[:rung]) >= bracket
+
+    @cached_property
+    def passing(self) -> list[list[float]]:
+        """[bracket][rung]: the expected share of the trials that can be stopped, which go on."""
+        return [self._bracket(bracket)[0] for bracket in range(self.brackets)]
+
+    @cached_property
+    def reach(self) -> list[float]:
+        """The expected number of trials that come to each rung; the first number is all of them."""
+        each = [self._bracket(bracket)[1] for bracket in range(self.brackets)]
+        return [math.fsum(numbers) for numbers in zip(*each, strict=True)]
+
+    @cached_property
+    def repeated(self) -> float:
+        """The expected number of trials that make repeats: the best at the last rung, on arrival."""
+        if not self.repeats:
+            return 0.0
+        reduction = self.rule.reduction if self.rule is not None else 2.0
+        rule = Rungs(reduction=reduction, min_peers=1, promotion=False)
+        return self.reach[-1] * _between(rule, self.reach[-1], 0)
+
+    @property
+    def work(self) -> Work:
+        """What the search is expected to train."""
+        lengths = [after - before for before, after in pairwise((0, *self.images))]
+        images = math.fsum(n * length for n, length in zip(self.reach, lengths, strict=True))
+        again = self.repeats * self.repeated
+        return Work(
+            images + again * self.images[-1], math.fsum(self.reach) + again, self.trials + again
+        )
+
+    def _bracket(self, bracket: int) -> tuple[list[float], list[float]]:
+        """Shares that pass each rung, and numbers that come there, of one bracket's own trials."""
+        numbers = range(bracket, self.trials, self.brackets)
+        first = sum(number < self.baselines for number in numbers)
+        protected = self.rule.protect if self.rule is not None else 0.0
+        free = first + protected * (len(numbers) - first)
+        judged = (1.0 - protected) * (len(numbers) - first)
+        shares, reach = [], []
+        for rung in range(len(self.images)):
+            reach.append(free + judged)
+            share = 1.0
+            if self.rule is not None and self.judges(rung, bracket):
+                share = _between(self.rule, free + judged, first)
+            shares.append(share)
+            judged *= share
+        return shares, reach
 
 
-def search_work(
-    rungs: Sequence[int], terms: Terms, trials: int, baselines: int = 0, repeats: int = 0
-) -> Work:
-    """What a search of `trials` is expected to train.
-
-    repeats: whole runs on further seeds of each trial that comes to the last rung, measured once.
-    """
-    numbers = reach(rungs, terms, trials, baselines)
-    lengths = [after - before for before, after in zip([0, *rungs], rungs, strict=False)]
-    images = sum(number * length for number, length in zip(numbers, lengths, strict=True))
-    again = repeats * numbers[-1]
-    return Work(images + again * rungs[-1], sum(numbers) + again, trials + again)
+def _between(rule: Rungs, count: float, skipped: int) -> float:
+    """`passing_share` of an expected count, between the whole numbers next to it."""
+    low = math.floor(count)
+    below = passing_share(rule, low, skipped)
+    if count == low:
+        return below
+    return below + (count - low) * (passing_share(rule, low + 1, skipped) - below)
 
 
 def wall_seconds(work: Work, pace: Pace, slots: int, longest: Work | None = None) -> float:
@@ -148,21 +179,11 @@ def wall_seconds(work: Work, pace: Pace, slots: int, longest: Work | None = None
     return max(pace.seconds(work) / slots, alone)
 
 
-def trials_within(
-    seconds: float,
-    rungs: Sequence[int],
-    terms: Terms,
-    pace: Pace,
-    slots: int,
-    baselines: int = 0,
-    repeats: int = 0,
-    limit: int = 2048,
-) -> int:
+def trials_within(seconds: float, ladder: Ladder, pace: Pace, slots: int, limit: int) -> int:
     """The largest number of trials, up to `limit`, whose expected time is within `seconds`."""
 
     def fits(trials: int) -> bool:
-        work = search_work(rungs, terms, trials, baselines, repeats)
-        return pace.seconds(work) / slots <= seconds
+        return pace.seconds(replace(ladder, trials=trials).work) / slots <= seconds
 
     low, high = 0, 1
     while high < limit and fits(high):
@@ -185,18 +206,16 @@ def measured_pace(records: Sequence[TrialRecord]) -> Pace | None:
     images = seconds = 0.0
     evaluations, starts = [], []
     for record in records:
-        if not record.reports:
+        reports = [report for report in record.reports if "wall_seconds" in report.cost]
+        if not reports:
             continue
-        last, first = record.reports[-1], record.reports[0]
-        if "wall_seconds" not in last.cost:
-            continue
-        images += last.images
-        seconds += last.cost["wall_seconds"]
-        for before, after in zip(record.reports, record.reports[1:], strict=False):
+        images += reports[-1].images
+        seconds += reports[-1].cost["wall_seconds"]
+        for before, after in pairwise(reports):
             trained = after.cost["wall_seconds"] - before.cost["wall_seconds"]
             evaluations.append(max(after.time - before.time - trained, 0.0))
         if record.started is not None:
-            starts.append(first.time - record.started - first.cost["wall_seconds"])
+            starts.append(reports[0].time - record.started - reports[0].cost["wall_seconds"])
     if not images:
         return None
     evaluation = statistics.median(evaluations) if evaluations else 0.0
@@ -204,86 +223,117 @@ def measured_pace(records: Sequence[TrialRecord]) -> Pace | None:
     return Pace(seconds / images, evaluation, max(start, 0.0))
 
 
-def stopped_at(records: Sequence[TrialRecord]) -> dict[int, tuple[int, int]]:
-    """images of a rung -> (trials that ended or paused there, trials that came there)."""
-    found: dict[int, tuple[int, int]] = {}
-    for record in records:
-        for report in record.reports:
-            ended = report is record.reports[-1] and record.status in ("pruned", "paused")
-            stopped, came = found.get(report.images, (0, 0))
-            found[report.images] = (stopped + ended, came + 1)
-    return dict(sorted(found.items()))
+@dataclass(frozen=True)
+class Seen:
+    """What happened at a rung so far. came: trials that reported there; stopped: ended or paused there.
+
+    judged: those of them that could be stopped; passed: those of these that went on.
+    """
+
+    came: int = 0
+    stopped: int = 0
+    judged: int = 0
+    passed: int = 0
+
+
+def seen_at(records: Sequence[TrialRecord], ladder: Ladder) -> list[Seen]:
+    """What happened at each rung but the last."""
+    found = []
+    for rung, images in enumerate(ladder.images[:-1]):
+        came = stopped = judged = passed = 0
+        for record in records:
+            if all(report.images != images for report in record.reports):
+                continue
+            ended = record.status in ("pruned", "paused") and record.reports[-1].images == images
+            came, stopped = came + 1, stopped + ended
+            if not _is_free(record) and ladder.judges(rung, record.bracket):
+                judged, passed = judged + 1, passed + (not ended)
+        found.append(Seen(came, stopped, judged, passed))
+    return found
+
+
+def _is_free(record: TrialRecord) -> bool:
+    return record.protected or record.baseline is not None
 
 
 def remaining_work(
-    records: Sequence[TrialRecord],
-    progress: dict[int, int],
-    rungs: Sequence[int],
-    terms: Terms,
-    total: int,
-    baselines: int = 0,
-    repeats: int = 0,
+    records: Sequence[TrialRecord], ladder: Ladder, progress: Mapping[int, int] | None = None
 ) -> tuple[Work, Work]:
     """What is left of a search in expectation, and the longest single part of it.
 
-    progress: images seen by each running trial, where it is ahead of its last rung. The share that
-    passes a rung is the expected one, weighed as PRIOR trials, together with what was seen there.
+    progress: images seen by running trials, where they are ahead of their last report. The share
+    that passes a rung is what was seen there together with the expected share, weighed as PRIOR
+    trials. Paused trials count as far as places among the best are still to come.
     """
-    expected = reach(rungs, terms, total, baselines)
-    seen = stopped_at(
-        [r for r in records if r.baseline is None and not r.protected and r.config is not None]
-    )
-    passes = []
-    free = baselines + terms.protect * max(total - baselines, 0)
-    for rung, images in enumerate(rungs[:-1]):
-        came = expected[rung] - free
-        prior = (expected[rung + 1] - free) / came if came > SLACK else 1.0
-        stopped, judged = seen.get(images, (0, 0))
-        passes.append((PRIOR * prior + judged - stopped) / (PRIOR + judged))
+    return _Rest(records, ladder, dict(progress or {})).work
 
-    def ahead(at: int, protected: bool) -> Work:
-        left, chance, evaluations, position = 0.0, 1.0, 0.0, at
-        for rung, images in enumerate(rungs):
-            if images <= at:
+
+@dataclass(frozen=True)
+class _Rest:
+    records: Sequence[TrialRecord]
+    ladder: Ladder
+    progress: dict[int, int]
+
+    @property
+    def work(self) -> tuple[Work, Work]:
+        parts = [self._ahead(r, self._at(r)) for r in self.records if r.status == "running"]
+        parts += [self._paused(r) for r in self.records if r.status == "paused"]
+        parts += [self._new(n) for n in range(len(self.records), self.ladder.trials)]
+        total = sum(parts, Work(0.0, 0.0, 0.0))
+        longest = max(parts, key=lambda part: part.images, default=Work(0.0, 0.0, 0.0))
+        return total, longest
+
+    @cached_property
+    def _seen(self) -> list[Seen]:
+        return seen_at(self.records, self.ladder)
+
+    def _at(self, record: TrialRecord) -> int:
+        reported = record.reports[-1].images if record.reports else 0
+        return max(self.progress.get(record.number, 0), reported)
+
+    def _share(self, rung: int, bracket: int) -> float:
+        """The share that passes a rung, of trials that can be stopped there."""
+        if not self.ladder.judges(rung, bracket):
+            return 1.0
+        seen = self._seen[rung]
+        expected = self.ladder.passing[bracket][rung]
+        return (PRIOR * expected + seen.passed) / (PRIOR + seen.judged)
+
+    def _path(self, at: int, bracket: int, free: bool) -> Work:
+        """From `at` images on, in expectation."""
+        chance, images, evaluations, before = 1.0, 0.0, 0.0, at
+        for rung, until in enumerate(self.ladder.images):
+            if until <= at:
                 continue
-            left += chance * (images - position)
+            images += chance * (until - before)
             evaluations += chance
-            position = images
-            if rung < len(passes) and not protected:
-                chance *= passes[rung]
-        again = repeats * chance
-        return Work(left + again * rungs[-1], evaluations + again, again)
+            before = until
+            chance *= 1.0 if free else self._share(rung, bracket)
+        last = self.ladder.reach[-1]
+        again = chance * self.ladder.repeats * (self.ladder.repeated / last if last else 0.0)
+        return Work(images + again * self.ladder.images[-1], evaluations + again, again)
 
-    parts = []
-    for record in records:
-        if record.status == "running":
-            at = max(
-                progress.get(record.number, 0), record.reports[-1].images if record.reports else 0
-            )
-            parts.append(ahead(at, record.protected or record.baseline is not None))
-    known = sum(record.baseline is not None for record in records)
-    for index in range(max(total - len(records), 0)):
-        free_one = index < baselines - known
-        one = ahead(0, free_one)
-        if not free_one:
-            whole = ahead(0, True)
-            share = terms.protect
-            one = Work(
-                share * whole.images + (1 - share) * one.images,
-                share * whole.evaluations + (1 - share) * one.evaluations,
-                share * whole.trials + (1 - share) * one.trials,
-            )
-        parts.append(one + Work(0.0, 0.0, 1.0))
-    work = sum(parts, Work(0.0, 0.0, 0.0))
-    longest = max(parts, key=lambda part: part.images, default=Work(0.0, 0.0, 0.0))
-    return work, longest
+    def _ahead(self, record: TrialRecord, at: int) -> Work:
+        return self._path(at, record.bracket, _is_free(record))
 
+    def _paused(self, record: TrialRecord) -> Work:
+        """Its way on, times the places that will still be free among the paused of its rung."""
+        at = self._at(record)
+        rung = self.ladder.images.index(at) if at in self.ladder.images else -1
+        rule = self.ladder.rule
+        if rule is None or not 0 <= rung < len(self._seen):
+            return Work(0.0, 0.0, 0.0)
+        seen = self._seen[rung]
+        kept = _kept(rule, math.floor(self.ladder.reach[rung]))
+        chance = min(max(kept - (seen.came - seen.stopped), 0.0) / max(seen.stopped, 1), 1.0)
+        return self._ahead(record, at).times(chance)
 
-PRIOR = 4.0
-
-
-def _share(terms: Terms, count: float, skipped: int) -> float:
-    """`passing_share` of an expected count, between the whole numbers next to it."""
-    low = math.floor(count)
-    below, above = (passing_share(terms, n, skipped) for n in (low, low + 1))
-    return below + (count - low) * (above - below)
+    def _new(self, number: int) -> Work:
+        bracket = number % self.ladder.brackets
+        known = sum(record.baseline is not None for record in self.records)
+        start = Work(0.0, 0.0, 1.0)
+        if number - len(self.records) < self.ladder.baselines - known:
+            return start + self._path(0, bracket, free=True)
+        share = self.ladder.rule.protect if self.ladder.rule is not None else 0.0
+        free, judged = (self._path(0, bracket, free) for free in (True, False))
+        return start + free.times(share) + judged.times(1.0 - share)
