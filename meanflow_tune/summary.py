@@ -288,7 +288,7 @@ def show_status(
     lease: LeaseState | None,
 ) -> None:
     """The trials of a study, and where a driver is at work: who, and how far its trials are."""
-    status = _read_status(request)
+    status = read_status(request)
     held = lease is not None and lease.pid is not None
     age = time.time() - status.get("time", 0.0)
     if held and age < STALE_SECONDS:
@@ -324,7 +324,7 @@ def show_status(
             console.print(f"{name} ({row['what']}): {phase}, {row.get('images', 0):,} images")
 
 
-def _read_status(request: SearchRequest) -> dict[str, Any]:
+def read_status(request: SearchRequest) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads((request.folder / STATUS_NAME).read_text())
     except (OSError, json.JSONDecodeError):
