@@ -26,16 +26,6 @@ def sparkline(
     return "".join(BLOCKS[floor + round(share * steps)] for share in shares)
 
 
-def curve(values: Sequence[float], height: int, low: float, high: float) -> list[str]:
-    """`height` lines, the top one first, of filled columns between `low` and `high`."""
-    rows = []
-    for row in range(height - 1, -1, -1):
-        step = (high - low) / height
-        start = low + row * step
-        rows.append(sparkline(values, start, start + step, floor=0))
-    return rows
-
-
 def histogram(samples: Sequence[float], bins: int, low: float = 0.0, high: float = 1.0) -> str:
     """How many samples are in each of `bins` equal parts of [low, high], from nothing to the most."""
     counts = [0] * bins
