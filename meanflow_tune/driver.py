@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -356,7 +357,7 @@ class Driver:
             afterwards = confirmation_work(self.request, ladder.images[-1])
         else:
             ladder = Ladder(ladder.images[-1:], None, stage.total, stage.total)
-        return look_ahead(
+        found = look_ahead(
             records,
             ladder,
             self.plan.objectives,
@@ -365,6 +366,7 @@ class Driver:
             stage.ticked_pace,
             afterwards,
         )
+        return replace(found, seconds_left=None, forecast="") if self._stopped.is_set() else found
 
 
 def _describe(record: TrialRecord) -> str:

@@ -96,7 +96,7 @@ def test_a_space_that_refuses_every_draw_is_an_error() -> None:
     def suggest(trial: Trial) -> None:
         raise ValueError("always")
 
-    with pytest.raises(SpaceError, match="refuses every draw.*always"):
+    with pytest.raises(SpaceError, match=r"refuses every draw.*always"):
         find_parameters(suggest, {})
 
 
