@@ -116,6 +116,7 @@ class View:
         parts: list[Any] = [head]
         if state.get("best"):
             parts.append(Text(state["best"]))
+        bar = 24 if self.console.width >= 100 else 9
         table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
         for name in ("trial", "what", "phase", "progress", "images", "last rung"):
             table.add_column(name, header_style="dim", no_wrap=True)
@@ -125,7 +126,7 @@ class View:
                 row["name"],
                 row["what"],
                 row.get("phase", ""),
-                ProgressBar(total=of, completed=row.get("images", 0), width=24),
+                ProgressBar(total=of, completed=row.get("images", 0), width=bar),
                 f"{row['images']:,} / {row['of']:,}" if row.get("of") else "",
                 row.get("last", ""),
             )
