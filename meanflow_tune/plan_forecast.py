@@ -153,12 +153,12 @@ class _Forecast:
         again = request.repeats * self._ladder.repeated
         own = self._ladder.work.images - again * self._rungs[-1]
         self._say(
-            f"search: about {rounded(own)} images, {100 * own / full:.0f} % of the {full:,} that it "
-            "would be without stopping"
+            f"search: about {rounded(own)} images, {100 * own / full:.0f} % of the {full:,} without "
+            "stopping"
         )
         if request.repeats:
             self._say(
-                f"repeats: {request.repeats} seeds of the best at the last rung, about "
+                f"repeats: {_seeds(request.repeats)} of the best at the last rung, about "
                 f"{self._ladder.repeated:.1f} trials: {rounded(again * self._rungs[-1])} images"
             )
         confirmation = confirmation_work(request, self._rungs[-1])
@@ -317,3 +317,7 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if count >= 9.95 or unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def _seeds(count: int) -> str:
+    return f"{count} more seed{'s' * (count != 1)}"

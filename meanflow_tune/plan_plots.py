@@ -17,7 +17,7 @@ from meanflow_tune.losses import LossMix
 from meanflow_tune.sketches import density, histogram, sparkline
 from meanflow_tune.time_samplers import TimeSamplerSettings
 
-SAMPLES = 40_000
+SAMPLES = 20_000
 GAPS = (0.1, 0.5, 1.0)
 SMALLEST = 1e-3  # of ρ, at the foot of a column
 DENSITY_ROWS = 8

@@ -201,7 +201,6 @@ def _calibrate(console: Console, plan: Plan, layout: Layout | None) -> Calibrati
         table.add_column(name, justify="right")
     for timing in found.timings:
         if timing.trouble:
-            table.add_row(timing.name, Text(timing.trouble, style="red"))
             continue
         low, high = timing.spread
         assert timing.sizes is not None
@@ -213,6 +212,9 @@ def _calibrate(console: Console, plan: Plan, layout: Layout | None) -> Calibrati
             f"{size(timing.sizes.checkpoint)}, {1e3 * timing.checkpoint:.0f} ms",
         )
     console.print(table)
+    for timing in found.timings:
+        if timing.trouble:
+            console.print(f"{timing.name} is not timed: {timing.trouble}", style="red")
     if request.workers_per_trial > 1:
         console.print("steps are those of one rank alone, without the communication between ranks")
     return found

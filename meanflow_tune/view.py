@@ -163,7 +163,7 @@ def clock(seconds: float) -> str:
 
 def about(seconds: float) -> str:
     """A length of time for a person: `40 s`, `12 min`, `1 h 20 min`, `2 d 3 h`."""
-    if seconds < 90:
+    if seconds < 119.5:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     if minutes < 60:
