@@ -4,6 +4,7 @@ Writes in a temporary folder only; a teacher that is cached already is read from
 """
 
 import math
+import os
 import statistics
 import tempfile
 import time
@@ -128,6 +129,14 @@ def calibrate(
             return _Bench(folder, ranks, device, progress, warm_up, steps).run(named, baselines)
         finally:
             torch.set_num_threads(threads)
+
+
+def busy() -> str:
+    """A warning where other work shares the processors, "" else; the load before a calibration."""
+    load, processors = os.getloadavg()[0], os.cpu_count() or 1
+    if load < 0.75 * processors:
+        return ""
+    return f"the machine was busy with other work (load {load:.1f} on {processors} processors)"
 
 
 def computed_sizes(config: TrialConfig, data: DataSplit) -> Sizes:

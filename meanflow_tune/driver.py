@@ -362,8 +362,8 @@ class Driver:
             ladder,
             self.plan.objectives,
             self._slots,
-            stage.progress,
-            stage.ticked_pace,
+            stage.clocks.images,
+            stage.clocks.pace,
             afterwards,
         )
         return replace(found, seconds_left=None, forecast="") if self._stopped.is_set() else found
@@ -384,6 +384,8 @@ def show_status(request: SearchRequest) -> int:
         raise UserError(f"--status: {error}; name it by --study and --storage.") from None
     console, lease = make_console(), read_lease(folder)
     summary.show_status(console, request, records, lease)
-    if lease is not None and lease.pid is not None:
-        show_outlook(console, summary.read_status(request))
+    status = summary.read_status(request)
+    silent = time.time() - status.get("time", 0.0)
+    if lease is not None and lease.pid is not None and silent < summary.STALE_SECONDS:
+        show_outlook(console, status)
     return EXIT_OK

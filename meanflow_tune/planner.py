@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from meanflow_tune.calibration import Calibration, Progress, calibrate
+from meanflow_tune.calibration import Calibration, Progress, busy, calibrate
 from meanflow_tune.cluster.runner import Layout, plan_layout
 from meanflow_tune.plan import Plan, make_plan
 from meanflow_tune.plan_forecast import show_forecast, size
@@ -185,6 +185,7 @@ def _calibrate(console: Console, plan: Plan, layout: Layout | None) -> Calibrati
         ),
     ]
     on_gpu = torch.cuda.is_available() and (layout is None or layout.gpus > 0)
+    shared = busy()
     with _progress(console) as progress:
         found = calibrate(
             named,
@@ -215,6 +216,8 @@ def _calibrate(console: Console, plan: Plan, layout: Layout | None) -> Calibrati
     for timing in found.timings:
         if timing.trouble:
             console.print(f"{timing.name} is not timed: {timing.trouble}", style="red")
+    if shared:
+        console.print(f"{shared}; these times are too long", style="yellow")
     if request.workers_per_trial > 1:
         console.print("steps are those of one rank alone, without the communication between ranks")
     return found

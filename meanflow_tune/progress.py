@@ -44,6 +44,37 @@ class Outlook:
         return asdict(self)
 
 
+class Clocks:
+    """What is heard of running trials between rungs: how far they are, and how quickly they train."""
+
+    def __init__(self) -> None:
+        # Of each: (monotonic seconds, images) when it was first and last heard to train.
+        self._heard: dict[int, tuple[tuple[float, int], tuple[float, int]]] = {}
+
+    def heard(self, number: int, progress: Mapping[str, Any]) -> None:
+        """A tick of a trial; only what says that it trains counts."""
+        if progress.get("phase") == "train":
+            now = (time.monotonic(), int(progress["images"]))
+            self._heard[number] = (self._heard.get(number, (now, now))[0], now)
+
+    def ended(self, number: int) -> None:
+        """A trial runs no more, for now."""
+        self._heard.pop(number, None)
+
+    @property
+    def images(self) -> dict[int, int]:
+        """Images seen by each running trial."""
+        return {number: last[1] for number, (_, last) in list(self._heard.items())}
+
+    @property
+    def pace(self) -> Pace | None:
+        """That of the running trials since they began to train; None where none has got on."""
+        spans = list(self._heard.values())
+        images = sum(last[1] - first[1] for first, last in spans)
+        seconds = sum(last[0] - first[0] for first, last in spans)
+        return Pace(seconds / images) if images > 0 and seconds > 0.0 else None
+
+
 def look_ahead(
     records: Sequence[TrialRecord],
     ladder: Ladder,

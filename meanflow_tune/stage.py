@@ -1,16 +1,15 @@
 """A stage of a search, its study with its tracking, as the director that Ray Tune asks."""
 
 import logging
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from meanflow_tune import summary
 from meanflow_tune.cluster.interrupt import Interrupt
+from meanflow_tune.progress import Clocks
 from meanflow_tune.records import INFEASIBLE, Job, Outcome, Report, TrialRecord
-from meanflow_tune.search.forecast import Pace
 from meanflow_tune.search.ledger import Ledger
 from meanflow_tune.search.rungs import show
 from meanflow_tune.tracking.outbox import Outbox
@@ -31,14 +30,6 @@ def later(background: ThreadPoolExecutor, call: Callable[..., None], *arguments:
             log.exception("tracking missed an event; running the same command again adds it")
 
     background.submit(guarded)
-
-
-@dataclass(frozen=True)
-class _Clock:
-    """A running trial: (monotonic seconds, images) when it was first and last heard to train."""
-
-    begun: tuple[float, int]
-    last: tuple[float, int]
 
 
 class Stage:
@@ -69,7 +60,7 @@ class Stage:
         self._told_of_stop = False
         self._rows: dict[int, dict[str, Any]] = {}
         self._phase = ""
-        self._clocks: dict[int, _Clock] = {}
+        self.clocks = Clocks()
 
     def catch_up(self) -> None:
         """Tell tracking what a killed driver did not; pictures that were lost are drawn again."""
@@ -114,7 +105,7 @@ class Stage:
     def on_end(self, number: int, outcome: Outcome) -> None:
         """Tell the study how a trial ended; one that was interrupted stays for the next driver."""
         self._rows.pop(number, None)
-        self._clocks.pop(number, None)
+        self.clocks.ended(number)
         if outcome.status == "running":
             return
         self.ledger.finish(number, outcome)
@@ -142,19 +133,6 @@ class Stage:
             record = self.ledger.record_of(number)
             self._track_end(record, Outcome(record.status, record.reason))
 
-    @property
-    def progress(self) -> dict[int, int]:
-        """Images seen by each running trial, as last heard."""
-        return {number: clock.last[1] for number, clock in list(self._clocks.items())}
-
-    @property
-    def ticked_pace(self) -> Pace | None:
-        """The pace of the running trials since they began to train; None where none has got on."""
-        clocks = list(self._clocks.values())
-        images = sum(clock.last[1] - clock.begun[1] for clock in clocks)
-        seconds = sum(clock.last[0] - clock.begun[0] for clock in clocks)
-        return Pace(seconds / images) if images > 0 and seconds > 0.0 else None
-
     def on_tick(self, snapshot: dict[str, Any]) -> None:
         """Progress of the running trials, for the live view; training a teacher is an event."""
         if self._interrupt.requested and not self._told_of_stop:
@@ -163,10 +141,7 @@ class Stage:
         for number, progress in snapshot["progress"].items():
             if number in self._rows:
                 self._rows[number] |= progress
-                if progress.get("phase") == "train":
-                    clock = self._clocks.get(number)
-                    begun = clock.begun if clock else (time.monotonic(), progress["images"])
-                    self._clocks[number] = _Clock(begun, (time.monotonic(), progress["images"]))
+                self.clocks.heard(number, progress)
         if self._phase == "" and any(row.get("phase") == "teacher" for row in self._rows.values()):
             self._phase = "teacher"
             self.view.event("training the teacher, once; later searches take it from the cache")

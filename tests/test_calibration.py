@@ -1,5 +1,6 @@
 """A calibration times real steps, touches nothing but a temporary folder, and cleans up."""
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from meanflow_tune.calibration import Calibration, Timing, calibrate, computed_sizes
+from meanflow_tune.calibration import Calibration, Timing, busy, calibrate, computed_sizes
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.search.forecast import Pace
 from meanflow_tune.training.loop import Run
@@ -161,3 +162,11 @@ def _bytes(value: Any) -> int:
     if isinstance(value, dict):
         return sum(_bytes(part) for part in value.values())
     return sum(_bytes(part) for part in value) if isinstance(value, list | tuple) else 0
+
+
+def test_a_busy_machine_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.4, 9.0, 9.0))
+    assert busy() == ""
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.0, 0.0, 0.0))
+    assert busy() == "the machine was busy with other work (load 3.0 on 2 processors)"

@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from meanflow_tune.progress import Outlook, end_of, look_ahead, show_outlook
+from meanflow_tune.progress import Clocks, Outlook, end_of, look_ahead, show_outlook
 from meanflow_tune.records import Report, Status, TrialRecord
 from meanflow_tune.search.forecast import Ladder, Pace, Work
 from meanflow_tune.search.objective import Objectives
 from meanflow_tune.search.rungs import Rungs
-from meanflow_tune.stage import Stage
 from meanflow_tune.view import View, about
 
 IMAGES = (100, 400)
@@ -167,26 +166,26 @@ def test_the_outlook_of_a_status_file_is_shown(capsys: pytest.CaptureFixture[str
     ]
 
 
-def test_a_stage_measures_the_pace_of_what_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From ticks: 200 images in 4 s of one trial, 100 in 2 s of another; waiting does not count."""
+def test_clocks_measure_the_pace_of_what_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From ticks: 200 images in 4 s of one trial, 100 in 3 s of another; waiting does not count."""
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    given: dict[str, Any] = dict.fromkeys(("ledger", "outbox", "replayer", "background"))
-    interrupt: Any = type("No", (), {"requested": False})()
-    stage = Stage("s", **given, view=View(quiet=True), label="trial", total=2, interrupt=interrupt)
-    stage._rows = {0: {"name": "trial 0"}, 1: {"name": "trial 1"}}
-    train = {"phase": "train", "of": 400}
+    clocks = Clocks()
+    train: dict[str, Any] = {"phase": "train", "of": 400}
     for now, first, second in (
         (0.0, {"phase": "waiting"}, train | {"images": 0}),
         (3.0, train | {"images": 100}, train | {"images": 100}),
         (7.0, train | {"images": 300}, {"phase": "evaluating", "images": 100}),
     ):
         clock[0] = now
-        stage.on_tick({"progress": {0: first, 1: second}})
-    assert stage.progress == {0: 300, 1: 100}
-    pace = stage.ticked_pace
-    assert pace is not None
-    assert pace.image == pytest.approx((4.0 + 3.0) / (200 + 100))
+        clocks.heard(0, first)
+        clocks.heard(1, second)
+    assert clocks.images == {0: 300, 1: 100}
+    assert clocks.pace == Pace((4.0 + 3.0) / (200 + 100))
+    clocks.ended(0)
+    assert clocks.pace == Pace(3.0 / 100)
+    clocks.ended(1)
+    assert clocks.pace is None
 
 
 def test_status_files_of_earlier_revisions_have_no_outlook(tmp_path: Path) -> None:
