@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from meanflow_tune.cluster.runner import Runner
 from meanflow_tune.cluster.session import check_reachable
 from meanflow_tune.files import Patience, is_full, write_atomic
 from meanflow_tune.plan import Plan, make_plan
+from meanflow_tune.plan_forecast import confirmation_work, ladder_of
+from meanflow_tune.progress import Outlook, look_ahead, show_outlook
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.request import (
     EXIT_ALL_FAILED,
@@ -41,6 +44,7 @@ from meanflow_tune.search.errors import (
     StudyChanged,
     StudyInUse,
 )
+from meanflow_tune.search.forecast import Ladder
 from meanflow_tune.search.lease import Lease, read_lease
 from meanflow_tune.search.ledger import Ledger
 from meanflow_tune.search.manifest import MANIFEST_NAME, Manifest, check_resumable
@@ -115,6 +119,7 @@ class Driver:
         self.interrupt = Interrupt()
         self.writing = Patience(view.error, lambda: self.interrupt.requested)
         self._stopped = threading.Event()
+        self._slots = 1
 
     def run(self) -> int:
         """Returns the exit status."""
@@ -280,6 +285,7 @@ class Driver:
                         )
                     )
                     self.view.event(runner.description)
+                    self._slots = runner.slots
                 runner.search(stage, stage.name, self.interrupt)
                 if self.interrupt.requested:
                     return
@@ -364,17 +370,40 @@ class Driver:
         """status.json, from which `--status` shows the running trials; and the view's counts."""
         self.lease.check()
         stage = self.stages[-1]
-        done = Counter(record.status for record in stage.ledger.records())
+        records = stage.ledger.records()
+        done = Counter(record.status for record in records)
         best = self.stages[0].ledger.best()
         self.view.state |= {
             "study": stage.name,
             "total": stage.total,
             "done": dict(done),
             "best": f"best so far: {_describe(best)}" if best else "",
+            **self._outlook(stage, records).to_dict(),
         }
-        state = {key: self.view.state.get(key) for key in ("study", "total", "done", "running")}
+        keys = ("study", "total", "done", "running", *Outlook.__dataclass_fields__)
+        state = {key: self.view.state.get(key) for key in keys}
         state |= {"time": time.time(), "ended": self._stopped.is_set()}
         write_atomic(self.request.folder / summary.STATUS_NAME, json.dumps(state, indent=1))
+        self.view.beat()
+
+    def _outlook(self, stage: Stage, records: list[TrialRecord]) -> Outlook:
+        """How the stage stands, and when the search and its confirmation will end."""
+        ladder = ladder_of(self.plan)
+        afterwards = None
+        if stage is self.stages[0]:
+            afterwards = confirmation_work(self.request, ladder.images[-1])
+        else:
+            ladder = Ladder(ladder.images[-1:], None, stage.total, stage.total)
+        found = look_ahead(
+            records,
+            ladder,
+            self.plan.objectives,
+            self._slots,
+            stage.clocks.images,
+            stage.clocks.pace,
+            afterwards,
+        )
+        return replace(found, seconds_left=None, forecast="") if self._stopped.is_set() else found
 
 
 def _describe(record: TrialRecord) -> str:
@@ -390,12 +419,10 @@ def show_status(request: SearchRequest) -> int:
         records = read_records(open_storage(journal), request.study, folder)
     except StorageError as error:
         raise UserError(f"--status: {error}; name it by --study and --storage.") from None
-    summary.show_status(make_console(), request, records, read_lease(folder))
-    return EXIT_OK
-
-
-def dry_run(request: SearchRequest) -> int:
-    """Check everything that can be checked without Ray, and print what the search would do."""
-    usable_folder(request.storage)
-    summary.show_plan(make_console(), make_plan(request))
+    console, lease = make_console(), read_lease(folder)
+    summary.show_status(console, request, records, lease)
+    status = summary.read_status(request)
+    silent = time.time() - status.get("time", 0.0)
+    if lease is not None and lease.pid is not None and silent < summary.STALE_SECONDS:
+        show_outlook(console, status)
     return EXIT_OK

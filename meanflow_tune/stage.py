@@ -10,6 +10,7 @@ from typing import Any
 from meanflow_tune import summary
 from meanflow_tune.cluster.interrupt import Interrupt
 from meanflow_tune.files import is_full, no_space, space_again
+from meanflow_tune.progress import Clocks
 from meanflow_tune.records import INFEASIBLE, Job, Outcome, Report, TrialRecord
 from meanflow_tune.search.errors import LeaseLost
 from meanflow_tune.search.ledger import Ledger
@@ -70,6 +71,7 @@ class Stage:
         self._full: str | None = None  # the folder whose lack of space was told
         self._rows: dict[int, dict[str, Any]] = {}
         self._phase = ""
+        self.clocks = Clocks()
 
     def catch_up(self) -> None:
         """Tell tracking what a killed driver did not; pictures that were lost are drawn again."""
@@ -120,6 +122,7 @@ class Stage:
         self._rows.pop(number, None)
         if number in self._refused:
             outcome = Outcome("failed", self._refused.pop(number), deterministic=True)
+        self.clocks.ended(number)
         if outcome.status == "running":
             return
         try:
@@ -157,6 +160,7 @@ class Stage:
         for number, progress in snapshot["progress"].items():
             if number in self._rows:
                 self._rows[number] |= progress
+                self.clocks.heard(number, progress)
         if self._phase == "" and any(row.get("phase") == "teacher" for row in self._rows.values()):
             self._phase = "teacher"
             self.view.event("training the teacher, once; later searches take it from the cache")

@@ -18,6 +18,8 @@ FAMILIES = (
 )
 TOP = {"driver", "stage", "view", "request", "plan", "summary", "confirm", "cli"}
 
+TOP |= {"planner", "plan_forecast", "plan_plots", "calibration", "sketches", "progress"}
+
 # What a part may import from the package, beside itself.
 ALLOWED: dict[str, set[str]] = {
     "core": set(),
