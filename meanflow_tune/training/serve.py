@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,32 +60,57 @@ def serve_job(
     """Run one job to its end on this rank; every rank of the slot calls it with the same job.
 
     `cache` is the folder of teachers (`<storage>/teachers`). Returns an Outcome as data. The trained
-    student of a completed trial is left in `<job folder>/model`.
+    student of a completed trial is left in `<job folder>/model`. Where the verdict at the last rung
+    asks for it, the job's repeats follow, in `<job folder>/repeats/K`; a repeat that diverges ends
+    the trial so, with the seed as the reason: a configuration that trains on some seeds only must not
+    be taken for the best.
     """
     this, world = Job(**job), World(rank, size, device)
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     config, folder, wrapped = TrialConfig.from_dict(this.config), Path(this.folder), _Sink(sink)
-    if world.leads:  # what runs is on record before its first step
-        text = json.dumps(config.to_dict(), indent=1)
-        write_atomic(folder / "config.json", text)
     resources = _resources.setdefault((cache, world), Resources(Path(cache), world))
+    outcome, run = _train(this, config, folder, wrapped, resources)
+    if outcome.status != "completed" or run is None:
+        return outcome.to_dict()
+    if world.leads:
+        shape, classes = run.data.shape, run.data.classes
+        export_student(folder / "model", this.config, run.averaged_state(), shape, classes)
+    for repeat, seed in enumerate(this.repeats, start=1):
+        if not run.go_on:
+            break
+        again = config.model_copy(update={"seed": seed})
+        outcome, run = _train(
+            this, again, folder / "repeats" / str(repeat), wrapped, resources, repeat
+        )
+        if outcome.status != "completed" or run is None:
+            reason = f"repeat {repeat}, on seed {seed}: {outcome.reason}"
+            return replace(outcome, reason=reason).to_dict()
+    return outcome.to_dict()
+
+
+def _train(
+    job: Job, config: TrialConfig, folder: Path, sink: _Sink, resources: Resources, repeat: int = 0
+) -> tuple[Outcome, Run | None]:
+    """One whole run in `folder`; the run is None where it was interrupted before its first step."""
+    world = resources.world
+    if world.leads:  # what runs is on record before its first step
+        write_atomic(folder / "config.json", json.dumps(config.to_dict(), indent=1))
     try:
         data = resources.data(config)
-        teacher = resources.teacher(config, wrapped)
-        evaluator = resources.evaluator(config, wrapped)
+        teacher = resources.teacher(config, sink)
+        evaluator = resources.evaluator(config, sink)
     except Interrupted:
-        return Outcome("running", "interrupted").to_dict()
+        return Outcome("running", "interrupted"), None
     run = Run.start(config, world, data, teacher, resources.initial(config))
     outcome = train(
         run,
         folder,
-        wrapped,
+        sink,
         evaluator,
-        fence=lambda: check_fence(folder, this.epoch),
+        fence=lambda: check_fence(folder, job.epoch),
         warn=log.warning,
+        phase=f"repeat {repeat}" if repeat else "train",
+        repeat=repeat,
     )
-    if outcome.status == "completed" and world.leads:
-        shape, classes = run.data.shape, run.data.classes
-        export_student(folder / "model", this.config, run.averaged_state(), shape, classes)
-    return outcome.to_dict()
+    return outcome, run
