@@ -87,6 +87,16 @@ def sides(
     return [*found, *(Side(title(record), record) for record in proposed[:count])]
 
 
+def planned_runs(space: Space, count: int, seeds: int) -> int:
+    """How many runs a confirmation of a new search makes, where enough trials complete."""
+    if count == 0 or seeds == 0:
+        return 0
+    if count == 1:
+        return 2 * seeds
+    untuned = sum(len(names) == 1 for names in space.families.values())
+    return len(FACTORS) * untuned + (len(space.families) + count) * seeds
+
+
 def title(record: TrialRecord) -> str:
     """`trial 7`, of a baseline with its name."""
     return f"trial {record.number}" + (f" ({record.baseline})" if record.baseline else "")

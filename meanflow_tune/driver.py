@@ -279,9 +279,9 @@ class Driver:
                     return
                 # What the tuning of baselines has settled is only now known by name.
                 while confirming and (more := self._confirm_ledger(search)) is not None:
-                    stage.ledger, _, stage.total = more
-                    if stage.exhausted():
+                    if more[2] <= stage.total:
                         break
+                    stage.ledger, _, stage.total = more
                     runner.search(stage, stage.name, self.interrupt)
                     if self.interrupt.requested:
                         return

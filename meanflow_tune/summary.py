@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from meanflow_tune.confirm import title
+from meanflow_tune.confirm import planned_runs, title
 from meanflow_tune.findings import Findings
 from meanflow_tune.plan import Plan
 from meanflow_tune.records import INFEASIBLE, TrialRecord
@@ -160,7 +160,7 @@ def show_plan(console: Console, plan: Plan) -> None:
     console.print(
         f"{request.trials} trials, {baselines} of them baselines, each up to {budget.steps:,} steps "
         f"of {budget.global_batch} images with rungs at {', '.join(map(str, budget.rungs))}; then "
-        f"{2 * request.confirm_seeds} confirmation runs"
+        f"{planned_runs(plan.space, request.confirm, request.confirm_seeds)} confirmation runs"
     )
     if first.teacher is not None:
         teacher = first.teacher.budget

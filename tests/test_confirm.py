@@ -1,11 +1,12 @@
 """Which runs confirm a search: who, on which seeds, at which learning rate, and what is added later."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
+from optuna.storages import InMemoryStorage
 
 from meanflow_tune import confirm
 from meanflow_tune.confirm import FACTORS, Entry, Side, entries, sides, suggester, table
@@ -14,7 +15,7 @@ from meanflow_tune.records import Outcome, Report, Status, TrialRecord
 from meanflow_tune.search.ledger import Ledger
 from meanflow_tune.search.objective import Objectives
 from meanflow_tune.search.spaces import Space
-from meanflow_tune.search.storage import open_storage
+from meanflow_tune.search.view import read_records
 
 GAP = Objectives.parse("gap@1")
 SPACE = Space(
@@ -162,34 +163,35 @@ def test_configurations_differ_in_seed_latents_rungs_and_rate_only() -> None:
     assert SEARCH[2].config["optimizer"]["learning_rate"] == 0.01, "the search's stays"
 
 
-def confirming(folder: Path, count: int, seeds: int, runs: int | None = None) -> list[TrialRecord]:
+def confirming(
+    storage: InMemoryStorage,
+    count: int,
+    seeds: int,
+    runs: int | None = None,
+    earlier: Sequence[TrialRecord] = (),
+) -> list[TrialRecord]:
     """Run the confirming study as the driver does, `runs` trials at most; its records."""
-    storage = open_storage(folder / "study.journal", lambda: None)
     left = 1000 if runs is None else runs
-    earlier: list[TrialRecord] = []
+    total = 0
     while True:
         wanted = entries(chosen(count), earlier, GAP, SEARCH_SEED, seeds)
-        names = {r.baseline for r in earlier} | {entry.name for entry in wanted}
-        settings: dict[str, Any] = {
-            "storage": storage,
-            "study_name": "toy/confirm",
-            "suggest": suggester(SEARCH, wanted, SEARCH_SEED),
-            "baselines": {entry.name: entry.params for entry in wanted},
-            "objectives": GAP,
-            "rungs": None,
-            "sampler": "random",
-            "seed": SEARCH_SEED,
-            "total": len(names),
-            "folder": folder,
-            "fence": lambda: None,
-        }
-        ledger = Ledger(**settings)
-        earlier = ledger.records()
-        wanted = entries(chosen(count), earlier, GAP, SEARCH_SEED, seeds)
-        if {entry.name for entry in wanted} - set(settings["baselines"]):
-            continue
-        if ledger.exhausted():
-            return earlier
+        known = {r.baseline for r in earlier} | {entry.name for entry in wanted}
+        if len(known) <= total:
+            return list(earlier)
+        total = len(known)
+        ledger = Ledger(
+            storage=storage,
+            study_name="toy/confirm",
+            suggest=suggester(SEARCH, wanted, SEARCH_SEED),
+            baselines={entry.name: entry.params for entry in wanted},
+            objectives=GAP,
+            rungs=None,
+            sampler="random",
+            seed=SEARCH_SEED,
+            total=total,
+            folder=Path("none"),
+            fence=lambda: None,
+        )
         while left and (job := ledger.next()) is not None:
             left -= 1
             rate = job.config["optimizer"]["learning_rate"]
@@ -198,28 +200,34 @@ def confirming(folder: Path, count: int, seeds: int, runs: int | None = None) ->
             ledger.finish(job.number, Outcome("completed"))
         earlier = ledger.records()
         if not left:
-            return earlier
+            return list(earlier)
 
 
 def names(records: list[TrialRecord]) -> list[str | None]:
     return [record.baseline for record in records]
 
 
-def test_a_confirmation_stopped_anywhere_ends_as_one_that_was_not(tmp_path: Path) -> None:
-    whole = confirming(tmp_path / "whole", 2, 2)
-    assert len(whole) == 6 + 5 * 2
-    for place in (4, 9):
-        folder = tmp_path / str(place)
-        confirming(folder, 2, 2, place)
-        again = confirming(folder, 2, 2)
+def test_a_confirmation_stopped_anywhere_ends_as_one_that_was_not() -> None:
+    whole = confirming(InMemoryStorage(), 2, 2)
+    assert len(whole) == 6 + 5 * 2 == confirm.planned_runs(SPACE, 2, 2)
+    for place in (1, 5, 6, 9, 14):
+        storage = InMemoryStorage()
+        assert len(confirming(storage, 2, 2, place)) == place
+        again = confirming_again(storage)
         assert sorted(map(str, names(again))) == sorted(map(str, names(whole)))
-        assert len(again) == len(whole)
 
 
-def test_extending_a_confirmation_keeps_its_runs(tmp_path: Path) -> None:
-    first = confirming(tmp_path, 1, 2)
-    assert len(first) == 4
-    more = confirming(tmp_path, 2, 3)
+def confirming_again(storage: InMemoryStorage) -> list[TrialRecord]:
+    """The same command again: it reads what there is before it names what is missing."""
+    earlier = read_records(storage, "toy/confirm", Path("none"))
+    return confirming(storage, 2, 2, earlier=earlier)
+
+
+def test_extending_a_confirmation_keeps_its_runs() -> None:
+    storage = InMemoryStorage()
+    first = confirming(storage, 1, 2)
+    assert len(first) == 4 == confirm.planned_runs(SPACE, 1, 2)
+    more = confirming(storage, 2, 3, earlier=first)
     assert [r.baseline for r in more[:4]] == names(first)
     assert len(more) == 6 + 5 * 3
     assert len(set(names(more))) == len(more), "no run twice"

@@ -108,7 +108,9 @@ def _rows(
     rows = []
     for rung, report in enumerate(record.reports, start=1):
         found = values(report) if values is not None else ()
-        if rung == last:
+        if rung <= len(record.rung_values):  # as the study holds it
+            found = record.rung_values[rung - 1]
+        elif rung == last:
             found = record.values or ((record.value,) if record.value is not None else ())
         place = {"rung": rung, "is_last": rung == last, "decision": decisions.get(rung)}
         rows.append(shared | _measured(report, objectives, found) | place)
