@@ -255,11 +255,23 @@ class Mailbox:
         state.number, state.moved = number, self._clock()
         return dict(self._deliveries[number].job)
 
-    def _end(self, number: int, status: str, reason: str = "", deterministic: bool = False) -> None:
+    def _end(
+        self,
+        number: int,
+        status: str,
+        reason: str = "",
+        deterministic: bool = False,
+        violation: float = 0.0,
+    ) -> None:
         delivery = self._deliveries[number]
         if not delivery.ended:
             delivery.ended = True
-            outcome = {"status": status, "reason": reason, "deterministic": deterministic}
+            outcome = {
+                "status": status,
+                "reason": reason,
+                "deterministic": deterministic,
+                "violation": violation,
+            }
             delivery.events.append({"kind": "end", "outcome": outcome})
 
     def _stale(self, slot: str, incarnation: str) -> bool:

@@ -30,7 +30,7 @@ async def ended(mailbox: Mailbox, number: int) -> list[dict[str, Any]]:
     return [e["outcome"] for e in events if e["kind"] == "end"]
 
 
-COMPLETED = {"status": "completed", "reason": "", "deterministic": False}
+COMPLETED = {"status": "completed", "reason": "", "deterministic": False, "violation": 0.0}
 
 
 def test_a_job_goes_out_once_and_ends_once() -> None:
