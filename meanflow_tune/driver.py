@@ -22,10 +22,12 @@ from meanflow_tune.cluster.interrupt import Interrupt
 from meanflow_tune.cluster.runner import Runner
 from meanflow_tune.cluster.session import check_reachable
 from meanflow_tune.files import Patience, is_full, write_atomic
+from meanflow_tune.findings import Findings, find
 from meanflow_tune.plan import Plan, make_plan
 from meanflow_tune.plan_forecast import confirmation_work, ladder_of
 from meanflow_tune.progress import Outlook, look_ahead, show_outlook
 from meanflow_tune.records import TrialRecord
+from meanflow_tune.report_files import write_files
 from meanflow_tune.request import (
     EXIT_ALL_FAILED,
     EXIT_IN_USE,
@@ -220,19 +222,30 @@ class Driver:
 
     def _confirm_stage(self, search: Stage, stack: ExitStack) -> Stage | None:
         """The sibling study of what is still to be confirmed; None where there is nothing."""
-        request, records = self.request, search.ledger.records()
-        found = summary.find(self.plan, records, [])
-        if request.confirm_seeds == 0 or found.best is None or found.baseline is None:
+        found = self._confirm_ledger(search)
+        if found is None:
             return None
-        wanted = confirm.entries([found.baseline, found.best], request.seed, request.confirm_seeds)
-        earlier = {record.baseline for record in self._confirmed()}
-        total = len(earlier | {entry.name for entry in wanted})
+        folder = self.request.folder / "confirm"
+        stage = self._stage(self._confirm_name, folder, *found, stack)
+        stage.tracker.search_started({"study": self._confirm_name, "confirms": self.request.study})
+        stage.catch_up()
+        return stage
+
+    def _confirm_ledger(self, search: Stage) -> tuple[Ledger, str, int] | None:
+        """The confirming study's ledger, the label of its trials, and how many are known by now."""
+        request, records, earlier = self.request, search.ledger.records(), self._confirmed()
+        objectives = self.plan.objectives
+        chosen = confirm.sides(records, self.plan.space, objectives, request.confirm)
+        wanted = confirm.entries(chosen, earlier, objectives, request.seed, request.confirm_seeds)
+        if not wanted:
+            return None
+        total = len({record.baseline for record in earlier} | {entry.name for entry in wanted})
         ledger = Ledger(
             storage=self.storage,
             study_name=self._confirm_name,
-            suggest=confirm.suggester(records, request.seed),
+            suggest=confirm.suggester(records, wanted, request.seed),
             baselines={entry.name: entry.params for entry in wanted},
-            objectives=self.plan.objectives,
+            objectives=objectives,
             rungs=None,
             sampler="random",
             seed=request.seed,
@@ -240,12 +253,9 @@ class Driver:
             folder=request.folder / "confirm",
             fence=self.lease.check,
             epoch=self.lease.epoch,
+            max_failures=request.max_failures,
         )
-        folder = request.folder / "confirm"
-        stage = self._stage(self._confirm_name, folder, ledger, "confirmation", total, stack)
-        stage.tracker.search_started({"study": self._confirm_name, "confirms": request.study})
-        stage.catch_up()
-        return stage
+        return ledger, "confirmation", total
 
     @property
     def _confirm_name(self) -> str:
@@ -289,9 +299,17 @@ class Driver:
                 runner.search(stage, stage.name, self.interrupt)
                 if self.interrupt.requested:
                     return
+                # What the tuning of baselines has settled is only now known by name.
+                while confirming and (more := self._confirm_ledger(search)) is not None:
+                    if more[2] <= stage.total:
+                        break
+                    stage.ledger, _, stage.total = more
+                    runner.search(stage, stage.name, self.interrupt)
+                    if self.interrupt.requested:
+                        return
 
-    def _findings(self, search: Stage) -> summary.Findings:
-        return summary.find(self.plan, search.ledger.records(), self._confirmed())
+    def _findings(self, search: Stage) -> Findings:
+        return find(self.plan, search.ledger.records(), self._confirmed())
 
     def _close(self, search: Stage, interrupted: bool, stopped: SearchStopped | None = None) -> int:
         """Files, summary, tracking; returns the exit status."""
@@ -303,8 +321,14 @@ class Driver:
         state = "interrupted" if interrupted else "completed" if completed else "failed"
         state = "failed" if stopped is not None else state
         facts: dict[str, Any] = {"status": state}
-        if findings.best is not None:
-            facts |= {"best_trial": findings.best.number, "best_value": findings.best.value}
+        winner = findings.winner
+        if winner is not None:
+            facts["best_trial"] = winner.number
+            if winner.value is not None:
+                facts["best_value"] = winner.value
+            else:
+                names = map(str, self.plan.objectives.parts)
+                facts["best_values"] = dict(zip(names, winner.values, strict=True))
         later(self.background, search.tracker.search_ended, facts, files)
         for stage in self.stages[1:]:
             later(self.background, stage.tracker.search_ended, {"status": state})
@@ -325,11 +349,11 @@ class Driver:
         summary.show_places(console, self.request, files, self.command)
         return EXIT_OK if completed else EXIT_ALL_FAILED
 
-    def _write_files(self, findings: summary.Findings) -> list[Path]:
+    def _write_files(self, findings: Findings) -> list[Path]:
         """Result files, after a wait for space where there is none; nothing if that is interrupted."""
         folder = self.request.folder
         try:
-            return self.writing(lambda: summary.write_files(self.plan, findings), folder)
+            return self.writing(lambda: write_files(self.plan, findings), folder)
         except OSError as error:
             if not (self.interrupt.requested and is_full(error)):
                 raise

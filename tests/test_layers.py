@@ -16,7 +16,19 @@ FAMILIES = (
     "data",
     "metrics",
 )
-TOP = {"driver", "stage", "view", "request", "plan", "summary", "confirm", "cli"}
+TOP = {
+    "driver",
+    "stage",
+    "view",
+    "request",
+    "plan",
+    "summary",
+    "report_tables",
+    "report_files",
+    "findings",
+    "confirm",
+    "cli",
+}
 
 TOP |= {"planner", "plan_forecast", "plan_plots", "calibration", "sketches", "progress"}
 

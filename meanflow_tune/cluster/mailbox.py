@@ -24,7 +24,7 @@ class _Delivery:
     job: dict[str, Any]
     submitted: int
     events: list[dict[str, Any]] = field(default_factory=list)
-    verdicts: dict[int, bool] = field(default_factory=dict)
+    verdicts: dict[tuple[int, int], bool] = field(default_factory=dict)  # by repeat and images
     progress: dict[str, Any] = field(default_factory=dict)
     retries: int = 0
     cause: str = "its processes ended"
@@ -179,26 +179,24 @@ class Mailbox:
     ) -> bool:
         """Hand a rung's report to the driver and wait for its verdict: True to go on.
 
-        A rung that was judged before (the job began again below it) is answered at once.
+        A rung that was judged before (the job began again below it) is answered at once. The end of
+        a repeat has as many images as that of the trial's own run, and is another report.
         """
         if not self._holds(slot, incarnation, number):
             return False
-        delivery, images = self._deliveries[number], int(report["images"])
-        told = {e["report"]["images"] for e in delivery.events if e["kind"] == "report"}
-        if images not in told:
+        delivery, rung = self._deliveries[number], _rung(report)
+        if rung not in {_rung(e["report"]) for e in delivery.events if e["kind"] == "report"}:
             delivery.events.append({"kind": "report", "report": report})
             await self._notify()
-        while images not in delivery.verdicts:
+        while rung not in delivery.verdicts:
             self._slots[slot].moved = self._clock()
             await self._wait(
-                lambda: (
-                    images in delivery.verdicts or self._closed or self._stale(slot, incarnation)
-                ),
+                lambda: rung in delivery.verdicts or self._closed or self._stale(slot, incarnation),
                 30.0,
             )
             if not self._holds(slot, incarnation, number) or self._closed:
                 return False
-        return delivery.verdicts[images]
+        return delivery.verdicts[rung]
 
     async def done(self, slot: str, incarnation: str, number: int, outcome: dict[str, Any]) -> None:
         """A job has ended in one of the typed ways.
@@ -226,9 +224,9 @@ class Mailbox:
 
     # ---- the driver's side ----------------------------------------------------------------
 
-    async def verdict(self, number: int, images: int, go_on: bool) -> None:
+    async def verdict(self, number: int, images: int, go_on: bool, repeat: int = 0) -> None:
         """The driver's answer to a report."""
-        self._deliveries[number].verdicts[images] = go_on
+        self._deliveries[number].verdicts[repeat, images] = go_on
         await self._notify()
 
     async def forget(self) -> None:
@@ -360,6 +358,11 @@ class Mailbox:
             await asyncio.wait_for(wait(), seconds)
         except TimeoutError:
             return
+
+
+def _rung(report: dict[str, Any]) -> tuple[int, int]:
+    """What tells reports of a job apart: the repeat (0: the trial's own run) and the images."""
+    return int(report.get("repeat", 0)), int(report["images"])
 
 
 def start_mailbox(**options: Any) -> Any:

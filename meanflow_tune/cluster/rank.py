@@ -38,7 +38,10 @@ class Sink(Protocol):
     """How a job talks to the search. Only rank 0's report and tick reach it."""
 
     def report(self, report: dict[str, Any]) -> bool:
-        """Hand in a rung (`records.Report.to_dict()`); True to go on. Waits for the driver."""
+        """Hand in a rung (`records.Report.to_dict()`); True to go on. Waits for the driver.
+
+        At the last rung True means: make the repeats.
+        """
 
     def tick(self, progress: dict[str, Any]) -> None:
         """Live progress; cheap, never waits, may be dropped."""

@@ -103,6 +103,32 @@ def test_a_report_waits_for_the_driver_and_a_known_rung_does_not() -> None:
     run(scene())
 
 
+def test_the_end_of_a_repeat_is_not_taken_for_the_last_rung() -> None:
+    """Both have the same images: without the repeat in its key the second would never be told."""
+
+    async def scene() -> None:
+        mailbox = Mailbox()
+        await mailbox.hello("a", "a1")
+        await mailbox.submit(job(0))
+        await mailbox.next_job("a", "a1")
+        for repeat, go_on in enumerate((True, True, False)):
+            report = {"images": 100, "repeat": repeat}
+            waiting = asyncio.ensure_future(mailbox.report("a", "a1", 0, report))
+            events = await mailbox.events(0, repeat)
+            assert [event["report"]["repeat"] for event in events] == [repeat]
+            assert not waiting.done()
+            await mailbox.verdict(0, 100, go_on, repeat)
+            assert await waiting is go_on
+        # Begun again after a kill, the job tells all of it once more, and is answered at once.
+        answers = [
+            await mailbox.report("a", "a1", 0, {"images": 100, "repeat": k}) for k in range(3)
+        ]
+        assert answers == [True, True, False]
+        assert len(await mailbox.events(0, 0)) == 3
+
+    run(scene())
+
+
 def test_a_broken_off_job_begins_again_after_a_growing_pause_until_the_limit() -> None:
     """Stock Ray Tune retries at once, and its retries multiply with those of Ray Train."""
 
