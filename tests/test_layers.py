@@ -17,20 +17,25 @@ FAMILIES = (
     "metrics",
 )
 TOP = {
-    "driver",
-    "stage",
-    "view",
-    "request",
-    "plan",
-    "summary",
-    "report_tables",
-    "report_files",
-    "findings",
-    "confirm",
+    "calibration",
     "cli",
+    "confirm",
+    "driver",
+    "findings",
+    "plan",
+    "plan_forecast",
+    "plan_plots",
+    "planner",
+    "progress",
+    "report_files",
+    "report_tables",
+    "request",
+    "sketches",
+    "stage",
+    "summary",
+    "terms",
+    "view",
 }
-
-TOP |= {"planner", "plan_forecast", "plan_plots", "calibration", "sketches", "progress"}
 
 # What a part may import from the package, beside itself.
 ALLOWED: dict[str, set[str]] = {

@@ -79,6 +79,7 @@ class Mailbox:
         self._slots: dict[str, _Slot] = {}
         self._broken: dict[str, str] = {}
         self._stopping = self._closed = False
+        self._round = 1  # one a search; a slot may hear of a stop when the next search has begun
         self._changed = asyncio.Condition()
 
     # ---- the trial's side -----------------------------------------------------------------
@@ -119,8 +120,8 @@ class Mailbox:
         await self._notify()
 
     async def next_job(self, slot: str, incarnation: str, wait: float = 10.0) -> dict[str, Any]:
-        """kind: job (with `job`), wait (ask again), close (end in peace), or stale or leave (end at
-        once).
+        """kind: job (with `job` and `round`), wait (ask again), close (end in peace), or stale or leave
+        (end at once).
 
         A job that this slot has begun and not ended is handed out again, after its back-off.
         """
@@ -136,7 +137,7 @@ class Mailbox:
                 return {"kind": "leave"}
             number = self._take()
             if number is not None:
-                return {"kind": "job", "job": self._hand_out(state, number)}
+                return self._order(state, number)
             if self._closed:
                 return {"kind": "close"}
             left = deadline - loop.time()
@@ -152,19 +153,20 @@ class Mailbox:
                 min([left, *(self._deliveries[n].due - self._clock() for n in self._queue)]),
             )
 
-    async def beat(self, slot: str, incarnation: str, leaving: bool = False) -> dict[str, bool]:
-        """A sign of life. stopping: end the job at a safe point; die: end the process now.
+    async def beat(self, slot: str, incarnation: str, leaving: bool = False) -> dict[str, Any]:
+        """A sign of life. stopping: the round whose jobs are to end at a safe point, 0 for none;
+        die: end the process now.
 
-        leaving: the process was told that its host is going away, so its slot stops like that.
+        leaving: the process was told that its host is going away, so its slot's job stops as well.
         """
         if self._stale(slot, incarnation):
-            return {"stopping": self._stopping, "die": True}
+            return {"stopping": self._round if self._stopping else 0, "die": True}
         state = self._slots[slot]
         state.seen = self._clock()
         if leaving and not state.leaving:
             state.leaving = True
             await self._notify()
-        return {"stopping": self._stopping or state.leaving, "die": False}
+        return {"stopping": self._round if self._stopping or state.leaving else 0, "die": False}
 
     async def tick(
         self, slot: str, incarnation: str, number: int, progress: dict[str, Any]
@@ -230,8 +232,13 @@ class Mailbox:
         await self._notify()
 
     async def forget(self) -> None:
-        """Drop what is over, before another study's jobs come, whose numbers begin at 0 again."""
+        """Drop what is over, before another study's jobs come, whose numbers begin at 0 again.
+
+        A stop of the search before (its time budget) does not hold for this one.
+        """
         self._deliveries = {n: d for n, d in self._deliveries.items() if not d.ended}
+        self._round += 1
+        self._stopping = self._closed
 
     async def stop_all(self) -> None:
         """Ask every job to end at a safe point, and give back those that have not begun."""
@@ -315,9 +322,9 @@ class Mailbox:
             self._queue.remove(number)
         return number
 
-    def _hand_out(self, state: _Slot, number: int) -> dict[str, Any]:
+    def _order(self, state: _Slot, number: int) -> dict[str, Any]:
         state.number, state.moved = number, self._clock()
-        return dict(self._deliveries[number].job)
+        return {"kind": "job", "job": dict(self._deliveries[number].job), "round": self._round}
 
     def _end(
         self,
