@@ -15,6 +15,7 @@ from meanflow_tune.search.samplers import SAMPLER_KINDS, SamplerKind, make_sampl
 from meanflow_tune.search.storage import open_storage
 from tests.search.sampler_play import (
     EVERY_KIND,
+    SLOW_GP_KINDS,
     STARTUP,
     answer,
     ask,
@@ -116,7 +117,7 @@ def test_a_kill_at_any_write_of_an_ask_changes_nothing(kind: SamplerKind) -> Non
     assert kills >= 2  # both parameters, and what the sampler stores
 
 
-@pytest.mark.parametrize("kind", EVERY_KIND)
+@pytest.mark.parametrize("kind", SLOW_GP_KINDS)
 def test_a_resume_gives_the_same_suggestions(kind: SamplerKind, tmp_path: Path) -> None:
     """From the journal alone, at every trial anew, as a driver that is killed after each."""
     count = 18 if kind == "cmaes" else STARTUP + 3
