@@ -20,6 +20,8 @@ needs_cmaes = pytest.mark.skipif(
 EVERY_KIND = [
     pytest.param(kind, marks=needs_cmaes) if kind == "cmaes" else kind for kind in SAMPLER_KINDS
 ]
+# A Gaussian process takes a second an ask.
+SLOW_GP_KINDS = [pytest.param("gp", marks=pytest.mark.slow) if k == "gp" else k for k in EVERY_KIND]
 
 STARTUP = 5
 UNIT = FloatDistribution(0.0, 1.0)
