@@ -89,7 +89,8 @@ def look_ahead(
     """What is left of a search and how it stands.
 
     progress: images of running trials; ticked: their pace, for the time before the first rung;
-    afterwards: the confirmation; budget_left: seconds after which a time budget ends the search; now: unix seconds.
+    afterwards: the confirmation; budget_left: seconds after which a time budget ends the search; now:
+    unix seconds.
     """
     front, picture = _front(records, objectives)
     rungs = _rungs(records, ladder)
