@@ -19,7 +19,7 @@ from typing import Any
 
 from meanflow_tune import confirm, summary
 from meanflow_tune.cluster.errors import ClusterError
-from meanflow_tune.cluster.interrupt import Interrupt
+from meanflow_tune.cluster.interrupt import AnyOf, Interrupt
 from meanflow_tune.cluster.runner import Runner
 from meanflow_tune.cluster.session import check_reachable
 from meanflow_tune.files import write_atomic
@@ -37,6 +37,8 @@ from meanflow_tune.request import (
     UserError,
     usable_folder,
 )
+from meanflow_tune.search.clock import Clock
+from meanflow_tune.search.copies import find_study, open_study
 from meanflow_tune.search.errors import (
     LeaseLost,
     SpaceError,
@@ -47,10 +49,11 @@ from meanflow_tune.search.errors import (
 from meanflow_tune.search.forecast import Ladder
 from meanflow_tune.search.lease import Lease, read_lease
 from meanflow_tune.search.ledger import Ledger
-from meanflow_tune.search.manifest import MANIFEST_NAME, Manifest, check_resumable
-from meanflow_tune.search.storage import JOURNAL_NAME, open_storage
+from meanflow_tune.search.manifest import MANIFEST_NAME, Manifest
+from meanflow_tune.search.storage import open_storage, shown_url
 from meanflow_tune.search.view import read_records
 from meanflow_tune.stage import Stage, later
+from meanflow_tune.terms import begin
 from meanflow_tune.tracking.mlflow_sink import MlflowSink
 from meanflow_tune.tracking.outbox import Outbox
 from meanflow_tune.tracking.replay import Replayer
@@ -122,9 +125,19 @@ class Driver:
 
     def run(self) -> int:
         """Returns the exit status."""
-        location = self.request.study_storage or self.request.folder / JOURNAL_NAME
-        self.storage = open_storage(location, self.lease.check, recover=self.lease.taken_over)
+        request, lease = self.request, self.lease
+        self.storage = open_study(
+            request.folder,
+            request.study,
+            request.study_storage,
+            lease.check,
+            recover=lease.taken_over,
+            say=self.view.event,
+        )
         self._check_manifest()
+        self.clock = Clock(
+            request.folder, lease.epoch, lease.check, request.time_budget, self.view.event
+        )
         with ExitStack() as stack:
             # One thread draws and tracks, in order, so that Tune's loop never waits for a picture.
             self.background = stack.enter_context(ThreadPoolExecutor(1, "pictures"))
@@ -150,14 +163,12 @@ class Driver:
             seed=request.seed,
             rungs=str(self.plan.rungs),
             data_fingerprint=self.plan.data_fingerprint,
+            startup_trials=request.startup_trials,
+            trials=request.trials,
+            time_budget=request.time_budget,
+            study_storage=shown_url(request.study_storage) if request.study_storage else None,
         )
-        old = Manifest.read(request.folder)
-        if old is not None and self._records(request.study, request.folder):
-            for change in check_resumable(old, new):
-                self.view.event(f"note: {change}")
-            new = new.model_copy(update={"created": old.created})
-        new.write(request.folder)
-        self.manifest = new
+        self.terms, self.manifest = begin(self.storage, request, self.plan, new, self.view.event)
 
     def _search_stage(self, stack: ExitStack) -> Stage:
         request = self.request
@@ -177,10 +188,10 @@ class Driver:
             startup_trials=STARTUP_TRIALS,
             repeats=request.repeats,
             max_failures=request.max_failures,
+            terms=self.manifest.terms,
         )
         stage = self._stage(request.study, request.folder, ledger, "trial", request.trials, stack)
-        facts = self.manifest.model_dump(mode="json")
-        stage.tracker.search_started(facts | {"trials": request.trials})
+        stage.tracker.search_started(self.manifest.facts())
         stage.catch_up()
         return stage
 
@@ -253,8 +264,9 @@ class Driver:
             runner: Runner | None = None
             for confirming in (False, True):
                 stage = self._confirm_stage(search, stack) if confirming else search
-                if stage is None or stage.exhausted():
+                if stage is None or stage.exhausted() or (stage is search and self._out_of_time()):
                     continue
+                self.terms.enforce()
                 if runner is None:
                     self.view.event("starting Ray and the workers")
                     runner = cluster.enter_context(
@@ -271,9 +283,18 @@ class Driver:
                     )
                     self.view.event(runner.description)
                     self._slots = runner.slots
-                runner.search(stage, stage.name, self.interrupt)
+                if stage is search:
+                    with self.clock:
+                        runner.search(stage, stage.name, AnyOf(self.interrupt, self.clock))
+                else:
+                    runner.search(stage, stage.name, self.interrupt)
                 if self.interrupt.requested:
                     return
+
+    def _out_of_time(self) -> bool:
+        if self.clock.requested:
+            self.view.event("the time budget is used up, so no trial is started")
+        return self.clock.requested
 
     def _findings(self, search: Stage) -> summary.Findings:
         return summary.find(self.plan, search.ledger.records(), self._confirmed())
@@ -301,6 +322,11 @@ class Driver:
             self.view.error(f"\nInterrupted; nothing is lost. Go on with:\n  {self.command}")
             return EXIT_INTERRUPTED
         summary.show(console, self.plan, findings)
+        if self.clock.requested and not search.exhausted():
+            console.print(
+                f"The time budget ended the search after {self.clock.spent:.0f} s of work; a larger"
+                " --time-budget goes on where it stopped."
+            )
         summary.show_places(console, self.request, files, self.command)
         return EXIT_OK if completed else EXIT_ALL_FAILED
 
@@ -341,6 +367,7 @@ class Driver:
             "study": stage.name,
             "total": stage.total,
             "done": dict(done),
+            "budget_left": self.clock.left,
             "best": f"best so far: {_describe(best)}" if best else "",
             **self._outlook(stage, records).to_dict(),
         }
@@ -369,6 +396,7 @@ class Driver:
             stage.clocks.images,
             stage.clocks.pace,
             afterwards,
+            self.clock.left if stage is self.stages[0] else None,
         )
         return replace(found, seconds_left=None, forecast="") if self._stopped.is_set() else found
 
@@ -381,8 +409,8 @@ def _describe(record: TrialRecord) -> str:
 def show_status(request: SearchRequest) -> int:
     """Print what a study holds and, where a driver is at work, its running trials. Reads only."""
     folder = request.folder
-    journal = request.study_storage or folder / JOURNAL_NAME
     try:
+        journal = find_study(folder, request.study_storage)
         records = read_records(open_storage(journal), request.study, folder)
     except StorageError as error:
         raise UserError(f"--status: {error}; name it by --study and --storage.") from None

@@ -16,7 +16,7 @@ FAMILIES = (
     "data",
     "metrics",
 )
-TOP = {"driver", "stage", "view", "request", "plan", "summary", "confirm", "cli"}
+TOP = {"driver", "stage", "view", "request", "plan", "summary", "confirm", "cli", "terms"}
 
 TOP |= {"planner", "plan_forecast", "plan_plots", "calibration", "sketches", "progress"}
 

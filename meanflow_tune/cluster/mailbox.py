@@ -64,6 +64,7 @@ class Mailbox:
         self._slots: dict[str, _Slot] = {}
         self._broken: dict[str, str] = {}
         self._stopping = self._closed = False
+        self._round = 1  # one a search; a slot may hear of a stop when the next search has begun
         self._changed = asyncio.Condition()
 
     # ---- the trial's side -----------------------------------------------------------------
@@ -97,7 +98,7 @@ class Mailbox:
         await self._notify()
 
     async def next_job(self, slot: str, incarnation: str, wait: float = 10.0) -> dict[str, Any]:
-        """kind: job (with `job`), wait (ask again), close (end in peace) or stale (end at once).
+        """kind: job (with `job` and `round`), wait (ask again), close (end in peace) or stale (end at once).
 
         A job that this slot has begun and not ended is handed out again.
         """
@@ -107,9 +108,9 @@ class Mailbox:
             if state.incarnation != incarnation or state.condemned:
                 return {"kind": "stale"}
             if state.number is not None and self._again(state):
-                return {"kind": "job", "job": self._hand_out(state, state.number)}
+                return self._order(state, state.number)
             if self._queue:
-                return {"kind": "job", "job": self._hand_out(state, self._queue.popleft())}
+                return self._order(state, self._queue.popleft())
             if self._closed:
                 return {"kind": "close"}
             left = deadline - self._clock()
@@ -119,12 +120,15 @@ class Mailbox:
                 lambda: bool(self._queue) or self._closed or self._stale(slot, incarnation), left
             )
 
-    async def beat(self, slot: str, incarnation: str) -> dict[str, bool]:
-        """A sign of life. stopping: end the job at a safe point; die: end the process now."""
+    async def beat(self, slot: str, incarnation: str) -> dict[str, Any]:
+        """A sign of life. stopping: the round whose jobs are to end at a safe point, 0 for none;
+        die: end the process now.
+        """
+        stopping = self._round if self._stopping else 0
         if self._stale(slot, incarnation):
-            return {"stopping": self._stopping, "die": True}
+            return {"stopping": stopping, "die": True}
         self._slots[slot].seen = self._clock()
-        return {"stopping": self._stopping, "die": False}
+        return {"stopping": stopping, "die": False}
 
     async def tick(
         self, slot: str, incarnation: str, number: int, progress: dict[str, Any]
@@ -184,8 +188,13 @@ class Mailbox:
         await self._notify()
 
     async def forget(self) -> None:
-        """Drop what is over, before another study's jobs come, whose numbers begin at 0 again."""
+        """Drop what is over, before another study's jobs come, whose numbers begin at 0 again.
+
+        A stop of the search before (its time budget) does not hold for this one.
+        """
         self._deliveries = {n: d for n, d in self._deliveries.items() if not d.ended}
+        self._round += 1
+        self._stopping = self._closed
 
     async def stop_all(self) -> None:
         """Ask every job to end at a safe point, and give back those that have not begun."""
@@ -253,9 +262,9 @@ class Mailbox:
             self._end(number, "failed", f"broke off {delivery.retries} times: {delivery.cause}")
         return False
 
-    def _hand_out(self, state: _Slot, number: int) -> dict[str, Any]:
+    def _order(self, state: _Slot, number: int) -> dict[str, Any]:
         state.number, state.moved = number, self._clock()
-        return dict(self._deliveries[number].job)
+        return {"kind": "job", "job": dict(self._deliveries[number].job), "round": self._round}
 
     def _end(self, number: int, status: str, reason: str = "", deterministic: bool = False) -> None:
         delivery = self._deliveries[number]

@@ -53,7 +53,7 @@ class Line:
 
     def __init__(self, mailbox: Any, slot: str, incarnation: str) -> None:
         self.mailbox, self.slot, self.incarnation = mailbox, slot, incarnation
-        self.stopping = False
+        self.stopping = 0  # the round that is to stop
         threading.Thread(target=self._beat, name="mailbox-beat", daemon=True).start()
 
     def call(self, method: str, *arguments: Any) -> Any:
@@ -81,8 +81,9 @@ class Line:
 class JobSink:
     """The sink of one job on one rank."""
 
-    def __init__(self, line: Line, number: int, rank: int) -> None:
+    def __init__(self, line: Line, number: int, rank: int, search: int) -> None:
         self._line, self._number, self._rank, self._ticked = line, number, rank, 0.0
+        self._round = search
 
     def report(self, report: dict[str, Any]) -> bool:
         if self._rank != 0:
@@ -96,7 +97,7 @@ class JobSink:
             self._line.send("tick", self._number, progress)
 
     def stopping(self) -> bool:
-        return self._line.stopping
+        return self._line.stopping >= self._round
 
 
 def serve_slot(config: dict[str, Any]) -> None:
@@ -127,16 +128,16 @@ def serve_slot(config: dict[str, Any]) -> None:
         if order["kind"] == "stale":
             raise RuntimeError(f"slot {slot} was given up while it was silent; starting it again")
         if order["kind"] == "job":
-            _serve_one(serve, order["job"], rank, size, device, line)
+            _serve_one(serve, order, rank, size, device, line)
 
 
 def _serve_one(
-    serve: Serve, job: dict[str, Any], rank: int, size: int, device: str, line: Line
+    serve: Serve, order: dict[str, Any], rank: int, size: int, device: str, line: Line
 ) -> None:
     """One job. An exception becomes an end or a fault, and is raised if other ranks would hang."""
-    number = job["number"]
+    job, number = order["job"], order["job"]["number"]
     try:
-        outcome = serve(job, rank, size, device, JobSink(line, number, rank))
+        outcome = serve(job, rank, size, device, JobSink(line, number, rank, order["round"]))
     except Exception as error:
         cause = f"{type(error).__name__}: {error}"
         if is_infrastructure(error):

@@ -203,3 +203,39 @@ def test_slots_end_after_close() -> None:
         assert (await waiting)["kind"] == "close"
 
     run(scene())
+
+
+def test_a_stop_holds_for_one_search_only() -> None:
+    """The time budget stops the search; its confirmation runs in the same slots right after."""
+
+    async def scene() -> None:
+        mailbox = Mailbox()
+        await mailbox.hello("a", "a1")
+        await mailbox.submit(job(0))
+        first = await mailbox.next_job("a", "a1")
+        await mailbox.stop_all()
+        heard = (await mailbox.beat("a", "a1"))["stopping"]
+        assert heard >= first["round"]
+        await mailbox.done("a", "a1", 0, {"status": "running", "reason": "interrupted"})
+        await mailbox.forget()
+        await mailbox.submit(job(0))
+        second = await mailbox.next_job("a", "a1")
+        assert second["kind"] == "job"
+        # What the slot heard before still stands there until its next beat, and must not stop this.
+        assert heard < second["round"]
+        assert not (await mailbox.beat("a", "a1"))["stopping"]
+        await mailbox.stop_all()
+        assert (await mailbox.beat("a", "a1"))["stopping"] == second["round"]
+
+    run(scene())
+
+
+def test_a_closed_mailbox_keeps_stopping() -> None:
+    async def scene() -> None:
+        mailbox = Mailbox()
+        await mailbox.hello("a", "a1")
+        await mailbox.close()
+        await mailbox.forget()
+        assert (await mailbox.beat("a", "a1"))["stopping"]
+
+    run(scene())
