@@ -52,9 +52,14 @@ class MadeUp:
         return Outcome("completed")
 
 
+@pytest.mark.parametrize("budget", [None, 400.0])
 def test_the_status_forecasts_the_end_and_shows_the_front(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    budget: float | None,
 ) -> None:
+    """A time budget of 400 s ends the search before its 524 s, and says so while that is the case."""
     request = SearchRequest(
         space=SPACE,
         study="s",
@@ -63,6 +68,7 @@ def test_the_status_forecasts_the_end_and_shows_the_front(
         objectives="teacher_gap@1,cost",
         scheduler="none",
         confirm=0,
+        time_budget=budget,
     )
     seen: list[dict[str, Any]] = []
     shown: list[str] = []
@@ -94,7 +100,13 @@ def test_the_status_forecasts_the_end_and_shows_the_front(
     assert driver.run(request, "again", quiet=True) == 0
     # A trial is 128 s of training and three evaluations, of which the first is not told apart.
     left = [status["seconds_left"] for status in seen]
-    assert left[:4] == pytest.approx([4 * 131.0, 3 * 131.0, 2 * 131.0, 131.0])
+    assert left[1:4] == pytest.approx([3 * 131.0, 2 * 131.0, 131.0])
+    if budget is None:
+        assert left[0] == pytest.approx(4 * 131.0)
+    else:
+        assert 131.0 < left[0] < budget
+    ends_early = ["--time-budget ends it before" in status["forecast"] for status in seen]
+    assert ends_early == [budget is not None, *[False] * 4]
     for status, text in zip(seen[:4], shown[:4], strict=True):
         assert status["forecast"].startswith("about ")
         assert " left (end " in status["forecast"]
