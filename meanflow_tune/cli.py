@@ -152,7 +152,8 @@ def tune_parser() -> argparse.ArgumentParser:
     show.add_argument(
         "--dry-run",
         action="store_true",
-        help="check everything, print three configurations and the budget, and stop before Ray starts",
+        help="check everything, print the space, three configurations and a forecast, and stop before Ray "
+        "starts",
     )
     show.add_argument(
         "--calibrate",
@@ -163,7 +164,7 @@ def tune_parser() -> argparse.ArgumentParser:
         "-v",
         "--verbose",
         action="store_true",
-        help="show a traceback with an error, and the logs of Ray",
+        help="show a traceback with an error, and the logs of Ray; with --dry-run: densities and schedules",
     )
     show.add_argument("-q", "--quiet", action="store_true", help="only the summary")
     return p

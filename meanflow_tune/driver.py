@@ -13,6 +13,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -436,10 +437,13 @@ class Driver:
         write_atomic(self.request.folder / summary.STATUS_NAME, json.dumps(state, indent=1))
         self.view.beat()
 
+    @cached_property
+    def _ladder(self) -> Ladder:
+        return ladder_of(self.plan)  # kept, since what it expects takes a while for many trials
+
     def _outlook(self, stage: Stage, records: list[TrialRecord]) -> Outlook:
         """How the stage stands, and when the search and its confirmation will end."""
-        ladder = ladder_of(self.plan)
-        afterwards = None
+        ladder, afterwards = self._ladder, None
         if stage is self.stages[0]:
             afterwards = confirmation_work(self.request, ladder.images[-1])
         else:
@@ -452,6 +456,7 @@ class Driver:
             stage.clocks.images,
             stage.clocks.pace,
             afterwards,
+            self.clock.left if stage is self.stages[0] else None,
         )
         return replace(found, seconds_left=None, forecast="") if self._stopped.is_set() else found
 

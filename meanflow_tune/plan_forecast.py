@@ -31,7 +31,7 @@ from meanflow_tune.training.state import KEPT
 from meanflow_tune.training.world import World
 from meanflow_tune.view import about
 
-MOST_TRIALS = 2048  # that a time budget is said to afford
+MOST_TRIALS = 1000  # that a time budget is said to afford
 
 
 def rungs_of(config: TrialConfig) -> tuple[int, ...]:

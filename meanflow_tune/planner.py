@@ -21,11 +21,12 @@ from meanflow_tune.plan_plots import show_plots
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.request import EXIT_OK, SearchRequest, UserError, usable_folder
 from meanflow_tune.search.conditions import find_parameters
+from meanflow_tune.search.copies import find_study
 from meanflow_tune.search.draws import draw_random
 from meanflow_tune.search.errors import SpaceError, StorageError
 from meanflow_tune.search.manifest import MANIFEST_NAME
 from meanflow_tune.search.objective import SearchObjective
-from meanflow_tune.search.storage import JOURNAL_NAME, open_storage
+from meanflow_tune.search.storage import open_storage
 from meanflow_tune.search.view import read_records
 from meanflow_tune.view import make_console
 
@@ -164,7 +165,7 @@ def _stored(request: SearchRequest) -> list[TrialRecord]:
     if not (request.folder / MANIFEST_NAME).exists():
         return []
     try:
-        storage = open_storage(request.study_storage or request.folder / JOURNAL_NAME)
+        storage = open_storage(find_study(request.folder, request.study_storage))
         return read_records(storage, request.study, request.folder)
     except StorageError:
         return []

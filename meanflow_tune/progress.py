@@ -89,7 +89,8 @@ def look_ahead(
     """What is left of a search and how it stands.
 
     progress: images of running trials; ticked: their pace, for the time before the first rung;
-    afterwards: the confirmation; budget_left: seconds in which new trials may start; now: unix seconds.
+    afterwards: the confirmation; budget_left: seconds after which a time budget ends the search; now:
+    unix seconds.
     """
     front, picture = _front(records, objectives)
     rungs = _rungs(records, ladder)
@@ -100,9 +101,10 @@ def look_ahead(
     seconds = wall_seconds(work, pace, slots, longest)
     notes = []
     if budget_left is not None and seconds > budget_left:
-        # What has started by then goes on to its end.
-        seconds = min(seconds, max(budget_left, 0.0) + pace.seconds(longest))
-        notes.append(f"no new trial after {about(max(budget_left, 0.0))} by --time-budget")
+        notes.append(
+            f"the search alone would take {about(seconds)}, but --time-budget ends it before"
+        )
+        seconds = budget_left
     if afterwards is not None and afterwards.trials:
         one = Work(*(part / afterwards.trials for part in asdict(afterwards).values()))
         more = wall_seconds(afterwards, pace, slots, one)

@@ -60,11 +60,11 @@ def test_the_time_left_by_hand() -> None:
     assert more.forecast.endswith("; 5.0 s of it to confirm")
 
 
-def test_a_time_budget_ends_the_search_with_the_trials_that_have_begun() -> None:
+def test_a_time_budget_ends_the_search_and_not_its_confirmation() -> None:
     records = [record(0, "completed", 400), record(1, "running", 100)]
-    found = look_ahead(records, WHOLE, ONE, 1, {}, budget_left=3.0)
-    assert found.seconds_left == pytest.approx(3.0 + 6.0)
-    assert "no new trial after 3.0 s by --time-budget" in found.forecast
+    found = look_ahead(records, WHOLE, ONE, 1, {}, budget_left=3.0, afterwards=Work(400, 1, 1))
+    assert found.seconds_left == pytest.approx(3.0 + 5.0)
+    assert "the search alone would take 16 s, but --time-budget ends it before" in found.forecast
     assert "budget" not in look_ahead(records, WHOLE, ONE, 1, {}, budget_left=60.0).forecast
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,22 +18,32 @@ from tests.end_to_end.commands import (
     table,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
-MANY = 200  # more than the budget affords on any machine
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
+MANY = 400  # more than the budget affords on any machine
+SMALL = ("--set=budget.images=1280", "--set=teacher.budget.images=640")
+
+
+def go(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return run(arguments, timeout=1500)
 
 
 def test_a_budget_a_moved_folder_and_another_space(tmp_path: Path) -> None:
     first = tmp_path / "first" / "runs"
     first.parent.mkdir()
-    options: tuple[str, ...] = ("--max-concurrent=2", "--sampler=random", "--scheduler=none")
+    options: tuple[str, ...] = (
+        "--max-concurrent=2",
+        "--sampler=random",
+        "--scheduler=none",
+        *SMALL,
+    )
     # A copy: its place is no term of the study, its text is.
     space = tmp_path / "tiny_space.py"
     shutil.copy(SPACE, space)
-    some = run([*command(first, *options, "--confirm-seeds=0", trials=3), f"--space={space}"])
+    some = go([*command(first, *options, "--confirm-seeds=0", trials=3), f"--space={space}"])
     assert some.returncode == 0, some.stdout + some.stderr
     spent = sum(json.loads((first / "tiny_space" / "clock.json").read_text()).values())
     options = (*options, f"--time-budget={spent + 20:.0f}s", "--confirm-seeds=1")
-    ended = run([*command(first, *options, trials=MANY), f"--space={space}"])
+    ended = go([*command(first, *options, trials=MANY), f"--space={space}"])
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "The time budget ended the search" in ended.stdout
     before = states(first)
@@ -41,7 +52,7 @@ def test_a_budget_a_moved_folder_and_another_space(tmp_path: Path) -> None:
     # Its confirmation runs in the slots that were just told to stop.
     assert set(states(first, "tiny_space/confirm").values()) == {"COMPLETE"}
 
-    again = run([*command(first, *options, trials=MANY), f"--space={space}"])
+    again = go([*command(first, *options, trials=MANY), f"--space={space}"])
     assert again.returncode == 0
     assert "the time budget is used up, so no trial is started" in again.stdout
     assert states(first) == before
@@ -54,12 +65,12 @@ def test_a_budget_a_moved_folder_and_another_space(tmp_path: Path) -> None:
     total = len(before) + 2
     options = (*options, "--time-budget=1d")
     going_on = [*command(second, *options, trials=total), f"--space={space}"]
-    refused = run(going_on)
+    refused = go(going_on)
     assert refused.returncode == 2, refused.stdout + refused.stderr
     assert "the source of the search space changed" in refused.stderr
     assert "--accept-changes" in refused.stderr
     assert "Traceback" not in refused.stderr
-    done = run([*going_on, "--accept-changes"])
+    done = go([*going_on, "--accept-changes"])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "generation 2" in done.stdout
     assert_agreement(second, total)
