@@ -61,7 +61,7 @@ def tune_parser() -> argparse.ArgumentParser:
         "--time-budget",
         type=duration,
         metavar="TIME",
-        help="no new trial after this much time over all runs of the command: 90s, 45m, 2h, 1d12h",
+        help="stop at a safe point after so much time over all runs of the command: 90s, 45m, 2h, 1d12h",
     )
     what.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of the search (default: %(default)s)"

@@ -445,7 +445,7 @@ class Driver:
         """How the stage stands, and when the search and its confirmation will end."""
         ladder, afterwards = self._ladder, None
         if stage is self.stages[0]:
-            afterwards = confirmation_work(self.request, ladder.images[-1])
+            afterwards = confirmation_work(self.plan, ladder.images[-1])
         else:
             ladder = Ladder(ladder.images[-1:], None, stage.total, stage.total)
         found = look_ahead(

@@ -14,6 +14,7 @@ from rich.table import Table
 from meanflow_tune.calibration import Calibration, Sizes, computed_sizes
 from meanflow_tune.cluster.runner import Layout
 from meanflow_tune.config import TrialConfig
+from meanflow_tune.confirm import planned_runs
 from meanflow_tune.plan import Plan
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.request import SearchRequest
@@ -51,9 +52,10 @@ def ladder_of(plan: Plan) -> Ladder:
     )
 
 
-def confirmation_work(request: SearchRequest, images: int) -> Work:
-    """The most that a confirmation trains: the best trials and the best baseline on fresh seeds."""
-    runs = (request.confirm + 1) * request.confirm_seeds if request.confirm else 0
+def confirmation_work(plan: Plan, images: int) -> Work:
+    """The most that a confirmation trains, at `images` a run."""
+    request = plan.request
+    runs = planned_runs(plan.space, request.confirm, request.confirm_seeds)
     return Work(runs * images, runs, runs)
 
 
@@ -161,7 +163,7 @@ class _Forecast:
                 f"repeats: {_seeds(request.repeats)} of the best at the last rung, about "
                 f"{self._ladder.repeated:.1f} trials: {rounded(again * self._rungs[-1])} images"
             )
-        confirmation = confirmation_work(request, self._rungs[-1])
+        confirmation = confirmation_work(self.plan, self._rungs[-1])
         if confirmation.trials:
             self._say(
                 f"confirmation: up to {confirmation.trials:.0f} runs of {self._rungs[-1]:,} images"
@@ -199,7 +201,7 @@ class _Forecast:
         whole = Work(self._rungs[-1], len(self._rungs), 1.0)
         longest = pace.seconds(whole)
         parts = {"search": wall_seconds(self._ladder.work, pace, self._slots, whole)}
-        confirmation = confirmation_work(request, self._rungs[-1])
+        confirmation = confirmation_work(self.plan, self._rungs[-1])
         if confirmation.trials:
             one = Work(self._rungs[-1], 1.0, 1.0)
             parts["confirmation"] = wall_seconds(confirmation, pace, self._slots, one)
@@ -242,7 +244,7 @@ class _Forecast:
         sizes, source = self._sizes()
         request = self.plan.request
         numbers = self._ladder.reach
-        runs = confirmation_work(request, 1).trials + request.repeats * self._ladder.repeated
+        runs = confirmation_work(self.plan, 1).trials + request.repeats * self._ladder.repeated
         kept = min(KEPT, len(self._rungs))
         a_trial = kept * sizes.checkpoint + len(self._rungs) * sizes.samples + 2 * sizes.model
         checkpoints = (sum(numbers[:kept]) + runs) * sizes.checkpoint
