@@ -29,7 +29,7 @@ SECONDS = 10.0  # that a trial takes
 class World:
     """Stands for the runner; time passes only while a trial trains."""
 
-    description = "no Ray"
+    description, slots = "no Ray", 1
 
     def __init__(self) -> None:
         self.now = 0.0

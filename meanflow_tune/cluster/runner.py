@@ -67,6 +67,11 @@ class Runner:
         self._layout, self._storage = layout, storage
         self.description = f"{where}: {layout}"
 
+    @property
+    def slots(self) -> int:
+        """Trials at once."""
+        return self._layout.slots
+
     @classmethod
     @contextmanager
     def start(

@@ -37,7 +37,11 @@ class Director(Protocol):
         """Whether `next_job` gives nothing any more (asked only while nothing runs)."""
 
     def on_report(self, number: int, report: Report) -> bool:
-        """A rung; True lets the trial go on. May come again with the same images."""
+        """A rung; True lets the trial go on. May come again with the same repeat and images.
+
+        At the last rung of the trial's own run True means: make the repeats that the job names; at
+        the end of a repeat: make the next one.
+        """
 
     def on_end(self, number: int, outcome: Outcome) -> None:
         """How a trial ended. Status `running`: it was interrupted and can go on another time."""
@@ -166,7 +170,7 @@ class _Bridge:
 
     def _report(self, number: int, report: Report) -> None:
         go_on = self._director.on_report(number, report)
-        self._mailbox.verdict.remote(number, report.images, go_on)
+        self._mailbox.verdict.remote(number, report.images, go_on, report.repeat)
 
     def _end(self, trial_id: str, outcome: Outcome) -> None:
         self._director.on_end(self._running.pop(trial_id), outcome)

@@ -84,7 +84,7 @@ def assert_agreement(storage: Path, trials: int, name: str = "tiny_space") -> No
     assert sorted(expected) == list(range(trials))
     frame = table(storage)
     frame = frame[frame["study"] == name]
-    assert not frame.duplicated(["number", "rung"]).any(), "a rung twice in the table"
+    assert not frame.duplicated(["number", "repeat", "rung"]).any(), "a rung twice in the table"
     assert dict(zip(frame["number"], frame["status"], strict=True)) == expected
     runs = mlflow_runs(storage, name)
     tags = Counter(run.data.tags.get("meanflow_tune.trial", "search") for run in runs)
