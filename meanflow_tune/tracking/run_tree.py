@@ -34,7 +34,7 @@ class Tracker:
     def _trial_started(self, record: TrialRecord, config: Mapping[str, Any], attempt: int) -> None:
         self._put(
             "trial_started",
-            f"{record.study}/{record.number}/attempt/{attempt}",
+            _started_key(record, attempt),
             trial=self._trial(record),
             baseline=record.baseline,
             attempt=attempt,
@@ -54,7 +54,7 @@ class Tracker:
             value = record.value
         self._put(
             "reported",
-            f"{record.study}/{record.number}/images/{report.images}",
+            _reported_key(record, report),
             trial=self._trial(record),
             rung=rungs + 1,
             value=value,
@@ -67,7 +67,7 @@ class Tracker:
             raise ValueError(f"Trial {record.number} has not ended: its outcome is 'running'.")
         self._put(
             "trial_ended",
-            f"{record.study}/{record.number}/ended",
+            _ended_key(record),
             trial=self._trial(record),
             status=outcome.status,
             reason=outcome.reason,
@@ -92,16 +92,22 @@ class Tracker:
     def catch_up(
         self,
         records: Iterable[TrialRecord],
-        model_of: Callable[[TrialRecord], Path | None] | None = None,
+        model_of: Callable[[TrialRecord], Path | None] = lambda record: None,
+        with_pictures: Callable[[TrialRecord, Report], Report] = lambda record, report: report,
     ) -> None:
-        """Tell what a killed driver did not: the study holds it, the outbox may not."""
+        """Tell what a killed driver did not: the study holds it, the outbox may not.
+
+        with_pictures: adds a report's pictures to it, drawn again where they were lost. It and
+        model_of look at files, and are called only for what was not told yet.
+        """
         for record in records:
-            self._trial_started(record, record.config, record.attempt)
+            if not self._outbox.has(_started_key(record, record.attempt)):
+                self._trial_started(record, record.config, record.attempt)
             for report in record.reports:
-                self.reported(record, report)
-            if record.status != "running":
-                model = model_of(record) if model_of is not None else None
-                self.ended(record, Outcome(record.status, record.reason), model)
+                if not self._outbox.has(_reported_key(record, report)):
+                    self.reported(record, with_pictures(record, report))
+            if record.status != "running" and not self._outbox.has(_ended_key(record)):
+                self.ended(record, Outcome(record.status, record.reason), model_of(record))
 
     def _trial(self, record: TrialRecord) -> str:
         """The trial's name below the search: its number, or `confirm/3` in a sibling study."""
@@ -111,3 +117,15 @@ class Tracker:
 
     def _put(self, kind: str, key: str | None, **payload: Any) -> None:
         self._outbox.put(kind, key=key, study=self._study, uid=self._outbox.uid, **payload)
+
+
+def _started_key(record: TrialRecord, attempt: int) -> str:
+    return f"{record.study}/{record.number}/attempt/{attempt}"
+
+
+def _reported_key(record: TrialRecord, report: Report) -> str:
+    return f"{record.study}/{record.number}/images/{report.images}"
+
+
+def _ended_key(record: TrialRecord) -> str:
+    return f"{record.study}/{record.number}/ended"
