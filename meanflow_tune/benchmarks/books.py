@@ -103,6 +103,8 @@ class _Offline(Driver):
     def _keep_status(self) -> None: ...
 
     def _close(self, search: Stage, interrupted: bool) -> int:
+        if search.exhausted():
+            search.end()
         self.background.shutdown(wait=True)
         return 0
 

@@ -43,28 +43,47 @@ class Tracker:
             started=record.started,
         )
 
-    def reported(self, record: TrialRecord, report: Report, value: float | None = None) -> None:
-        """A trial reached a rung. Pictures (`.png`) among the report's artifacts are logged.
-
-        value: the objective there; without it the record's, if the report is its last.
-        """
-        rungs = sum(earlier.images < report.images for earlier in record.reports)
-        last = not record.reports or report.images >= record.reports[-1].images
-        if value is None and last:
-            value = record.value
+    def reported(self, record: TrialRecord, report: Report) -> None:
+        """A trial reached a rung, or ended a repeat. Pictures (`.png`) among the artifacts are logged."""
+        if report.repeat:
+            self._repeated(record, report)
+            return
+        rung = sum(earlier.images < report.images for earlier in record.reports)
+        values = record.rung_values[rung] if rung < len(record.rung_values) else ()
         self._put(
             "reported",
             _reported_key(record, report),
             trial=self._trial(record),
-            rung=rungs + 1,
-            value=value,
+            rung=rung + 1,
+            value=values[0] if len(values) == 1 else None,
+            decision=record.decisions[rung] if rung < len(record.decisions) else None,
             report=report.to_dict(),
+        )
+
+    def _repeated(self, record: TrialRecord, report: Report) -> None:
+        self._put(
+            "repeated",
+            _reported_key(record, report),
+            trial=self._trial(record),
+            baseline=record.baseline,
+            started=record.started,
+            report=report.to_dict(),
+        )
+
+    def paused(self, record: TrialRecord) -> None:
+        """A trial waits at a rung, and may go on later."""
+        self._put(
+            "trial_paused",
+            _paused_key(record),
+            trial=self._trial(record),
         )
 
     def ended(self, record: TrialRecord, outcome: Outcome, model: Path | None = None) -> None:
         """A trial ended. model: the folder made by `export_student`, logged once for the run."""
-        if outcome.status == "running":
-            raise ValueError(f"Trial {record.number} has not ended: its outcome is 'running'.")
+        if outcome.status in ("running", "paused"):
+            raise ValueError(
+                f"Trial {record.number} has not ended: its outcome is {outcome.status!r}."
+            )
         self._put(
             "trial_ended",
             _ended_key(record),
@@ -101,13 +120,19 @@ class Tracker:
         model_of look at files, and are called only for what was not told yet.
         """
         for record in records:
-            if not self._outbox.has(_started_key(record, record.attempt)):
+            if not self._told(_started_key(record, record.attempt)):
                 self._trial_started(record, record.config, record.attempt)
-            for report in record.reports:
-                if not self._outbox.has(_reported_key(record, report)):
+            for report in (*record.reports, *record.repeats):
+                if not self._told(_reported_key(record, report)):
                     self.reported(record, with_pictures(record, report))
-            if record.status != "running" and not self._outbox.has(_ended_key(record)):
+            if record.status == "paused" and not self._told(_paused_key(record)):
+                self.paused(record)
+            ended = record.status not in ("running", "paused")
+            if ended and not self._told(_ended_key(record)):
                 self.ended(record, Outcome(record.status, record.reason), model_of(record))
+
+    def _told(self, key: str) -> bool:
+        return self._outbox.has(key)
 
     def _trial(self, record: TrialRecord) -> str:
         """The trial's name below the search: its number, or `confirm/3` in a sibling study."""
@@ -124,7 +149,13 @@ def _started_key(record: TrialRecord, attempt: int) -> str:
 
 
 def _reported_key(record: TrialRecord, report: Report) -> str:
-    return f"{record.study}/{record.number}/images/{report.images}"
+    place = f"repeat/{report.repeat}" if report.repeat else f"images/{report.images}"
+    return f"{record.study}/{record.number}/{place}"
+
+
+def _paused_key(record: TrialRecord) -> str:
+    place = f"paused/{record.reports[-1].images}/attempt/{record.attempt}"
+    return f"{record.study}/{record.number}/{place}"
 
 
 def _ended_key(record: TrialRecord) -> str:
