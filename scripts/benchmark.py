@@ -36,7 +36,9 @@ def parser() -> argparse.ArgumentParser:
 
     add_arguments(
         commands.add_parser(
-            "search", help="what a search costs beside training, ours and others", allow_abbrev=False
+            "search",
+            help="what a search costs beside training, ours and others",
+            allow_abbrev=False,
         )
     )
     _derivatives(

@@ -138,7 +138,7 @@ class _Simulated(_Offline):
 
     def _run(self, search: Stage, number: int, config: Mapping[str, Any]) -> str:
         """Like a worker: reports of an earlier turn come again, then the rungs that are left."""
-        books, budget = self.books, config["budget"]
+        budget = config["budget"]
         reported = self._reported[number]
         images = [round(share * budget["images"]) for share in budget["rungs"]]
         for count in images:
@@ -251,7 +251,11 @@ def simulated_report(config: Mapping[str, Any], images: int) -> Report:
     share = config["time_sampler"]["diagonal_share"]
     gap = 0.1 + 0.05 * rate**2 + 0.02 * (power - 0.6) ** 2 + 0.03 * share + 1e3 / images
     metrics = {f"teacher_gap@{nfe}": gap / nfe for nfe in (1, 2, 4)}
-    metrics |= {f"{name}@{nfe}": gap for name in ("sliced_wasserstein", "frechet_pixels") for nfe in (1, 2, 4)}
+    metrics |= {
+        f"{name}@{nfe}": gap
+        for name in ("sliced_wasserstein", "frechet_pixels")
+        for nfe in (1, 2, 4)
+    }
     metrics |= {"loss/loss": gap, "loss/gradient_norm": 1.0}
     cost = {"cpu_seconds": images / 1e4, "wall_seconds": images / 1e4, "step_ms": 10.0}
     return Report(images, metrics, cost, time.time())

@@ -69,9 +69,7 @@ def _by_number(events: Path) -> dict[int | None, list[bytes]]:
     return found
 
 
-def _renumbered(
-    line: bytes, number: int, samples: Path, draw: random.Random, anew: bool
-) -> bytes:
+def _renumbered(line: bytes, number: int, samples: Path, draw: random.Random, anew: bool) -> bytes:
     data = json.loads(line)
     if "trial_id" in data:
         data["trial_id"] = number

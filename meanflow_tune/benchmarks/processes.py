@@ -7,7 +7,9 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
-PERIOD = 0.25  # seconds between looks; what a process did after the last look before its end is lost
+PERIOD = (
+    0.25  # seconds between looks; what a process did after the last look before its end is lost
+)
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PROC = Path("/proc")
 

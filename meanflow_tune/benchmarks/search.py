@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -137,7 +138,12 @@ def search(
 
 
 def _compare(
-    folder: Path, kinds: Sequence[str], sides: Sequence[str], trials: int, mlflow: bool, patience: int
+    folder: Path,
+    kinds: Sequence[str],
+    sides: Sequence[str],
+    trials: int,
+    mlflow: bool,
+    patience: int,
 ) -> list[Figures]:
     from meanflow_tune.benchmarks.short_space import STEPS
 
@@ -190,7 +196,9 @@ def measure(
             try:
                 line = lines.get(timeout=patience)
             except Empty:
-                found.note = f"no trial ended for {patience:.0f} s after {len(ends)} of {1 + trials}"
+                found.note = (
+                    f"no trial ended for {patience:.0f} s after {len(ends)} of {1 + trials}"
+                )
                 break
             if line is None:
                 found.note = f"broke off after {len(ends)} of {1 + trials}: {_last_line(log)}"
@@ -203,7 +211,7 @@ def measure(
             process.wait(patience)
     if ends:
         found.start = ends[0] - began
-        found.seconds = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+        found.seconds = [after - before for before, after in pairwise(ends)]
     if found.seconds:
         first, last = spent[0], spent[-1]
         if first is not None and last is not None:
@@ -274,7 +282,7 @@ def table(found: Sequence[Figures]) -> str:
             lines.append(f"median of {slow} / median of {quick}: {ratio:.1f}")
     lines.append(
         "one trial at a time; the first is the start and counts nowhere else; processor: seconds a trial"
-        "\nof all processes, read from /proc four times a second; useful: share of the time in optimiser steps"
+        "\nof all processes, by /proc four times a second; useful: share of the time in optimiser steps"
     )
     return "\n".join(lines)
 

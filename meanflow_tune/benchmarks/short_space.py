@@ -5,7 +5,15 @@ Eight parameters without conditions, whose names Ray Tune takes too.
 
 from typing import Any
 
-from meanflow_tune.config import Adaptive, Budget, Ema, Evaluation, Optimizer, TeacherConfig, TrialConfig
+from meanflow_tune.config import (
+    Adaptive,
+    Budget,
+    Ema,
+    Evaluation,
+    Optimizer,
+    TeacherConfig,
+    TrialConfig,
+)
 from meanflow_tune.data import EightGaussians
 from meanflow_tune.losses import LossMix
 from meanflow_tune.metrics import TeacherGap
@@ -18,7 +26,9 @@ METRIC = OBJECTIVE
 BATCH, STEPS = 64, 300
 MODEL = MLP(width=64, blocks=2)
 TEACHER = TeacherConfig(
-    model=MODEL, optimizer=Optimizer(learning_rate=2e-3), budget=Budget(images=32_000, global_batch=64)
+    model=MODEL,
+    optimizer=Optimizer(learning_rate=2e-3),
+    budget=Budget(images=32_000, global_batch=64),
 )
 
 BASELINES: dict[str, dict[str, Any]] = {

@@ -56,7 +56,9 @@ def one_process(kind: str, trials: int, folder: Path, tell: Tell) -> None:
     journal = JournalStorage(JournalFileBackend(str(folder / "optuna.journal")))
     study = optuna.create_study(storage=journal, sampler=optuna.samplers.TPESampler(seed=0))
     # Told here, once a trial is stored.
-    study.optimize(objective, trials, callbacks=[lambda _, t: tell(t.number, training_of[t.number])])
+    study.optimize(
+        objective, trials, callbacks=[lambda _, t: tell(t.number, training_of[t.number])]
+    )
 
 
 def functions(kind: str, trials: int, folder: Path, tell: Tell) -> None:
@@ -80,7 +82,9 @@ def _tune(
     from ray.tune.search.optuna import OptunaSearch
 
     class Told(tune.Callback):
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        def on_trial_complete(
+            self, iteration: int, trials: list[Any], trial: Any, **_: Any
+        ) -> None:
             tell(len(done), float(trial.last_result[TRAINING]))
             done.add(trial.trial_id)
 

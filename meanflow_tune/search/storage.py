@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from meanflow_tune.files import sync_folder
 from meanflow_tune.search.errors import StorageError
 
 JOURNAL_NAME = "study.journal"
+LOOSE_BYTES = 2**16  # of a journal that are at most not synced
 TAIL_BYTES = 2**20  # of a journal in which its last sound line is looked for first
 
 
@@ -39,6 +41,10 @@ class FencedJournal(JournalFileBackend):
         self._path = path
         self._fence = fence
         self._read = (0, 0)  # how many lines were read, and where the next one begins
+        self._loose = b""  # at the end of the file, not synced yet
+        self._owed = b""  # read by the storage, and cut off the file again when a sync failed
+        self._writing = threading.Lock()
+        self._here = threading.local()
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """Lines from number log_number_from (from 0) on, as far as they are whole.
@@ -72,9 +78,60 @@ class FencedJournal(JournalFileBackend):
         self._journal_lock.acquire()
         try:
             self._fence()
-            _append(self._path, lines.encode())
+            self._append(lines.encode())
         finally:
             self._journal_lock.release()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Lines that this thread appends meanwhile reach the disk by one sync, at the end.
+
+        They are in the file at once, so that a killed process loses none. A power cut may lose them, so
+        nobody may be told of them before the end.
+        """
+        if self._fence is None or getattr(self._here, "deferred", False):
+            yield
+            return
+        self._here.deferred = True
+        try:
+            yield
+        finally:
+            self._here.deferred = False
+            if self._loose or self._owed:
+                self._append(b"")
+
+    def _append(self, data: bytes) -> None:
+        """Append data; durably, or not at all, unless it belongs to others that come `together`."""
+        with self._writing, open(self._path, "ab") as file:
+            size = file.seek(0, os.SEEK_END)
+            whole = self._owed + data
+            deferred = getattr(self._here, "deferred", False)
+            try:
+                file.write(whole)
+                file.flush()
+                if deferred and len(self._loose) + len(whole) < LOOSE_BYTES:
+                    self._owed, self._loose = b"", self._loose + whole
+                    return
+                os.fsync(file.fileno())
+                self._owed = self._loose = b""
+            except BaseException as error:
+                # What others have read already is appended again before anything else.
+                os.truncate(self._path, size - len(self._loose))
+                self._owed, self._loose = self._loose + self._owed, b""
+                if isinstance(error, OSError):
+                    raise StorageError(
+                        f"cannot write {self._path}: {error}; free some space there, then run the same"
+                        " command again"
+                    ) from error
+                raise
+
+
+class StudyJournal(JournalStorage):
+    """Optuna's storage over a FencedJournal."""
+
+    def __init__(self, journal: FencedJournal) -> None:
+        super().__init__(journal)
+        self.together = journal.together
 
 
 def open_storage(
@@ -112,7 +169,7 @@ def open_storage(
                 Path(f"{path}.lock").unlink(missing_ok=True)
             repair_journal(path)
         with _collector_off():
-            return JournalStorage(FencedJournal(path, fence))
+            return StudyJournal(FencedJournal(path, fence))
     except (OSError, ValueError) as error:
         if isinstance(error, StorageError):
             raise
@@ -135,13 +192,13 @@ def repair_journal(path: Path) -> Path | None:
     """Cut a torn tail off a journal; return the copy kept beside it, None if nothing was torn.
 
     A write that a crash tore was never acknowledged, and is repeated by whoever goes on. Only the
-    end is looked at; damage before a sound line is found, and not cut, when the lines are read.
+    end is looked at; other damage before a sound line is found, and not cut, when the lines are read.
     """
     if not path.exists():
         return None
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
-        good = _sound_end(file, size)
+        good = _before_hole(file, _sound_end(file, size))
     if good == size:
         return None
     copy = _free_name(path)
@@ -170,22 +227,16 @@ def _sound_end(file: BinaryIO, size: int) -> int:
         block *= 4
 
 
-def _append(path: Path, data: bytes) -> None:
-    """Append data durably or not at all."""
-    with open(path, "ab") as file:
-        size = file.seek(0, os.SEEK_END)
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException as error:
-            os.truncate(path, size)
-            if isinstance(error, OSError):
-                raise StorageError(
-                    f"cannot write {path}: {error}; free some space there, then run the same"
-                    " command again"
-                ) from error
-            raise
+def _before_hole(file: BinaryIO, end: int) -> int:
+    """`end`, or where the line begins that a power cut left as zeros (later lines may have survived).
+
+    Only of bytes that were never synced together; zeros further back are damage of another kind.
+    """
+    start = max(0, end - LOOSE_BYTES)
+    file.seek(start)
+    tail = file.read(end - start)
+    hole = tail.find(b"\0")
+    return end if hole < 0 else start + tail.rfind(b"\n", 0, hole) + 1
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
