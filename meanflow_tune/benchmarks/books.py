@@ -66,7 +66,8 @@ def bookkeeping(request: SearchRequest, progress: Callable[[str], None]) -> Book
         driver.progress = progress
         if driver.run() != 0:
             raise ValueError(f"the simulated search of {request.storage} did not end well")
-        return driver.books
+        books: Books = driver.books
+        return books
 
 
 def stored_trials(request: SearchRequest, count: int, progress: Callable[[str], None]) -> None:
@@ -76,8 +77,9 @@ def stored_trials(request: SearchRequest, count: int, progress: Callable[[str], 
     multiply(request.folder, count)
 
 
-def resume(request: SearchRequest) -> dict[str, float]:
-    """Seconds from taking the lease to the first suggestion, in the steps of the driver.
+def resume(request: SearchRequest) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds from taking the lease to the first suggestion, in the steps of the driver, by the clock
+    and of the processor.
 
     The study must have fewer trials than `request.trials`. Raises ValueError where nothing is left.
     """

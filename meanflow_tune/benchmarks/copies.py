@@ -84,7 +84,7 @@ def _renumbered(line: bytes, number: int, samples: Path, draw: random.Random, an
 
 
 def _drawn(law: dict[str, Any], draw: random.Random) -> float:
-    low, high = law["low"], law["high"]
+    low, high = float(law["low"]), float(law["high"])
     if law["log"]:
         return min(high, max(low, math.exp(draw.uniform(math.log(low), math.log(high)))))
     return draw.uniform(low, high)
@@ -102,7 +102,9 @@ def _sample_file(folder: Path) -> Path:
     """What a rung leaves: samples, and the pictures that were drawn of them."""
     path = folder / "trials" / "samples" / "000000128000.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    grids = {f"student@{nfe}": np.zeros((64, 1, 8, 8), np.float32) for nfe in (1, 2, 4)}
+    grids: dict[str, Any] = {
+        f"student@{nfe}": np.zeros((64, 1, 8, 8), np.float32) for nfe in (1, 2, 4)
+    }
     np.savez(path, **grids)
     for nfe in (1, 2, 4):
         path.with_name(f"{path.stem}-nfe{nfe}.png").touch()

@@ -240,19 +240,31 @@ def _last_line(log: Any) -> str:
     return lines[-1].strip()[:200] if lines else "it printed nothing"
 
 
+class _Silent:
+    """A sink that nobody listens to."""
+
+    def report(self, report: Any) -> bool:
+        return True
+
+    def tick(self, progress: dict[str, Any]) -> None: ...
+
+    def stopping(self) -> bool:
+        return False
+
+
 def _train_teacher(cache: Path) -> None:
     """Into the cache, so that no side's first trial trains it."""
     import torch
 
     from meanflow_tune.benchmarks import short_space
-    from meanflow_tune.benchmarks.trials import Collected, config_of
+    from meanflow_tune.benchmarks.trials import config_of
     from meanflow_tune.config import TrialConfig
     from meanflow_tune.training.resources import Resources
     from meanflow_tune.training.world import World
 
     torch.set_num_threads(1)
     config = TrialConfig.from_dict(config_of(short_space.BASELINES["plain"]))
-    Resources(cache, World(0, 1, "cpu")).teacher(config, Collected())
+    Resources(cache, World(0, 1, "cpu")).teacher(config, _Silent())
 
 
 # ---- tables ----------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def _tune(
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
-    class Told(tune.Callback):
+    class Told(tune.Callback):  # type: ignore[misc]
         def on_trial_complete(
             self, iteration: int, trials: list[Any], trial: Any, **_: Any
         ) -> None:
