@@ -17,13 +17,15 @@ _PROC = Path("/proc")
 class Family:
     """Looks at /proc again and again; a context manager.
 
+    alive: pids of those that were there at the last look.
+
     `resource.getrusage` counts only children that were waited for, and Ray's processes ignore theirs.
     """
 
     def __init__(self, root: int) -> None:
         self._root = root
         self._seconds: dict[tuple[int, int], float] = {}  # by pid and start, for pids are reused
-        self._alive: set[int] = {root}
+        self.alive: set[int] = {root}
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="processor time", daemon=True)
@@ -51,7 +53,7 @@ class Family:
     def kill(self) -> None:
         """End every process of the family that is left."""
         self._look()
-        for pid in self._alive:
+        for pid in self.alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -63,7 +65,7 @@ class Family:
         table = _processes()
         with self._lock:
             # A parent that has ended since the last look still makes its children known.
-            family = (self._alive & table.keys()) | ({self._root} & table.keys())
+            family = (self.alive & table.keys()) | ({self._root} & table.keys())
             known = {pid for pid, _ in self._seconds} | {self._root}
             grown = True
             while grown:
@@ -77,7 +79,7 @@ class Family:
             for pid in family:
                 _, start, seconds = table[pid]
                 self._seconds[pid, start] = seconds
-            self._alive = family
+            self.alive = family
 
 
 def _processes() -> dict[int, tuple[int, int, float]]:

@@ -2,58 +2,23 @@
 
 import argparse
 import json
-import math
-import os
 import shlex
-import statistics
-import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from meanflow_tune.benchmarks.machine import machine
-from meanflow_tune.benchmarks.processes import Family
+from meanflow_tune.benchmarks.search_tables import SIDES, books_table, resume_table, sides_table
+from meanflow_tune.benchmarks.sides_run import Figures, measure
 
-SIDE_NAMES = ("ours-1", "ours-2", "trainer-1", "trainer-2", "tune", "optuna")
 TITLES = {
     "trivial": "trivial trials: three reports and three small checkpoints, so that all is overhead",
     "short": "short trials: {steps} steps of a small network, three evaluations and checkpoints",
 }
-RATIOS = (("trainer-1", "ours-1"), ("trainer-2", "ours-2"))
 BOOKS, RESUME = 1000, 10_000
-
-
-@dataclass
-class Figures:
-    """Of one side, over the trials behind the first, which warms up.
-
-    start: seconds until the first trial had ended; seconds: of each trial, from the end of the one
-    before; processor: seconds a trial, of all processes (None where they cannot be counted);
-    useful: the share of the time that went into optimiser steps; note: why trials are missing.
-    """
-
-    side: str
-    kind: str
-    start: float = math.nan
-    seconds: list[float] = field(default_factory=list)
-    processor: float | None = None
-    useful: float = math.nan
-    note: str = ""
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds) if self.seconds else math.nan
-
-    @property
-    def mean(self) -> float:
-        return statistics.mean(self.seconds) if self.seconds else math.nan
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -62,10 +27,10 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--sides",
         nargs="+",
-        choices=SIDE_NAMES,
-        default=SIDE_NAMES,
+        choices=SIDES,
+        default=tuple(SIDES),
         metavar="NAME",
-        help=f"of {', '.join(SIDE_NAMES)} (default: all)",
+        help=f"of {', '.join(SIDES)} (default: all)",
     )
     p.add_argument("--skip-real", action="store_true", help="trivial trials only")
     p.add_argument("--mlflow", action="store_true", help="ours with tracking; without by default")
@@ -159,85 +124,8 @@ def _compare(
             (place / "teachers").symlink_to(folder / "teachers")
             found.append(measure(side, kind, trials, place, mlflow, patience, _progress))
         here = [one for one in found if one.kind == kind]
-        print(f"\n{TITLES[kind].format(steps=STEPS)}\n{table(here)}", flush=True)
+        print(f"\n{TITLES[kind].format(steps=STEPS)}\n{sides_table(here)}", flush=True)
     return found
-
-
-def measure(
-    side: str,
-    kind: str,
-    trials: int,
-    folder: Path,
-    mlflow: bool,
-    patience: float,
-    progress: Callable[[str], None],
-) -> Figures:
-    """Run a side in a process of its own for 1 + `trials` trials; all that it started ends with it."""
-    found = Figures(side, kind)
-    root = str(Path(__file__).resolve().parents[2])
-    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    arguments = [side, kind, str(1 + trials), str(folder), *(["mlflow"] if mlflow else [])]
-    began = time.perf_counter()
-    ends: list[float] = []
-    training: list[float] = []
-    spent: list[float | None] = []
-    with (
-        open(folder / "log", "w+b") as log,
-        subprocess.Popen(
-            [sys.executable, "-m", "meanflow_tune.benchmarks.sides", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env=os.environ | {"PYTHONPATH": paths},
-        ) as process,
-        Family(process.pid) as family,
-    ):
-        lines = _lines(process)
-        while len(ends) <= trials:
-            try:
-                line = lines.get(timeout=patience)
-            except Empty:
-                found.note = (
-                    f"no trial ended for {patience:.0f} s after {len(ends)} of {1 + trials}"
-                )
-                break
-            if line is None:
-                found.note = f"broke off after {len(ends)} of {1 + trials}: {_last_line(log)}"
-                break
-            ends.append(time.perf_counter())
-            training.append(float(json.loads(line)["training"]))
-            spent.append(family.seconds())
-            progress(f"{side}, {kind}: {len(ends)} of {1 + trials} trials")
-        if not found.note:
-            process.wait(patience)
-    if ends:
-        found.start = ends[0] - began
-        found.seconds = [after - before for before, after in pairwise(ends)]
-    if found.seconds:
-        first, last = spent[0], spent[-1]
-        if first is not None and last is not None:
-            found.processor = (last - first) / len(found.seconds)
-        found.useful = math.fsum(training[1:]) / (ends[-1] - ends[0])
-    return found
-
-
-def _lines(process: "subprocess.Popen[bytes]") -> "SimpleQueue[bytes | None]":
-    """What a process prints, line by line, and None at its end."""
-    queue: SimpleQueue[bytes | None] = SimpleQueue()
-
-    def read() -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            queue.put(line)
-        queue.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    return queue
-
-
-def _last_line(log: Any) -> str:
-    log.seek(0)
-    lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip()[:200] if lines else "it printed nothing"
 
 
 class _Silent:
@@ -267,38 +155,6 @@ def _train_teacher(cache: Path) -> None:
     Resources(cache, World(0, 1, "cpu")).teacher(config, _Silent())
 
 
-# ---- tables ----------------------------------------------------------------------------------
-
-
-def table(found: Sequence[Figures]) -> str:
-    """A line a side, and the ratios of medians where both are there."""
-    from meanflow_tune.benchmarks.sides import SIDES
-
-    lines = [
-        f"{'':40}{'start s':>9}{'median s':>10}{'mean s':>9}{'processor s':>13}{'useful':>8}{'trials':>8}"
-    ]
-    lines.append("-" * len(lines[0]))
-    for one in found:
-        busy = "?" if one.processor is None else f"{one.processor:.2f}"
-        useful = "-" if one.kind == "trivial" else f"{100 * one.useful:.0f} %"
-        lines.append(
-            f"{SIDES[one.side].title:40}{one.start:>9.1f}{one.median:>10.3f}{one.mean:>9.3f}"
-            f"{busy:>13}{useful:>8}{len(one.seconds):>8}"
-        )
-        if one.note:
-            lines.append(f"    {one.note}")
-    by_side = {one.side: one for one in found if one.seconds}
-    for slow, quick in RATIOS:
-        if slow in by_side and quick in by_side:
-            ratio = by_side[slow].median / by_side[quick].median
-            lines.append(f"median of {slow} / median of {quick}: {ratio:.1f}")
-    lines.append(
-        "one trial at a time; the first is the start and counts nowhere else; processor: seconds a trial"
-        "\nof all processes, by /proc four times a second; useful: share of the time in optimiser steps"
-    )
-    return "\n".join(lines)
-
-
 # ---- books -----------------------------------------------------------------------------------
 
 
@@ -318,25 +174,6 @@ def _bookkeeping(folder: Path, trials: int) -> dict[str, float]:
     return found
 
 
-def books_table(found: Mapping[str, float]) -> str:
-    """Seconds of bookkeeping a trial, and what share of the time that is."""
-    edge = f"{found['edge']:.0f}"
-    lines = [
-        f"bookkeeping of {found['trials']:.0f} trials of simulated 5 s, the default space and sampler",
-        f"{'':14}{'first ' + edge:>12}{'last ' + edge:>12}{'all':>9}{'last / first':>15}",
-    ]
-    for name, growth in (("seconds", "growth"), ("processor", "processor growth")):
-        first, last, mean = (found[f"{name} {part}"] for part in ("first", "last", "mean"))
-        title = "s a trial" if name == "seconds" else "processor s"
-        lines.append(f"{title:14}{first:>12.3f}{last:>12.3f}{mean:>9.3f}{found[growth]:>15.2f}")
-    lines.append(
-        f"share of 5 s: {100 * found['share']:.1f} %; of the time simulated, which is shorter where "
-        f"trials are stopped: {100 * found['share of trained']:.1f} %"
-        f"\nof it for the status file and the live view: {100 * found['status share']:.0f} %"
-    )
-    return "\n".join(lines)
-
-
 def _resume(folder: Path, stored: int) -> dict[str, Any]:
     from meanflow_tune.benchmarks import books
 
@@ -348,20 +185,6 @@ def _resume(folder: Path, stored: int) -> dict[str, Any]:
     seconds, processor = books.resume(_request(folder, stored + 10))
     print(f"\n{resume_table(stored, size, seconds, processor)}", flush=True)
     return {"stored": stored, "journal_mib": size, "seconds": seconds, "processor": processor}
-
-
-def resume_table(
-    stored: int, size: float, seconds: Mapping[str, float], processor: Mapping[str, float]
-) -> str:
-    """The steps of the driver up to the first suggestion."""
-    lines = [
-        f"resume of {stored:,} stored trials, a journal of {size:.0f} MiB, to the first suggestion",
-        f"{'':20}{'seconds':>10}{'processor s':>13}",
-    ]
-    for step, spent in seconds.items():
-        busy = f"{processor[step]:.2f}" if step in processor else ""
-        lines.append(f"{step:20}{spent:>10.2f}{busy:>13}")
-    return "\n".join(lines)
 
 
 def _progress(line: str) -> None:

@@ -8,7 +8,6 @@ import json
 import os
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +24,6 @@ from meanflow_tune.stage import Stage
 from meanflow_tune.view import View
 
 
-@dataclass(frozen=True)
-class Side:
-    """title: in tables; ranks: of a trial, 0 where it has no process group."""
-
-    title: str
-    ranks: int
-
-
-SIDES = {
-    "ours-1": Side("ours, a slot of 1 rank", 1),
-    "ours-2": Side("ours, a slot of 2 ranks", 2),
-    "trainer-1": Side("Tune, a TorchTrainer a trial, 1 worker", 1),
-    "trainer-2": Side("Tune, a TorchTrainer a trial, 2 workers", 2),
-    "tune": Side("Tune function trials, OptunaSearch", 0),
-    "optuna": Side("Optuna in one process", 0),
-}
-
-
 def main(argv: list[str]) -> int:
     """Run a side; the lines go to standard output, and all else that is printed to standard error."""
     name, kind, trials, folder = argv[0], argv[1], int(argv[2]), Path(argv[3])
@@ -53,11 +34,11 @@ def main(argv: list[str]) -> int:
         """A trial has ended; training: its seconds in optimiser steps."""
         print(json.dumps({"trial": number, "training": training}), file=lines, flush=True)
 
-    ranks = SIDES[name].ranks
-    if name.startswith("ours"):
-        return _ours(kind, ranks, trials, folder, "mlflow" in argv[4:], tell)
-    if name.startswith("trainer"):
-        stock.trainers(kind, ranks, trials, folder, tell)
+    what, _, ranks = name.partition("-")
+    if what == "ours":
+        return _ours(kind, int(ranks), trials, folder, "mlflow" in argv[4:], tell)
+    if what == "trainer":
+        stock.trainers(kind, int(ranks), trials, folder, tell)
     elif name == "tune":
         stock.functions(kind, trials, folder, tell)
     else:

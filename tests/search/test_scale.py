@@ -163,9 +163,10 @@ def test_what_a_failed_sync_left_unwritten_comes_before_anything_else(
         """Call once with a full disk and once more without."""
         nonlocal failures
         before = journal.read_bytes()
-        with monkeypatch.context() as patch, pytest.raises(StorageError, match="free some space"):
+        with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", full)
-            call()
+            with pytest.raises(StorageError, match="free some space"):
+                call()
         assert journal.read_bytes() == before
         failures += 1
         return call()
