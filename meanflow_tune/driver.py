@@ -43,6 +43,7 @@ from meanflow_tune.search.errors import (
 from meanflow_tune.search.lease import Lease, read_lease
 from meanflow_tune.search.ledger import Ledger
 from meanflow_tune.search.manifest import MANIFEST_NAME, Manifest, check_resumable
+from meanflow_tune.search.sampler_check import independent_note
 from meanflow_tune.search.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.search.view import read_records
 from meanflow_tune.stage import Stage, later
@@ -53,7 +54,6 @@ from meanflow_tune.view import View, make_console
 
 log = logging.getLogger(__name__)
 DRAIN_SECONDS = 120.0
-STARTUP_TRIALS = 8  # finished trials, baselines included, before the sampler models anything
 
 
 def run(request: SearchRequest, command: str, quiet: bool = False, verbose: bool = False) -> int:
@@ -124,6 +124,8 @@ class Driver:
         location = self.request.study_storage or self.request.folder / JOURNAL_NAME
         self.storage = open_storage(location, self.lease.check, recover=self.lease.taken_over)
         self._check_manifest()
+        if note := independent_note(self.request.sampler, self.plan.independent):
+            self.view.event(note)
         with ExitStack() as stack:
             # One thread draws and tracks, in order, so that Tune's loop never waits for a picture.
             self.background = stack.enter_context(ThreadPoolExecutor(1, "pictures"))
@@ -173,7 +175,7 @@ class Driver:
             folder=request.folder,
             fence=self.lease.check,
             epoch=self.lease.epoch,
-            startup_trials=STARTUP_TRIALS,
+            startup_trials=request.startup_trials,
             repeats=request.repeats,
             max_failures=request.max_failures,
         )

@@ -78,3 +78,52 @@ def test_fresh_refuses_while_a_driver_is_at_work(tmp_path: Path) -> None:
     with Lease.acquire(tmp_path / "s"), pytest.raises(UserError, match="in use") as refused:
         run(request(tmp_path, resume="fresh"), "again")
     assert refused.value.status == 4
+
+
+def test_samplers_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--sampler cmaes: it takes one objective") as refused:
+        run(request(tmp_path, sampler="cmaes", objectives="teacher_gap@1,cost"), "again")
+    assert refused.value.status == 2
+    assert not (tmp_path / "s").exists()
+
+
+def test_what_a_sampler_leaves_to_chance_is_in_the_plan_and_the_first_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(request(tmp_path, sampler="gp"))
+    assert plan.independent == ("loss/second_order/size",)
+    assert make_plan(request(tmp_path)).independent == ()
+
+    class Enough(Exception):
+        pass
+
+    def stop(self: Driver, stack: object) -> None:
+        raise Enough
+
+    lines: list[str] = []
+    monkeypatch.setattr(Driver, "_search_stage", stop)
+    monkeypatch.setattr(View, "event", lambda self, text, style="": lines.append(text))
+    with pytest.raises(Enough):
+        run(request(tmp_path, sampler="gp"), "again")
+    assert lines == [
+        "sampler gp models what every trial has; these are drawn independently of results: "
+        "loss/second_order/size"
+    ]
+
+
+def test_startup_trials_are_those_of_the_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[object] = []
+
+    class Enough(Exception):
+        pass
+
+    def made(**settings: object) -> Ledger:
+        given.append(settings["startup_trials"])
+        raise Enough
+
+    monkeypatch.setattr("meanflow_tune.driver.Ledger", made)
+    with pytest.raises(Enough):
+        run(request(tmp_path, startup_trials=3), "again", quiet=True)
+    assert given == [3]

@@ -31,7 +31,8 @@ from meanflow_tune.search.errors import (
 from meanflow_tune.search.judge import Judge, last_rung
 from meanflow_tune.search.objective import Objectives, SearchObjective
 from meanflow_tune.search.rungs import Rungs, Verdict
-from meanflow_tune.search.samplers import SamplerKind, draw_seed, make_sampler
+from meanflow_tune.search.samplers import SamplerKind, make_sampler
+from meanflow_tune.search.seeds import draw_seed
 from meanflow_tune.search.view import (
     ATTEMPT,
     BASELINE,
