@@ -26,8 +26,8 @@ class LightTrial(FrozenTrial):
     values = None
     params = {}
     distributions = {}
-    system_attrs = {}
-    constraints = {}  # type: ignore[assignment]
+    system_attrs = {}  # type: ignore[override]
+    constraints = {}
 
     def __init__(self, trial: FrozenTrial) -> None:
         self.__dict__.update(trial.__dict__)
