@@ -20,6 +20,7 @@ from meanflow_tune.driver import Driver
 from meanflow_tune.plan import make_plan
 from meanflow_tune.records import Outcome, Report
 from meanflow_tune.request import SearchRequest
+from meanflow_tune.search.errors import SearchStopped
 from meanflow_tune.search.lease import Lease
 from meanflow_tune.stage import Stage
 from meanflow_tune.view import View
@@ -104,7 +105,9 @@ class _Offline(Driver):
 
     def _keep_status(self) -> None: ...
 
-    def _close(self, search: Stage, interrupted: bool) -> int:
+    def _close(self, search: Stage, interrupted: bool, stopped: SearchStopped | None = None) -> int:
+        if stopped is not None:
+            raise stopped
         if search.exhausted():
             search.end()
         self.background.shutdown(wait=True)

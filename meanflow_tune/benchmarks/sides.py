@@ -19,6 +19,7 @@ from meanflow_tune.driver import Driver
 from meanflow_tune.plan import make_plan
 from meanflow_tune.records import Outcome, Report
 from meanflow_tune.request import SearchRequest
+from meanflow_tune.search.errors import SearchStopped
 from meanflow_tune.search.lease import Lease
 from meanflow_tune.stage import Stage
 from meanflow_tune.view import View
@@ -80,7 +81,9 @@ class _Measured(Driver):
     def _work(self, search: Stage, stack: ExitStack) -> None:
         super()._work(_Told(search, self.tell), stack)  # type: ignore[arg-type]
 
-    def _close(self, search: Stage, interrupted: bool) -> int:
+    def _close(self, search: Stage, interrupted: bool, stopped: SearchStopped | None = None) -> int:
+        if stopped is not None:
+            raise stopped
         self.background.shutdown(wait=True)
         self._drain(120.0)
         return 0

@@ -59,6 +59,34 @@ def test_faulty_spaces_are_refused(tmp_path: Path, old: str, new: str, message: 
         load_space(write(tmp_path, text))
 
 
+FAMILY = TOY.replace("def suggest", 'BASELINES["one"] = {"x": 1.0, "kind": "b"}\n{}\ndef suggest')
+
+
+def test_baselines_come_in_families(tmp_path: Path) -> None:
+    """Without FAMILIES the reference is one; whatever is in none is one by itself."""
+    plain = load_space(write(tmp_path, FAMILY.replace("{}\ndef", "\ndef")))
+    assert plain.families == {"zero": ("zero",), "one": ("one",)}
+    text = FAMILY.replace("{}\ndef", 'REFERENCE = ("one",)\ndef')
+    assert load_space(write(tmp_path, text)).families == {"reference": ("one",), "zero": ("zero",)}
+    text = FAMILY.replace("{}\ndef", 'FAMILIES = {"both": ("one", "zero")}\ndef')
+    assert load_space(write(tmp_path, text)).families == {"both": ("one", "zero")}
+    assert load_space("second_order").families["reference"] == load_space("second_order").reference
+
+
+@pytest.mark.parametrize(
+    ("families", "message"),
+    [
+        ('("one",)', "must map names"),
+        ('{"a": ("two",)}', "FAMILIES .*two is no BASELINE"),
+        ('{"a": ("one",), "b": ("one",)}', "one is in two families"),
+        ('{"zero": ("one",)}', "zero is also the name of a baseline"),
+    ],
+)
+def test_faulty_families_are_refused(tmp_path: Path, families: str, message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        load_space(write(tmp_path, FAMILY.replace("{}\ndef", f"FAMILIES = {families}\ndef")))
+
+
 def test_unknown_spaces_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match=r"'secondorder' is unknown; known: .*second_order"):
         load_space("secondorder")
