@@ -60,7 +60,7 @@ from meanflow_tune.stage import Stage, later
 from meanflow_tune.terms import begin
 from meanflow_tune.tracking.mlflow_sink import MlflowSink
 from meanflow_tune.tracking.outbox import Outbox
-from meanflow_tune.tracking.replay import Replayer
+from meanflow_tune.tracking.replay import Replayer, Sink
 from meanflow_tune.view import View, make_console
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,12 @@ def _put_aside(request: SearchRequest) -> None:
 
 
 class Driver:
-    """One run of the command, from a held lease to the summary."""
+    """One run of the command, from a held lease to the summary.
+
+    serve: what a slot does with a job, in place of training it (see `cluster.rank.Serve`).
+    """
+
+    serve: Any = None
 
     def __init__(self, plan: Plan, lease: Lease, view: View, command: str, verbose: bool) -> None:
         self.plan, self.request = plan, plan.request
@@ -220,13 +225,16 @@ class Driver:
     ) -> Stage:
         folder.mkdir(parents=True, exist_ok=True)
         outbox = Outbox(folder, self.lease.check, self.writing)
-        sink = MlflowSink.for_storage(self.request.storage, self.request.tracking_uri)
-        replayer = stack.enter_context(Replayer(outbox, sink))
+        replayer = stack.enter_context(Replayer(outbox, self._sink()))
         stage = Stage(
             name, ledger, outbox, replayer, self.view, self.background, label, total, self.interrupt
         )
         self.stages.append(stage)
         return stage
+
+    def _sink(self) -> Sink:
+        """Where tracking ends up; a measurement of the search alone puts nothing there."""
+        return MlflowSink.for_storage(self.request.storage, self.request.tracking_uri)
 
     def _confirm_stage(self, search: Stage, stack: ExitStack) -> Stage | None:
         """The sibling study of what is still to be confirmed; None where there is nothing."""
@@ -301,6 +309,7 @@ class Driver:
                             storage=request.storage,
                             interrupt=self.interrupt,
                             verbose=self.verbose,
+                            serve=self.serve,
                         )
                     )
                     self.view.event(runner.description)
