@@ -43,7 +43,6 @@ from meanflow_tune.search.errors import (
 from meanflow_tune.search.lease import Lease, read_lease
 from meanflow_tune.search.ledger import Ledger
 from meanflow_tune.search.manifest import MANIFEST_NAME, Manifest, check_resumable
-from meanflow_tune.search.rungs import Rungs
 from meanflow_tune.search.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.search.view import read_records
 from meanflow_tune.stage import Stage, later
@@ -139,11 +138,11 @@ class Driver:
             space=request.space,
             space_hash=space.source_hash,
             goal=space.goal,
-            objective=str(self.plan.objective),
+            objective=str(self.plan.objectives),
             overrides=request.settings,
             sampler=request.sampler,
             seed=request.seed,
-            rungs=str(self._rungs()),
+            rungs=str(self.plan.rungs),
             data_fingerprint=self.plan.data_fingerprint,
         )
         old = Manifest.read(request.folder)
@@ -154,9 +153,6 @@ class Driver:
         new.write(request.folder)
         self.manifest = new
 
-    def _rungs(self) -> Rungs | None:
-        return Rungs(reduction=self.request.reduction) if self.request.scheduler == "asha" else None
-
     def _search_stage(self, stack: ExitStack) -> Stage:
         request = self.request
         ledger = Ledger(
@@ -164,8 +160,8 @@ class Driver:
             study_name=request.study,
             suggest=self.plan.suggest,
             baselines=self.plan.space.baselines,
-            objective=self.plan.objective,
-            rungs=self._rungs(),
+            objectives=self.plan.objectives,
+            rungs=self.plan.rungs,
             sampler=request.sampler,
             seed=request.seed,
             total=request.trials,
@@ -173,6 +169,8 @@ class Driver:
             fence=self.lease.check,
             epoch=self.lease.epoch,
             startup_trials=STARTUP_TRIALS,
+            repeats=request.repeats,
+            max_failures=request.max_failures,
         )
         stage = self._stage(request.study, request.folder, ledger, "trial", request.trials, stack)
         facts = self.manifest.model_dump(mode="json")
@@ -213,7 +211,7 @@ class Driver:
             study_name=self._confirm_name,
             suggest=confirm.suggester(records, request.seed),
             baselines={entry.name: entry.params for entry in wanted},
-            objective=self.plan.objective,
+            objectives=self.plan.objectives,
             rungs=None,
             sampler="random",
             seed=request.seed,
@@ -275,6 +273,8 @@ class Driver:
 
     def _close(self, search: Stage, interrupted: bool) -> int:
         """Files, summary, tracking; returns the exit status."""
+        if not interrupted and search.exhausted():
+            search.end()
         findings = self._findings(search)
         files = summary.write_files(self.plan, findings)
         completed = any(record.status == "completed" for record in findings.records)

@@ -9,7 +9,8 @@ from meanflow_tune.config import TrialConfig, flatten, override
 from meanflow_tune.request import EXIT_UNUSABLE, SearchRequest, UserError
 from meanflow_tune.search.draws import draw_baseline, draw_random
 from meanflow_tune.search.errors import SpaceError
-from meanflow_tune.search.objective import SearchObjective
+from meanflow_tune.search.objective import Objectives, SearchObjective
+from meanflow_tune.search.rungs import Rungs
 from meanflow_tune.search.spaces import Space, load_space
 
 DRAWS = 24
@@ -21,10 +22,16 @@ class Plan:
 
     request: SearchRequest
     space: Space
-    objective: SearchObjective
+    objectives: Objectives
     suggest: Callable[[Any], dict[str, Any]]
     examples: tuple[TrialConfig, ...]
     data_fingerprint: str
+    rungs: Rungs | None
+
+    @property
+    def objective(self) -> SearchObjective:
+        """The objective, the first where there are several."""
+        return self.objectives.parts[0]
 
 
 def make_plan(request: SearchRequest) -> Plan:
@@ -34,9 +41,21 @@ def make_plan(request: SearchRequest) -> Plan:
     """
     try:
         space = load_space(request.space)
-        objective = space.objective
     except (SpaceError, ValueError) as error:
         raise UserError(f"--space {request.space}: {error}") from None
+    objectives = Objectives.of(space.objective)
+    if request.objectives is not None:
+        try:
+            objectives = Objectives.parse(request.objectives)
+        except ValueError as error:
+            raise UserError(f"--objectives: {error}") from None
+
+    rungs = make_rungs(request)
+    try:
+        if rungs is not None:
+            rungs.check(objectives.directions)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
     def suggest(trial: Any) -> dict[str, Any]:
         config: TrialConfig = space.suggest(trial)
@@ -56,7 +75,7 @@ def make_plan(request: SearchRequest) -> Plan:
     except ValueError as error:
         raise UserError(str(error)) from None
     for config in examples:
-        _check_against_objective(config, objective)
+        _check_against_objectives(config, objectives)
         batch = config.budget.global_batch
         if batch % request.workers_per_trial:
             raise UserError(
@@ -83,7 +102,21 @@ def make_plan(request: SearchRequest) -> Plan:
             "label_dropout and guidance need data with labels, but data has none; set them to 0 and "
             "null, or take labelled data."
         )
-    return Plan(request, space, objective, suggest, examples, data.fingerprint)
+    return Plan(request, space, objectives, suggest, examples, data.fingerprint, rungs)
+
+
+def make_rungs(request: SearchRequest) -> Rungs | None:
+    """The early stopping that a request asks for; None where nothing stops."""
+    if request.scheduler == "none":
+        return None
+    return Rungs(
+        kind=request.scheduler,
+        reduction=request.reduction,
+        grace=request.grace,
+        brackets=request.brackets,
+        promotion=request.promotion,
+        protect=request.protect,
+    )
 
 
 def _drops_labels(config: TrialConfig) -> bool:
@@ -91,17 +124,17 @@ def _drops_labels(config: TrialConfig) -> bool:
     return config.label_dropout > 0.0 or (teacher is not None and teacher.label_dropout > 0.0)
 
 
-def _check_against_objective(config: TrialConfig, objective: SearchObjective) -> None:
+def _check_against_objectives(config: TrialConfig, objectives: Objectives) -> None:
     evaluation = config.evaluation
     known = (
         [f"{metric.name}@{nfe}" for metric in evaluation.metrics for nfe in evaluation.nfe]
         if evaluation is not None
         else []
     )
-    missing = [name for name in objective.metrics if name not in known]
+    missing = [name for name in objectives.metrics if name not in known]
     if missing:
         raise UserError(
-            f"the objective {objective} needs {', '.join(missing)}, but evaluation measures only "
+            f"the objective {objectives} needs {', '.join(missing)}, but evaluation measures only "
             f"{', '.join(known) or 'nothing'}; change evaluation.nfe or evaluation.metrics."
         )
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from meanflow_tune import summary
 from meanflow_tune.cluster.interrupt import Interrupt
-from meanflow_tune.records import Job, Outcome, Report, TrialRecord
+from meanflow_tune.records import INFEASIBLE, Job, Outcome, Report, TrialRecord
 from meanflow_tune.search.ledger import Ledger
+from meanflow_tune.search.rungs import show
 from meanflow_tune.tracking.outbox import Outbox
 from meanflow_tune.tracking.replay import Replayer
 from meanflow_tune.tracking.run_tree import Tracker
@@ -91,9 +92,8 @@ class Stage:
         verdict = self.ledger.record(number, report)
         record = self.ledger.record_of(number)
         if len(record.reports) > known:
-            assert record.value is not None
-            self._rows.setdefault(number, {})["last"] = f"{record.value:.4f}"
-            text = f"{record.value:.4f} at {report.images:,} images"
+            self._rows.setdefault(number, {})["last"] = show(record.values)
+            text = f"{show(record.values)} at {report.images:,} images"
             self.view.event(f"{self._title(number)}: {text} ({verdict.reason})")
         later(self._background, self._track_report, record, report)
         self._refresh()
@@ -106,12 +106,22 @@ class Stage:
             return
         self.ledger.finish(number, outcome)
         record = self.ledger.record_of(number)
-        # After its last report, which may still be on its way through the background thread.
-        later(self._background, self.tracker.ended, record, outcome, summary.model_of(record))
-        value = f" with {record.value:.4f}" if record.value is not None else ""
-        why = f": {outcome.reason}" if outcome.status in ("diverged", "failed") else ""
-        self.view.event(f"{self._title(number)} {record.status}{value}{why}", record.status)
+        if record.status == "paused":
+            self.view.event(f"{self._title(number)} paused{_value(record)}", record.status)
+            self._refresh()
+            return
+        self._track_end(record, outcome)
+        why = f": {outcome.reason}" if outcome.status in (*INFEASIBLE, "failed") else ""
+        self.view.event(
+            f"{self._title(number)} {record.status}{_value(record)}{why}", record.status
+        )
         self._refresh()
+
+    def end(self) -> None:
+        """Nothing is left to hand out: what is still paused has been pruned."""
+        for number in self.ledger.end():
+            record = self.ledger.record_of(number)
+            self._track_end(record, Outcome(record.status, record.reason))
 
     def on_tick(self, snapshot: dict[str, Any]) -> None:
         """Progress of the running trials, for the live view; training a teacher is an event."""
@@ -129,6 +139,10 @@ class Stage:
     def _title(self, number: int) -> str:
         return f"{self._label} {number}"
 
+    def _track_end(self, record: TrialRecord, outcome: Outcome) -> None:
+        # After its last report, which may still be on its way through the background thread.
+        later(self._background, self.tracker.ended, record, outcome, summary.model_of(record))
+
     def _track_report(self, record: TrialRecord, report: Report) -> None:
         try:
             self.tracker.reported(record, summary.with_pictures(record, report))
@@ -138,3 +152,7 @@ class Stage:
 
     def _refresh(self) -> None:
         self.view.state |= {"running": [dict(row) for row in self._rows.values() if "name" in row]}
+
+
+def _value(record: TrialRecord) -> str:
+    return f" with {show(record.values)}" if record.values else ""

@@ -16,6 +16,8 @@ COLOURS = {
     "completed": "green",
     "pruned": "yellow",
     "diverged": "magenta",
+    "out_of_memory": "magenta",
+    "paused": "blue",
     "failed": "red",
     "running": "cyan",
 }

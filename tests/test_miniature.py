@@ -59,7 +59,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, summary.Fi
     journal = open_storage(request.folder / "study.journal", lambda: None)
     common: dict[str, Any] = {
         "storage": journal,
-        "objective": plan.objective,
+        "objectives": plan.objectives,
         "seed": 0,
         "fence": lambda: None,
     }
@@ -75,6 +75,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, summary.Fi
         **common,
     )
     run_all(ledger, request.teachers)
+    ledger.end()
     found = summary.find(plan, ledger.records(), [])
     assert found.best is not None
     assert found.baseline is not None

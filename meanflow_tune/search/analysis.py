@@ -53,7 +53,8 @@ def leaderboard(
     placed = [
         record
         for record in records
-        if record.value is not None and record.status in ("completed", "pruned", "running")
+        if record.value is not None
+        and record.status in ("completed", "pruned", "paused", "running")
     ]
 
     def order(record: TrialRecord) -> tuple[bool, int, float, int]:

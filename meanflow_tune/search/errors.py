@@ -21,6 +21,12 @@ class StudyChanged(RuntimeError):
     exit_code: ClassVar[int] = 2
 
 
+class SearchStopped(RuntimeError):
+    """Trial after trial failed by an error that a retry cannot cure; the study is kept."""
+
+    exit_code: ClassVar[int] = 3
+
+
 class SpaceError(ValueError):
     """A search space is unknown, incomplete, or produced an unusable configuration."""
 

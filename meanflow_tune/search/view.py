@@ -13,7 +13,11 @@ from meanflow_tune.search.errors import StorageError
 from meanflow_tune.search.rungs import Verdict
 
 BASELINE, CONFIG, ATTEMPT, OUTCOME = "baseline", "config", "attempt", "outcome"
-REPORT_PREFIX = "report/"
+PAUSED = "paused_at"  # images of the rung at which a trial waits; None once it was promoted
+PROTECTED, BRACKET = "protected", "bracket"
+TERMS = "terms"  # index of the manifest's terms under which a trial was made; absent: 0
+IMPORTED = "imported_from"  # the study that a finished trial was taken over from
+REPORT_PREFIX, REPEAT_PREFIX, PROMOTED_PREFIX = "report/", "repeat/", "promoted/"
 
 _STATUS: Mapping[TrialState, Status] = {
     TrialState.RUNNING: "running",
@@ -28,47 +32,90 @@ def trial_folder(study_folder: Path, number: int) -> Path:
     return study_folder / "trials" / f"{number:05d}"
 
 
-def report_key(images: int) -> str:
-    """The user attribute that holds the report, its value and its verdict at `images` images."""
+def report_key(report: Report) -> str:
+    """The user attribute that holds a report, its values and its verdict."""
+    return f"{REPEAT_PREFIX}{report.repeat}" if report.repeat else rung_key(report.images)
+
+
+def rung_key(images: int) -> str:
+    """The user attribute of the report of a trial's own run at `images` images."""
     return f"{REPORT_PREFIX}{images}"
 
 
-def stored_reports(trial: FrozenTrial) -> dict[int, dict[str, Any]]:
-    """images -> {"report", "value", "verdict"}, ascending in images."""
+def promoted_key(images: int) -> str:
+    """The user attribute that says why a trial paused at `images` images goes on after all."""
+    return f"{PROMOTED_PREFIX}{images}"
+
+
+def _stored(trial: FrozenTrial, prefix: str) -> dict[int, dict[str, Any]]:
     found = {
-        int(key.removeprefix(REPORT_PREFIX)): entry
+        int(key.removeprefix(prefix)): entry
         for key, entry in trial.user_attrs.items()
-        if key.startswith(REPORT_PREFIX)
+        if key.startswith(prefix)
     }
     return dict(sorted(found.items()))
 
 
-def stored_verdict(entry: Mapping[str, Any]) -> Verdict:
-    """The verdict that was given with a stored report."""
-    return Verdict(**entry["verdict"])
+def stored_reports(trial: FrozenTrial) -> dict[int, dict[str, Any]]:
+    """images -> {"report", "value", "values", "verdict"} of its own run, ascending in images."""
+    return _stored(trial, REPORT_PREFIX)
+
+
+def stored_repeats(trial: FrozenTrial) -> dict[int, dict[str, Any]]:
+    """k -> the same of its k-th repeat on another seed, ascending."""
+    return _stored(trial, REPEAT_PREFIX)
+
+
+def stored_values(entry: Mapping[str, Any]) -> tuple[float, ...]:
+    """The objectives of a stored report; earlier revisions stored the one value only."""
+    return tuple(entry["values"]) if "values" in entry else (entry["value"],)
+
+
+def verdict_at(trial: FrozenTrial, images: int) -> Verdict:
+    """The verdict on a trial at a rung that it has reported: the first one, unless it was promoted."""
+    promoted = trial.user_attrs.get(promoted_key(images))
+    if promoted is not None:
+        return Verdict(True, promoted)
+    return Verdict(**trial.user_attrs[rung_key(images)]["verdict"])
+
+
+def paused_at(trial: FrozenTrial) -> int | None:
+    """Images of the rung at which a trial waits to be promoted; None where it does not."""
+    images: int | None = trial.user_attrs.get(PAUSED)
+    waits = trial.state == TrialState.RUNNING and OUTCOME not in trial.user_attrs
+    if not waits or images is None or promoted_key(images) in trial.user_attrs:
+        return None
+    return images
 
 
 def to_record(trial: FrozenTrial, study_name: str, study_folder: Path) -> TrialRecord:
     """A trial whose configuration is stored, as the other layers see it."""
     attrs = trial.user_attrs
-    entries = list(stored_reports(trial).values())
+    entries = stored_reports(trial)
+    values = stored_values(list(entries.values())[-1]) if entries else ()
     outcome = attrs.get(OUTCOME, {})
+    unfinished: Status = "running" if paused_at(trial) is None else "paused"
     return TrialRecord(
         study=study_name,
         number=trial.number,
         status=outcome.get("status", _STATUS[trial.state])
         if trial.state.is_finished()
-        else "running",
+        else unfinished,
         params=dict(trial.params),
         config=attrs[CONFIG],
-        value=entries[-1]["value"] if entries else None,
+        value=values[0] if len(values) == 1 else None,
         baseline=attrs.get(BASELINE),
-        reports=tuple(Report(**entry["report"]) for entry in entries),
+        reports=tuple(Report(**entry["report"]) for entry in entries.values()),
         reason=outcome.get("reason", ""),
         attempt=attrs.get(ATTEMPT, 0),
         folder=str(trial_folder(study_folder, trial.number)),
         started=trial.datetime_start.timestamp() if trial.datetime_start else None,
         ended=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
+        values=values,
+        decisions=tuple(verdict_at(trial, images).reason for images in entries),
+        repeats=tuple(Report(**entry["report"]) for entry in stored_repeats(trial).values()),
+        protected=bool(attrs.get(PROTECTED, False)),
+        bracket=int(attrs.get(BRACKET, 0)),
     )
 
 
@@ -84,7 +131,9 @@ def read_records(storage: BaseStorage, study_name: str, study_folder: Path) -> l
         known = ", ".join(sorted(optuna.get_all_study_names(storage))) or "none"
         raise StorageError(f"there is no study {study_name!r}; known: {known}") from None
     return [
-        to_record(trial, study_name, study_folder) for trial in trials if CONFIG in trial.user_attrs
+        to_record(trial, study_name, study_folder)
+        for trial in trials
+        if CONFIG in trial.user_attrs and IMPORTED not in trial.user_attrs
     ]
 
 

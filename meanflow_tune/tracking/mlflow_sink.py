@@ -34,6 +34,7 @@ RUN_STATUS = {
     "pruned": "KILLED",
     "interrupted": "KILLED",
     "diverged": "FAILED",
+    "out_of_memory": "FAILED",
     "failed": "FAILED",
 }
 # What a retry cannot cure; all else (connection, server, lock, full disk) is tried again.

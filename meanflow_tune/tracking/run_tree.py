@@ -63,8 +63,10 @@ class Tracker:
 
     def ended(self, record: TrialRecord, outcome: Outcome, model: Path | None = None) -> None:
         """A trial ended. model: the folder made by `export_student`, logged once for the run."""
-        if outcome.status == "running":
-            raise ValueError(f"Trial {record.number} has not ended: its outcome is 'running'.")
+        if outcome.status in ("running", "paused"):
+            raise ValueError(
+                f"Trial {record.number} has not ended: its outcome is {outcome.status!r}."
+            )
         self._put(
             "trial_ended",
             f"{record.study}/{record.number}/ended",
@@ -99,7 +101,7 @@ class Tracker:
             self._trial_started(record, record.config, record.attempt)
             for report in record.reports:
                 self.reported(record, report)
-            if record.status != "running":
+            if record.status not in ("running", "paused"):
                 model = model_of(record) if model_of is not None else None
                 self.ended(record, Outcome(record.status, record.reason), model)
 

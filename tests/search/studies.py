@@ -47,7 +47,7 @@ def make_ledger(folder: Path, storage: BaseStorage | None = None, **changes: Any
         "study_name": NAME,
         "suggest": suggest,
         "baselines": BASELINES,
-        "objective": OBJECTIVE,
+        "objectives": OBJECTIVE,
         "rungs": Rungs(reduction=2.0, min_peers=2),
         "sampler": "tpe",
         "seed": 7,
@@ -84,6 +84,7 @@ def run_all(ledger: Ledger) -> None:
     while (job := ledger.next()) is not None:
         run_job(ledger, job)
     assert ledger.exhausted()
+    ledger.end()
 
 
 def outcome_of(folder: Path) -> list[dict[str, Any]]:
@@ -104,6 +105,10 @@ def outcome_of(folder: Path) -> list[dict[str, Any]]:
             "reports": [one.to_dict() for one in record.reports],
             "verdicts": {k: v for k, v in trial.user_attrs.items() if k.startswith("report/")},
             "reason": record.reason,
+            "decisions": record.decisions,
+            "repeats": record.repeats,
+            "protected": record.protected,
+            "bracket": record.bracket,
         }
         for trial, record in zip(trials, records, strict=True)
     ]

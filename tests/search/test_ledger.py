@@ -53,33 +53,36 @@ def test_total_counts_baselines_and_can_be_raised(tmp_path: Path) -> None:
 
 
 def test_states_values_and_constraint_keys(tmp_path: Path) -> None:
-    ledger = make_ledger(tmp_path, total=4, rungs=None, baselines={})
-    jobs = [ledger.next() for _ in range(4)]
+    ledger = make_ledger(tmp_path, total=5, rungs=None, baselines={})
+    jobs = [ledger.next() for _ in range(5)]
     assert ledger.next() is None
     numbers = [job.number for job in jobs if job]
-    assert numbers == [0, 1, 2, 3]
+    assert numbers == [0, 1, 2, 3, 4]
     for number in numbers:
         ledger.record(number, value_report(1.0 + number, 20))
     ledger.record(0, value_report(0.5, 100))
     ledger.finish(0, Outcome("completed"))
     ledger.finish(1, Outcome("pruned", "too weak"))
-    ledger.finish(2, Outcome("diverged", "not finite"))
+    ledger.finish(2, Outcome("diverged", "not finite", violation=1.75))
+    ledger.finish(4, Outcome("out_of_memory", "too wide"))
     ledger.finish(3, Outcome("failed", "host lost"))
     states = [trial.state for trial in trials_of(tmp_path)]
     pruned = TrialState.PRUNED
-    assert states == [TrialState.COMPLETE, pruned, pruned, TrialState.FAIL]
+    assert states == [TrialState.COMPLETE, pruned, pruned, TrialState.FAIL, pruned]
     assert [trial.constraints for trial in trials_of(tmp_path)] == [
-        {"diverged": 0.0},
-        {"diverged": 0.0},
-        {"diverged": 1.0},
-        {"diverged": 0.0},
-    ]
+        {"diverged": 0.0, "out_of_memory": 0.0},
+        {"diverged": 0.0, "out_of_memory": 0.0},
+        {"diverged": 1.75, "out_of_memory": 0.0},
+        {"diverged": 0.0, "out_of_memory": 0.0},
+        {"diverged": 0.0, "out_of_memory": 1.0},
+    ], "the same keys in every trial, or Optuna's GP refuses the study"
     assert trials_of(tmp_path)[0].value == 0.5
     assert trials_of(tmp_path)[1].intermediate_values == {20: 2.0}
-    records = make_ledger(tmp_path, total=4, rungs=None, baselines={}).records()
-    assert [r.status for r in records] == ["completed", "pruned", "diverged", "failed"]
-    assert [r.reason for r in records] == ["", "too weak", "not finite", "host lost"]
-    assert [r.value for r in records] == [0.5, 2.0, 3.0, 4.0]
+    records = make_ledger(tmp_path, total=5, rungs=None, baselines={}).records()
+    statuses = ["completed", "pruned", "diverged", "failed", "out_of_memory"]
+    assert [r.status for r in records] == statuses
+    assert [r.reason for r in records] == ["", "too weak", "not finite", "host lost", "too wide"]
+    assert [r.value for r in records] == [0.5, 2.0, 3.0, 4.0, 5.0]
 
 
 def test_repeats_change_nothing(tmp_path: Path) -> None:
@@ -167,12 +170,13 @@ def test_verdicts_are_the_same_after_reopening(tmp_path: Path) -> None:
 
 
 def test_a_stop_that_nobody_carried_out_is_carried_out_on_opening(tmp_path: Path) -> None:
-    ledger = make_ledger(tmp_path, baselines={}, total=3)
+    rungs = Rungs(reduction=2.0, min_peers=2, promotion=False)
+    ledger = make_ledger(tmp_path, baselines={}, total=3, rungs=rungs)
     for number, value in enumerate((0.1, 0.2)):
         ledger.next()
         verdict = ledger.record(number, value_report(value, 20))
     assert not verdict.go_on
-    again = make_ledger(tmp_path, baselines={}, total=3)
+    again = make_ledger(tmp_path, baselines={}, total=3, rungs=rungs)
     assert again.rolled_forward == (1,)
     assert again.record_of(1).status == "pruned"
     assert again.record_of(1).reason == verdict.reason
@@ -180,13 +184,13 @@ def test_a_stop_that_nobody_carried_out_is_carried_out_on_opening(tmp_path: Path
     assert numbers == [0, 2]
 
 
-@pytest.mark.parametrize("written", [1, 2])
+@pytest.mark.parametrize("written", [1, 2, 3])
 def test_an_outcome_that_was_stored_is_not_asked_for_again(tmp_path: Path, written: int) -> None:
     run_all(make_ledger(tmp_path, total=1))
     journal = tmp_path / JOURNAL_NAME
     lines = journal.read_bytes().splitlines(keepends=True)
-    assert b'"outcome"' in lines[-3]  # then the constraint, then the end of the trial
-    journal.write_bytes(b"".join(lines[: len(lines) - 3 + written]))
+    assert b'"outcome"' in lines[-4]  # then two constraints, then the end of the trial
+    journal.write_bytes(b"".join(lines[: len(lines) - 4 + written]))
     ledger = make_ledger(tmp_path, total=1)
     assert ledger.rolled_forward == (0,)
     assert ledger.record_of(0).status == "completed"
@@ -214,7 +218,7 @@ def test_best(tmp_path: Path) -> None:
 
 def test_maximised_objective(tmp_path: Path) -> None:
     objective = SearchObjective(metrics=("gap@1",), direction="maximize")
-    ledger = make_ledger(tmp_path, objective=objective, baselines={}, total=2)
+    ledger = make_ledger(tmp_path, objectives=objective, baselines={}, total=2)
     for number, value in enumerate((0.5, 0.4)):
         ledger.next()
         verdict = ledger.record(number, value_report(value, 20))
@@ -229,7 +233,7 @@ def test_maximised_objective(tmp_path: Path) -> None:
 def test_changed_terms_are_refused(tmp_path: Path) -> None:
     run_all(make_ledger(tmp_path, total=2))
     with pytest.raises(StudyChanged, match=r"objective gap@1 minimize, not gap@2"):
-        make_ledger(tmp_path, objective=SearchObjective.parse("gap@2"))
+        make_ledger(tmp_path, objectives=SearchObjective.parse("gap@2"))
     changed = BASELINES | {"plain": BASELINES["plain"] | {"x": 0.8}}
     with pytest.raises(StudyChanged, match="baseline 'plain' is trial 0"):
         make_ledger(tmp_path, baselines=changed)

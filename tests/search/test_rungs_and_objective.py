@@ -5,12 +5,18 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from meanflow_tune.search.objective import SearchObjective
-from meanflow_tune.search.rungs import Rungs
+from meanflow_tune.records import Report
+from meanflow_tune.search.objective import Objectives, SearchObjective, measures
+from meanflow_tune.search.rungs import Direction, Mark, Rungs
 
 
-def passed(values: list[float], rungs: Rungs, direction: str = "minimize") -> list[float]:
-    return [v for v in values if rungs.decide(values, v, direction=direction).go_on]  # type: ignore[arg-type]
+def marks_of(values: list[float]) -> list[Mark]:
+    return [Mark(number, ((value,),)) for number, value in enumerate(values)]
+
+
+def passed(values: list[float], rungs: Rungs, direction: Direction = "minimize") -> list[float]:
+    marks = marks_of(values)
+    return [v for n, v in enumerate(values) if rungs.decide(marks, n, [direction]).go_on]
 
 
 def test_the_best_share_goes_on() -> None:
@@ -20,24 +26,80 @@ def test_the_best_share_goes_on() -> None:
     assert sorted(passed(values, Rungs(reduction=3), "maximize")) == [0.7, 0.8, 0.9]
 
 
-def test_few_values_ties_and_protection() -> None:
+def test_few_values_and_ties() -> None:
     assert passed([0.1, 0.2], Rungs(reduction=3)) == [0.1, 0.2]
     assert passed([0.1, 0.2, 0.3], Rungs(reduction=3, min_peers=4)) == [0.1, 0.2, 0.3]
     assert passed([0.1, 0.2, 0.3], Rungs(reduction=3)) == [0.1]
     assert passed([0.1, 0.1, 0.3], Rungs(reduction=3)) == [0.1, 0.1]
     assert passed([0.1, 0.2, 0.3], Rungs(reduction=2.5)) == [0.1]
-    assert Rungs().decide([0.1, 0.2, 0.3], 0.3, protected=True).go_on
 
 
 def test_reasons_have_numbers() -> None:
-    verdict = Rungs(reduction=3).decide([0.1, 0.2, 0.3], 0.2)
+    verdict = Rungs(reduction=3).decide(marks_of([0.1, 0.2, 0.3]), 1)
     assert verdict.reason == "place 2 of 3 at this rung with 0.2; only the best 1 go on"
 
 
+def test_several_objectives_go_by_fronts_then_by_crowding() -> None:
+    """Stock Ray with Optuna stops nothing there: Optuna's `Trial.report` refuses."""
+    points = [(0.0, 4.0), (1.0, 1.0), (1.1, 1.1), (4.0, 0.0), (5.0, 5.0), (1.05, 0.97)]
+    marks = [Mark(number, (point,)) for number, point in enumerate(points)]
+    both: list[Direction] = ["minimize", "minimize"]
+    verdicts = [Rungs(reduction=2).decide(marks, n, both).go_on for n in range(6)]
+    # The front is 0, 1, 3 and 5; its ends come first, then 1, which is farther from its neighbours.
+    assert verdicts == [True, True, False, True, False, False]
+    turned: list[Direction] = ["minimize", "maximize"]
+    assert Rungs(reduction=3).decide(marks, 4, turned).go_on
+    assert not Rungs(reduction=3).decide(marks, 1, turned).go_on
+
+
+def test_promotion_takes_the_best_that_waits_among_those_that_go_on_by_now() -> None:
+    rungs = Rungs(reduction=2)
+    assert rungs.promotable(marks_of([0.1, 0.2]), [1]) is None  # too few values
+    assert rungs.promotable(marks_of([0.1, 0.2, 0.3]), [1, 2]) is None
+    assert rungs.promotable(marks_of([0.1, 0.2, 0.3, 0.4]), []) is None
+    found = rungs.promotable(marks_of([0.1, 0.3, 0.2, 0.4, 0.5, 0.6]), [1, 2, 3])
+    assert found is not None
+    assert found[0] == 2
+    assert found[1].startswith("place 2 of 6 at this rung with 0.2; promoted")
+
+
+def test_the_median_rule_compares_the_best_so_far_with_the_means_of_the_others() -> None:
+    rungs = Rungs(kind="median")
+    others = [Mark(1, ((4.0,), (2.0,))), Mark(2, ((9.0,), (1.0,))), Mark(3, ((1.0,), (3.0,)))]
+    # Means 3, 5 and 2; their median is 3.
+    at_once = Mark(0, ((9.0,), (3.0,)))
+    assert rungs.decide([*others, at_once], 0).go_on
+    earlier = Mark(0, ((2.5,), (9.0,)))
+    assert rungs.decide([*others, earlier], 0).go_on
+    weak = Mark(0, ((9.0,), (3.1,)))
+    verdict = rungs.decide([*others, weak], 0)
+    assert not verdict.go_on
+    assert verdict.reason == "best value so far 3.1, median of the others' means 3"
+    assert rungs.decide([*others, weak], 0, ["maximize"]).go_on
+    assert rungs.decide([others[0], weak], 0).go_on  # too few
+    assert not rungs.pauses
+    with pytest.raises(ValueError, match=r"--scheduler median.*asha"):
+        rungs.check(["minimize", "minimize"])
+
+
+def test_protection_is_drawn_by_seed_and_number() -> None:
+    rungs = Rungs(protect=0.25)
+    drawn = [rungs.is_protected(3, number) for number in range(4000)]
+    assert 900 < sum(drawn) < 1100
+    assert drawn == [rungs.is_protected(3, number) for number in range(4000)]
+    assert drawn != [rungs.is_protected(4, number) for number in range(4000)]
+    assert not any(Rungs().is_protected(3, number) for number in range(100))
+    assert all(Rungs(protect=1.0).is_protected(3, number) for number in range(100))
+
+
+def test_trials_take_turns_in_brackets() -> None:
+    assert [Rungs(brackets=3).bracket(number) for number in range(4)] == [0, 1, 2, 0]
+
+
 def test_rungs_refuse() -> None:
-    with pytest.raises(ValueError, match=r"own value 0\.5"):
-        Rungs().decide([0.1, 0.2], 0.5)
-    for bad in ({"reduction": 1.0}, {"min_peers": 0}, {"grace": 1}):
+    with pytest.raises(ValueError, match="but 5 has none"):
+        Rungs().decide(marks_of([0.1, 0.2]), 5)
+    for bad in ({"reduction": 1.0}, {"min_peers": 0}, {"grace": -1}, {"brackets": 0}, {"x": 1}):
         with pytest.raises(ValidationError):
             Rungs(**bad)  # type: ignore[arg-type]
 
@@ -95,3 +157,33 @@ def test_better() -> None:
     assert SearchObjective().better(0.1, 0.2)
     assert not SearchObjective(direction="maximize").better(0.1, 0.2)
     assert not SearchObjective().better(0.1, 0.1)
+
+
+def test_several_objectives_are_read_and_written() -> None:
+    text = "teacher_gap@1,geometric_mean(a@1,a@2),cost"
+    objectives = Objectives.parse(text)
+    assert str(objectives) == text
+    assert objectives.directions == ("minimize",) * 3
+    assert objectives.metrics == ("teacher_gap@1", "a@1", "a@2")
+    assert objectives.single is None
+    metrics = {"teacher_gap@1": 0.5, "a@1": 1.0, "a@2": 4.0}
+    for cost in ({"cpu_seconds": 3.0}, {"gpu_seconds": 3.0, "cpu_seconds": 9.0}):
+        report = Report(images=10, metrics=metrics, cost=cost, time=0.0)
+        assert objectives.values(report) == (0.5, pytest.approx(2.0), 3.0)
+        assert measures(report)["cost"] == 3.0
+    one = Objectives.of(SearchObjective.parse("a@1"))
+    assert one.single == SearchObjective.parse("a@1")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a@1,a@1", "must differ"),
+        ("a@1,loss", "training loss"),
+        ("a@1,", "must be NAME@NFE"),
+        ("costs", "must be NAME@NFE"),
+    ],
+)
+def test_several_objectives_refuse(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Objectives.parse(text)

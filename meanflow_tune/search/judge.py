@@ -1,0 +1,134 @@
+"""The judge: verdicts at rungs and promotions, out of what the study holds and nothing else."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from meanflow_tune.records import Report
+from meanflow_tune.search.objective import Objectives
+from meanflow_tune.search.rungs import Mark, Rungs, Values, Verdict, show
+from meanflow_tune.search.view import (
+    BASELINE,
+    BRACKET,
+    CONFIG,
+    PROTECTED,
+    paused_at,
+    rung_key,
+    stored_reports,
+    stored_values,
+)
+
+
+class Judge:
+    """rungs: None where nothing stops; repeats: seeds on which a survivor of the last rung is repeated."""
+
+    def __init__(self, rungs: Rungs | None, objectives: Objectives, repeats: int) -> None:
+        self._rungs, self._repeats = rungs, repeats
+        self._directions = objectives.directions
+        if rungs is not None:
+            rungs.check(self._directions)
+
+    @property
+    def pauses(self) -> bool:
+        """Whether a stopped trial is only paused."""
+        return self._rungs is not None and self._rungs.pauses
+
+    def marks_of_birth(self, seed: int, number: int, is_baseline: bool) -> dict[str, Any]:
+        """Attributes that a trial has from the start, where they differ from the usual."""
+        marks: dict[str, Any] = {}
+        if self._rungs is not None:
+            if not is_baseline and self._rungs.is_protected(seed, number):
+                marks[PROTECTED] = True
+            if self._rungs.bracket(number):
+                marks[BRACKET] = self._rungs.bracket(number)
+        return marks
+
+    def verdict(
+        self, trial: FrozenTrial, report: Report, values: Values, trials: Iterable[FrozenTrial]
+    ) -> Verdict:
+        """Of `trial` with the objectives `values` in a report that is not stored yet."""
+        if report.repeat:
+            return Verdict(True, f"repeat {report.repeat} with {show(values)}")
+        history = [stored_values(entry) for entry in stored_reports(trial).values()]
+        own = Mark(trial.number, (*history, values))
+        if report.images >= last_rung(trial.user_attrs[CONFIG]):
+            return self._at_the_last(own, _marks(trials, report.images, None))
+        if self._rungs is None:
+            return Verdict(True, "trials are not stopped early in this search")
+        bracket = trial.user_attrs.get(BRACKET, 0)
+        marks = [*_others(_marks(trials, report.images, bracket), own), own]
+        verdict = self._rungs.decide(marks, own.number, self._directions)
+        spared = None if verdict.go_on else self._spared(trial, report.images, self._rungs)
+        return Verdict(True, f"{verdict.reason}, but {spared}") if spared else verdict
+
+    def promotion(self, trials: list[FrozenTrial]) -> tuple[int, int, str] | None:
+        """The paused trial that is to go on, at how many images, and why; late rungs come first."""
+        if self._rungs is None or not self._rungs.pauses:
+            return None
+        waiting: dict[tuple[int, int], list[int]] = {}
+        for trial in trials:
+            images = paused_at(trial)
+            if images is not None:
+                place = images, trial.user_attrs.get(BRACKET, 0)
+                waiting.setdefault(place, []).append(trial.number)
+        for images, bracket in sorted(waiting, key=lambda place: (-place[0], place[1])):
+            marks = _marks(trials, images, bracket)
+            found = self._rungs.promotable(marks, waiting[images, bracket], self._directions)
+            if found is not None:
+                return found[0], images, found[1]
+        return None
+
+    def _spared(self, trial: FrozenTrial, images: int, rungs: Rungs) -> str | None:
+        """Why a trial that is not among the best goes on all the same; None where it does not."""
+        if BASELINE in trial.user_attrs:
+            return "a baseline is never stopped"
+        if trial.user_attrs.get(PROTECTED):
+            return "it is protected to audit the rungs"
+        if images < rungs.grace:
+            return f"the grace is {rungs.grace:,} images"
+        bracket = trial.user_attrs.get(BRACKET, 0)
+        if sum(before >= rungs.grace for before in stored_reports(trial)) < bracket:
+            return f"bracket {bracket} spares this rung"
+        return None
+
+    def _at_the_last(self, own: Mark, marks: list[Mark]) -> Verdict:
+        """At the last rung nothing stops; the verdict says whether the repeats are made."""
+        text = f"the last rung, with {show(own.values)}"
+        if not self._repeats:
+            return Verdict(True, text)
+        reduction = self._rungs.reduction if self._rungs is not None else 2.0
+        found = Rungs(reduction=reduction, min_peers=1).decide(
+            [*_others(marks, own), own], own.number, self._directions
+        )
+        seeds = f"{self._repeats} more seed{'s' * (self._repeats > 1)}"
+        if found.go_on:
+            return Verdict(True, f"{text}; it is repeated on {seeds}")
+        return Verdict(False, f"{text}; {found.reason} to {seeds}")
+
+
+def last_rung(config: Mapping[str, Any]) -> float:
+    """Images at the end of a trial's budget, in whole batches; infinite where none is declared."""
+    budget = config.get("budget")
+    if not isinstance(budget, Mapping) or "images" not in budget:
+        return float("inf")
+    batch = budget.get("global_batch", 1)
+    return float(budget["images"] // batch * batch)
+
+
+def _marks(trials: Iterable[FrozenTrial], images: int, bracket: int | None) -> list[Mark]:
+    """The marks of all trials that have reported at a rung, of one bracket or (None) of all."""
+    found = []
+    key = rung_key(images)
+    for trial in trials:
+        if key not in trial.user_attrs:
+            continue
+        if bracket is None or trial.user_attrs.get(BRACKET, 0) == bracket:
+            entries = stored_reports(trial)
+            history = tuple(stored_values(entries[at]) for at in entries if at <= images)
+            found.append(Mark(trial.number, history))
+    return found
+
+
+def _others(marks: Iterable[Mark], own: Mark) -> list[Mark]:
+    return [mark for mark in marks if mark.number != own.number]
