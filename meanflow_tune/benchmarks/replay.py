@@ -22,10 +22,10 @@ from meanflow_tune.benchmarks.replay_simulation import simulate
 from meanflow_tune.benchmarks.replay_statistics import best_so_far, compare, estimate_iqm
 from meanflow_tune.benchmarks.replay_surrogate import Surrogate
 from meanflow_tune.benchmarks.replay_table import Cost, Table, load_table, without_baselines
+from meanflow_tune.files import write_atomic
 from meanflow_tune.search.spaces import load_space
 
 FRACTIONS = tuple(i / 40 for i in range(1, 41))
-BLIND = ("random", "tpe")  # samplers that need no space to choose among rows
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ def measure(
     jobs: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Replay:
-    """Simulate every arm `repetitions` times; a repetition has the same seed in all arms.
+    """Simulate every arm `repetitions` times; repetition r has the seed seed + 1 + r in all arms.
+
+    (Not seed + r: a table drawn by QMC has the seed 0, with which QMC would find it again in order.)
 
     trials: the budget, in trials that are run to their end, at the table's mean cost.
     """
@@ -95,11 +97,11 @@ def _in_parallel(
     if jobs == 1:
         _begin(problem, budget, workers)
         for i, (arm, repetition) in enumerate(tasks):
-            yield i, *_one(arm, seed + repetition)
+            yield i, *_one(arm, seed + 1 + repetition)
         return
     with ProcessPoolExecutor(jobs, initializer=_begin, initargs=(problem, budget, workers)) as pool:
         futures = {
-            pool.submit(_one, arm, seed + repetition): i
+            pool.submit(_one, arm, seed + 1 + repetition): i
             for i, (arm, repetition) in enumerate(tasks)
         }
         try:
@@ -157,7 +159,7 @@ def replay(
         rows = without_baselines(rows)
     print(rows.describe(), flush=True)
     suggest = None
-    if table == "surrogate" or arm.sampler not in BLIND:
+    if table == "surrogate" or arm.mapping == "nearest":
         loaded = load_space(space or manifest.space)
         if loaded.source_hash != manifest.space_hash:
             print(f"note: the space {loaded.name} has changed since the study was made")
@@ -201,7 +203,7 @@ def replay(
             "regrets": {name: regret.tolist() for name, regret in result.regrets.items()},
             "against_random": {name: asdict(c) for name, c in curves.against.items()},
         }
-        json_file.write_text(json.dumps(_finite(data), indent=1) + "\n")
+        write_atomic(json_file, json.dumps(_finite(data), indent=1) + "\n")
     if plot is not None:
         draw(curves, plot)
     return 0

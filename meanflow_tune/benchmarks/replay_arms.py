@@ -11,7 +11,7 @@ import optuna
 from optuna.storages import InMemoryStorage
 from optuna.trial import Trial, TrialState
 
-from meanflow_tune.benchmarks.replay_rows import RowSuggester
+from meanflow_tune.benchmarks.replay_rows import Mapped, RowSuggester
 from meanflow_tune.benchmarks.replay_simulation import METRIC, Director
 from meanflow_tune.benchmarks.replay_surrogate import Surrogate
 from meanflow_tune.benchmarks.replay_table import Curve, Table
@@ -30,8 +30,9 @@ Scheduler = Literal["asha", "median", "none"]
 
 @dataclass(frozen=True)
 class Arm:
-    """One search. grace: images before which nothing is stopped. stock: Ray Tune's own behaviour, for
-    which only `reduction` and `grace` count."""
+    """One search; its settings are those of tune.py. stock: Ray Tune's own behaviour, for which only
+    `reduction` and `grace` count; nearest: on a table of rows, random search takes the nearest row to
+    what it draws, as the other samplers do (`replay_rows`)."""
 
     name: str
     sampler: SamplerKind = "tpe"
@@ -40,8 +41,18 @@ class Arm:
     grace: int = 0
     brackets: int = 1
     promotion: bool = True
+    protect: float = 0.1
+    min_peers: int = 3
     startup_trials: int = 8
     stock: bool = False
+    nearest: bool = False
+
+    @property
+    def mapping(self) -> Mapped:
+        """How its suggestions become rows."""
+        if self.sampler == "tpe":
+            return "ratio"
+        return "uniform" if self.sampler == "random" and not self.nearest else "nearest"
 
 
 @dataclass(frozen=True)
@@ -70,8 +81,7 @@ class Problem:
             suggest, curve = self.surrogate.suggester(self.space), self.surrogate.curve
             total = UNBOUNDED
         else:
-            sampler = "tpe" if arm.stock else arm.sampler
-            suggest = rows = RowSuggester(self.table, sampler, seed, self.space)
+            suggest = rows = RowSuggester(self.table, arm.mapping, seed, self.space)
             curve, total = rows.curve, len(self.table.rows)
         if arm.stock:
             return Stock(self.table, suggest, total, seed, arm.reduction, arm.grace), curve
@@ -81,13 +91,23 @@ class Problem:
 def _ledger(
     arm: Arm, table: Table, suggest: Callable[[Trial], Any], total: int, seed: int
 ) -> Ledger:
-    rungs = Rungs(reduction=arm.reduction) if arm.scheduler == "asha" else None
+    rungs = None
+    if arm.scheduler != "none":
+        rungs = Rungs(
+            kind=arm.scheduler,
+            reduction=arm.reduction,
+            min_peers=arm.min_peers,
+            grace=arm.grace,
+            brackets=arm.brackets,
+            promotion=arm.promotion,
+            protect=arm.protect,
+        )
     return Ledger(
         storage=InMemoryStorage(),
         study_name=STUDY,
         suggest=suggest,
         baselines=table.baselines,
-        objective=SearchObjective(metrics=(METRIC,), direction=table.direction),
+        objectives=SearchObjective(metrics=(METRIC,), direction=table.direction),
         rungs=rungs,
         sampler=arm.sampler,
         seed=seed,
@@ -175,10 +195,11 @@ def default_arms(given: Arm) -> list[Arm]:
     if given.scheduler == "asha":
         name = "ours, no promotion" if given.promotion else "ours, promotion"
         arms.append(replace(given, name=name, promotion=not given.promotion))
+    nearest = given.mapping == "nearest"
     arms += [
         replace(given, name="ours, no scheduler", scheduler="none"),
-        replace(given, name="random, ours' scheduler", sampler="random"),
-        Arm(RANDOM, sampler="random", scheduler="none"),
+        replace(given, name="random, ours' scheduler", sampler="random", nearest=nearest),
+        Arm(RANDOM, sampler="random", scheduler="none", nearest=nearest),
         Arm("stock Ray + Optuna", reduction=STOCK_REDUCTION, grace=given.grace, stock=True),
     ]
     return arms

@@ -55,8 +55,8 @@ def summary(curves: Curves, workers: int, repetitions: int) -> str:
         )
     ours = curves.against[curves.ours]
     verdict = {
-        "ahead": f"ahead of {curves.reference} search",
-        "behind": f"behind {curves.reference} search",
+        "ahead": f"is ahead of {curves.reference} search",
+        "behind": f"is behind {curves.reference} search",
         "cannot be told apart": f"cannot be told apart from {curves.reference} search",
     }[ours.verdict]
     return "\n".join(
@@ -67,7 +67,7 @@ def summary(curves: Curves, workers: int, repetitions: int) -> str:
             grid(rows),
             "",
             grid(versus),
-            f"verdict: {curves.ours} is {verdict} where it ends (difference of regret "
+            f"verdict: {curves.ours} {verdict} where it ends (difference of regret "
             f"{_interval(ours.mean, '+')}).",
             "The intervals are over repetitions on this one table, not over other problems.",
         ]

@@ -1,21 +1,23 @@
 """Samplers on a table: what a sampler suggests becomes a row that was not used before.
 
-Random search takes a row uniformly. TPE takes the row for which the ratio l/g that it maximises is
-largest: a product over its groups of parameters, each of which it models by itself. Any other sampler
-suggests a configuration, and the nearest row is taken.
+uniform (random search): any unused row.
+ratio (TPE): the unused row for which the ratio l/g that TPE maximises is largest, as the product over
+    its groups of parameters, each of which it models by itself.
+nearest (other samplers): the unused row nearest to the suggestion. Random search is then mapped alike,
+    because rows in the middle of the ranges are nearest to most suggestions, and may be better ones.
 
-What this does to a comparison. Rows run out, so that all searches end alike when the budget nears the
-table. A model can only choose among the rows, which are drawn blindly, and so cannot refine a good
-configuration; the nearest of some hundred rows is far from a suggestion of ten parameters, which makes
-samplers of the last kind look like random search. All three dull the advantage of a model. TPE itself
-looks at 24 draws from l a group, here at all rows: that is greedier where the rows are many. The
-surrogate has none of these faults, but those of its forest.
+What this does to a comparison. Rows run out, so that all searches end alike when the trials that they
+begin near the table. A model can only choose among rows, which were drawn blindly, and so cannot refine
+a good configuration; and the nearest of some hundred rows is far from a suggestion of ten parameters,
+which makes samplers look like random search. Both dull the advantage of a model. TPE itself looks at 24
+draws from l in each group, here at all rows, which is greedier. The surrogate has none of these faults,
+but those of its forest.
 """
 
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from optuna.distributions import (
@@ -31,6 +33,7 @@ from optuna.trial import FrozenTrial, Trial
 from meanflow_tune.benchmarks.replay_table import Curve, Table, distance
 from meanflow_tune.search.samplers import draw_seed
 
+Mapped = Literal["uniform", "ratio", "nearest"]
 ROW = "row"
 FIXED = "fixed_params"  # where Optuna keeps the parameters of an enqueued trial
 LIAR = "tpe:relative_params"  # where TPE tells others what a running trial was drawn as
@@ -39,14 +42,15 @@ LIAR = "tpe:relative_params"  # where TPE tells others what a running trial was 
 class RowSuggester:
     """A space's `suggest` that gives rows of a table; one for each simulated search.
 
-    space: asked for the configuration that a sampler suggests; needed for other samplers than random
-    and TPE only.
+    space: asked for what a sampler suggests, with the mapping "nearest" only.
     """
 
     def __init__(
-        self, table: Table, sampler: str, seed: int, space: Callable[[Any], Any] | None
+        self, table: Table, mapping: Mapped, seed: int, space: Callable[[Any], Any] | None
     ) -> None:
-        self._table, self._sampler, self._seed, self._space = table, sampler, seed, space
+        if mapping == "nearest" and space is None:
+            raise ValueError("the nearest row is that of a suggestion, for which a space is needed")
+        self._table, self._mapping, self._seed, self._space = table, mapping, seed, space
         self._used: set[int] = set()
 
     def __call__(self, trial: Trial) -> dict[str, Any]:
@@ -64,13 +68,10 @@ class RowSuggester:
             storage.set_trial_system_attr(frozen._trial_id, f"{LIAR}:0", json.dumps(row.params))
         return {ROW: index} | budget(self._table)
 
-    @property
-    def exhausted(self) -> bool:
-        return len(self._used) == len(self._table.rows)
-
     def curve(self, config: Mapping[str, Any]) -> Curve:
         """Of a configuration that this gave."""
-        return self._table.rows[config[ROW]].curve
+        row: int = config[ROW]
+        return self._table.rows[row].curve
 
     def _row_of(self, params: Mapping[str, Any]) -> int:
         return next(i for i, row in enumerate(self._table.rows) if row.params == params)
@@ -85,13 +86,13 @@ class RowSuggester:
         if not unused:
             raise LookupError("all rows of the table are used")
         draw = draw_seed(self._seed, trial.number, ROW)
-        if self._sampler not in ("random", "tpe"):
+        if self._mapping == "nearest":
             assert self._space is not None
             asked = Proposal(study, trial)
             self._space(asked)
             params, laws = asked.params, self._table.laws | asked.laws
             return min(unused, key=lambda i: distance(params, self._table.rows[i].params, laws))
-        if self._sampler == "tpe":
+        if self._mapping == "ratio":
             scores = log_ratios(study, trial, self._table, unused)
             if scores is not None:
                 return unused[int(np.argmax(scores))]
@@ -142,7 +143,7 @@ def log_ratios(
 
 @contextmanager
 def caught_densities() -> Iterator[list[tuple[list[str], Any, Any]]]:
-    """(parameters, l, g) of every draw by TPE inside the block.
+    """(parameters, l, g) of every draw by TPE inside the block; what it draws there means nothing.
 
     They are caught on their way to `TPESampler._compute_acquisition_func`, which Optuna keeps to
     itself; a test notices if it goes. It is the class that is changed for a while, because samplers are
@@ -153,9 +154,9 @@ def caught_densities() -> Iterator[list[tuple[list[str], Any, Any]]]:
 
     def catch(self: TPESampler, samples: Any, below: Any, above: Any) -> np.ndarray:
         caught.append((list(samples), below, above))
-        return compute(self, samples, below, above)
+        return np.zeros(len(next(iter(samples.values()))))
 
-    TPESampler._compute_acquisition_func = catch  # type: ignore[method-assign]
+    TPESampler._compute_acquisition_func = catch  # type: ignore[method-assign, assignment]
     try:
         yield caught
     finally:
