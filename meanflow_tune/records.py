@@ -74,9 +74,10 @@ class TrialRecord:
 
     value: the search's objective at the last rung, None before the first and where there are several
     objectives; values: all of them; baseline: its name, or None for a trial that a sampler proposed;
-    reports: one a rung, ascending in images, of the trial's own run; decisions: the reason of the
-    verdict at each of these rungs; repeats: the last reports of its repeats on other seeds; protected:
-    drawn to be never stopped, so that rungs can be audited; bracket: of successive halving, from 0.
+    reports: one a rung, ascending in images, of the trial's own run; rung_values, decisions: the
+    objectives and the reason of the verdict at each of these rungs; repeats: the last reports of its
+    repeats on other seeds; protected: drawn to be never stopped, so that rungs can be audited;
+    bracket: of successive halving, from 0.
     """
 
     study: str
@@ -93,6 +94,7 @@ class TrialRecord:
     started: float | None
     ended: float | None
     values: tuple[float, ...] = ()
+    rung_values: tuple[tuple[float, ...], ...] = ()
     decisions: tuple[str, ...] = ()
     repeats: tuple[Report, ...] = ()
     protected: bool = False

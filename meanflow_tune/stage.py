@@ -88,12 +88,13 @@ class Stage:
 
     def on_report(self, number: int, report: Report) -> bool:
         """Store a rung and decide; the verdict goes back to the workers."""
-        known = len(self.ledger.record_of(number).reports)
+        known = _reports(self.ledger.record_of(number))
         verdict = self.ledger.record(number, report)
         record = self.ledger.record_of(number)
-        if len(record.reports) > known:
-            self._rows.setdefault(number, {})["last"] = show(record.values)
-            text = f"{show(record.values)} at {report.images:,} images"
+        if _reports(record) > known:
+            values = self.ledger.objectives.values(report)
+            self._rows.setdefault(number, {})["last"] = show(values)
+            text = f"{show(values)} at {report.images:,} images"
             self.view.event(f"{self._title(number)}: {text} ({verdict.reason})")
         later(self._background, self._track_report, record, report)
         self._refresh()
@@ -106,7 +107,13 @@ class Stage:
             return
         self.ledger.finish(number, outcome)
         record = self.ledger.record_of(number)
+        if record.status == "running":
+            text = f"{self._title(number)} {outcome.reason}; it is left to the next run"
+            self.view.event(text, "failed")
+            self._refresh()
+            return
         if record.status == "paused":
+            later(self._background, self.tracker.paused, record)
             self.view.event(f"{self._title(number)} paused{_value(record)}", record.status)
             self._refresh()
             return
@@ -152,6 +159,10 @@ class Stage:
 
     def _refresh(self) -> None:
         self.view.state |= {"running": [dict(row) for row in self._rows.values() if "name" in row]}
+
+
+def _reports(record: TrialRecord) -> int:
+    return len(record.reports) + len(record.repeats)
 
 
 def _value(record: TrialRecord) -> str:

@@ -22,7 +22,7 @@ class StudyChanged(RuntimeError):
 
 
 class SearchStopped(RuntimeError):
-    """Trial after trial failed by an error that a retry cannot cure; the study is kept."""
+    """Trial after trial failed; the study is kept, and the same command goes on."""
 
     exit_code: ClassVar[int] = 3
 

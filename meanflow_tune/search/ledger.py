@@ -35,6 +35,7 @@ from meanflow_tune.search.samplers import SamplerKind, draw_seed, make_sampler
 from meanflow_tune.search.view import (
     ATTEMPT,
     BASELINE,
+    BROKE_OFF,
     CONFIG,
     OUTCOME,
     PAUSED,
@@ -50,6 +51,8 @@ from meanflow_tune.search.view import (
     verdict_at,
 )
 
+# In so many drivers a trial may break off by failures of the machines before it has failed itself.
+DRIVERS_A_TRIAL = 2
 FIXED = "fixed_params"  # where Optuna keeps the parameters of an enqueued trial
 
 
@@ -182,12 +185,13 @@ class Ledger:
     def finish(self, number: int, outcome: Outcome) -> None:
         """End a trial, or pause it; nothing happens if it has ended, or if the outcome is "running".
 
-        A running outcome (an interrupted driver) leaves the trial to the next driver. A trial that was
-        stopped at a rung is only paused where rungs promote.
+        A running outcome (an interrupted driver) leaves the trial to the next driver; so does a failure
+        of the machines, the first time. A trial that was stopped at a rung is only paused where rungs
+        promote.
 
         Raises:
             ValueError: the trial is unknown, or completed without ever having reported.
-            SearchStopped: too many trials in a row failed by an error that a retry cannot cure.
+            SearchStopped: too many trials failed in a row.
         """
         with self._lock:
             self._book.check()
@@ -204,8 +208,13 @@ class Ledger:
                 self._book.set_attr(number, PAUSED, max(reports))
                 self._handed.discard(number)
                 return
-            self._book.set_attr(number, OUTCOME, outcome.to_dict())
-            self._book.tell(number)
+            broke_off = outcome.status == "failed" and not outcome.deterministic
+            if broke_off:
+                times = trial.user_attrs.get(BROKE_OFF, 0) + 1
+                self._book.set_attr(number, BROKE_OFF, times)
+            if not broke_off or times >= DRIVERS_A_TRIAL:
+                self._book.set_attr(number, OUTCOME, outcome.to_dict())
+                self._book.tell(number)
             self._count_failures(number, outcome)
 
     def end(self) -> tuple[int, ...]:
@@ -336,14 +345,17 @@ class Ledger:
         return config
 
     def _count_failures(self, number: int, outcome: Outcome) -> None:
-        broken = outcome.status == "failed" and outcome.deterministic
-        self._failures = self._failures + 1 if broken else 0
-        if self._failures >= self._max_failures:
-            raise SearchStopped(
-                f"the search stops after {self._failures} trials in a row that failed by an error a"
-                f" retry cannot cure, the last one trial {number}: {outcome.reason}; mend that and"
-                " run the same command again, or raise --max-failures"
-            )
+        self._failures = self._failures + 1 if outcome.status == "failed" else 0
+        if self._failures < self._max_failures:
+            return
+        kind = (
+            "by an error that a retry cannot cure" if outcome.deterministic else "again and again"
+        )
+        raise SearchStopped(
+            f"the search stops after {self._failures} trials in a row that failed, the last one (trial"
+            f" {number}) {kind}: {outcome.reason}; mend that and run the same command again, or raise"
+            " --max-failures"
+        )
 
     def _record(self, trial: FrozenTrial) -> TrialRecord:
         known = self._finished.get(trial.number)

@@ -15,6 +15,7 @@ from meanflow_tune.search.rungs import Verdict
 BASELINE, CONFIG, ATTEMPT, OUTCOME = "baseline", "config", "attempt", "outcome"
 PAUSED = "paused_at"  # images of the rung at which a trial waits; None once it was promoted
 PROTECTED, BRACKET = "protected", "bracket"
+BROKE_OFF = "broke_off"  # in how many drivers its retries were used up
 TERMS = "terms"  # index of the manifest's terms under which a trial was made; absent: 0
 IMPORTED = "imported_from"  # the study that a finished trial was taken over from
 REPORT_PREFIX, REPEAT_PREFIX, PROMOTED_PREFIX = "report/", "repeat/", "promoted/"
@@ -92,7 +93,8 @@ def to_record(trial: FrozenTrial, study_name: str, study_folder: Path) -> TrialR
     """A trial whose configuration is stored, as the other layers see it."""
     attrs = trial.user_attrs
     entries = stored_reports(trial)
-    values = stored_values(list(entries.values())[-1]) if entries else ()
+    rung_values = tuple(stored_values(entry) for entry in entries.values())
+    values = rung_values[-1] if rung_values else ()
     outcome = attrs.get(OUTCOME, {})
     unfinished: Status = "running" if paused_at(trial) is None else "paused"
     return TrialRecord(
@@ -112,6 +114,7 @@ def to_record(trial: FrozenTrial, study_name: str, study_folder: Path) -> TrialR
         started=trial.datetime_start.timestamp() if trial.datetime_start else None,
         ended=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
         values=values,
+        rung_values=rung_values,
         decisions=tuple(verdict_at(trial, images).reason for images in entries),
         repeats=tuple(Report(**entry["report"]) for entry in stored_repeats(trial).values()),
         protected=bool(attrs.get(PROTECTED, False)),

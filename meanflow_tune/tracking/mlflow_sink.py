@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SEARCH_TAG = "meanflow_tune.search"
 TRIAL_TAG = "meanflow_tune.trial"
+REPEAT_TAG = "meanflow_tune.repeat"
 # Else the pages take it for a project with language models.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 PARAMS_A_BATCH = 100
@@ -73,6 +74,8 @@ class MlflowSink:
             "search_started": self._search_started,
             "trial_started": self._trial_started,
             "reported": self._reported,
+            "repeated": self._repeated,
+            "trial_paused": self._trial_paused,
             "trial_ended": self._trial_ended,
             "search_ended": self._search_ended,
         }
@@ -192,21 +195,44 @@ class MlflowSink:
         self._tag(run, tags | ({"baseline": p["baseline"]} if p["baseline"] else {}))
 
     def _reported(self, event: Event, p: dict[str, Any]) -> None:
+        run = self._trial_run(event, p)
+        tags = {"rung": p["rung"], "images": p["report"]["images"]}
+        decision = p.get("decision")
+        self._report(run, p, p["value"], tags | ({"decision": decision} if decision else {}))
+
+    def _repeated(self, event: Event, p: dict[str, Any]) -> None:
+        """A run below the trial's, so that its figures stay apart from those of the trial's own seed."""
+        trial, repeat = self._trial_run(event, p), p["report"]["repeat"]
+        tags = {
+            "mlflow.parentRunId": trial,
+            "mlflow.runName": f"repeat {repeat} of {_run_name(p['trial'], p.get('baseline'))}",
+            "repeat": str(repeat),
+        }
+        name = f"{p['uid']}/{p['trial']}/{repeat}"
+        run = self._run(p["study"], REPEAT_TAG, name, event.time, tags)
+        self._report(run, p, None, {"state": "completed"})
+        self._end(run, "FINISHED", p["report"]["time"])
+
+    def _trial_paused(self, event: Event, p: dict[str, Any]) -> None:
+        self._tag(self._trial_run(event, p), {"state": "paused"})
+
+    def _report(
+        self, run: str, p: Mapping[str, Any], value: float | None, tags: dict[str, Any]
+    ) -> None:
         from mlflow.entities import Metric
 
-        run, report = self._trial_run(event, p), p["report"]
+        report = p["report"]
         at, step = _milliseconds(report["time"]), report["images"]
         values = {mlflow_name(name): value for name, value in report["metrics"].items()}
         values |= {mlflow_name(f"cost/{name}"): value for name, value in report["cost"].items()}
-        if p["value"] is not None:
-            values["objective"] = p["value"]
+        if value is not None:
+            values["objective"] = value
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         metrics = [Metric(name, value, at, step) for name, value in finite.items()]
         self._client().log_batch(run, metrics=metrics, synchronous=True)
         for name, path in report["artifacts"].items():
             if path.endswith(".png"):
                 self._picture(run, name, Path(path), step, at)
-        tags = {"rung": p["rung"], "images": step}
         missing = sorted(values.keys() - finite.keys())
         self._tag(run, tags | ({"not_finite": ", ".join(missing)} if missing else {}))
 

@@ -43,22 +43,40 @@ class Tracker:
             started=record.started,
         )
 
-    def reported(self, record: TrialRecord, report: Report, value: float | None = None) -> None:
-        """A trial reached a rung. Pictures (`.png`) among the report's artifacts are logged.
-
-        value: the objective there; without it the record's, if the report is its last.
-        """
-        rungs = sum(earlier.images < report.images for earlier in record.reports)
-        last = not record.reports or report.images >= record.reports[-1].images
-        if value is None and last:
-            value = record.value
+    def reported(self, record: TrialRecord, report: Report) -> None:
+        """A trial reached a rung, or ended a repeat. Pictures (`.png`) among the artifacts are logged."""
+        if report.repeat:
+            self._repeated(record, report)
+            return
+        rung = sum(earlier.images < report.images for earlier in record.reports)
+        values = record.rung_values[rung] if rung < len(record.rung_values) else ()
         self._put(
             "reported",
             f"{record.study}/{record.number}/images/{report.images}",
             trial=self._trial(record),
-            rung=rungs + 1,
-            value=value,
+            rung=rung + 1,
+            value=values[0] if len(values) == 1 else None,
+            decision=record.decisions[rung] if rung < len(record.decisions) else None,
             report=report.to_dict(),
+        )
+
+    def _repeated(self, record: TrialRecord, report: Report) -> None:
+        self._put(
+            "repeated",
+            f"{record.study}/{record.number}/repeat/{report.repeat}",
+            trial=self._trial(record),
+            baseline=record.baseline,
+            started=record.started,
+            report=report.to_dict(),
+        )
+
+    def paused(self, record: TrialRecord) -> None:
+        """A trial waits at a rung, and may go on later."""
+        images = record.reports[-1].images
+        self._put(
+            "trial_paused",
+            f"{record.study}/{record.number}/paused/{images}/attempt/{record.attempt}",
+            trial=self._trial(record),
         )
 
     def ended(self, record: TrialRecord, outcome: Outcome, model: Path | None = None) -> None:
@@ -99,8 +117,10 @@ class Tracker:
         """Tell what a killed driver did not: the study holds it, the outbox may not."""
         for record in records:
             self._trial_started(record, record.config, record.attempt)
-            for report in record.reports:
+            for report in (*record.reports, *record.repeats):
                 self.reported(record, report)
+            if record.status == "paused":
+                self.paused(record)
             if record.status not in ("running", "paused"):
                 model = model_of(record) if model_of is not None else None
                 self.ended(record, Outcome(record.status, record.reason), model)

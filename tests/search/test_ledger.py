@@ -65,7 +65,7 @@ def test_states_values_and_constraint_keys(tmp_path: Path) -> None:
     ledger.finish(1, Outcome("pruned", "too weak"))
     ledger.finish(2, Outcome("diverged", "not finite", violation=1.75))
     ledger.finish(4, Outcome("out_of_memory", "too wide"))
-    ledger.finish(3, Outcome("failed", "host lost"))
+    ledger.finish(3, Outcome("failed", "no such key", deterministic=True))
     states = [trial.state for trial in trials_of(tmp_path)]
     pruned = TrialState.PRUNED
     assert states == [TrialState.COMPLETE, pruned, pruned, TrialState.FAIL, pruned]
@@ -81,7 +81,7 @@ def test_states_values_and_constraint_keys(tmp_path: Path) -> None:
     records = make_ledger(tmp_path, total=5, rungs=None, baselines={}).records()
     statuses = ["completed", "pruned", "diverged", "failed", "out_of_memory"]
     assert [r.status for r in records] == statuses
-    assert [r.reason for r in records] == ["", "too weak", "not finite", "host lost", "too wide"]
+    assert [r.reason for r in records] == ["", "too weak", "not finite", "no such key", "too wide"]
     assert [r.value for r in records] == [0.5, 2.0, 3.0, 4.0, 5.0]
 
 

@@ -254,12 +254,32 @@ def test_a_row_of_deterministic_failures_stops_the_search(tmp_path: Path) -> Non
         ledger.next()
     broken = Outcome("failed", "KeyError: 'x'", deterministic=True)
     ledger.finish(0, broken)
-    ledger.finish(1, Outcome("failed", "host lost"))  # of the machines, not of the code
+    ledger.finish(1, Outcome("diverged", "not finite"))
     ledger.finish(2, broken)
     with pytest.raises(SearchStopped, match=r"2 trials in a row.*trial 3: KeyError.*max-failures"):
         ledger.finish(3, broken)
     assert ledger.record_of(3).status == "failed"
     assert make(tmp_path, max_failures=2).next() is not None, "mended, the same command goes on"
+
+
+def test_failures_of_the_machines_are_left_to_the_next_driver_once(tmp_path: Path) -> None:
+    lost = Outcome("failed", "broke off 4 times: host lost")
+    ledger = make(tmp_path, max_failures=2)
+    ledger.next()
+    ledger.finish(0, lost)
+    assert ledger.record_of(0).status == "running"
+    second = ledger.next()
+    assert second is not None
+    assert second.number == 1, "not again in this driver"
+    with pytest.raises(SearchStopped, match="again and again: broke off 4 times: host lost"):
+        ledger.finish(1, lost)
+    again = make(tmp_path, max_failures=2)
+    job = again.next()
+    assert job is not None
+    assert (job.number, job.attempt) == (0, 1)
+    again.finish(0, lost)
+    assert again.record_of(0).status == "failed"
+    assert trials_of(tmp_path)[0].state == TrialState.FAIL, "which samplers ignore"
 
 
 def test_trials_of_another_study_are_history_only(tmp_path: Path) -> None:

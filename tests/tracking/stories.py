@@ -70,6 +70,8 @@ def make_record(
         attempt=0,
         folder=f"/nowhere/{number:05d}",
         started=START + number,
+        rung_values=tuple((report.metrics["teacher_gap@1"],) for report in reports),
+        decisions=tuple(f"it goes on with {r.metrics['teacher_gap@1']}" for r in reports),
         ended=START + 100 + number if status != "running" else None,
     )
 

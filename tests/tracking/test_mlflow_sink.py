@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -291,7 +292,8 @@ def test_a_trial_that_goes_on_and_a_search_that_is_extended_keep_their_runs(
         tracker.search_started({"goal": "go on"})
         job = Job(STUDY, 4, small_config(4), "/nowhere", attempt, attempt)
         tracker.trial_started(job, make_record(4))
-        tracker.reported(make_record(4), make_report(32 + attempt, 0.5), value=0.5)
+        report = make_report(32 + attempt, 0.5)
+        tracker.reported(make_record(4, reports=(report,)), report)
         if attempt == 0:
             tracker.search_ended({"status": "interrupted"})
     tracker.catch_up([make_record(4, reports=(make_report(32, 0.5), make_report(33, 0.5)))])
@@ -302,6 +304,26 @@ def test_a_trial_that_goes_on_and_a_search_that_is_extended_keep_their_runs(
     assert (seen[STUDY]["status"], seen["trial 00004"]["status"]) == ("RUNNING", "RUNNING")
     assert seen["trial 00004"]["tags"]["attempt"] == "1"
     assert [step for step, *_ in seen["trial 00004"]["metrics"]["objective"]] == [32, 33]
+
+
+def test_repeats_are_runs_below_their_trial_and_a_pause_is_a_state(
+    storage: Path, tmp_path: Path
+) -> None:
+    outbox = Outbox(tmp_path)
+    own, repeat = make_report(64, 0.5), replace(make_report(64, 0.4), repeat=1)
+    tracker = Tracker(outbox, STUDY)
+    tracker.catch_up([replace(make_record(0, "completed", (own,)), repeats=(repeat,))])
+    tracker.catch_up([make_record(1, "paused", (make_report(32, 0.9),))])
+    sink = MlflowSink.for_storage(storage)
+    for event in (*events(outbox), *events(outbox)):
+        sink.apply(event)
+    seen = picture_of(storage)
+    assert seen["repeat 1 of trial 00000"]["parent"] == "trial 00000"
+    assert [m[1] for m in seen["repeat 1 of trial 00000"]["metrics"]["teacher_gap/nfe_1"]] == [0.4]
+    assert [m[1] for m in seen["trial 00000"]["metrics"]["teacher_gap/nfe_1"]] == [0.5]
+    assert seen["trial 00000"]["tags"]["decision"] == "it goes on with 0.5"
+    assert seen["trial 00001"]["tags"]["state"] == "paused"
+    assert seen["trial 00001"]["status"] == "RUNNING"
 
 
 def test_what_no_retry_can_help_is_rejected(storage: Path, tmp_path: Path) -> None:

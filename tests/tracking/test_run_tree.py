@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,27 @@ def test_rungs_count_from_one_and_the_value_belongs_to_the_last(tmp_path: Path) 
     tracker = Tracker(Outbox(tmp_path), STUDY)
     for report in reports:
         tracker.reported(make_record(0, reports=reports), report)
-    tracker.reported(make_record(1, reports=reports), reports[0], value=0.5)
-    seen = [(payload["rung"], payload["value"]) for _, payload in told(tmp_path)]
-    assert seen == [(1, None), (2, 0.25), (1, 0.5)]
+    seen = [(p["rung"], p["value"], p["decision"]) for _, p in told(tmp_path)]
+    assert seen == [(1, 0.5, "it goes on with 0.5"), (2, 0.25, "it goes on with 0.25")]
+
+
+def test_repeats_and_pauses_are_told_apart_from_rungs(tmp_path: Path) -> None:
+    own, repeat = make_report(64, 0.5), replace(make_report(64, 0.4), repeat=1)
+    tracker = Tracker(Outbox(tmp_path), STUDY)
+    done = replace(make_record(0, "completed", (own,)), repeats=(repeat,))
+    paused = make_record(1, "paused", (make_report(32, 0.9),))
+    for _ in range(2):
+        tracker.catch_up([done, paused])
+    kinds = [(kind, payload["trial"]) for kind, payload in told(tmp_path)]
+    assert kinds == [
+        ("trial_started", "0"),
+        ("reported", "0"),
+        ("repeated", "0"),
+        ("trial_ended", "0"),
+        ("trial_started", "1"),
+        ("reported", "1"),
+        ("trial_paused", "1"),
+    ]
 
 
 def test_a_sibling_study_does_not_mix_with_the_search(tmp_path: Path) -> None:
