@@ -51,7 +51,7 @@ def estimate_iqm(values: ArrayLike, seed: int = 0) -> list[Estimate]:
     data = np.asarray(values, dtype=float)
     drawn = _resampled(len(data), seed)
     with np.errstate(invalid="ignore"):
-        samples = np.stack([interquartile_mean(data[rows]) for rows in drawn])
+        samples = np.stack([interquartile_mean(column[drawn].T) for column in data.T], axis=1)
         return _estimates(interquartile_mean(data), samples)
 
 
