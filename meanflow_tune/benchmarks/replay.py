@@ -5,6 +5,7 @@ would have given comes from the table. So defaults can be chosen by hundreds of 
 """
 
 import json
+import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -99,7 +100,10 @@ def _in_parallel(
         for i, (arm, repetition) in enumerate(tasks):
             yield i, *_one(arm, seed + 1 + repetition)
         return
-    with ProcessPoolExecutor(jobs, initializer=_begin, initargs=(problem, budget, workers)) as pool:
+    # Forked, so that a space that came from a file need not be importable in the new processes.
+    context = multiprocessing.get_context("fork")
+    given = (problem, budget, workers)
+    with ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=given) as pool:
         futures = {
             pool.submit(_one, arm, seed + 1 + repetition): i
             for i, (arm, repetition) in enumerate(tasks)

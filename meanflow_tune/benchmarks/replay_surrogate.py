@@ -140,6 +140,7 @@ class Surrogate:
 
     def reference(self, space: Callable[[Any], Any], seed: int = 0) -> tuple[float, float]:
         """Best and median final value of blind draws: what regrets are counted from."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = optuna.samplers.RandomSampler(seed=seed)
         study = optuna.create_study(sampler=sampler, direction=self._table.direction)
         suggest = self.suggester(space)
