@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from meanflow_tune.benchmarks.replay_table import Table, make_table
 from meanflow_tune.records import Outcome, Report
 from meanflow_tune.request import SearchRequest
 from meanflow_tune.search.ledger import Ledger
+from meanflow_tune.search.samplers import SAMPLER_KINDS
 from scripts.benchmark import main
 from tests.benchmarks.replay_cases import OBJECTIVE, flat, space, trials, write_study
 
@@ -34,7 +36,7 @@ def table() -> Table:
 
 def test_random_search_finds_what_draws_without_replacement_find() -> None:
     """Expected least of k of the values 0 .. n-1 without replacement: (n + 1)/(k + 1) - 1."""
-    n, repetitions = 24, 200
+    n, repetitions = 24, 80
     table = flat([float(i) for i in range(n)])
     problem = make_problem(table, "rows", None)
     arm = Arm("random", sampler="random", scheduler="none")
@@ -152,23 +154,37 @@ def test_a_proposal_is_what_the_sampler_would_have_suggested(table: Table) -> No
         RowSuggester(table, "nearest", 0, None)
 
 
-SAMPLERS = ("tpe", "random", "qmc")
+SAMPLERS = tuple(k for k in SAMPLER_KINDS if k != "cmaes" or find_spec("cmaes") is not None)
 SCHEDULERS = ("asha", "median", "none")
+QUICK = [
+    *itertools.product(("tpe", "random", "qmc"), SCHEDULERS),
+    *((sampler, "asha") for sampler in SAMPLERS if sampler not in ("tpe", "random", "qmc")),
+]
 
 
 @pytest.mark.parametrize("kind", ["rows", "surrogate"])
-def test_every_sampler_and_scheduler_runs(kind: str, table: Table) -> None:
+def test_every_sampler_and_every_scheduler_runs(kind: str, table: Table) -> None:
+    check_runs(kind, table, QUICK)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["rows", "surrogate"])
+def test_every_sampler_runs_with_every_scheduler(kind: str, table: Table) -> None:
+    check_runs(kind, table, list(itertools.product(SAMPLERS, SCHEDULERS)))
+
+
+def check_runs(kind: str, table: Table, pairs: list[tuple[str, str]]) -> None:
     problem = make_problem(table, kind, space)
     combined = [
         Arm(f"{sampler}/{scheduler}", sampler=sampler, scheduler=scheduler)  # type: ignore[arg-type]
-        for sampler, scheduler in itertools.product(SAMPLERS, SCHEDULERS)
+        for sampler, scheduler in pairs
     ]
     more = [
         Arm("stop", promotion=False, reduction=3.0),
         Arm("late", grace=15, brackets=2, protect=0.5),
         Arm("stock", stock=True, reduction=4.0),
     ]
-    found = measure(problem, [*combined, *more], trials=12, workers=2, repetitions=1)
+    found = measure(problem, [*combined, *more], trials=10, workers=2, repetitions=1)
     for name, regret in found.regrets.items():
         assert np.isfinite(regret[0, -1]), name
         known = regret[0][np.isfinite(regret[0])]
