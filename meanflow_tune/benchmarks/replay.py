@@ -8,7 +8,7 @@ import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -168,7 +168,7 @@ def replay(
         if loaded.source_hash != manifest.space_hash:
             print(f"note: the space {loaded.name} has changed since the study was made")
         suggest = loaded.suggest
-    trials = trials or max(10, len(rows.rows) // 4)
+    trials = trials or max(10, len(rows.rows) // 8)
     if table == "rows" and trials > len(rows.rows):
         raise ValueError(
             f"--trials {trials}: the table has {len(rows.rows)} rows, and none is run twice; give fewer, "
@@ -196,6 +196,8 @@ def replay(
         trials=trials,
     )
     print(summary(curves, workers, repetitions), flush=True)
+    if table == "rows":
+        print(_exhaustion(curves.started, len(rows.rows)), end="", flush=True)
     if json_file is not None:
         data = {
             "machine": machine(),
@@ -211,6 +213,18 @@ def replay(
     if plot is not None:
         draw(curves, plot)
     return 0
+
+
+def _exhaustion(started: Mapping[str, float], rows: int) -> str:
+    """A search that has begun nearly all rows cannot miss the best: a line that says so."""
+    most = {name: count for name, count in started.items() if count > 0.8 * rows}
+    if not most:
+        return ""
+    listed = ", ".join(f"{name} {count:.0f}" for name, count in most.items())
+    return (
+        f"note: of {rows} rows these searches began nearly all ({listed}), so that what they find is the "
+        "table's end rather than their merit; lower --trials, or take --table surrogate\n"
+    )
 
 
 def _progress(began: float) -> Callable[[int, int], None]:

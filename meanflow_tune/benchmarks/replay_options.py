@@ -51,7 +51,7 @@ def add(p: argparse.ArgumentParser) -> None:
         "--trials",
         type=_whole(1),
         metavar="N",
-        help="the budget, in trials of random search (default: a quarter of the rows)",
+        help="the budget, in trials of random search (default: an eighth of the rows)",
     )
     much.add_argument(
         "--workers", type=_whole(1), default=2, metavar="N", help="simulated (default: %(default)s)"

@@ -254,10 +254,11 @@ def test_the_command_prints_a_verdict_and_writes_its_figures(
     (tmp_path / "toy.py").write_text(SPACE)
     files = ["--json", str(tmp_path / "r.json"), "--plot", str(tmp_path / "r.png")]
     small = ["replay", "--study", str(tmp_path / "study"), "--repetitions", "2", "--jobs", "1"]
-    assert main([*small, "--trials", "8", *files]) == 0
+    assert main([*small, "--trials", "16", *files]) == 0
     out, err = capsys.readouterr()
     assert "20 rows, 0 of them baselines and 0 diverged, rungs at 10, 20, 40 images" in out
     assert "verdict: ours " in out
+    assert "note: of 20 rows these searches began nearly all (ours" in out
     assert "12 of 12 searches" in err
     found = json.loads((tmp_path / "r.json").read_text())
     assert len(found["regrets"]["stock Ray + Optuna"]) == 2
