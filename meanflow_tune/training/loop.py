@@ -2,9 +2,11 @@
 (seed, images seen, purpose), so that a resumed run is the same run and so is one on other ranks.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +24,7 @@ from meanflow_tune.objective import Objective
 from meanflow_tune.records import Outcome, Report
 from meanflow_tune.training.evaluation import Evaluator
 from meanflow_tune.training.optim import MovingAverage, learning_rate, make_optimizer
+from meanflow_tune.training.patience import write_patiently
 from meanflow_tune.training.state import load_checkpoint, newest_checkpoint, save_checkpoint
 from meanflow_tune.training.world import World
 
@@ -51,7 +54,10 @@ class Diverged(ArithmeticError):
 
 @dataclass
 class Run:
-    """All state of a training run; what `state_dict` holds is all that a resume needs."""
+    """All state of a training run; what `state_dict` holds is all that a resume needs.
+
+    go_on: the sink's answer to the newest report; at the last rung it asks for repeats.
+    """
 
     config: TrialConfig
     world: World
@@ -62,6 +68,7 @@ class Run:
     step: int
     cost: dict[str, float]
     reports: list[Report]
+    go_on: bool = True
 
     @classmethod
     def start(
@@ -245,12 +252,16 @@ def train(
     fence: Callable[[], None] = lambda: None,
     warn: Callable[[str], None] = lambda line: None,
     phase: str = "train",
+    repeat: int = 0,
 ) -> Outcome:
     """Train `run` to the end of its budget, from the newest valid checkpoint below `folder`.
 
     Every rank calls it. At each rung: evaluate the moving average, save, report, and stop if the sink
     says so. `fence` is called before each write and raises when this run no longer owns `folder`.
-    Returns an Outcome: completed, pruned, diverged, or running (interrupted by `sink.stopping`).
+    repeat: a k-th repeat on another seed reports its end only, with this k; at its other rungs it
+    saves. Returns an Outcome: completed, pruned, diverged, or running (interrupted by
+    `sink.stopping`); `run.go_on` then holds the sink's answer to the last report. Raises Interrupted
+    where that came while the disk was full, so that nothing new could be saved.
     """
     world, budget = run.world, run.config.budget
     checkpoints = folder / "checkpoints"
@@ -271,10 +282,15 @@ def train(
     meter, ticked = Meter(world), 0.0
     rungs = set(budget.rung_steps)
 
-    def save() -> None:
-        if world.leads:
+    def write(what: Callable[[], object]) -> None:
+        def fenced() -> None:
             fence()
-            save_checkpoint(checkpoints, run.images, run.state_dict())
+            what()
+
+        write_patiently(world, sink, fenced, folder, run.images)
+
+    def save() -> None:
+        write(lambda: save_checkpoint(checkpoints, run.images, run.state_dict()))
 
     while run.step < budget.steps:
         if (world.size == 1 or run.step % STOP_STEPS == 0) and world.share(
@@ -286,7 +302,7 @@ def train(
         try:
             output = run.advance(module)
         except Diverged as error:
-            return Outcome("diverged", str(error))
+            return _diverged(run, str(error))
         meter.add(output.terms)
         now = time.monotonic()
         if world.leads and now - ticked > TICK_SECONDS:
@@ -302,20 +318,25 @@ def train(
         if run.step not in rungs:
             continue
         losses, run.cost = meter.flush(run.cost)
+        if repeat and run.step < budget.steps:
+            save()
+            meter = Meter(world)
+            continue
         metrics, artifacts = dict(losses), {}
         if evaluator is not None:
             run.ema.copy_to(average)
             try:
                 measured, shown = evaluator.evaluate(average, world)
             except NonFiniteSamples as error:
-                return Outcome("diverged", f"{error} after {run.images} images")
+                return _diverged(run, f"{error} after {run.images} images")
+            bad = world.share([name for name, x in measured.items() if not math.isfinite(x)])
+            if bad:  # of finite samples, but too far away for the metric
+                return _diverged(run, f"{', '.join(bad)} not finite after {run.images} images")
             metrics |= measured
-            if world.leads:
-                fence()
-                grid = folder / "samples" / f"{run.images:012d}.npz"
-                evaluator.write_samples(grid, shown)
-                artifacts["samples"] = str(grid)
-        report = world.share(Report(run.images, metrics, run.cost, time.time(), artifacts))
+            grid = folder / "samples" / f"{run.images:012d}.npz"
+            write(partial(evaluator.write_samples, grid, shown))
+            artifacts["samples"] = str(grid)
+        report = world.share(Report(run.images, metrics, run.cost, time.time(), artifacts, repeat))
         run.reports.append(report)
         save()
         go_on = _report(run, report, sink)
@@ -325,5 +346,12 @@ def train(
     return Outcome("completed")
 
 
+def _diverged(run: Run, reason: str) -> Outcome:
+    """violation: 1 and the share of the budget that was not reached, so 2 at the first step."""
+    left = 1.0 - run.step / run.config.budget.steps
+    return Outcome("diverged", reason, violation=1.0 + left)
+
+
 def _report(run: Run, report: Report, sink: Sink) -> bool:
-    return run.world.share(sink.report(report) if run.world.leads else True)
+    run.go_on = run.world.share(sink.report(report) if run.world.leads else True)
+    return run.go_on
