@@ -31,7 +31,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
 from meanflow_tune.benchmarks.replay_table import Curve, Table, distance
-from meanflow_tune.search.samplers import draw_seed
+from meanflow_tune.search.seeds import draw_seed
 
 Mapped = Literal["uniform", "ratio", "nearest"]
 ROW = "row"
