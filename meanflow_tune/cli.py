@@ -61,7 +61,7 @@ def tune_parser() -> argparse.ArgumentParser:
         "--time-budget",
         type=duration,
         metavar="TIME",
-        help="no new trial after this much time over all runs of the command: 90s, 45m, 2h, 1d12h",
+        help="stop at a safe point after so much time over all runs of the command: 90s, 45m, 2h, 1d12h",
     )
     what.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of the search (default: %(default)s)"
@@ -152,7 +152,8 @@ def tune_parser() -> argparse.ArgumentParser:
     show.add_argument(
         "--dry-run",
         action="store_true",
-        help="check everything, print three configurations and the budget, and stop before Ray starts",
+        help="check everything, print the space, three configurations and a forecast, and stop before Ray "
+        "starts",
     )
     show.add_argument(
         "--calibrate",
@@ -163,7 +164,7 @@ def tune_parser() -> argparse.ArgumentParser:
         "-v",
         "--verbose",
         action="store_true",
-        help="show a traceback with an error, and the logs of Ray",
+        help="show a traceback with an error, and the logs of Ray; with --dry-run: densities and schedules",
     )
     show.add_argument("-q", "--quiet", action="store_true", help="only the summary")
     return p

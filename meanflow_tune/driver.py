@@ -12,17 +12,21 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from meanflow_tune import confirm, summary
 from meanflow_tune.cluster.errors import ClusterError
-from meanflow_tune.cluster.interrupt import Interrupt
+from meanflow_tune.cluster.interrupt import AnyOf, Interrupt
 from meanflow_tune.cluster.runner import Runner
 from meanflow_tune.cluster.session import check_reachable
-from meanflow_tune.files import write_atomic
+from meanflow_tune.files import Patience, is_full, write_atomic
 from meanflow_tune.findings import Findings, find
 from meanflow_tune.plan import Plan, make_plan
+from meanflow_tune.plan_forecast import confirmation_work, ladder_of
+from meanflow_tune.progress import Outlook, look_ahead, show_outlook
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.report_files import write_files
 from meanflow_tune.request import (
@@ -35,19 +39,25 @@ from meanflow_tune.request import (
     UserError,
     usable_folder,
 )
+from meanflow_tune.search.clock import Clock
+from meanflow_tune.search.copies import find_study, open_study
 from meanflow_tune.search.errors import (
     LeaseLost,
+    SearchStopped,
     SpaceError,
     StorageError,
     StudyChanged,
     StudyInUse,
 )
+from meanflow_tune.search.forecast import Ladder
 from meanflow_tune.search.lease import Lease, read_lease
 from meanflow_tune.search.ledger import Ledger
-from meanflow_tune.search.manifest import MANIFEST_NAME, Manifest, check_resumable
-from meanflow_tune.search.storage import JOURNAL_NAME, open_storage
+from meanflow_tune.search.manifest import MANIFEST_NAME, Manifest
+from meanflow_tune.search.sampler_check import independent_note
+from meanflow_tune.search.storage import open_storage, shown_url
 from meanflow_tune.search.view import read_records
 from meanflow_tune.stage import Stage, later
+from meanflow_tune.terms import begin
 from meanflow_tune.tracking.mlflow_sink import MlflowSink
 from meanflow_tune.tracking.outbox import Outbox
 from meanflow_tune.tracking.replay import Replayer
@@ -55,7 +65,6 @@ from meanflow_tune.view import View, make_console
 
 log = logging.getLogger(__name__)
 DRAIN_SECONDS = 120.0
-STARTUP_TRIALS = 8  # finished trials, baselines included, before the sampler models anything
 
 
 def run(request: SearchRequest, command: str, quiet: bool = False, verbose: bool = False) -> int:
@@ -114,24 +123,49 @@ class Driver:
         self.storage: Any = None
         self.stages: list[Stage] = []
         self.interrupt = Interrupt()
+        self.writing = Patience(view.error, lambda: self.interrupt.requested)
         self._stopped = threading.Event()
+        self._slots = 1
 
     def run(self) -> int:
         """Returns the exit status."""
-        location = self.request.study_storage or self.request.folder / JOURNAL_NAME
-        self.storage = open_storage(location, self.lease.check, recover=self.lease.taken_over)
+        request, lease = self.request, self.lease
+        self.storage = open_study(
+            request.folder,
+            request.study,
+            request.study_storage,
+            lease.check,
+            recover=lease.taken_over,
+            say=self.view.event,
+            writing=self.writing,
+        )
         self._check_manifest()
+        if note := independent_note(request.sampler, self.plan.independent):
+            self.view.event(note)
+        self.clock = Clock(
+            request.folder, lease.epoch, lease.check, request.time_budget, self.view.event
+        )
         with ExitStack() as stack:
             # One thread draws and tracks, in order, so that Tune's loop never waits for a picture.
             self.background = stack.enter_context(ThreadPoolExecutor(1, "pictures"))
             search = self._search_stage(stack)
             stack.callback(self._stopped.set)
             threading.Thread(target=self._keep_status, daemon=True).start()
+            stopped: SearchStopped | None = None
             try:
                 self._work(search, stack)
             except KeyboardInterrupt:
                 self.interrupt.request()
-            return self._close(search, self.interrupt.requested)
+            except SearchStopped as error:
+                stopped = error
+            except OSError as error:
+                # Stopped by a person where it waited for space.
+                if not (self.interrupt.requested and is_full(error)):
+                    raise
+            status = self._close(search, self.interrupt.requested, stopped)
+        if stopped is not None:
+            raise UserError(str(stopped), stopped.exit_code) from stopped
+        return status
 
     def _check_manifest(self) -> None:
         request, space = self.request, self.plan.space
@@ -146,14 +180,12 @@ class Driver:
             seed=request.seed,
             rungs=str(self.plan.rungs),
             data_fingerprint=self.plan.data_fingerprint,
+            startup_trials=request.startup_trials,
+            trials=request.trials,
+            time_budget=request.time_budget,
+            study_storage=shown_url(request.study_storage) if request.study_storage else None,
         )
-        old = Manifest.read(request.folder)
-        if old is not None and self._records(request.study, request.folder):
-            for change in check_resumable(old, new):
-                self.view.event(f"note: {change}")
-            new = new.model_copy(update={"created": old.created})
-        new.write(request.folder)
-        self.manifest = new
+        self.terms, self.manifest = begin(self.storage, request, self.plan, new, self.view.event)
 
     def _search_stage(self, stack: ExitStack) -> Stage:
         request = self.request
@@ -170,13 +202,13 @@ class Driver:
             folder=request.folder,
             fence=self.lease.check,
             epoch=self.lease.epoch,
-            startup_trials=STARTUP_TRIALS,
+            startup_trials=request.startup_trials,
             repeats=request.repeats,
             max_failures=request.max_failures,
+            terms=self.manifest.terms,
         )
         stage = self._stage(request.study, request.folder, ledger, "trial", request.trials, stack)
-        facts = self.manifest.model_dump(mode="json")
-        stage.tracker.search_started(facts | {"trials": request.trials})
+        stage.tracker.search_started(self.manifest.facts())
         stage.catch_up()
         return stage
 
@@ -190,7 +222,7 @@ class Driver:
         stack: ExitStack,
     ) -> Stage:
         folder.mkdir(parents=True, exist_ok=True)
-        outbox = Outbox(folder)
+        outbox = Outbox(folder, self.lease.check, self.writing)
         sink = MlflowSink.for_storage(self.request.storage, self.request.tracking_uri)
         replayer = stack.enter_context(Replayer(outbox, sink))
         stage = Stage(
@@ -239,8 +271,9 @@ class Driver:
             runner: Runner | None = None
             for confirming in (False, True):
                 stage = self._confirm_stage(search, stack) if confirming else search
-                if stage is None or stage.exhausted():
+                if stage is None or stage.exhausted() or (stage is search and self._out_of_time()):
                     continue
+                self.terms.enforce()
                 if runner is None:
                     self.view.event("starting Ray and the workers")
                     runner = cluster.enter_context(
@@ -256,7 +289,12 @@ class Driver:
                         )
                     )
                     self.view.event(runner.description)
-                runner.search(stage, stage.name, self.interrupt)
+                    self._slots = runner.slots
+                if stage is search:
+                    with self.clock:
+                        runner.search(stage, stage.name, AnyOf(self.interrupt, self.clock))
+                else:
+                    runner.search(stage, stage.name, self.interrupt)
                 if self.interrupt.requested:
                     return
                 # What the tuning of baselines has settled is only now known by name.
@@ -268,17 +306,23 @@ class Driver:
                     if self.interrupt.requested:
                         return
 
+    def _out_of_time(self) -> bool:
+        if self.clock.requested:
+            self.view.event("the time budget is used up, so no trial is started")
+        return self.clock.requested
+
     def _findings(self, search: Stage) -> Findings:
         return find(self.plan, search.ledger.records(), self._confirmed())
 
-    def _close(self, search: Stage, interrupted: bool) -> int:
+    def _close(self, search: Stage, interrupted: bool, stopped: SearchStopped | None = None) -> int:
         """Files, summary, tracking; returns the exit status."""
         if not interrupted and search.exhausted():
             search.end()
         findings = self._findings(search)
-        files = write_files(self.plan, findings)
+        files = self._write_files(findings)
         completed = any(record.status == "completed" for record in findings.records)
         state = "interrupted" if interrupted else "completed" if completed else "failed"
+        state = "failed" if stopped is not None else state
         facts: dict[str, Any] = {"status": state}
         winner = findings.winner
         if winner is not None:
@@ -293,15 +337,36 @@ class Driver:
             later(self.background, stage.tracker.search_ended, {"status": state})
         self.background.shutdown(wait=True)
         self._stopped.set()
-        self._write_status()
+        try:
+            self._write_status()
+        except OSError as error:
+            log.warning("could not write the status: %s", error)
         self._drain(5.0 if interrupted else DRAIN_SECONDS)
         console = self.view.console
         if interrupted:
             self.view.error(f"\nInterrupted; nothing is lost. Go on with:\n  {self.command}")
             return EXIT_INTERRUPTED
+        if stopped is not None:
+            return EXIT_ALL_FAILED
         summary.show(console, self.plan, findings)
+        if self.clock.requested and not search.exhausted():
+            console.print(
+                f"The time budget ended the search after {self.clock.spent:.0f} s of work; a larger"
+                " --time-budget goes on where it stopped."
+            )
         summary.show_places(console, self.request, files, self.command)
         return EXIT_OK if completed else EXIT_ALL_FAILED
+
+    def _write_files(self, findings: Findings) -> list[Path]:
+        """Result files, after a wait for space where there is none; nothing if that is interrupted."""
+        folder = self.request.folder
+        try:
+            return self.writing(lambda: write_files(self.plan, findings), folder)
+        except OSError as error:
+            if not (self.interrupt.requested and is_full(error)):
+                raise
+            self.view.error(f"no space for the results in {folder}: the same command writes them")
+            return []
 
     def _drain(self, seconds: float) -> None:
         """Let MLflow catch up for at most `seconds`; a server that fails is not waited for."""
@@ -325,25 +390,57 @@ class Driver:
             began = time.monotonic()
             try:
                 self._write_status()
+            except LeaseLost:
+                return
             except OSError as error:
-                log.warning("could not write the status: %s", error)
+                if not is_full(error):  # which the search itself tells
+                    log.warning("could not write the status: %s", error)
             # Reading a large study takes long; little of the time should go into this.
             pause = min(10.0, max(1.0, 20.0 * (time.monotonic() - began)))
 
     def _write_status(self) -> None:
         """status.json, from which `--status` shows the running trials; and the view's counts."""
+        self.lease.check()
         stage = self.stages[-1]
-        done = Counter(record.status for record in stage.ledger.records())
+        records = stage.ledger.records()
+        done = Counter(record.status for record in records)
         best = self.stages[0].ledger.best()
         self.view.state |= {
             "study": stage.name,
             "total": stage.total,
             "done": dict(done),
+            "budget_left": self.clock.left,
             "best": f"best so far: {_describe(best)}" if best else "",
+            **self._outlook(stage, records).to_dict(),
         }
-        state = {key: self.view.state.get(key) for key in ("study", "total", "done", "running")}
+        keys = ("study", "total", "done", "running", *Outlook.__dataclass_fields__)
+        state = {key: self.view.state.get(key) for key in keys}
         state |= {"time": time.time(), "ended": self._stopped.is_set()}
         write_atomic(self.request.folder / summary.STATUS_NAME, json.dumps(state, indent=1))
+        self.view.beat()
+
+    @cached_property
+    def _ladder(self) -> Ladder:
+        return ladder_of(self.plan)  # kept, since what it expects takes a while for many trials
+
+    def _outlook(self, stage: Stage, records: list[TrialRecord]) -> Outlook:
+        """How the stage stands, and when the search and its confirmation will end."""
+        ladder, afterwards = self._ladder, None
+        if stage is self.stages[0]:
+            afterwards = confirmation_work(self.plan, ladder.images[-1])
+        else:
+            ladder = Ladder(ladder.images[-1:], None, stage.total, stage.total)
+        found = look_ahead(
+            records,
+            ladder,
+            self.plan.objectives,
+            self._slots,
+            stage.clocks.images,
+            stage.clocks.pace,
+            afterwards,
+            self.clock.left if stage is self.stages[0] else None,
+        )
+        return replace(found, seconds_left=None, forecast="") if self._stopped.is_set() else found
 
 
 def _describe(record: TrialRecord) -> str:
@@ -354,17 +451,15 @@ def _describe(record: TrialRecord) -> str:
 def show_status(request: SearchRequest) -> int:
     """Print what a study holds and, where a driver is at work, its running trials. Reads only."""
     folder = request.folder
-    journal = request.study_storage or folder / JOURNAL_NAME
     try:
+        journal = find_study(folder, request.study_storage)
         records = read_records(open_storage(journal), request.study, folder)
     except StorageError as error:
         raise UserError(f"--status: {error}; name it by --study and --storage.") from None
-    summary.show_status(make_console(), request, records, read_lease(folder))
-    return EXIT_OK
-
-
-def dry_run(request: SearchRequest) -> int:
-    """Check everything that can be checked without Ray, and print what the search would do."""
-    usable_folder(request.storage)
-    summary.show_plan(make_console(), make_plan(request))
+    console, lease = make_console(), read_lease(folder)
+    summary.show_status(console, request, records, lease)
+    status = summary.read_status(request)
+    silent = time.time() - status.get("time", 0.0)
+    if lease is not None and lease.pid is not None and silent < summary.STALE_SECONDS:
+        show_outlook(console, status)
     return EXIT_OK

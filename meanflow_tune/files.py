@@ -1,14 +1,25 @@
 """Files that are either the old or the new version after a crash, never something in between."""
 
+import errno
 import os
+import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_SPACE = os.strerror(errno.ENOSPC)
 
 
 def write_atomic(path: Path, content: str | Callable[[Path], object]) -> None:
     """Fill a file beside `path` with text, or by a function of its path; sync it, and rename it.
 
-    The file beside is removed when anything fails. Makes the folder. Raises OSError.
+    The file beside is removed when anything fails. Makes the folder. Raises OSError; of ENOSPC where a
+    library called the full disk something else.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -20,6 +31,10 @@ def write_atomic(path: Path, content: str | Callable[[Path], object]) -> None:
         with open(beside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
+    except Exception as error:
+        if is_full(error) and not isinstance(error, OSError):
+            raise OSError(errno.ENOSPC, _NO_SPACE, str(path)) from error
+        raise
     finally:
         beside.unlink(missing_ok=True)
     sync_folder(path.parent)
@@ -32,3 +47,102 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a write failed because the disk, or a quota, is full.
+
+    torch and safetensors raise errors of their own, with that one behind them or in their text.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _FULL:
+            return True
+        if _NO_SPACE in str(seen):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def free_space(folder: Path) -> str:
+    """What is free on the file system of a folder, which may not exist yet, in words."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return f"{shutil.disk_usage(folder).free / 2**20:,.1f} MB free"
+    except OSError as error:
+        return f"free space unknown: {error.strerror}"
+
+
+def no_space(folder: Path | str, free: str) -> str:
+    """What a person is told while a search waits; free: by `free_space` where the disk is."""
+    return (
+        f"no space left for {folder} ({free}): the search waits until some is freed, then goes on; "
+        "nothing is lost, and Ctrl-C stops it"
+    )
+
+
+def space_again(folder: Path | str) -> str:
+    """What a person is told when the waiting is over."""
+    return f"there is space for {folder} again: going on"
+
+
+class Writing(Protocol):
+    """How a write below `folder` is made: at once, or with patience."""
+
+    def __call__(self, write: Callable[[], T], folder: Path) -> T: ...
+
+
+def at_once(write: Callable[[], T], folder: Path) -> T:
+    """Write now, or raise what the disk says."""
+    return write()
+
+
+class Patience:
+    """Writes that wait while a disk is full, instead of failing; shared by the threads of a driver.
+
+    say: gets one line when the waiting begins and one when it is over, however many threads wait.
+    stop: asked before each wait; True gives up, which raises the write's own error.
+    """
+
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        stop: Callable[[], bool],
+        pause: float = 2.0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._say, self._stop, self._pause, self._sleep = say, stop, pause, sleep
+        self._waiting = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, write: Callable[[], T], folder: Path) -> T:
+        waiting = False
+        try:
+            while True:
+                try:
+                    return write()
+                except Exception as error:
+                    if not is_full(error) or self._stop():
+                        raise
+                if not waiting:
+                    waiting = True
+                    self._begin(folder)
+                self._sleep(self._pause)
+        finally:
+            if waiting:
+                self._end(folder)
+
+    def _begin(self, folder: Path) -> None:
+        with self._lock:
+            self._waiting += 1
+            first = self._waiting == 1
+        if first:
+            self._say(no_space(folder, free_space(folder)))
+
+    def _end(self, folder: Path) -> None:
+        with self._lock:
+            self._waiting -= 1
+            last = self._waiting == 0
+        if last and not self._stop():
+            self._say(space_again(folder))

@@ -1,19 +1,24 @@
 """A stage of a search, its study with its tracking, as the director that Ray Tune asks."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from meanflow_tune.cluster.interrupt import Interrupt
+from meanflow_tune.files import is_full, no_space, space_again
+from meanflow_tune.progress import Clocks
 from meanflow_tune.records import INFEASIBLE, Job, Outcome, Report, TrialRecord
 from meanflow_tune.report_files import model_of, with_pictures
+from meanflow_tune.search.errors import LeaseLost
 from meanflow_tune.search.ledger import Ledger
 from meanflow_tune.search.rungs import show
 from meanflow_tune.tracking.outbox import Outbox
 from meanflow_tune.tracking.replay import Replayer
 from meanflow_tune.tracking.run_tree import Tracker
+from meanflow_tune.training.patience import NO_SPACE
 from meanflow_tune.view import View
 
 log = logging.getLogger(__name__)
@@ -25,8 +30,12 @@ def later(background: ThreadPoolExecutor, call: Callable[..., None], *arguments:
     def guarded() -> None:
         try:
             call(*arguments)
-        except Exception:
-            log.exception("tracking missed an event; running the same command again adds it")
+        except Exception as error:
+            missed = "tracking missed an event; running the same command again adds it"
+            if is_full(error) or isinstance(error, LeaseLost):
+                log.warning("%s: %s", missed, error)
+            else:
+                log.exception("%s", missed)
 
     background.submit(guarded)
 
@@ -57,8 +66,12 @@ class Stage:
         self.total = total
         self._interrupt = interrupt
         self._told_of_stop = False
+        self._outbox = outbox
+        self._refused: dict[int, str] = {}  # why a trial's report could not be used
+        self._full: str | None = None  # the folder whose lack of space was told
         self._rows: dict[int, dict[str, Any]] = {}
         self._phase = ""
+        self.clocks = Clocks()
 
     def catch_up(self) -> None:
         """Tell tracking what a killed driver did not; pictures that were lost are drawn again."""
@@ -89,7 +102,11 @@ class Stage:
     def on_report(self, number: int, report: Report) -> bool:
         """Store a rung and decide; the verdict goes back to the workers."""
         known = _reports(self.ledger.record_of(number))
-        verdict = self.ledger.record(number, report)
+        try:
+            verdict = self.ledger.record(number, report)
+        except ValueError as error:  # no objective in it: the end of this trial, not of the search
+            self._refused[number] = f"its report at {report.images:,} images has no value: {error}"
+            return False
         record = self.ledger.record_of(number)
         if _reports(record) > known:
             values = self.ledger.objectives.values(report)
@@ -103,25 +120,28 @@ class Stage:
     def on_end(self, number: int, outcome: Outcome) -> None:
         """Tell the study how a trial ended; one that was interrupted stays for the next driver."""
         self._rows.pop(number, None)
+        if number in self._refused:
+            outcome = Outcome("failed", self._refused.pop(number), deterministic=True)
+        self.clocks.ended(number)
         if outcome.status == "running":
             return
-        self.ledger.finish(number, outcome)
-        record = self.ledger.record_of(number)
+        try:
+            self.ledger.finish(number, outcome)
+        finally:  # also where this trial is the last of a row that stops the search
+            self._tell_end(self.ledger.record_of(number), outcome)
+
+    def _tell_end(self, record: TrialRecord, outcome: Outcome) -> None:
+        """To tracking and to the person who watches: how a trial ended, or that it did not yet."""
+        title = self._title(record.number)
         if record.status == "running":
-            text = f"{self._title(number)} {outcome.reason}; it is left to the next run"
-            self.view.event(text, "failed")
-            self._refresh()
-            return
-        if record.status == "paused":
+            self.view.event(f"{title} {outcome.reason}; it is left to the next run", "failed")
+        elif record.status == "paused":
             later(self._background, self.tracker.paused, record)
-            self.view.event(f"{self._title(number)} paused{_value(record)}", record.status)
-            self._refresh()
-            return
-        self._track_end(record, outcome)
-        why = f": {outcome.reason}" if outcome.status in (*INFEASIBLE, "failed") else ""
-        self.view.event(
-            f"{self._title(number)} {record.status}{_value(record)}{why}", record.status
-        )
+            self.view.event(f"{title} paused{_value(record)}", record.status)
+        else:
+            self._track_end(record, outcome)
+            why = f": {outcome.reason}" if outcome.status in (*INFEASIBLE, "failed") else ""
+            self.view.event(f"{title} {record.status}{_value(record)}{why}", record.status)
         self._refresh()
 
     def end(self) -> None:
@@ -135,13 +155,26 @@ class Stage:
         if self._interrupt.requested and not self._told_of_stop:
             self._told_of_stop = True
             self.view.event("stopping at the next safe point; Ctrl-C again stops at once")
+        self._outbox.fence()  # a driver that was suspended and replaced ends without a report, too
+        self._tell_of_space(snapshot["progress"].values())
         for number, progress in snapshot["progress"].items():
             if number in self._rows:
                 self._rows[number] |= progress
+                self.clocks.heard(number, progress)
         if self._phase == "" and any(row.get("phase") == "teacher" for row in self._rows.values()):
             self._phase = "teacher"
             self.view.event("training the teacher, once; later searches take it from the cache")
         self._refresh()
+
+    def _tell_of_space(self, progress: Iterable[Mapping[str, Any]]) -> None:
+        """Say once that trials wait for disk space, and once that they go on."""
+        waiting = [now for now in progress if now.get("phase") == NO_SPACE]
+        if waiting and self._full is None:
+            self._full = waiting[0]["folder"]
+            self.view.error(no_space(self._full, waiting[0]["free"]))
+        elif self._full is not None and not waiting:
+            self.view.error(space_again(self._full))
+            self._full = None
 
     def _title(self, number: int) -> str:
         return f"{self._label} {number}"
@@ -152,7 +185,8 @@ class Stage:
 
     def _track_report(self, record: TrialRecord, report: Report) -> None:
         try:
-            self.tracker.reported(record, with_pictures(record, report))
+            drawn = self._outbox.writing(lambda: with_pictures(record, report), Path(record.folder))
+            self.tracker.reported(record, drawn)
         except Exception:
             log.exception("could not draw the samples of trial %d", record.number)
             self.tracker.reported(record, report)

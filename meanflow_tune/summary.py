@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from meanflow_tune.confirm import planned_runs, title
+from meanflow_tune.confirm import title
 from meanflow_tune.findings import Findings
 from meanflow_tune.plan import Plan
 from meanflow_tune.records import INFEASIBLE, TrialRecord
@@ -106,7 +106,7 @@ def show_status(
     lease: LeaseState | None,
 ) -> None:
     """The trials of a study, and where a driver is at work: who, and how far its trials are."""
-    status = _read_status(request)
+    status = read_status(request)
     held = lease is not None and lease.pid is not None
     age = time.time() - status.get("time", 0.0)
     if held and age < STALE_SECONDS:
@@ -142,43 +142,9 @@ def show_status(
             console.print(f"{name} ({row['what']}): {phase}, {row.get('images', 0):,} images")
 
 
-def _read_status(request: SearchRequest) -> dict[str, Any]:
+def read_status(request: SearchRequest) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads((request.folder / STATUS_NAME).read_text())
     except (OSError, json.JSONDecodeError):
         return {}
     return state
-
-
-def show_plan(console: Console, plan: Plan) -> None:
-    """What a search would do: budget, and three configurations that it could propose."""
-    request, first = plan.request, plan.examples[0]
-    budget = first.budget
-    baselines = len(plan.space.baselines)
-    console.print(f"[bold]{request.study}[/bold]: {plan.space.goal}")
-    console.print(f"objective: {plan.objective} ({plan.objective.direction})")
-    console.print(
-        f"{request.trials} trials, {baselines} of them baselines, each up to {budget.steps:,} steps "
-        f"of {budget.global_batch} images with rungs at {', '.join(map(str, budget.rungs))}; then "
-        f"{planned_runs(plan.space, request.confirm, request.confirm_seeds)} confirmation runs"
-    )
-    if first.teacher is not None:
-        teacher = first.teacher.budget
-        console.print(f"teacher: {teacher.steps:,} steps of {teacher.global_batch} images, once")
-    proposed = [config.flat() for config in plan.examples[baselines : baselines + 3]]
-    known = dict.fromkeys(key for flat in proposed for key in flat)
-    varying = [k for k in known if len({str(flat.get(k)) for flat in proposed}) > 1]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="three configurations of the space")
-    table.add_column("setting", overflow="fold")
-    for index in range(len(proposed)):
-        table.add_column(f"draw {index + 1}")
-    for key in varying:
-        table.add_row(key, *(_short(flat.get(key)) for flat in proposed))
-    console.print(table)
-    console.print("Nothing was started.")
-
-
-def _short(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -15,26 +15,36 @@ from typing import Any
 
 @dataclass
 class _Delivery:
-    """A job and everything said about it. events: what the driver shall hear, in order."""
+    """A job and everything said about it. events: what the driver shall hear, in order.
+
+    submitted: the attempt that the driver handed out, which retries here count on from; due: by the
+    mailbox's clock, when it may be begun again.
+    """
 
     job: dict[str, Any]
+    submitted: int
     events: list[dict[str, Any]] = field(default_factory=list)
     verdicts: dict[tuple[int, int], bool] = field(default_factory=dict)  # by repeat and images
     progress: dict[str, Any] = field(default_factory=dict)
     retries: int = 0
     cause: str = "its processes ended"
+    due: float = 0.0
     ended: bool = False
 
 
 @dataclass
 class _Slot:
-    """seen: when a process of it last called; moved: when its job last made progress (seconds)."""
+    """seen: when a process of it last called; moved: when its job last made progress (seconds).
+
+    leaving: one of its processes was told that its host is going away.
+    """
 
     incarnation: str
     number: int | None
     seen: float
     moved: float
     condemned: bool = False
+    leaving: bool = False
     starts: int = 1
 
 
@@ -42,6 +52,8 @@ class Mailbox:
     """Jobs in, reports and ends out, verdicts back.
 
     max_retries: how often a job is begun again after its processes died, before it has failed.
+    back_off, longest_back_off: seconds before the first retry of a job, doubled with each, and their
+    limit; slots take other jobs meanwhile.
     lost_after: seconds of silence after which a slot's job goes to another slot.
     stall_after: seconds without a report or tick after which a slot's processes are ended.
     """
@@ -51,6 +63,8 @@ class Mailbox:
         max_retries: int = 3,
         lost_after: float = 60.0,
         stall_after: float = 1800.0,
+        back_off: float = 1.0,
+        longest_back_off: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_retries, self._lost_after, self._stall_after = (
@@ -58,22 +72,27 @@ class Mailbox:
             lost_after,
             stall_after,
         )
+        self._back_off, self._longest_back_off = back_off, longest_back_off
         self._clock = clock
         self._queue: deque[int] = deque()
         self._deliveries: dict[int, _Delivery] = {}
         self._slots: dict[str, _Slot] = {}
         self._broken: dict[str, str] = {}
         self._stopping = self._closed = False
+        self._round = 1  # one a search; a slot may hear of a stop when the next search has begun
         self._changed = asyncio.Condition()
 
     # ---- the trial's side -----------------------------------------------------------------
 
     async def submit(self, job: dict[str, Any]) -> None:
-        """Queue a job; the same number and attempt again only attaches to it."""
+        """Queue a job; the same number and attempt again only attaches to it.
+
+        A later attempt is a new delivery: a trial that was paused at a rung and goes on.
+        """
         known = self._deliveries.get(job["number"])
-        if known is not None and known.job["attempt"] >= job["attempt"]:
+        if known is not None and known.submitted >= job["attempt"]:
             return
-        self._deliveries[job["number"]] = _Delivery(dict(job))
+        self._deliveries[job["number"]] = _Delivery(dict(job), job["attempt"])
         if self._stopping:
             self._end(job["number"], "running", "interrupted before it started")
         else:
@@ -89,42 +108,65 @@ class Mailbox:
     # ---- the slot's side ------------------------------------------------------------------
 
     async def hello(self, slot: str, incarnation: str) -> None:
-        """A slot's processes have started; earlier ones of this slot are stale from now on."""
+        """A slot's processes have started; earlier ones of this slot are stale from now on.
+
+        A job that the earlier ones have not ended waits for its retry, by whatever slot.
+        """
         now, old = self._clock(), self._slots.get(slot)
-        self._slots[slot] = _Slot(
-            incarnation, old.number if old else None, now, now, starts=old.starts + 1 if old else 1
-        )
+        if old is not None and old.number is not None:
+            self._give_back(old)
+        starts = old.starts + 1 if old else 1
+        self._slots[slot] = _Slot(incarnation, None, now, now, starts=starts)
         await self._notify()
 
     async def next_job(self, slot: str, incarnation: str, wait: float = 10.0) -> dict[str, Any]:
-        """kind: job (with `job`), wait (ask again), close (end in peace) or stale (end at once).
+        """kind: job (with `job` and `round`), wait (ask again), close (end in peace), or stale or leave
+        (end at once).
 
-        A job that this slot has begun and not ended is handed out again.
+        A job that this slot has begun and not ended is handed out again, after its back-off.
         """
-        deadline = self._clock() + wait
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait
         while True:
             state = self._slots[slot]
-            if state.incarnation != incarnation or state.condemned:
+            if self._stale(slot, incarnation):
                 return {"kind": "stale"}
-            if state.number is not None and self._again(state):
-                return {"kind": "job", "job": self._hand_out(state, state.number)}
-            if self._queue:
-                return {"kind": "job", "job": self._hand_out(state, self._queue.popleft())}
+            if state.number is not None:
+                self._give_back(state)
+            if state.leaving:
+                return {"kind": "leave"}
+            number = self._take()
+            if number is not None:
+                return self._order(state, number)
             if self._closed:
                 return {"kind": "close"}
-            left = deadline - self._clock()
+            left = deadline - loop.time()
             if left <= 0:
                 return {"kind": "wait"}
             await self._wait(
-                lambda: bool(self._queue) or self._closed or self._stale(slot, incarnation), left
+                lambda: (
+                    self._closed
+                    or self._stale(slot, incarnation)
+                    or self._slots[slot].leaving
+                    or any(self._is_due(n) for n in self._queue)
+                ),
+                min([left, *(self._deliveries[n].due - self._clock() for n in self._queue)]),
             )
 
-    async def beat(self, slot: str, incarnation: str) -> dict[str, bool]:
-        """A sign of life. stopping: end the job at a safe point; die: end the process now."""
+    async def beat(self, slot: str, incarnation: str, leaving: bool = False) -> dict[str, Any]:
+        """A sign of life. stopping: the round whose jobs are to end at a safe point, 0 for none;
+        die: end the process now.
+
+        leaving: the process was told that its host is going away, so its slot's job stops as well.
+        """
         if self._stale(slot, incarnation):
-            return {"stopping": self._stopping, "die": True}
-        self._slots[slot].seen = self._clock()
-        return {"stopping": self._stopping, "die": False}
+            return {"stopping": self._round if self._stopping else 0, "die": True}
+        state = self._slots[slot]
+        state.seen = self._clock()
+        if leaving and not state.leaving:
+            state.leaving = True
+            await self._notify()
+        return {"stopping": self._round if self._stopping or state.leaving else 0, "die": False}
 
     async def tick(
         self, slot: str, incarnation: str, number: int, progress: dict[str, Any]
@@ -159,10 +201,18 @@ class Mailbox:
         return delivery.verdicts[rung]
 
     async def done(self, slot: str, incarnation: str, number: int, outcome: dict[str, Any]) -> None:
-        """A job has ended in one of the typed ways."""
+        """A job has ended in one of the typed ways.
+
+        Status `running` without a stop of the search: its host is going away, so it is begun again.
+        """
         if self._holds(slot, incarnation, number):
-            self._slots[slot].number = None
-            self._end(number, **outcome)
+            state = self._slots[slot]
+            if outcome["status"] == "running" and state.leaving and not self._stopping:
+                self._deliveries[number].cause = "its host was going away"
+                self._give_back(state)
+            else:
+                state.number = None
+                self._end(number, **outcome)
             await self._notify()
 
     async def fault(self, slot: str, incarnation: str, number: int, cause: str) -> None:
@@ -182,14 +232,22 @@ class Mailbox:
         await self._notify()
 
     async def forget(self) -> None:
-        """Drop what is over, before another study's jobs come, whose numbers begin at 0 again."""
+        """Drop what is over, before another study's jobs come, whose numbers begin at 0 again.
+
+        A stop of the search before (its time budget) does not hold for this one.
+        """
         self._deliveries = {n: d for n, d in self._deliveries.items() if not d.ended}
+        self._round += 1
+        self._stopping = self._closed
 
     async def stop_all(self) -> None:
         """Ask every job to end at a safe point, and give back those that have not begun."""
         self._stopping = True
         while self._queue:
-            self._end(self._queue.popleft(), "running", "interrupted before it started")
+            number = self._queue.popleft()
+            began = self._deliveries[number].retries or self._deliveries[number].due
+            cause = f"; {self._deliveries[number].cause}" if began else " before it started"
+            self._end(number, "running", f"interrupted{cause}")
         await self._notify()
 
     async def close(self) -> None:
@@ -227,33 +285,46 @@ class Mailbox:
             delivery = self._deliveries[state.number]
             if now - state.seen > self._lost_after:
                 delivery.cause = f"slot {name} was silent for {now - state.seen:.0f} s"
-                # Another slot takes it at once; should this one come back, it is stale.
-                number, state.condemned = state.number, True
-                if self._again(state):
-                    self._queue.appendleft(number)
-                state.number = None
+                # Another slot takes it; should this one come back, it is stale.
+                state.condemned = True
+                self._give_back(state)
             elif now - state.moved > self._stall_after:
                 delivery.cause = f"no progress for {now - state.moved:.0f} s"
                 state.condemned = True
 
-    def _again(self, state: _Slot) -> bool:
-        """Whether the unfinished job of a slot is to begin again; if not, it ends here."""
+    def _give_back(self, state: _Slot) -> None:
+        """Queue the unfinished job of a slot for another try; end it if there were too many."""
         assert state.number is not None
         number, delivery = state.number, self._deliveries[state.number]
-        delivery.retries += 1
-        if not self._stopping and delivery.retries <= self._max_retries:
-            delivery.job["attempt"] += 1
-            return True
         state.number = None
         if self._stopping:
             self._end(number, "running", f"interrupted; {delivery.cause}")
-        else:
-            self._end(number, "failed", f"broke off {delivery.retries} times: {delivery.cause}")
-        return False
+            return
+        if not state.leaving:  # a host that gives notice is no fault of the job
+            delivery.retries += 1
+            if delivery.retries > self._max_retries:
+                reason = f"broke off {delivery.retries} times: {delivery.cause}"
+                self._end(number, "failed", reason)
+                return
+            pause = self._back_off * 2.0 ** (delivery.retries - 1)
+            delivery.due = self._clock() + min(pause, self._longest_back_off)
+        delivery.job["attempt"] += 1
+        delivery.progress = {"phase": f"waiting to begin again: {delivery.cause}"}
+        self._queue.appendleft(number)
 
-    def _hand_out(self, state: _Slot, number: int) -> dict[str, Any]:
+    def _is_due(self, number: int) -> bool:
+        return self._deliveries[number].due <= self._clock()
+
+    def _take(self) -> int | None:
+        """The first job of the queue that may begin now."""
+        number = next((n for n in self._queue if self._is_due(n)), None)
+        if number is not None:
+            self._queue.remove(number)
+        return number
+
+    def _order(self, state: _Slot, number: int) -> dict[str, Any]:
         state.number, state.moved = number, self._clock()
-        return dict(self._deliveries[number].job)
+        return {"kind": "job", "job": dict(self._deliveries[number].job), "round": self._round}
 
     def _end(
         self,

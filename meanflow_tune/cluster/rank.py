@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 import ray
 
+from meanflow_tune.cluster import notice
+
 BEAT_SECONDS = 1.0
 TICK_SECONDS = 0.5
 # Shorter than `Mailbox.lost_after`: a rank that is cut off ends before its job begins elsewhere.
@@ -56,7 +58,7 @@ class Line:
 
     def __init__(self, mailbox: Any, slot: str, incarnation: str) -> None:
         self.mailbox, self.slot, self.incarnation = mailbox, slot, incarnation
-        self.stopping = False
+        self.stopping = 0  # the round that is to stop
         threading.Thread(target=self._beat, name="mailbox-beat", daemon=True).start()
 
     def call(self, method: str, *arguments: Any) -> Any:
@@ -69,7 +71,7 @@ class Line:
         heard = time.monotonic()
         while True:
             try:
-                answer = ray.get(self.send("beat"), timeout=SILENCE_SECONDS / 2)
+                answer = ray.get(self.send("beat", notice.given()), timeout=SILENCE_SECONDS / 2)
                 heard, self.stopping = time.monotonic(), answer["stopping"]
                 if answer["die"]:
                     os._exit(1)  # the main thread may hang in a collective or in native code
@@ -78,14 +80,15 @@ class Line:
             except Exception:
                 if time.monotonic() - heard > SILENCE_SECONDS:
                     os._exit(1)
-            time.sleep(BEAT_SECONDS)
+            notice.wait(BEAT_SECONDS)
 
 
 class JobSink:
     """The sink of one job on one rank."""
 
-    def __init__(self, line: Line, number: int, rank: int) -> None:
+    def __init__(self, line: Line, number: int, rank: int, search: int) -> None:
         self._line, self._number, self._rank, self._ticked = line, number, rank, 0.0
+        self._round = search
 
     def report(self, report: dict[str, Any]) -> bool:
         if self._rank != 0:
@@ -99,7 +102,7 @@ class JobSink:
             self._line.send("tick", self._number, progress)
 
     def stopping(self) -> bool:
-        return self._line.stopping
+        return self._line.stopping >= self._round
 
 
 def serve_slot(config: dict[str, Any]) -> None:
@@ -129,32 +132,54 @@ def serve_slot(config: dict[str, Any]) -> None:
             return
         if order["kind"] == "stale":
             raise RuntimeError(f"slot {slot} was given up while it was silent; starting it again")
+        if order["kind"] == "leave":
+            raise RuntimeError(f"a host of slot {slot} is going away; starting it elsewhere")
         if order["kind"] == "job":
-            _serve_one(serve, order["job"], rank, size, device, line)
+            notice.serving(True)
+            _serve_one(serve, order, rank, size, device, line)
+            notice.serving(False)
 
 
 def _serve_one(
-    serve: Serve, job: dict[str, Any], rank: int, size: int, device: str, line: Line
+    serve: Serve, order: dict[str, Any], rank: int, size: int, device: str, line: Line
 ) -> None:
     """One job. An exception becomes an end or a fault, and is raised if other ranks would hang."""
-    number = job["number"]
+    from meanflow_tune.training.memory import free_memory
+
+    job, number = order["job"], order["job"]["number"]
     try:
-        outcome = serve(job, rank, size, device, JobSink(line, number, rank))
+        outcome = serve(job, rank, size, device, JobSink(line, number, rank, order["round"]))
     except Exception as error:
-        cause = f"{type(error).__name__}: {error}"
-        if is_infrastructure(error):
-            line.call("fault", number, f"rank {rank}: {cause}")
+        end = _end_of(error)
+        if end is None:
+            line.call("fault", number, f"rank {rank}: {type(error).__name__}: {error}")
         else:
-            where = traceback.format_exc(limit=-1).splitlines()[1].strip()
-            reason = " ".join(f"{cause} ({where})".split())
-            failed = {"status": "failed", "reason": reason, "deterministic": True}
-            line.call("done", number, failed)
-        if size > 1 or "cuda" in device:
-            # Other ranks may stand in a collective, and a device error stays with its process.
+            line.call("done", number, end)
+        # Other ranks may stand in a collective, and a device error stays with its process; but memory
+        # that did not suffice can be given back.
+        short = end is not None and end["status"] == "out_of_memory"
+        if size > 1 or ("cuda" in device and not short):
             raise
+    else:
+        if rank == 0:
+            line.call("done", number, outcome)
         return
-    if rank == 0:
-        line.call("done", number, outcome)
+    free_memory()
+
+
+def _end_of(error: Exception) -> dict[str, Any] | None:
+    """The outcome that an exception means; None where the job deserves another try."""
+    from meanflow_tune.training.memory import memory_shortage
+
+    shortage = memory_shortage(error)
+    if shortage is None and is_infrastructure(error):
+        return None
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f'File "{place.filename}", line {place.lineno}, in {place.name}'
+    reason = " ".join(f"{type(error).__name__}: {error} ({where})".split())
+    if shortage is not None:
+        return {"status": "out_of_memory", "reason": reason, "violation": shortage}
+    return {"status": "failed", "reason": reason, "deterministic": True}
 
 
 def is_infrastructure(error: Exception) -> bool:

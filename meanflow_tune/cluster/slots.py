@@ -16,6 +16,7 @@ from typing import Any
 import ray
 
 from meanflow_tune.cluster.errors import SlotsLost
+from meanflow_tune.cluster.notice import ListenForNotice
 from meanflow_tune.cluster.rank import Serve, serve_slot
 from meanflow_tune.cluster.session import leave_running
 
@@ -161,6 +162,7 @@ class Slots:
                 name=name,
                 storage_path=os.fspath(self._folder),
                 failure_config=FailureConfig(max_failures=MAX_RESTARTS),
+                callbacks=[ListenForNotice()],
             ),
         )
 

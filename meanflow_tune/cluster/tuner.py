@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 
 from meanflow_tune.cluster.errors import SlotsLost
 from meanflow_tune.cluster.follow import EVENT, JOB, follow
-from meanflow_tune.cluster.interrupt import Interrupt
+from meanflow_tune.cluster.interrupt import Interrupt, Stop
 from meanflow_tune.cluster.slots import Slots
 from meanflow_tune.records import Job, Outcome, Report
 
@@ -57,7 +57,7 @@ def run_search(
     storage_dir: Path | str,
     name: str,
     slots: Slots | None = None,
-    interrupt: Interrupt | None = None,
+    interrupt: Stop | None = None,
 ) -> None:
     """Run trials until the director is exhausted or `interrupt` is requested and all have ended.
 
@@ -109,7 +109,7 @@ class _Bridge:
         mailbox: Any,
         max_concurrent: int,
         slots: Slots | None,
-        interrupt: Interrupt,
+        interrupt: Stop,
     ) -> None:
         self._director, self._mailbox, self._max = director, mailbox, max_concurrent
         self._slots, self._interrupt = slots, interrupt

@@ -23,6 +23,7 @@ from meanflow_tune.search.errors import LeaseLost, StorageError, StudyInUse
 LEASE_NAME = "lease.json"
 LOCK_NAME = "lease.lock"
 LOCK_SECONDS = 10.0
+CLOCK_STEPS = 2.0  # seconds by which times of one file system may be in disorder
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,10 @@ def read_lease(folder: Path) -> LeaseState | None:
         return None
 
 
+class _FutureHeartbeat(StudyInUse):
+    """The last heartbeat is later than now: a clock was set back, so its age says nothing."""
+
+
 class Lease:
     """A held lease; a context manager that gives it back. Make one with `Lease.acquire`."""
 
@@ -71,7 +76,8 @@ class Lease:
         """Take the lease of folder, also from a holder that is dead.
 
         A dead process on this machine is replaced at once; a holder elsewhere after stale_after
-        seconds without a heartbeat. taken_over tells that the last holder did not release it.
+        seconds without a heartbeat, which are watched where a clock was set back meanwhile.
+        taken_over tells that the last holder did not release it.
 
         Raises:
             StudyInUse: a live driver holds it.
@@ -80,8 +86,13 @@ class Lease:
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder):
-                state, taken_over = _replace_holder(folder, stale_after)
+            try:
+                with _locked(folder):
+                    state, taken_over = _replace_holder(folder, stale_after)
+            except _FutureHeartbeat:
+                heard = _watch(folder, stale_after)
+                with _locked(folder):
+                    state, taken_over = _replace_holder(folder, stale_after, heard)
         except OSError as error:
             raise StorageError(
                 f"cannot take the lease of {folder}: {error}; the folder must be writable, on a"
@@ -147,18 +158,38 @@ class Lease:
 
 
 def lease_age(folder: Path) -> float:
-    """Seconds since the last heartbeat, by the clock of the file system: hosts' clocks differ."""
+    """Seconds since the last heartbeat, by the clock of the file system: hosts' clocks differ.
+
+    Negative where that clock was set back since.
+    """
     os.utime(folder / LOCK_NAME)
-    age = (folder / LOCK_NAME).stat().st_mtime - (folder / LEASE_NAME).stat().st_mtime
-    return max(age, 0.0)
+    return (folder / LOCK_NAME).stat().st_mtime - (folder / LEASE_NAME).stat().st_mtime
 
 
-def _replace_holder(folder: Path, stale_after: float) -> tuple[LeaseState, bool]:
-    """Write this process into lease.json; also whether the last holder had not released it."""
+def _watch(folder: Path, seconds: float) -> int | None:
+    """Wait for a heartbeat without a clock that can be set; the last one (mtime, ns) if none came."""
+    last = (folder / LEASE_NAME).stat().st_mtime_ns
+    _log.warning("%s is from the future; watching it for %.0f s", folder / LEASE_NAME, seconds)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(min(0.1, seconds / 10))
+        if (folder / LEASE_NAME).stat().st_mtime_ns != last:
+            return None
+    return last
+
+
+def _replace_holder(
+    folder: Path, stale_after: float, silent: int | None = None
+) -> tuple[LeaseState, bool]:
+    """Write this process into lease.json; also whether the last holder had not released it.
+
+    silent: the heartbeat (mtime, ns) after which `_watch` heard nothing.
+    """
     held = read_lease(folder)
     damaged = held is None and (folder / LEASE_NAME).exists()
     left_behind = held is not None and held.pid is not None
-    if held is not None and left_behind:
+    watched = silent is not None and silent == (folder / LEASE_NAME).stat().st_mtime_ns
+    if held is not None and left_behind and not watched:
         _refuse_if_alive(folder, held, stale_after)
     # A damaged file hides the last epoch; unix seconds are above any count of drivers.
     epoch = int(time.time()) if damaged else (held.epoch if held is not None else 0) + 1
@@ -177,15 +208,20 @@ def _replace_holder(folder: Path, stale_after: float) -> tuple[LeaseState, bool]
 def _refuse_if_alive(folder: Path, held: LeaseState, stale_after: float) -> None:
     age = lease_age(folder)
     assert held.pid is not None
+    kind: type[StudyInUse] = StudyInUse
+    advice = "stop that process, wait for it, or give the search another study name"
     if held.host == socket.gethostname() and held.place == _place():
         alive = held.process_start == _process_start(held.pid) and _exists(held.pid)
+        if alive and _suspended(held.pid):
+            advice = f"it is suspended: `kill -CONT {held.pid}` wakes it, `kill -9` ends it"
     else:
         alive = age < stale_after
+        if age < -CLOCK_STEPS:
+            kind = _FutureHeartbeat
     if alive:
-        raise StudyInUse(
+        raise kind(
             f"study folder {folder} is in use by process {held.pid} on host {held.host}"
-            f" (last heartbeat {age:.0f} s ago); stop that process, wait for it, or give the"
-            " search another study name"
+            f" (last heartbeat {max(age, 0.0):.0f} s ago); {advice}"
         )
 
 
@@ -228,6 +264,14 @@ def _process_start(pid: int) -> int | None:
     except OSError:
         return None
     return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _suspended(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] in "Tt"
 
 
 def _exists(pid: int) -> bool:

@@ -5,14 +5,16 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from optuna.storages import BaseStorage, JournalStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
-from meanflow_tune.files import sync_folder
+from meanflow_tune.files import Writing, at_once, sync_folder
 from meanflow_tune.search.errors import StorageError
+from meanflow_tune.search.fenced import FencedStorage
 
 JOURNAL_NAME = "study.journal"
 
@@ -22,55 +24,72 @@ def is_url(location: str | Path) -> bool:
     return isinstance(location, str) and "://" in location
 
 
+def shown_url(url: str) -> str:
+    """A URL without the password in it, for messages and files."""
+    return re.sub(r"://[^@/]*@", "://***@", url)
+
+
 class FencedJournal(JournalFileBackend):
     """A journal whose every single write is fenced, and whose failed writes leave no torn line.
 
-    fence raises when the lease is lost; None opens the journal for reading only.
+    fence raises when the lease is lost; None opens the journal for reading only. writing: how a write
+    is made, see `files.Patience`.
     """
 
-    def __init__(self, path: Path, fence: Callable[[], None] | None) -> None:
+    def __init__(
+        self, path: Path, fence: Callable[[], None] | None, writing: Writing = at_once
+    ) -> None:
         # The lock that other Optuna programs use too; 30 s is what they wait for a dead holder.
         self._journal_lock = JournalFileSymlinkLock(str(path), grace_period=30)
         super().__init__(str(path), lock_obj=self._journal_lock)
         self._path = path
         self._fence = fence
+        self._writing = writing
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         if self._fence is None:
             raise StorageError(f"{self._path} was opened for reading only")
-        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        self._writing(lambda: self._write(lines), self._path.parent)
+
+    def _write(self, lines: bytes) -> None:
+        assert self._fence is not None
         self._journal_lock.acquire()
         try:
             self._fence()
-            _append(self._path, lines.encode())
+            _append(self._path, lines)
         finally:
-            self._journal_lock.release()
+            # Whoever took over from a suspended driver has removed the lock that it held.
+            with suppress(RuntimeError):
+                self._journal_lock.release()
 
 
 def open_storage(
     location: str | Path,
     fence: Callable[[], None] | None = None,
     recover: bool = False,
+    writing: Writing = at_once,
 ) -> BaseStorage:
     """Open the journal at a path, or the database at a URL.
 
-    fence: called before every write to a journal; None opens it for reading only, which never
-    touches the file. With a fence the caller holds the study's lease, so a torn last line is cut
+    fence: called before every write; None opens it for reading only, which never touches a
+    journal's file. With a fence the caller holds the study's lease, so a torn last line is cut
     off (a copy of the file stays beside it). recover: the lease was taken over from a dead driver,
-    whose lock on the journal is then removed rather than waited for.
+    whose lock on the journal is then removed rather than waited for. writing: how a write to a journal
+    is made; `files.Patience` waits while the disk is full.
 
     Raises:
         StorageError: the location cannot be opened, or lines inside the journal are damaged.
     """
     if is_url(location):
         try:
-            return get_storage(str(location))
+            inner = get_storage(str(location))
         except Exception as error:  # any driver of any database, each with its own errors
-            shown = re.sub(r"://[^@/]*@", "://***@", str(location))
             raise StorageError(
-                f"cannot open the study storage {shown}: {type(error).__name__}; check that the"
-                " database is up and that its driver is installed"
+                f"cannot open the study storage {shown_url(str(location))}: {type(error).__name__};"
+                " check that the database is up and that its driver is installed"
             ) from error
+        return FencedStorage(inner, fence, shown_url(str(location)))
     path = Path(location)
     try:
         if fence is None:
@@ -81,7 +100,7 @@ def open_storage(
             if recover:
                 Path(f"{path}.lock").unlink(missing_ok=True)
             repair_journal(path)
-        return JournalStorage(FencedJournal(path, fence))
+        return JournalStorage(FencedJournal(path, fence, writing))
     except (OSError, ValueError) as error:
         if isinstance(error, StorageError):
             raise
@@ -124,11 +143,14 @@ def repair_journal(path: Path) -> Path | None:
 
 def _append(path: Path, data: bytes) -> None:
     """Append data durably or not at all."""
-    with open(path, "ab") as file:
+    # Unbuffered: a buffer that a full disk refused is written again when its file is closed, after the
+    # part that did fit has been cut off.
+    with open(path, "ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         try:
-            file.write(data)
-            file.flush()
+            left = memoryview(data)
+            while left:
+                left = left[file.write(left) :]
             os.fsync(file.fileno())
         except BaseException as error:
             os.truncate(path, size)

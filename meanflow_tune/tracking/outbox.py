@@ -3,16 +3,18 @@
 `put` never touches the network; a `Replayer` (replay.py) passes the events on.
 """
 
+import errno
 import json
 import os
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meanflow_tune.files import write_atomic
+from meanflow_tune.files import Writing, at_once, write_atomic
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,18 @@ class Outbox:
     """Append-only `outbox/events.jsonl` in a study's folder, for one writing process at a time.
 
     uid names the study for ever, whatever it is called and wherever its folder is moved.
-    written: number of events; changed: notified after each.
+    written: number of events; changed: notified after each. fence: raises when another process has
+    taken the study over; writing: how a write is made, see `files.Patience`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        fence: Callable[[], None] = lambda: None,
+        writing: Writing = at_once,
+    ) -> None:
+        self.fence = fence
+        self.writing = writing
         self.folder = Path(folder) / "outbox"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.changed = threading.Condition()
@@ -67,27 +77,32 @@ class Outbox:
     def put(self, kind: str, /, *, key: str | None = None, **payload: Any) -> bool:
         """Append an event and sync it to disk; False where one with this key is already there.
 
-        Raises OSError where the disk refuses (full); the file is then as it was before.
+        Raises OSError where the disk refuses (full), unless `writing` waits for space; the file is then
+        as it was before. Raises what the fence raises.
         """
         with self.changed:
             if key is not None and key in self._keys:
                 return False
             data = {"kind": kind, "key": key, "time": time.time(), "payload": payload}
             line = (json.dumps(data) + "\n").encode()
-            try:
-                count = os.write(self._file, line)
-                if count != len(line):
-                    raise OSError(f"{self._path}: only {count} of {len(line)} bytes were written.")
-                os.fsync(self._file)
-            except OSError:
-                os.ftruncate(self._file, self._size)
-                raise
+            self.writing(lambda: self._append(line), self.folder)
             self._size += len(line)
             self.written += 1
             if key is not None:
                 self._keys.add(key)
             self.changed.notify_all()
             return True
+
+    def _append(self, line: bytes) -> None:
+        self.fence()
+        try:
+            count = os.write(self._file, line)
+            if count != len(line):  # the disk took a part and has no space for the rest
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+            os.fsync(self._file)
+        except OSError:
+            os.ftruncate(self._file, self._size)
+            raise
 
     def read(self, offset: int, seq: int) -> Event | None:
         """The event whose line starts at byte `offset`; None at the end; kind "" if unreadable."""

@@ -130,6 +130,7 @@ class Replayer:
         if event is None:
             return
         rejected = 0
+        self._outbox.fence()
         try:
             if not event.kind:
                 raise Rejected("this line of the outbox is not an event")
@@ -137,6 +138,7 @@ class Replayer:
         except Rejected as error:
             rejected = 1
             self._set_aside(event, str(error))
+        self._outbox.fence()
         write_atomic(self._cursor, json.dumps({"offset": event.end}))
         with self._changed:
             self._offset = event.end

@@ -2,9 +2,11 @@
 (seed, images seen, purpose), so that a resumed run is the same run and so is one on other ranks.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +24,7 @@ from meanflow_tune.objective import Objective
 from meanflow_tune.records import Outcome, Report
 from meanflow_tune.training.evaluation import Evaluator
 from meanflow_tune.training.optim import MovingAverage, learning_rate, make_optimizer
+from meanflow_tune.training.patience import write_patiently
 from meanflow_tune.training.state import load_checkpoint, newest_checkpoint, save_checkpoint
 from meanflow_tune.training.world import World
 
@@ -257,7 +260,8 @@ def train(
     says so. `fence` is called before each write and raises when this run no longer owns `folder`.
     repeat: a k-th repeat on another seed reports its end only, with this k; at its other rungs it
     saves. Returns an Outcome: completed, pruned, diverged, or running (interrupted by
-    `sink.stopping`); `run.go_on` then holds the sink's answer to the last report.
+    `sink.stopping`); `run.go_on` then holds the sink's answer to the last report. Raises Interrupted
+    where that came while the disk was full, so that nothing new could be saved.
     """
     world, budget = run.world, run.config.budget
     checkpoints = folder / "checkpoints"
@@ -278,10 +282,15 @@ def train(
     meter, ticked = Meter(world), 0.0
     rungs = set(budget.rung_steps)
 
-    def save() -> None:
-        if world.leads:
+    def write(what: Callable[[], object]) -> None:
+        def fenced() -> None:
             fence()
-            save_checkpoint(checkpoints, run.images, run.state_dict())
+            what()
+
+        write_patiently(world, sink, fenced, folder, run.images)
+
+    def save() -> None:
+        write(lambda: save_checkpoint(checkpoints, run.images, run.state_dict()))
 
     while run.step < budget.steps:
         if (world.size == 1 or run.step % STOP_STEPS == 0) and world.share(
@@ -293,7 +302,7 @@ def train(
         try:
             output = run.advance(module)
         except Diverged as error:
-            return Outcome("diverged", str(error))
+            return _diverged(run, str(error))
         meter.add(output.terms)
         now = time.monotonic()
         if world.leads and now - ticked > TICK_SECONDS:
@@ -319,13 +328,14 @@ def train(
             try:
                 measured, shown = evaluator.evaluate(average, world)
             except NonFiniteSamples as error:
-                return Outcome("diverged", f"{error} after {run.images} images")
+                return _diverged(run, f"{error} after {run.images} images")
+            bad = world.share([name for name, x in measured.items() if not math.isfinite(x)])
+            if bad:  # of finite samples, but too far away for the metric
+                return _diverged(run, f"{', '.join(bad)} not finite after {run.images} images")
             metrics |= measured
-            if world.leads:
-                fence()
-                grid = folder / "samples" / f"{run.images:012d}.npz"
-                evaluator.write_samples(grid, shown)
-                artifacts["samples"] = str(grid)
+            grid = folder / "samples" / f"{run.images:012d}.npz"
+            write(partial(evaluator.write_samples, grid, shown))
+            artifacts["samples"] = str(grid)
         report = world.share(Report(run.images, metrics, run.cost, time.time(), artifacts, repeat))
         run.reports.append(report)
         save()
@@ -334,6 +344,12 @@ def train(
         if not go_on and run.step < budget.steps:
             return Outcome("pruned", "stopped at a rung")
     return Outcome("completed")
+
+
+def _diverged(run: Run, reason: str) -> Outcome:
+    """violation: 1 and the share of the budget that was not reached, so 2 at the first step."""
+    left = 1.0 - run.step / run.config.budget.steps
+    return Outcome("diverged", reason, violation=1.0 + left)
 
 
 def _report(run: Run, report: Report, sink: Sink) -> bool:

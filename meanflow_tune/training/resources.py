@@ -24,14 +24,11 @@ from meanflow_tune.metrics.classifier import build_classifier, features, train_c
 from meanflow_tune.records import Report
 from meanflow_tune.training.evaluation import Evaluator, make_evaluator
 from meanflow_tune.training.loop import Run, Sink, train
+from meanflow_tune.training.patience import Interrupted, write_patiently
 from meanflow_tune.training.world import World
 
 POLL_SECONDS = 2.0
 FORMAT = "teacher-1"  # change it when the meaning of a cached teacher changes
-
-
-class Interrupted(Exception):
-    """The sink asked to stop while a resource was being made."""
 
 
 class Resources:
@@ -80,10 +77,14 @@ class Resources:
                     raise Interrupted
                 if outcome.status != "completed":
                     raise ArithmeticError(f"the teacher {outcome.status}: {outcome.reason}")
-                if self.world.leads:
-                    text = json.dumps(run.config.to_dict(), indent=1)
+                state = run.averaged_state()
+                text = json.dumps(run.config.to_dict(), indent=1)
+
+                def write() -> None:
                     write_atomic(folder / "config.json", text)
-                    write_atomic(weights, lambda p: save_file(run.averaged_state(), p))
+                    write_atomic(weights, lambda p: save_file(state, p))
+
+                write_patiently(self.world, sink, write, folder)
 
             self._once(weights, sink, make)
             generator = make_generator(0, "teacher")
@@ -132,9 +133,13 @@ class Resources:
         weights = self.root / f"classifier-{data.fingerprint[:16]}.safetensors"
 
         def make() -> None:
-            if self.world.leads:
-                state = train_classifier(data, seed=0).state_dict()
-                write_atomic(weights, lambda p: save_file(state, p))
+            state = train_classifier(data, seed=0).state_dict() if self.world.leads else {}
+            write_patiently(
+                self.world,
+                sink,
+                lambda: write_atomic(weights, lambda p: save_file(state, p)),
+                self.root,
+            )
 
         self._once(weights, sink, make)
         net = build_classifier(data)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +14,9 @@ from meanflow_tune.export import export_student
 from meanflow_tune.files import write_atomic
 from meanflow_tune.records import Job, Outcome, Report
 from meanflow_tune.training.loop import Run, train
-from meanflow_tune.training.resources import Interrupted, Resources
+from meanflow_tune.training.memory import memory_shortage
+from meanflow_tune.training.patience import Interrupted, write_patiently
+from meanflow_tune.training.resources import Resources
 from meanflow_tune.training.world import World
 
 log = logging.getLogger(__name__)
@@ -29,6 +32,10 @@ class JobSink(Protocol):
 
 class Fenced(RuntimeError):
     """Another driver has taken the study over; this worker must not write there any more."""
+
+
+class Unusable(Exception):
+    """What all trials of a study share cannot be made on this host."""
 
 
 class _Sink:
@@ -70,47 +77,56 @@ def serve_job(
         torch.cuda.set_device(device)
     config, folder, wrapped = TrialConfig.from_dict(this.config), Path(this.folder), _Sink(sink)
     resources = _resources.setdefault((cache, world), Resources(Path(cache), world))
-    outcome, run = _train(this, config, folder, wrapped, resources)
-    if outcome.status != "completed" or run is None:
-        return outcome.to_dict()
-    if world.leads:
-        shape, classes = run.data.shape, run.data.classes
-        export_student(folder / "model", this.config, run.averaged_state(), shape, classes)
-    for repeat, seed in enumerate(this.repeats, start=1):
-        if not run.go_on:
-            break
-        again = config.model_copy(update={"seed": seed})
-        outcome, run = _train(
-            this, again, folder / "repeats" / str(repeat), wrapped, resources, repeat
-        )
-        if outcome.status != "completed" or run is None:
-            reason = f"repeat {repeat}, on seed {seed}: {outcome.reason}"
-            return replace(outcome, reason=reason).to_dict()
+    try:
+        outcome, run = _train(this, config, folder, wrapped, resources)
+        for repeat, seed in enumerate(this.repeats, start=1):
+            if outcome.status != "completed" or not run.go_on:
+                break
+            again = config.model_copy(update={"seed": seed})
+            place = folder / "repeats" / str(repeat)
+            outcome, run = _train(this, again, place, wrapped, resources, repeat)
+            if outcome.status != "completed":
+                reason = f"repeat {repeat}, on seed {seed}: {outcome.reason}"
+                outcome = replace(outcome, reason=reason)
+    except Interrupted as error:
+        outcome = Outcome("running", str(error) or "interrupted")
     return outcome.to_dict()
 
 
 def _train(
     job: Job, config: TrialConfig, folder: Path, sink: _Sink, resources: Resources, repeat: int = 0
-) -> tuple[Outcome, Run | None]:
-    """One whole run in `folder`; the run is None where it was interrupted before its first step."""
+) -> tuple[Outcome, Run]:
+    """One whole run in `folder`; the student of a trial's own run, once completed, is left there."""
     world = resources.world
-    if world.leads:  # what runs is on record before its first step
-        write_atomic(folder / "config.json", json.dumps(config.to_dict(), indent=1))
+
+    def fence() -> None:
+        check_fence(folder, job.epoch)
+
+    def write(what: Callable[[], object]) -> None:
+        def fenced() -> None:
+            fence()
+            what()
+
+        write_patiently(world, sink, fenced, folder)
+
+    # What runs is on record before its first step.
+    text = json.dumps(config.to_dict(), indent=1)
+    write(lambda: write_atomic(folder / "config.json", text))
     try:
         data = resources.data(config)
         teacher = resources.teacher(config, sink)
         evaluator = resources.evaluator(config, sink)
-    except Interrupted:
-        return Outcome("running", "interrupted"), None
+    except Exception as error:
+        if memory_shortage(error) is None:
+            raise
+        # No fault of this trial's settings, so not its outcome: every trial would end like this.
+        raise Unusable(f"data, teacher and evaluation do not fit into memory: {error}") from None
     run = Run.start(config, world, data, teacher, resources.initial(config))
+    phase = f"repeat {repeat}" if repeat else "train"
     outcome = train(
-        run,
-        folder,
-        sink,
-        evaluator,
-        fence=lambda: check_fence(folder, job.epoch),
-        warn=log.warning,
-        phase=f"repeat {repeat}" if repeat else "train",
-        repeat=repeat,
+        run, folder, sink, evaluator, fence=fence, warn=log.warning, phase=phase, repeat=repeat
     )
+    if outcome.status == "completed" and not repeat:
+        state, shape, classes = run.averaged_state(), run.data.shape, run.data.classes
+        write(lambda: export_student(folder / "model", job.config, state, shape, classes))
     return outcome, run

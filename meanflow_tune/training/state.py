@@ -13,7 +13,7 @@ import torch
 
 from meanflow_tune.files import write_atomic
 
-KEPT = 2
+KEPT = 3
 
 
 def _digest(path: Path) -> str:
@@ -26,7 +26,7 @@ def save_checkpoint(folder: Path, images: int, state: dict[str, Any]) -> Path:
     path = folder / f"{images:012d}.pt"
     checksum = path.with_suffix(".sha256")
     checksum.unlink(missing_ok=True)
-    write_atomic(path, lambda beside: torch.save(state, beside))
+    write_atomic(path, lambda beside: _write(beside, state))
     digest = _digest(path)
     write_atomic(checksum, digest)
     for old in sorted(folder.glob("*.pt"))[:-KEPT]:
@@ -35,11 +35,17 @@ def save_checkpoint(folder: Path, images: int, state: dict[str, Any]) -> Path:
     return path
 
 
+def _write(path: Path, state: dict[str, Any]) -> None:
+    # Through a file of Python's: torch's own writer does not say that a disk is full.
+    with open(path, "wb") as file:
+        torch.save(state, file)
+
+
 def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Path | None:
     """The newest checkpoint whose checksum is right; `warn` gets a line for each damaged one."""
     for path in sorted(folder.glob("*.pt"), reverse=True):
         checksum = path.with_suffix(".sha256")
-        if checksum.exists() and checksum.read_text() == _digest(path):
+        if checksum.exists() and checksum.read_bytes() == _digest(path).encode():
             return path
         warn(f"checkpoint {path} is damaged or unfinished; falling back to the one before")
     return None

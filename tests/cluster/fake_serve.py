@@ -9,7 +9,7 @@ from meanflow_tune.cluster.rank import Sink
 
 
 def serve_job(job: dict[str, Any], rank: int, size: int, device: str, sink: Sink) -> dict[str, Any]:
-    """config: x, rungs, seconds a rung, fail ("raise" or none), deaf (does not stop).
+    """config: x, rungs, seconds a rung, fail ("raise", "memory" or none), deaf (does not stop).
 
     Resumes from its folder.
     """
@@ -21,6 +21,8 @@ def serve_job(job: dict[str, Any], rank: int, size: int, device: str, sink: Sink
     for rung in range(start + 1, config["rungs"] + 1):
         if config.get("fail") == "raise" and rank == size - 1:
             raise ArithmeticError("the step was not finite")
+        if config.get("fail") == "memory" and rank == size - 1:
+            raise MemoryError("Unable to allocate 8.00 TiB for an array")
         total = _world_sum(rank + 1.0, size)
         until = time.monotonic() + config.get("seconds", 0.0)
         while time.monotonic() < until:

@@ -31,6 +31,7 @@ async def ended(mailbox: Mailbox, number: int) -> list[dict[str, Any]]:
 
 
 COMPLETED = {"status": "completed", "reason": "", "deterministic": False, "violation": 0.0}
+RUNNING = COMPLETED | {"status": "running"}
 
 
 def test_a_job_goes_out_once_and_ends_once() -> None:
@@ -60,6 +61,25 @@ def test_a_later_attempt_of_an_ended_job_runs_again() -> None:
         await mailbox.done("a", "a1", 0, COMPLETED)
         await mailbox.submit(job(0, attempt=1))
         assert (await mailbox.next_job("a", "a1"))["job"]["attempt"] == 1
+
+    run(scene())
+
+
+def test_a_trial_that_goes_on_after_a_pause_runs_however_often_it_was_retried_before() -> None:
+    """The study counts hand-outs, the mailbox its retries too; the old end must not be heard again."""
+
+    async def scene() -> None:
+        clock = Clock()
+        mailbox = Mailbox(clock=clock)
+        await mailbox.submit(job(0))
+        for start in range(4):
+            await mailbox.hello("a", f"a{start}")
+            clock.now += 10.0
+            await mailbox.next_job("a", f"a{start}")
+        await mailbox.done("a", "a3", 0, COMPLETED | {"status": "pruned"})
+        await mailbox.submit(job(0, attempt=1))
+        assert await mailbox.events(0, 0, 0.01) == []
+        assert (await mailbox.next_job("a", "a3"))["kind"] == "job"
 
     run(scene())
 
@@ -109,21 +129,114 @@ def test_the_end_of_a_repeat_is_not_taken_for_the_last_rung() -> None:
     run(scene())
 
 
-def test_a_restarted_slot_gets_its_job_again_until_the_limit() -> None:
+def test_a_broken_off_job_begins_again_after_a_growing_pause_until_the_limit() -> None:
+    """Stock Ray Tune retries at once, and its retries multiply with those of Ray Train."""
+
     async def scene() -> None:
-        mailbox = Mailbox(max_retries=2)
+        clock = Clock()
+        mailbox = Mailbox(max_retries=4, back_off=1.0, longest_back_off=4.0, clock=clock)
         await mailbox.submit(job(7))
-        for attempt in range(3):
+        await mailbox.hello("a", "a0")
+        assert (await mailbox.next_job("a", "a0"))["job"]["attempt"] == 0
+        for attempt, pause in enumerate([1.0, 2.0, 4.0, 4.0], start=1):
+            await mailbox.fault("a", f"a{attempt - 1}", 7, "rank 1: gone")
             await mailbox.hello("a", f"a{attempt}")
+            clock.now += pause - 0.01
+            assert (await mailbox.next_job("a", f"a{attempt}", 0.01))["kind"] == "wait"
+            clock.now += 0.01
             order = await mailbox.next_job("a", f"a{attempt}")
             assert order["job"]["attempt"] == attempt
-            await mailbox.fault("a", f"a{attempt}", 7, "rank 1: gone")
-        await mailbox.hello("a", "a3")
-        assert (await mailbox.next_job("a", "a3", 0.01))["kind"] == "wait"
+        assert await ended(mailbox, 7) == []
+        await mailbox.hello("a", "a5")
+        clock.now += 100.0
+        assert (await mailbox.next_job("a", "a5", 0.01))["kind"] == "wait"
         (outcome,) = await ended(mailbox, 7)
         assert outcome["status"] == "failed"
         assert not outcome["deterministic"]
-        assert "rank 1: gone" in outcome["reason"]
+        assert "broke off 5 times: rank 1: gone" in outcome["reason"]
+
+    run(scene())
+
+
+def test_a_slot_takes_other_jobs_while_one_waits_for_its_retry() -> None:
+    async def scene() -> None:
+        clock = Clock()
+        mailbox = Mailbox(back_off=10.0, clock=clock)
+        await mailbox.hello("a", "a1")
+        for number in (0, 1, 2):
+            await mailbox.submit(job(number))
+        assert (await mailbox.next_job("a", "a1"))["job"]["number"] == 0
+        await mailbox.fault("a", "a1", 0, "rank 0: ConnectionResetError")
+        # The same processes ask for the next one: the fault ended none of them.
+        assert (await mailbox.next_job("a", "a1"))["job"]["number"] == 1
+        progress = (await mailbox.snapshot())["progress"]
+        assert "ConnectionResetError" in progress[0]["phase"]
+        await mailbox.done("a", "a1", 1, COMPLETED)
+        clock.now = 10.0
+        order = (await mailbox.next_job("a", "a1"))["job"]
+        assert (order["number"], order["attempt"]) == (0, 1), "before those that have not begun"
+
+    run(scene())
+
+
+def test_a_pause_ends_by_itself() -> None:
+    async def scene() -> None:
+        mailbox = Mailbox(back_off=0.05)
+        await mailbox.submit(job(0))
+        await mailbox.hello("a", "a1")
+        await mailbox.next_job("a", "a1")
+        assert (await mailbox.next_job("a", "a1"))["job"]["attempt"] == 1
+
+    run(scene())
+
+
+def test_a_host_that_gives_notice_costs_no_retry() -> None:
+    """SIGTERM with notice (spot instances): saved, begun again elsewhere, never counted."""
+
+    async def scene() -> None:
+        mailbox = Mailbox(max_retries=0)
+        await mailbox.hello("a", "a1")
+        await mailbox.hello("b", "b1")
+        await mailbox.submit(job(0))
+        await mailbox.next_job("a", "a1")
+        assert await mailbox.beat("a", "a1", True) == {"stopping": True, "die": False}
+        assert not (await mailbox.beat("b", "b1"))["stopping"]
+        await mailbox.done("a", "a1", 0, RUNNING | {"reason": "interrupted"})
+        assert await ended(mailbox, 0) == []
+        assert (await mailbox.next_job("a", "a1"))["kind"] == "leave"
+        assert (await mailbox.next_job("b", "b1"))["job"]["attempt"] == 1
+        # This one is killed before it could save; a new group of processes is as good as any.
+        await mailbox.beat("b", "b1", True)
+        await mailbox.hello("b", "b2")
+        assert not (await mailbox.beat("b", "b2"))["stopping"]
+        assert (await mailbox.next_job("b", "b2"))["job"]["attempt"] == 2
+        await mailbox.done("b", "b2", 0, COMPLETED)
+        assert await ended(mailbox, 0) == [COMPLETED]
+
+    run(scene())
+
+
+def test_an_idle_slot_leaves_at_once() -> None:
+    async def scene() -> None:
+        mailbox = Mailbox()
+        await mailbox.hello("a", "a1")
+        waiting = asyncio.ensure_future(mailbox.next_job("a", "a1"))
+        await asyncio.sleep(0)
+        await mailbox.beat("a", "a1", True)
+        assert (await waiting)["kind"] == "leave"
+
+    run(scene())
+
+
+def test_how_badly_a_trial_failed_reaches_the_driver() -> None:
+    async def scene() -> None:
+        mailbox = Mailbox()
+        await mailbox.hello("a", "a1")
+        await mailbox.submit(job(0))
+        await mailbox.next_job("a", "a1")
+        short = {"status": "out_of_memory", "reason": "too large", "violation": 0.5}
+        await mailbox.done("a", "a1", 0, short)
+        assert await ended(mailbox, 0) == [short | {"deterministic": False}]
 
     run(scene())
 
@@ -159,6 +272,7 @@ def test_the_job_of_a_silent_slot_goes_to_another() -> None:
         assert (await mailbox.snapshot())["queued"] == []
         clock.now = 61.0
         assert (await mailbox.snapshot())["queued"] == [0]
+        clock.now = 62.0
         assert (await mailbox.next_job("b", "b1"))["job"]["attempt"] == 1
         await mailbox.done("a", "a1", 0, COMPLETED)
         assert (await mailbox.next_job("a", "a1"))["kind"] == "stale"
@@ -227,5 +341,41 @@ def test_slots_end_after_close() -> None:
         await asyncio.sleep(0)
         await mailbox.close()
         assert (await waiting)["kind"] == "close"
+
+    run(scene())
+
+
+def test_a_stop_holds_for_one_search_only() -> None:
+    """The time budget stops the search; its confirmation runs in the same slots right after."""
+
+    async def scene() -> None:
+        mailbox = Mailbox()
+        await mailbox.hello("a", "a1")
+        await mailbox.submit(job(0))
+        first = await mailbox.next_job("a", "a1")
+        await mailbox.stop_all()
+        heard = (await mailbox.beat("a", "a1"))["stopping"]
+        assert heard >= first["round"]
+        await mailbox.done("a", "a1", 0, {"status": "running", "reason": "interrupted"})
+        await mailbox.forget()
+        await mailbox.submit(job(0))
+        second = await mailbox.next_job("a", "a1")
+        assert second["kind"] == "job"
+        # What the slot heard before still stands there until its next beat, and must not stop this.
+        assert heard < second["round"]
+        assert not (await mailbox.beat("a", "a1"))["stopping"]
+        await mailbox.stop_all()
+        assert (await mailbox.beat("a", "a1"))["stopping"] == second["round"]
+
+    run(scene())
+
+
+def test_a_closed_mailbox_keeps_stopping() -> None:
+    async def scene() -> None:
+        mailbox = Mailbox()
+        await mailbox.hello("a", "a1")
+        await mailbox.close()
+        await mailbox.forget()
+        assert (await mailbox.beat("a", "a1"))["stopping"]
 
     run(scene())

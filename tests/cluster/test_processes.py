@@ -96,6 +96,17 @@ def test_ctrl_c_ends_jobs_at_a_safe_point(tmp_path: Path) -> None:
         wait_for(lambda: marked(tmp_path) == [])
 
 
+def test_sigterm_to_the_driver_is_like_ctrl_c(tmp_path: Path) -> None:
+    """Spot instances, `kill` and job schedulers: to the driver alone, and with time left."""
+    with driver(tmp_path) as process:
+        wait_for(lambda: {"report 0 100", "report 1 100"} <= set(terminal(tmp_path)))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 130, terminal(tmp_path)
+        ends = sorted(line for line in terminal(tmp_path) if line.startswith("end"))
+        assert ends == ["end 0 running", "end 1 running"]
+        wait_for(lambda: marked(tmp_path) == [])
+
+
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     """With slots at work, and their threads inside Ray: disconnecting under them ends a process at
     once with status 1, without its last words."""

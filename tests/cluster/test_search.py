@@ -24,13 +24,18 @@ def ray_session() -> Iterator[session.Session]:
 
 
 def search(
-    director: ToyDirector, folder: Path, count: int, workers: int, serve: Any = SERVE
+    director: ToyDirector,
+    folder: Path,
+    count: int,
+    workers: int,
+    serve: Any = SERVE,
+    retries: int = 2,
 ) -> None:
     from meanflow_tune.cluster.mailbox import start_mailbox
     from meanflow_tune.cluster.slots import Slots
     from meanflow_tune.cluster.tuner import run_search
 
-    mailbox = start_mailbox(max_retries=2)
+    mailbox = start_mailbox(max_retries=retries)
     with Slots(mailbox, count, workers, {"CPU": 1.0}, False, folder, serve) as slots:
         run_search(director, mailbox, count, folder, "toy", slots)
     assert placement_groups() == []
@@ -49,6 +54,8 @@ def test_two_slots_serve_six_jobs(tmp_path: Path) -> None:
     configs: list[dict[str, Any]] = [{"x": float(i), "rungs": 3} for i in range(6)]
     configs[2]["fail"] = "raise"
     configs[4]["x"] = float("nan")
+    # Ray Tune takes "/" in the keys of a config apart, and refuses this pair.
+    configs[5] |= {"time_sampler": "beta", "time_sampler/beta/a": 2.0}
     director = ToyDirector(configs, tmp_path, lambda number, images: (number, images) != (1, 200))
     search(director, tmp_path, count=2, workers=1)
     status = {n: o.status for n, o in director.outcomes.items()}
@@ -86,6 +93,51 @@ def test_two_ranks_survive_a_killed_rank_and_a_raising_one(tmp_path: Path) -> No
     for number in (0, 1, 3):
         totals = [r.metrics["total@1"] for r in director.reports[number].values()]
         assert totals == [3.0] * 4
+
+
+def test_a_rank_without_memory_tells_it_and_hangs_nobody(tmp_path: Path) -> None:
+    """Not a failure to retry, on two ranks as on one; the other rank waits in a collective."""
+    configs: list[dict[str, Any]] = [{"x": 0.0, "rungs": 2} for _ in range(3)]
+    configs[1]["fail"] = "memory"
+    for workers in (2, 1):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        director = ToyDirector(configs, folder)
+        search(director, folder, count=1, workers=workers)
+        status = [director.outcomes[n].status for n in range(3)]
+        assert status == ["completed", "out_of_memory", "completed"]
+        short = director.outcomes[1]
+        assert "8.00 TiB" in short.reason
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        assert short.violation == pytest.approx(8 * 2**40 / memory)
+        assert not (director.folder(1) / "pid-0-1").exists(), "it was not begun again"
+    # One rank alone gives its memory back and goes on.
+    pids = {(director.folder(n) / "pid-0-0").read_text() for n in range(3)}
+    assert len(pids) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_rank_with_notice_saves_its_job_which_is_begun_again(
+    tmp_path: Path, workers: int
+) -> None:
+    """SIGTERM to one process, as a spot instance gets it; no retry is counted (there is none here)."""
+    noticed: list[int] = []
+
+    def give_notice(number: int, images: int) -> bool:
+        if (number, images) == (0, 200) and not noticed:
+            noticed.append(int((director.folder(0) / f"pid-{workers - 1}-0").read_text()))
+            os.kill(noticed[0], signal.SIGTERM)
+        return True
+
+    configs: list[dict[str, Any]] = [{"x": 0.0, "rungs": 6, "seconds": 1.0}]
+    director = ToyDirector(configs, tmp_path, give_notice)
+    search(director, tmp_path, count=1, workers=workers, retries=0)
+    assert noticed
+    assert director.outcomes[0].status == "completed"
+    assert sorted(director.reports[0]) == [100, 200, 300, 400, 500, 600]
+    first, second = ((director.folder(0) / f"pid-{workers - 1}-{n}").read_text() for n in range(2))
+    assert first != second, "the process that was to go took nothing more"
+    assert not (director.folder(0) / "pid-0-2").exists()
 
 
 def test_an_error_of_the_director_ends_the_search(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """The lease: one live holder, dead ones replaced, and a holder that lost it finds out."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +17,8 @@ import pytest
 
 from meanflow_tune.search.errors import LeaseLost, StorageError, StudyInUse
 from meanflow_tune.search.lease import LEASE_NAME, Lease, read_lease
+from meanflow_tune.search.storage import JOURNAL_NAME, open_storage
+from tests.search.studies import allow, make_ledger, run_all
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
@@ -172,3 +177,151 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot take the lease of"):
         Lease.acquire(tmp_path / "file" / "study")
+
+
+# ---- clocks that jump, processes that sleep, locks of the dead --------------------------------
+
+
+def set_heartbeat(folder: Path, seconds: float) -> None:
+    """As if the clock of the file system had been set since: a heartbeat of `seconds` ago."""
+    moved = time.time() - seconds
+    os.utime(folder / LEASE_NAME, (moved, moved))
+
+
+@pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
+def test_no_jump_of_the_clock_steals_a_lease_on_this_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    with holder(tmp_path) as process:
+        set_heartbeat(tmp_path, jump)
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() + jump)
+        with pytest.raises(StudyInUse, match=f"process {process.pid} "):
+            Lease.acquire(tmp_path, stale_after=0.5)
+
+
+def test_a_clock_that_was_set_back_keeps_no_lease_for_ever(tmp_path: Path) -> None:
+    """The dead holder's heartbeat lies a day ahead; that it is silent is seen without the clock."""
+    with holder(tmp_path):
+        make_foreign_and_old(tmp_path, seconds=-86_400.0)
+    with Lease.acquire(tmp_path, stale_after=0.3) as lease:
+        assert (lease.epoch, lease.taken_over) == (2, True)
+
+
+def test_a_live_holder_elsewhere_is_heard_though_the_clock_was_set_back(tmp_path: Path) -> None:
+    with holder(tmp_path):
+        make_foreign_and_old(tmp_path, seconds=-86_400.0)
+        beats = threading.Event()
+
+        def beat() -> None:
+            while not beats.wait(0.05):
+                set_heartbeat(tmp_path, 0.0)
+
+        thread = threading.Thread(target=beat)
+        thread.start()
+        try:
+            with pytest.raises(StudyInUse, match="on host elsewhere"):
+                Lease.acquire(tmp_path, stale_after=5.0)
+        finally:
+            beats.set()
+            thread.join()
+    state = read_lease(tmp_path)
+    assert state is not None
+    assert state.epoch == 1
+
+
+def test_a_suspended_holder_is_named_with_what_to_do(tmp_path: Path) -> None:
+    with holder(tmp_path) as process:
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        with pytest.raises(StudyInUse, match=f"kill -CONT {process.pid}"):
+            Lease.acquire(tmp_path, stale_after=0.1)
+        process.send_signal(signal.SIGCONT)
+
+
+def test_a_lock_on_the_journal_left_by_a_dead_driver_of_another_host(tmp_path: Path) -> None:
+    """Optuna waits 30 s for such a lock; whoever took the lease over knows that nobody holds it."""
+    journal = tmp_path / JOURNAL_NAME
+    with holder(tmp_path):
+        make_foreign_and_old(tmp_path, seconds=60)
+    os.symlink(journal, f"{journal}.lock")
+    with Lease.acquire(tmp_path, stale_after=30) as lease:
+        assert lease.taken_over
+        storage = open_storage(journal, lease.check, recover=lease.taken_over)
+        assert not Path(f"{journal}.lock").is_symlink()
+        run_all(make_ledger(tmp_path, storage=storage, fence=lease.check))
+    assert not Path(f"{journal}.lock").is_symlink()
+
+
+def test_a_driver_woken_in_the_middle_of_a_write_says_that_it_lost_the_lease(
+    tmp_path: Path,
+) -> None:
+    """Its lock on the journal is gone, too: that must not hide why it ends."""
+    journal = tmp_path / JOURNAL_NAME
+    old = Lease.acquire(tmp_path)
+    path = tmp_path / LEASE_NAME
+    taken = False
+
+    def suspended_here() -> None:
+        nonlocal taken
+        if Path(f"{journal}.lock").is_symlink() and not taken:
+            taken = True
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": None}))
+            with Lease.acquire(tmp_path) as new:
+                open_storage(journal, new.check, recover=True)
+        old.check()
+
+    storage = open_storage(journal, suspended_here)
+    with pytest.raises(LeaseLost, match="epoch 2"):
+        make_ledger(tmp_path, storage=storage, fence=allow)
+    assert taken
+    assert journal.read_bytes() == b""
+    old.release()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Some network file systems have no flock; without it two drivers could both hold the lease."""
+
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(StorageError, match="on a file system that knows locks") as caught:
+        Lease.acquire(tmp_path)
+    assert caught.value.exit_code == 5
+    assert read_lease(tmp_path) is None
+
+
+def test_locks_that_fail_later_stop_neither_the_driver_nor_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file server that restarts: heartbeats are missed, and the next driver takes over."""
+    lease = Lease.acquire(tmp_path, stale_after=0.05)
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "io")))
+        lease.check()
+        lease.release()
+    state = read_lease(tmp_path)
+    assert state is not None
+    assert state.pid == os.getpid()
+    with pytest.raises(StudyInUse):  # on this machine the process is seen to live
+        Lease.acquire(tmp_path)
+    make_foreign_and_old(tmp_path, seconds=31)
+    with Lease.acquire(tmp_path) as taken:
+        assert taken.taken_over
+
+
+def test_hosts_whose_clocks_differ_agree_on_the_age(tmp_path: Path) -> None:
+    """The age of a heartbeat is measured by the file system's clock, whatever the file says."""
+    with holder(tmp_path):
+        make_foreign_and_old(tmp_path, seconds=5)
+        path = tmp_path / LEASE_NAME
+        changed = path.stat()
+        ahead = json.loads(path.read_text()) | {"heartbeat": time.time() - 3600}
+        path.write_text(json.dumps(ahead))
+        os.utime(path, (changed.st_mtime, changed.st_mtime))
+        with pytest.raises(StudyInUse, match="on host elsewhere"):
+            Lease.acquire(tmp_path, stale_after=30)

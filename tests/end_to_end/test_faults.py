@@ -1,0 +1,133 @@
+"""Faults around a whole search with real Ray and MLflow: a full disk, a driver that slept too long."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.disks import fill, small_disk
+from tests.end_to_end.commands import (
+    ROOT,
+    assert_agreement,
+    command,
+    environment,
+    run,
+    states,
+    study,
+)
+from tests.end_to_end.test_search import wait_for
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(2400)]
+
+TRIALS = 6
+OPTIONS = ("--confirm-seeds=0", "--max-concurrent=1")
+
+
+def start(storage: Path, said: Path, script: Path | None = None) -> subprocess.Popen[bytes]:
+    arguments = command(storage, *OPTIONS, trials=TRIALS)
+    if script is not None:
+        arguments = [sys.executable, str(script), *arguments[2:]]
+    with said.open("w") as file:
+        return subprocess.Popen(
+            arguments,
+            env=environment(PYTHONPATH=str(ROOT)),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            cwd=storage.parent,
+        )
+
+
+def until(condition: Callable[[], bool], driver: subprocess.Popen[bytes], said: Path) -> None:
+    while not condition():
+        assert driver.poll() is None, said.read_text()
+        time.sleep(0.1)
+
+
+def test_a_full_disk_pauses_the_search_which_goes_on_by_itself(tmp_path: Path) -> None:
+    """Everything of the search is on it: journal, lease, outbox, MLflow, checkpoints, samples."""
+    with small_disk(tmp_path / "disk", 64) as disk:
+        storage, said = disk / "runs", tmp_path / "said"
+
+        def told(word: str) -> int:
+            return said.read_text().count(word)
+
+        driver = start(storage, said)
+        wait_for(storage, driver, 1)
+        filler = fill(disk)
+        until(lambda: told("no space left for") == 1, driver, said)
+        time.sleep(5.0)
+        assert driver.poll() is None
+        # One message, which names the place; what was stored is whole.
+        assert told("no space left for") == 1
+        line = next(x for x in said.read_text().splitlines() if "no space left for" in x)
+        assert str(storage) in line
+        assert "0.0 MB free" in line
+        assert (storage / "tiny_space" / "study.journal").read_bytes().endswith(b"\n")
+        filler.unlink()
+        until(lambda: told("again: going on") >= 1, driver, said)
+        finished = sum(state != "RUNNING" for state in states(storage).values())
+        wait_for(storage, driver, finished + 1)
+        # Again, and this time a person gives up.
+        filler, before = fill(disk), told("no space left for")
+        until(lambda: told("no space left for") > before, driver, said)
+        driver.send_signal(signal.SIGINT)
+        assert driver.wait() == 130, said.read_text()
+        assert "Traceback" not in said.read_text(), said.read_text()
+        assert "Go on with" in said.read_text()
+        filler.unlink()
+        done = run(command(storage, *OPTIONS, trials=TRIALS))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert_agreement(storage, TRIALS)
+        for trial in study(storage).trials:
+            reports = [key for key in trial.user_attrs if key.startswith("report/")]
+            assert len(reports) == len(trial.intermediate_values) >= 1
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """Every file of a study with its content's hash, but the lock that a reader may touch."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "lease.lock"
+    }
+
+
+def test_a_driver_that_slept_while_another_took_over_writes_nothing_more(tmp_path: Path) -> None:
+    """Two drivers resuming one stock experiment are not refused: 8 trials became 12 directories."""
+    storage, folder = tmp_path / "runs", tmp_path / "runs" / "tiny_space"
+    sleeper = start(storage, tmp_path / "sleeper")
+    try:
+        wait_for(storage, sleeper, 1)
+        sleeper.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, sleeper.pid, os.WSTOPPED | os.WNOWAIT)
+        # From the same host: it is alive, so it is named, with what to do.
+        refused = run(command(storage, *OPTIONS, trials=TRIALS))
+        assert refused.returncode == 4
+        assert f"kill -CONT {sleeper.pid}" in refused.stderr
+        # From another one its lease is stale after a while.
+        past = time.time() - 60.0
+        os.utime(folder / "lease.json", (past, past))
+        other = ROOT / "tests" / "end_to_end" / "replaced.py"
+        successor = start(storage, tmp_path / "successor", other)
+        assert successor.wait() == 0, (tmp_path / "successor").read_text()
+        assert_agreement(storage, TRIALS)
+        before = files_of(folder)
+        sleeper.send_signal(signal.SIGCONT)
+        assert sleeper.wait() == 4, (tmp_path / "sleeper").read_text()
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    said = (tmp_path / "sleeper").read_text()
+    assert "Traceback" not in said, said
+    assert "the lease of" in said.splitlines()[-1]
+    assert files_of(folder) == before
+    assert_agreement(storage, TRIALS)
+    # What it had begun was given to its successor under a new epoch, each trial under its number.
+    assert [trial.number for trial in study(storage).trials] == list(range(TRIALS))

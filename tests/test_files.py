@@ -1,0 +1,183 @@
+"""Writes that wait while a disk is full, on a real small one: nothing is lost, torn or said twice."""
+
+import errno
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from meanflow_tune.files import Patience, is_full, write_atomic
+from meanflow_tune.search.errors import LeaseLost, StorageError
+from meanflow_tune.search.lease import LEASE_NAME, Lease, read_lease
+from meanflow_tune.search.storage import JOURNAL_NAME, open_storage
+from meanflow_tune.tracking.outbox import Event, Outbox
+from meanflow_tune.tracking.replay import Replayer
+from tests.disks import fill, small_disk
+from tests.search.studies import allow, make_ledger, outcome_of, run_all
+
+
+def never() -> bool:
+    return False
+
+
+class Freeing:
+    """A sleep during which, the third time, somebody deletes the file that took all space."""
+
+    def __init__(self, filler: Path) -> None:
+        self.filler, self.calls = filler, 0
+
+    def __call__(self, seconds: float) -> None:
+        self.calls += 1
+        if self.calls == 3:
+            self.filler.unlink()
+
+
+def test_the_journal_waits_for_space_and_the_search_is_the_same(tmp_path: Path) -> None:
+    """A full disk truncated the stock experiment state, and its restore began a second search."""
+    run_all(make_ledger(tmp_path / "whole"))
+    said: list[str] = []
+    with small_disk(tmp_path / "small", 2) as disk:
+        sleep = Freeing(disk / "filler")
+        patience = Patience(said.append, never, sleep=sleep)
+        storage = open_storage(disk / JOURNAL_NAME, allow, writing=patience)
+        ledger = make_ledger(disk, storage)
+        assert ledger.next() is not None
+        fill(disk)
+        run_all(make_ledger(disk, storage))
+        assert sleep.calls == 3
+        assert outcome_of(disk) == outcome_of(tmp_path / "whole")
+        assert not Path(f"{disk / JOURNAL_NAME}.lock").is_symlink()
+    assert len(said) == 2, said
+    assert str(disk) in said[0]
+    assert "0.0 MB free" in said[0]
+    assert "again" in said[1]
+
+
+def test_the_outbox_waits_for_space_and_keeps_every_event_once(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", 1) as disk:
+        said: list[str] = []
+        patience = Patience(said.append, never, sleep=Freeing(disk / "filler"))
+        outbox = Outbox(disk, writing=patience)
+        outbox.put("note", n=0)
+        fill(disk)
+        for n in range(1, 100):
+            outbox.put("note", key=str(n), n=n, text="x" * 500)
+        outbox.close()
+        lines = (disk / "outbox" / "events.jsonl").read_text().splitlines()
+        assert [json.loads(line)["payload"]["n"] for line in lines] == list(range(100))
+        assert len(said) == 2
+
+
+def test_a_stop_ends_the_waiting_with_the_journal_sound(tmp_path: Path) -> None:
+    stop = threading.Event()
+    with small_disk(tmp_path / "small", 1) as disk:
+        patience = Patience(lambda line: stop.set(), stop.is_set, sleep=lambda seconds: None)
+        storage = open_storage(disk / JOURNAL_NAME, allow, writing=patience)
+        ledger = make_ledger(disk, storage)
+        fill(disk)
+        with pytest.raises(StorageError, match="free some space") as caught:
+            run_all(ledger)
+        assert is_full(caught.value)
+        assert (disk / JOURNAL_NAME).read_bytes().endswith(b"\n")
+        (disk / "filler").unlink()
+        run_all(make_ledger(disk))
+
+
+def test_many_threads_that_wait_are_told_of_once() -> None:
+    said: list[str] = []
+    space = threading.Event()
+    patience = Patience(said.append, never, pause=0.001)
+
+    def write() -> str:
+        if not space.is_set():
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        return "written"
+
+    done: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: done.append(patience(write, Path("/x")))) for _ in range(5)
+    ]
+    for thread in threads:
+        thread.start()
+    while patience._waiting < 5:
+        time.sleep(0.001)
+    space.set()
+    for thread in threads:
+        thread.join()
+    assert done == ["written"] * 5
+    assert len(said) == 2
+
+
+def test_other_errors_are_raised_at_once() -> None:
+    def broken() -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output"):
+        Patience(pytest.fail, never, sleep=pytest.fail)(broken, Path("/x"))
+
+
+def test_an_atomic_write_on_a_full_disk_leaves_the_old_file_and_nothing_beside(
+    tmp_path: Path,
+) -> None:
+    with small_disk(tmp_path / "small", 1) as disk:
+        write_atomic(disk / "status", "old")
+        fill(disk)
+        with pytest.raises(OSError) as caught:
+            write_atomic(disk / "status", "new" * 100_000)
+        assert caught.value.errno == errno.ENOSPC
+        assert (disk / "status").read_text() == "old"
+        assert sorted(os.listdir(disk)) == ["filler", "status"]
+
+
+def test_a_lease_beats_and_is_held_on_a_full_disk(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", 1) as disk:
+        with Lease.acquire(disk, stale_after=0.05) as lease:
+            fill(disk)
+            before = (disk / LEASE_NAME).stat().st_mtime_ns
+            while (disk / LEASE_NAME).stat().st_mtime_ns == before:
+                time.sleep(0.01)
+            lease.check()
+        state = read_lease(disk)
+        assert state is not None
+        assert state.epoch == 1
+
+
+# ---- a driver that was replaced while it was suspended ----------------------------------------
+
+
+def test_a_replaced_driver_puts_nothing_into_the_outbox(tmp_path: Path) -> None:
+    lost = False
+
+    def fence() -> None:
+        if lost:
+            raise LeaseLost("another driver has the study")
+
+    applied: list[int] = []
+
+    class Sink:
+        def apply(self, event: Event) -> None:
+            applied.append(event.payload["n"])
+
+    outbox = Outbox(tmp_path, fence)
+    outbox.put("note", n=0)
+    with Replayer(outbox, Sink(), first_delay=0.001, longest_delay=0.001) as replayer:
+        assert replayer.drain(30.0) == 0
+        outbox.put("note", n=1)
+        assert replayer.drain(30.0) == 0
+        files = {path.name: path.read_bytes() for path in outbox.folder.iterdir()}
+        lost = True
+        with pytest.raises(LeaseLost):
+            outbox.put("note", n=2)
+    assert {path.name: path.read_bytes() for path in outbox.folder.iterdir()} == files
+    # What waits when the lease is lost is left to the new driver.
+    lost = False
+    outbox.put("note", n=3)
+    lost = True
+    with Replayer(outbox, Sink(), first_delay=0.001, longest_delay=0.001) as replayer:
+        while replayer.status().error is None:
+            time.sleep(0.001)
+        assert "another driver" in str(replayer.status().error)
+    assert applied == [0, 1]
