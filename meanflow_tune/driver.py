@@ -242,40 +242,22 @@ class Driver:
         if found is None:
             return None
         folder = self.request.folder / "confirm"
-        stage = self._stage(self._confirm_name, folder, *found, stack)
+        ledger, total = found
+        stage = self._stage(self._confirm_name, folder, ledger, "confirmation", total, stack)
         stage.tracker.search_started({"study": self._confirm_name, "confirms": self.request.study})
         stage.catch_up()
         return stage
 
-    def _confirm_ledger(self, search: Stage) -> tuple[Ledger, str, int] | None:
-        """The confirming study's ledger, the label of its trials, and how many are known by now."""
-        request, records, earlier = self.request, search.ledger.records(), self._confirmed()
-        objectives = self.plan.objectives
-        chosen = confirm.sides(records, self.plan.space, objectives, request.confirm)
-        wanted = confirm.entries(chosen, earlier, objectives, request.seed, request.confirm_seeds)
-        if not wanted:
-            return None
-        total = len({record.baseline for record in earlier} | {entry.name for entry in wanted})
-        ledger = Ledger(
-            storage=self.storage,
-            study_name=self._confirm_name,
-            suggest=confirm.suggester(records, wanted, request.seed),
-            baselines={entry.name: entry.params for entry in wanted},
-            objectives=objectives,
-            rungs=None,
-            sampler="random",
-            seed=request.seed,
-            total=total,
-            folder=request.folder / "confirm",
-            fence=self.lease.check,
-            epoch=self.lease.epoch,
-            max_failures=request.max_failures,
+    def _confirm_ledger(self, search: Stage) -> tuple[Ledger, int] | None:
+        """The confirming study and how many of its runs are known by now; None without any."""
+        records, lease = search.ledger.records(), self.lease
+        return confirm.make_ledger(
+            self.plan, self.storage, records, self._confirmed(), lease.check, lease.epoch
         )
-        return ledger, "confirmation", total
 
     @property
     def _confirm_name(self) -> str:
-        return f"{self.request.study}/confirm"
+        return confirm.study_name(self.request)
 
     def _confirmed(self) -> list[TrialRecord]:
         return self._records(self._confirm_name, self.request.folder / "confirm")
@@ -323,9 +305,9 @@ class Driver:
                     return
                 # What the tuning of baselines has settled is only now known by name.
                 while confirming and (more := self._confirm_ledger(search)) is not None:
-                    if more[2] <= stage.total:
+                    if more[1] <= stage.total:
                         break
-                    stage.ledger, _, stage.total = more
+                    stage.ledger, stage.total = more
                     runner.search(stage, stage.name, self.interrupt)
                     if self.interrupt.requested:
                         return
