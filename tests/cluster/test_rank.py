@@ -37,7 +37,7 @@ def test_lack_of_memory_is_no_failure_also_where_a_rank_of_others_says_it() -> N
     end = _end_of(raised(RuntimeError(text)))
     assert end is not None
     assert end["status"] == "out_of_memory"
-    assert end["violation"] == 1.0
+    assert 0.0 < end["violation"] < 1e-6, "of all memory of this host"
 
 
 @pytest.fixture
