@@ -131,6 +131,8 @@ class MlflowSink:
 
             # Ray may have imported mlflow before, which then has read the level.
             logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
+            # It prints what it then raises (a full disk), with a traceback, at each try.
+            logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
             self._connected = MlflowClient(self._uri, registry_uri=self._uri)
         return self._connected
 
