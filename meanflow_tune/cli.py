@@ -61,7 +61,7 @@ def tune_parser() -> argparse.ArgumentParser:
         "--time-budget",
         type=duration,
         metavar="TIME",
-        help="no new trial after this much time over all runs of the command: 90s, 45m, 2h, 1d12h",
+        help="stop at a safe point after so much time over all runs of the command: 90s, 45m, 2h, 1d12h",
     )
     what.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of the search (default: %(default)s)"
@@ -152,7 +152,8 @@ def tune_parser() -> argparse.ArgumentParser:
     show.add_argument(
         "--dry-run",
         action="store_true",
-        help="check everything, print three configurations and the budget, and stop before Ray starts",
+        help="check everything, print the space, three configurations and a forecast, and stop before Ray "
+        "starts",
     )
     show.add_argument(
         "--calibrate",
@@ -163,7 +164,7 @@ def tune_parser() -> argparse.ArgumentParser:
         "-v",
         "--verbose",
         action="store_true",
-        help="show a traceback with an error, and the logs of Ray",
+        help="show a traceback with an error, and the logs of Ray; with --dry-run: densities and schedules",
     )
     show.add_argument("-q", "--quiet", action="store_true", help="only the summary")
     return p
@@ -247,22 +248,25 @@ def _noise_options(noise: argparse._ArgumentGroup) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="further seeds on which a survivor of the last rung is trained (default: %(default)s)",
+        help="further seeds, the same for all, on which a survivor of the last rung is trained before "
+        "it counts; the leader is then decided by paired differences (default: %(default)s)",
     )
     noise.add_argument(
         "--confirm",
         type=int,
         default=1,
         metavar="K",
-        help="retrain the K best trials and the baselines on fresh seeds; 0: none "
-        "(default: %(default)s)",
+        help="retrain the best on fresh seeds and latents. 1: the best trial and the best reference "
+        "baseline; from 2 on: the K best trials and every family of baselines, those with a single "
+        "learning rate at their best of three; 0: none (default: %(default)s)",
     )
     noise.add_argument(
         "--confirm-seeds",
         type=int,
         default=2,
         metavar="N",
-        help="how many fresh seeds (default: %(default)s)",
+        help="how many fresh seeds; 6 are needed for intervals that hold in 95%% of the cases "
+        "(default: %(default)s)",
     )
 
 

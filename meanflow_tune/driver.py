@@ -12,17 +12,23 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from meanflow_tune import confirm, summary
 from meanflow_tune.cluster.errors import ClusterError
-from meanflow_tune.cluster.interrupt import Interrupt
+from meanflow_tune.cluster.interrupt import AnyOf, Interrupt
 from meanflow_tune.cluster.runner import Runner
 from meanflow_tune.cluster.session import check_reachable
 from meanflow_tune.files import Patience, is_full, write_atomic
+from meanflow_tune.findings import Findings, find
 from meanflow_tune.plan import Plan, make_plan
+from meanflow_tune.plan_forecast import confirmation_work, ladder_of
+from meanflow_tune.progress import Outlook, look_ahead, show_outlook
 from meanflow_tune.records import TrialRecord
+from meanflow_tune.report_files import write_files
 from meanflow_tune.request import (
     EXIT_ALL_FAILED,
     EXIT_IN_USE,
@@ -33,6 +39,8 @@ from meanflow_tune.request import (
     UserError,
     usable_folder,
 )
+from meanflow_tune.search.clock import Clock
+from meanflow_tune.search.copies import find_study, open_study
 from meanflow_tune.search.errors import (
     LeaseLost,
     SearchStopped,
@@ -41,12 +49,15 @@ from meanflow_tune.search.errors import (
     StudyChanged,
     StudyInUse,
 )
+from meanflow_tune.search.forecast import Ladder
 from meanflow_tune.search.lease import Lease, read_lease
 from meanflow_tune.search.ledger import Ledger
-from meanflow_tune.search.manifest import MANIFEST_NAME, Manifest, check_resumable
-from meanflow_tune.search.storage import JOURNAL_NAME, open_storage
+from meanflow_tune.search.manifest import MANIFEST_NAME, Manifest
+from meanflow_tune.search.sampler_check import independent_note
+from meanflow_tune.search.storage import open_storage, shown_url
 from meanflow_tune.search.view import read_records
 from meanflow_tune.stage import Stage, later
+from meanflow_tune.terms import begin
 from meanflow_tune.tracking.mlflow_sink import MlflowSink
 from meanflow_tune.tracking.outbox import Outbox
 from meanflow_tune.tracking.replay import Replayer
@@ -54,7 +65,6 @@ from meanflow_tune.view import View, make_console
 
 log = logging.getLogger(__name__)
 DRAIN_SECONDS = 120.0
-STARTUP_TRIALS = 8  # finished trials, baselines included, before the sampler models anything
 
 
 def run(request: SearchRequest, command: str, quiet: bool = False, verbose: bool = False) -> int:
@@ -115,14 +125,26 @@ class Driver:
         self.interrupt = Interrupt()
         self.writing = Patience(view.error, lambda: self.interrupt.requested)
         self._stopped = threading.Event()
+        self._slots = 1
 
     def run(self) -> int:
         """Returns the exit status."""
-        location = self.request.study_storage or self.request.folder / JOURNAL_NAME
-        self.storage = open_storage(
-            location, self.lease.check, recover=self.lease.taken_over, writing=self.writing
+        request, lease = self.request, self.lease
+        self.storage = open_study(
+            request.folder,
+            request.study,
+            request.study_storage,
+            lease.check,
+            recover=lease.taken_over,
+            say=self.view.event,
+            writing=self.writing,
         )
         self._check_manifest()
+        if note := independent_note(request.sampler, self.plan.independent):
+            self.view.event(note)
+        self.clock = Clock(
+            request.folder, lease.epoch, lease.check, request.time_budget, self.view.event
+        )
         with ExitStack() as stack:
             # One thread draws and tracks, in order, so that Tune's loop never waits for a picture.
             self.background = stack.enter_context(ThreadPoolExecutor(1, "pictures"))
@@ -158,14 +180,12 @@ class Driver:
             seed=request.seed,
             rungs=str(self.plan.rungs),
             data_fingerprint=self.plan.data_fingerprint,
+            startup_trials=request.startup_trials,
+            trials=request.trials,
+            time_budget=request.time_budget,
+            study_storage=shown_url(request.study_storage) if request.study_storage else None,
         )
-        old = Manifest.read(request.folder)
-        if old is not None and self._records(request.study, request.folder):
-            for change in check_resumable(old, new):
-                self.view.event(f"note: {change}")
-            new = new.model_copy(update={"created": old.created})
-        new.write(request.folder)
-        self.manifest = new
+        self.terms, self.manifest = begin(self.storage, request, self.plan, new, self.view.event)
 
     def _search_stage(self, stack: ExitStack) -> Stage:
         request = self.request
@@ -182,13 +202,13 @@ class Driver:
             folder=request.folder,
             fence=self.lease.check,
             epoch=self.lease.epoch,
-            startup_trials=STARTUP_TRIALS,
+            startup_trials=request.startup_trials,
             repeats=request.repeats,
             max_failures=request.max_failures,
+            terms=self.manifest.terms,
         )
         stage = self._stage(request.study, request.folder, ledger, "trial", request.trials, stack)
-        facts = self.manifest.model_dump(mode="json")
-        stage.tracker.search_started(facts | {"trials": request.trials})
+        stage.tracker.search_started(self.manifest.facts())
         stage.catch_up()
         return stage
 
@@ -213,19 +233,30 @@ class Driver:
 
     def _confirm_stage(self, search: Stage, stack: ExitStack) -> Stage | None:
         """The sibling study of what is still to be confirmed; None where there is nothing."""
-        request, records = self.request, search.ledger.records()
-        found = summary.find(self.plan, records, [])
-        if request.confirm_seeds == 0 or found.best is None or found.baseline is None:
+        found = self._confirm_ledger(search)
+        if found is None:
             return None
-        wanted = confirm.entries([found.baseline, found.best], request.seed, request.confirm_seeds)
-        earlier = {record.baseline for record in self._confirmed()}
-        total = len(earlier | {entry.name for entry in wanted})
+        folder = self.request.folder / "confirm"
+        stage = self._stage(self._confirm_name, folder, *found, stack)
+        stage.tracker.search_started({"study": self._confirm_name, "confirms": self.request.study})
+        stage.catch_up()
+        return stage
+
+    def _confirm_ledger(self, search: Stage) -> tuple[Ledger, str, int] | None:
+        """The confirming study's ledger, the label of its trials, and how many are known by now."""
+        request, records, earlier = self.request, search.ledger.records(), self._confirmed()
+        objectives = self.plan.objectives
+        chosen = confirm.sides(records, self.plan.space, objectives, request.confirm)
+        wanted = confirm.entries(chosen, earlier, objectives, request.seed, request.confirm_seeds)
+        if not wanted:
+            return None
+        total = len({record.baseline for record in earlier} | {entry.name for entry in wanted})
         ledger = Ledger(
             storage=self.storage,
             study_name=self._confirm_name,
-            suggest=confirm.suggester(records, request.seed),
+            suggest=confirm.suggester(records, wanted, request.seed),
             baselines={entry.name: entry.params for entry in wanted},
-            objectives=self.plan.objectives,
+            objectives=objectives,
             rungs=None,
             sampler="random",
             seed=request.seed,
@@ -233,12 +264,9 @@ class Driver:
             folder=request.folder / "confirm",
             fence=self.lease.check,
             epoch=self.lease.epoch,
+            max_failures=request.max_failures,
         )
-        folder = request.folder / "confirm"
-        stage = self._stage(self._confirm_name, folder, ledger, "confirmation", total, stack)
-        stage.tracker.search_started({"study": self._confirm_name, "confirms": request.study})
-        stage.catch_up()
-        return stage
+        return ledger, "confirmation", total
 
     @property
     def _confirm_name(self) -> str:
@@ -261,8 +289,9 @@ class Driver:
             runner: Runner | None = None
             for confirming in (False, True):
                 stage = self._confirm_stage(search, stack) if confirming else search
-                if stage is None or stage.exhausted():
+                if stage is None or stage.exhausted() or (stage is search and self._out_of_time()):
                     continue
+                self.terms.enforce()
                 if runner is None:
                     self.view.event("starting Ray and the workers")
                     runner = cluster.enter_context(
@@ -278,12 +307,30 @@ class Driver:
                         )
                     )
                     self.view.event(runner.description)
-                runner.search(stage, stage.name, self.interrupt)
+                    self._slots = runner.slots
+                if stage is search:
+                    with self.clock:
+                        runner.search(stage, stage.name, AnyOf(self.interrupt, self.clock))
+                else:
+                    runner.search(stage, stage.name, self.interrupt)
                 if self.interrupt.requested:
                     return
+                # What the tuning of baselines has settled is only now known by name.
+                while confirming and (more := self._confirm_ledger(search)) is not None:
+                    if more[2] <= stage.total:
+                        break
+                    stage.ledger, _, stage.total = more
+                    runner.search(stage, stage.name, self.interrupt)
+                    if self.interrupt.requested:
+                        return
 
-    def _findings(self, search: Stage) -> summary.Findings:
-        return summary.find(self.plan, search.ledger.records(), self._confirmed())
+    def _out_of_time(self) -> bool:
+        if self.clock.requested:
+            self.view.event("the time budget is used up, so no trial is started")
+        return self.clock.requested
+
+    def _findings(self, search: Stage) -> Findings:
+        return find(self.plan, search.ledger.records(), self._confirmed())
 
     def _close(self, search: Stage, interrupted: bool, stopped: SearchStopped | None = None) -> int:
         """Files, summary, tracking; returns the exit status."""
@@ -295,8 +342,14 @@ class Driver:
         state = "interrupted" if interrupted else "completed" if completed else "failed"
         state = "failed" if stopped is not None else state
         facts: dict[str, Any] = {"status": state}
-        if findings.best is not None:
-            facts |= {"best_trial": findings.best.number, "best_value": findings.best.value}
+        winner = findings.winner
+        if winner is not None:
+            facts["best_trial"] = winner.number
+            if winner.value is not None:
+                facts["best_value"] = winner.value
+            else:
+                names = map(str, self.plan.objectives.parts)
+                facts["best_values"] = dict(zip(names, winner.values, strict=True))
         later(self.background, search.tracker.search_ended, facts, files)
         for stage in self.stages[1:]:
             later(self.background, stage.tracker.search_ended, {"status": state})
@@ -314,14 +367,19 @@ class Driver:
         if stopped is not None:
             return EXIT_ALL_FAILED
         summary.show(console, self.plan, findings)
+        if self.clock.requested and not search.exhausted():
+            console.print(
+                f"The time budget ended the search after {self.clock.spent:.0f} s of work; a larger"
+                " --time-budget goes on where it stopped."
+            )
         summary.show_places(console, self.request, files, self.command)
         return EXIT_OK if completed else EXIT_ALL_FAILED
 
-    def _write_files(self, findings: summary.Findings) -> list[Path]:
+    def _write_files(self, findings: Findings) -> list[Path]:
         """Result files, after a wait for space where there is none; nothing if that is interrupted."""
         folder = self.request.folder
         try:
-            return self.writing(lambda: summary.write_files(self.plan, findings), folder)
+            return self.writing(lambda: write_files(self.plan, findings), folder)
         except OSError as error:
             if not (self.interrupt.requested and is_full(error)):
                 raise
@@ -362,17 +420,45 @@ class Driver:
         """status.json, from which `--status` shows the running trials; and the view's counts."""
         self.lease.check()
         stage = self.stages[-1]
-        done = Counter(record.status for record in stage.ledger.records())
+        records = stage.ledger.records()
+        done = Counter(record.status for record in records)
         best = self.stages[0].ledger.best()
         self.view.state |= {
             "study": stage.name,
             "total": stage.total,
             "done": dict(done),
+            "budget_left": self.clock.left,
             "best": f"best so far: {_describe(best)}" if best else "",
+            **self._outlook(stage, records).to_dict(),
         }
-        state = {key: self.view.state.get(key) for key in ("study", "total", "done", "running")}
+        keys = ("study", "total", "done", "running", *Outlook.__dataclass_fields__)
+        state = {key: self.view.state.get(key) for key in keys}
         state |= {"time": time.time(), "ended": self._stopped.is_set()}
         write_atomic(self.request.folder / summary.STATUS_NAME, json.dumps(state, indent=1))
+        self.view.beat()
+
+    @cached_property
+    def _ladder(self) -> Ladder:
+        return ladder_of(self.plan)  # kept, since what it expects takes a while for many trials
+
+    def _outlook(self, stage: Stage, records: list[TrialRecord]) -> Outlook:
+        """How the stage stands, and when the search and its confirmation will end."""
+        ladder, afterwards = self._ladder, None
+        if stage is self.stages[0]:
+            afterwards = confirmation_work(self.plan, ladder.images[-1])
+        else:
+            ladder = Ladder(ladder.images[-1:], None, stage.total, stage.total)
+        found = look_ahead(
+            records,
+            ladder,
+            self.plan.objectives,
+            self._slots,
+            stage.clocks.images,
+            stage.clocks.pace,
+            afterwards,
+            self.clock.left if stage is self.stages[0] else None,
+        )
+        return replace(found, seconds_left=None, forecast="") if self._stopped.is_set() else found
 
 
 def _describe(record: TrialRecord) -> str:
@@ -383,17 +469,15 @@ def _describe(record: TrialRecord) -> str:
 def show_status(request: SearchRequest) -> int:
     """Print what a study holds and, where a driver is at work, its running trials. Reads only."""
     folder = request.folder
-    journal = request.study_storage or folder / JOURNAL_NAME
     try:
+        journal = find_study(folder, request.study_storage)
         records = read_records(open_storage(journal), request.study, folder)
     except StorageError as error:
         raise UserError(f"--status: {error}; name it by --study and --storage.") from None
-    summary.show_status(make_console(), request, records, read_lease(folder))
-    return EXIT_OK
-
-
-def dry_run(request: SearchRequest) -> int:
-    """Check everything that can be checked without Ray, and print what the search would do."""
-    usable_folder(request.storage)
-    summary.show_plan(make_console(), make_plan(request))
+    console, lease = make_console(), read_lease(folder)
+    summary.show_status(console, request, records, lease)
+    status = summary.read_status(request)
+    silent = time.time() - status.get("time", 0.0)
+    if lease is not None and lease.pid is not None and silent < summary.STALE_SECONDS:
+        show_outlook(console, status)
     return EXIT_OK

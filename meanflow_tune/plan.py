@@ -11,6 +11,7 @@ from meanflow_tune.search.draws import draw_baseline, draw_random
 from meanflow_tune.search.errors import SpaceError
 from meanflow_tune.search.objective import Objectives, SearchObjective
 from meanflow_tune.search.rungs import Rungs
+from meanflow_tune.search.sampler_check import check_sampler
 from meanflow_tune.search.spaces import Space, load_space
 
 DRAWS = 24
@@ -18,7 +19,10 @@ DRAWS = 24
 
 @dataclass(frozen=True)
 class Plan:
-    """What a search will do. `suggest` gives the resolved configuration of a trial as data."""
+    """What a search will do. `suggest` gives the resolved configuration of a trial as data.
+
+    independent: parameters that the sampler draws independently of all others and of the results.
+    """
 
     request: SearchRequest
     space: Space
@@ -27,6 +31,7 @@ class Plan:
     examples: tuple[TrialConfig, ...]
     data_fingerprint: str
     rungs: Rungs | None
+    independent: tuple[str, ...] = ()
 
     @property
     def objective(self) -> SearchObjective:
@@ -71,6 +76,15 @@ def make_plan(request: SearchRequest) -> Plan:
         raise UserError(f"--space {request.space}: {error}") from None
     _refuse_searched(request, plain)
     try:
+        independent = check_sampler(
+            request.sampler,
+            space.suggest,
+            len(objectives.parts),
+            list(space.baselines.values()),
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    try:
         examples = tuple(TrialConfig.from_dict(override(data, request.settings)) for data in plain)
     except ValueError as error:
         raise UserError(str(error)) from None
@@ -102,7 +116,7 @@ def make_plan(request: SearchRequest) -> Plan:
             "label_dropout and guidance need data with labels, but data has none; set them to 0 and "
             "null, or take labelled data."
         )
-    return Plan(request, space, objectives, suggest, examples, data.fingerprint, rungs)
+    return Plan(request, space, objectives, suggest, examples, data.fingerprint, rungs, independent)
 
 
 def make_rungs(request: SearchRequest) -> Rungs | None:

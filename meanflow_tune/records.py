@@ -77,7 +77,7 @@ class TrialRecord:
     reports: one a rung, ascending in images, of the trial's own run; rung_values, decisions: the
     objectives and the reason of the verdict at each of these rungs; repeats: the last reports of its
     repeats on other seeds; protected: drawn to be never stopped, so that rungs can be audited;
-    bracket: of successive halving, from 0.
+    bracket: of successive halving, from 0; terms: index of the manifest's terms under which it was made.
     """
 
     study: str
@@ -99,3 +99,4 @@ class TrialRecord:
     repeats: tuple[Report, ...] = ()
     protected: bool = False
     bracket: int = 0
+    terms: int = 0

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from meanflow_tune import summary
 from meanflow_tune.cluster.interrupt import Interrupt
 from meanflow_tune.files import is_full, no_space, space_again
+from meanflow_tune.progress import Clocks
 from meanflow_tune.records import INFEASIBLE, Job, Outcome, Report, TrialRecord
+from meanflow_tune.report_files import model_of, with_pictures
 from meanflow_tune.search.errors import LeaseLost
 from meanflow_tune.search.ledger import Ledger
 from meanflow_tune.search.rungs import show
@@ -70,14 +71,15 @@ class Stage:
         self._full: str | None = None  # the folder whose lack of space was told
         self._rows: dict[int, dict[str, Any]] = {}
         self._phase = ""
+        self.clocks = Clocks()
 
     def catch_up(self) -> None:
         """Tell tracking what a killed driver did not; pictures that were lost are drawn again."""
         records = [
-            replace(r, reports=tuple(summary.with_pictures(r, x) for x in r.reports))
+            replace(r, reports=tuple(with_pictures(r, x) for x in r.reports))
             for r in self.ledger.records()
         ]
-        self.tracker.catch_up(records, summary.model_of)
+        self.tracker.catch_up(records, model_of)
 
     def next_job(self) -> Job | None:
         """The next trial, unfinished ones of an earlier driver first; None when there is none now."""
@@ -120,6 +122,7 @@ class Stage:
         self._rows.pop(number, None)
         if number in self._refused:
             outcome = Outcome("failed", self._refused.pop(number), deterministic=True)
+        self.clocks.ended(number)
         if outcome.status == "running":
             return
         try:
@@ -157,6 +160,7 @@ class Stage:
         for number, progress in snapshot["progress"].items():
             if number in self._rows:
                 self._rows[number] |= progress
+                self.clocks.heard(number, progress)
         if self._phase == "" and any(row.get("phase") == "teacher" for row in self._rows.values()):
             self._phase = "teacher"
             self.view.event("training the teacher, once; later searches take it from the cache")
@@ -177,13 +181,11 @@ class Stage:
 
     def _track_end(self, record: TrialRecord, outcome: Outcome) -> None:
         # After its last report, which may still be on its way through the background thread.
-        later(self._background, self.tracker.ended, record, outcome, summary.model_of(record))
+        later(self._background, self.tracker.ended, record, outcome, model_of(record))
 
     def _track_report(self, record: TrialRecord, report: Report) -> None:
         try:
-            drawn = self._outbox.writing(
-                lambda: summary.with_pictures(record, report), Path(record.folder)
-            )
+            drawn = self._outbox.writing(lambda: with_pictures(record, report), Path(record.folder))
             self.tracker.reported(record, drawn)
         except Exception:
             log.exception("could not draw the samples of trial %d", record.number)

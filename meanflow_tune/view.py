@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console, Group
@@ -11,6 +12,9 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+BEAT_SECONDS = 60.0
+TALL = 36  # lines of a terminal that has room for a picture
 
 COLOURS = {
     "completed": "green",
@@ -26,7 +30,8 @@ COLOURS = {
 class View:
     """Shows `state` (filled by the driver) and events. Use as a context manager.
 
-    state keys: study, total, done (counts by status), best (text), running (list of rows), note.
+    state keys: study, total, done (counts by status), best (text), running (list of rows), note, and
+    those of `progress.Outlook`.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -38,6 +43,7 @@ class View:
         self._events: deque[str] = deque(maxlen=8)
         self._live: Live | None = None
         self._lock = threading.Lock()
+        self._beaten: tuple[float, int] = (self.began, 0)
 
     def __enter__(self) -> "View":
         if self.interactive:
@@ -71,6 +77,29 @@ class View:
             else:
                 print(f"{stamp} {text}", flush=True)
 
+    def beat(self) -> None:
+        """Where there is no live view: a line on where the search stands, now and then.
+
+        After BEAT_SECONDS, and earlier when trials ended.
+        """
+        if self.quiet or self.interactive or not self.state.get("total"):
+            return
+        ended, now = self._ended(), time.monotonic()
+        if ended == self._beaten[1] and now - self._beaten[0] < BEAT_SECONDS:
+            return
+        self._beaten = (now, ended)
+        done = self.state.get("done", {})
+        parts = [f"{ended}/{self.state['total']} trials"]
+        parts += [
+            f"{done[status]} {status}" for status in ("running", "paused") if done.get(status)
+        ]
+        words = [", ".join(parts), self.state.get("best"), self.state.get("forecast")]
+        self.event("; ".join(word for word in words if word))
+
+    def _ended(self) -> int:
+        done = self.state.get("done", {})
+        return sum(n for status, n in done.items() if status not in ("running", "paused"))
+
     def error(self, text: str) -> None:
         """A line on standard error, shown in every mode."""
         print(text, file=sys.stderr, flush=True)
@@ -78,9 +107,8 @@ class View:
     def _render(self) -> Group:
         state = dict(self.state)
         done = state.get("done", {})
-        finished = sum(n for status, n in done.items() if status != "running")
         head = Text(f"{state.get('study', '')}  ", style="bold")
-        head.append(f"{finished}/{state.get('total', '?')} trials", style="bold cyan")
+        head.append(f"{self._ended()}/{state.get('total', '?')} trials", style="bold cyan")
         for status, count in done.items():
             if count and status != "running":
                 head.append(f"  {count} {status}", style=COLOURS.get(status, ""))
@@ -88,6 +116,7 @@ class View:
         parts: list[Any] = [head]
         if state.get("best"):
             parts.append(Text(state["best"]))
+        bar = 24 if self.console.width >= 100 else 9
         table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
         for name in ("trial", "what", "phase", "progress", "images", "last rung"):
             table.add_column(name, header_style="dim", no_wrap=True)
@@ -97,14 +126,27 @@ class View:
                 row["name"],
                 row["what"],
                 row.get("phase", ""),
-                ProgressBar(total=of, completed=row.get("images", 0), width=24),
+                ProgressBar(total=of, completed=row.get("images", 0), width=bar),
                 f"{row['images']:,} / {row['of']:,}" if row.get("of") else "",
                 row.get("last", ""),
             )
         parts.append(table)
+        parts += outlook_lines(state, picture=self.console.height >= TALL)
         if state.get("note"):
             parts.append(Text(state["note"], style="dim"))
         return Group(*parts)
+
+
+def outlook_lines(state: Mapping[str, Any], picture: bool) -> list[Text]:
+    """What a `progress.Outlook` says, a text a line; picture: whether there is room for one."""
+    lines = [
+        Text(str(state[key]), style=style)
+        for key, style in (("forecast", "bold"), ("rungs", "dim"), ("front", ""))
+        if state.get(key)
+    ]
+    if picture:
+        lines += [Text(line, style="cyan", no_wrap=True) for line in state.get("picture") or ()]
+    return lines
 
 
 def make_console() -> Console:
@@ -117,3 +159,17 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def about(seconds: float) -> str:
+    """A length of time for a person: `40 s`, `12 min`, `1 h 20 min`, `2 d 3 h`."""
+    if seconds < 119.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(round(seconds / 3600), 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"

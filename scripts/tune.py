@@ -30,12 +30,16 @@ def main(argv: list[str] | None = None) -> int:
             request = SearchRequest(**values)
         except ValidationError as error:
             raise UserError("--" + describe(error).replace("_", "-")) from None
+        if flags["calibrate"] and not flags["dry_run"]:
+            raise UserError("--calibrate belongs to --dry-run: give both, or neither.")
+        if flags["dry_run"]:
+            from meanflow_tune import planner
+
+            return planner.dry_run(request, flags["calibrate"], flags["verbose"])
         from meanflow_tune import driver
 
         if flags["status"]:
             return driver.show_status(request)
-        if flags["dry_run"]:
-            return driver.dry_run(request)
         command = shlex.join([sys.executable, *sys.argv])
         return driver.run(request, command, quiet=flags["quiet"], verbose=flags["verbose"])
     except UserError as error:

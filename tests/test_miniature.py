@@ -14,8 +14,10 @@ from rich.console import Console
 
 from meanflow_tune import confirm, summary
 from meanflow_tune.config import TrialConfig
+from meanflow_tune.findings import Findings, find
 from meanflow_tune.plan import Plan, make_plan
 from meanflow_tune.records import Outcome, Report
+from meanflow_tune.report_files import write_files
 from meanflow_tune.request import SearchRequest
 from meanflow_tune.search.ledger import Ledger
 from meanflow_tune.search.rungs import Rungs
@@ -49,7 +51,7 @@ def run_all(ledger: Ledger, cache: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, summary.Findings]:
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Findings]:
     storage = tmp_path_factory.mktemp("miniature")
     settings = ("budget.images=3840", "teacher.budget.images=2560")
     request = SearchRequest(
@@ -76,13 +78,14 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, summary.Fi
     )
     run_all(ledger, request.teachers)
     ledger.end()
-    found = summary.find(plan, ledger.records(), [])
+    found = find(plan, ledger.records(), [])
     assert found.best is not None
     assert found.baseline is not None
-    wanted = confirm.entries([found.baseline, found.best], 0, 2)
+    chosen = confirm.sides(ledger.records(), plan.space, plan.objectives, 1)
+    wanted = confirm.entries(chosen, [], plan.objectives, 0, 2)
     again = Ledger(
         study_name="mini/confirm",
-        suggest=confirm.suggester(ledger.records(), 0),
+        suggest=confirm.suggester(ledger.records(), wanted, 0),
         baselines={entry.name: entry.params for entry in wanted},
         rungs=None,
         sampler="random",
@@ -91,10 +94,10 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, summary.Fi
         **common,
     )
     run_all(again, request.teachers)
-    return plan, summary.find(plan, ledger.records(), again.records())
+    return plan, find(plan, ledger.records(), again.records())
 
 
-def test_every_trial_ends_and_baselines_are_whole(searched: tuple[Plan, summary.Findings]) -> None:
+def test_every_trial_ends_and_baselines_are_whole(searched: tuple[Plan, Findings]) -> None:
     records = searched[1].records
     assert [record.number for record in records] == list(range(TRIALS))
     assert {record.status for record in records} <= {"completed", "pruned"}
@@ -102,12 +105,12 @@ def test_every_trial_ends_and_baselines_are_whole(searched: tuple[Plan, summary.
     assert all(len(record.reports) == 3 for record in records if record.status == "completed")
 
 
-def test_settings_reach_every_configuration(searched: tuple[Plan, summary.Findings]) -> None:
+def test_settings_reach_every_configuration(searched: tuple[Plan, Findings]) -> None:
     assert {record.config["budget"]["images"] for record in searched[1].records} == {3840}
 
 
 def test_the_baseline_is_the_best_of_its_learning_rates(
-    searched: tuple[Plan, summary.Findings],
+    searched: tuple[Plan, Findings],
 ) -> None:
     plan, found = searched
     values = {r.baseline: r.value for r in found.records if r.baseline in plan.space.reference}
@@ -116,23 +119,28 @@ def test_the_baseline_is_the_best_of_its_learning_rates(
     assert found.baseline.value == min(values.values())  # type: ignore[type-var]
 
 
-def test_the_confirmation_is_paired(searched: tuple[Plan, summary.Findings]) -> None:
-    plan, found = searched
-    paired = {entry.metric: entry for entry in found.paired(plan.objective)}
-    assert len(paired["objective"].differences) == 2
+def test_the_confirmation_is_paired(searched: tuple[Plan, Findings]) -> None:
+    _, found = searched
+    baseline, best = found.rows
+    assert len(baseline.seeds) == 2
+    assert baseline.against == {}
     runs = {(r.params["candidate"], r.params["seed"]): r for r in found.confirmed}
     assert found.best is not None
     assert found.baseline is not None
-    for seed, difference in paired["teacher_gap@1"].differences.items():
-        best = runs[found.best.number, seed].reports[-1].metrics["teacher_gap@1"]
-        baseline = runs[found.baseline.number, seed].reports[-1].metrics["teacher_gap@1"]
-        assert difference == pytest.approx(best - baseline, abs=1e-12)
+    differences = [
+        runs[found.best.number, seed].reports[-1].metrics["teacher_gap@1"]
+        - runs[found.baseline.number, seed].reports[-1].metrics["teacher_gap@1"]
+        for seed in baseline.seeds
+    ]
+    told = best.against["teacher_gap@1"]
+    assert told.mean == pytest.approx(sum(differences) / 2, abs=1e-12)
+    assert (told.low, told.high) == pytest.approx((min(differences), max(differences)))
     assert {r.config["evaluation"]["latent_seed"] for r in found.confirmed} != {20_000}
 
 
-def test_files_and_summary(searched: tuple[Plan, summary.Findings]) -> None:
+def test_files_and_summary(searched: tuple[Plan, Findings]) -> None:
     plan, found = searched
-    files = summary.write_files(plan, found)
+    files = write_files(plan, found)
     assert [path.name for path in files] == ["results.parquet", "best.json", "best.png"]
     frame = pd.read_parquet(files[0])
     rows = sum(len(record.reports) for record in [*found.records, *found.confirmed])
@@ -144,7 +152,8 @@ def test_files_and_summary(searched: tuple[Plan, summary.Findings]) -> None:
     summary.show(console, plan, found)
     summary.show_places(console, plan.request, files, "python scripts/tune.py --trials 6")
     printed = " ".join(text.getvalue().split())
-    assert "best - baseline, mean" in printed
+    assert f"{found.rows[1].name} - baseline" in printed
+    assert "chance alone says better once in 4 times" in printed
     assert "--trials 10" in printed, "the command that extends the search"
     for metric in ("objective", "teacher_gap@1", "teacher_gap@2"):
         assert any(f"{metric} {word}" in printed for word in ("better", "worse", "undecided"))

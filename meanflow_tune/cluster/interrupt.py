@@ -3,9 +3,27 @@
 import signal
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stop(Protocol):
+    """Something that may ask a search to stop: a signal, or a budget that is used up."""
+
+    @property
+    def requested(self) -> bool: ...
+
+
+class AnyOf:
+    """Requested once one of several is."""
+
+    def __init__(self, *stops: Stop) -> None:
+        self._stops = stops
+
+    @property
+    def requested(self) -> bool:
+        return any(stop.requested for stop in self._stops)
 
 
 class Interrupt:
@@ -24,7 +42,7 @@ class Interrupt:
         return self._event.is_set()
 
     def request(self) -> None:
-        """What the first signal does; also for a time budget that is used up."""
+        """What the first signal does."""
         self._event.set()
 
     def __enter__(self) -> "Interrupt":

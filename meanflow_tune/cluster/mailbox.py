@@ -24,7 +24,7 @@ class _Delivery:
     job: dict[str, Any]
     submitted: int
     events: list[dict[str, Any]] = field(default_factory=list)
-    verdicts: dict[int, bool] = field(default_factory=dict)
+    verdicts: dict[tuple[int, int], bool] = field(default_factory=dict)  # by repeat and images
     progress: dict[str, Any] = field(default_factory=dict)
     retries: int = 0
     cause: str = "its processes ended"
@@ -79,6 +79,7 @@ class Mailbox:
         self._slots: dict[str, _Slot] = {}
         self._broken: dict[str, str] = {}
         self._stopping = self._closed = False
+        self._round = 1  # one a search; a slot may hear of a stop when the next search has begun
         self._changed = asyncio.Condition()
 
     # ---- the trial's side -----------------------------------------------------------------
@@ -119,8 +120,8 @@ class Mailbox:
         await self._notify()
 
     async def next_job(self, slot: str, incarnation: str, wait: float = 10.0) -> dict[str, Any]:
-        """kind: job (with `job`), wait (ask again), close (end in peace), or stale or leave (end at
-        once).
+        """kind: job (with `job` and `round`), wait (ask again), close (end in peace), or stale or leave
+        (end at once).
 
         A job that this slot has begun and not ended is handed out again, after its back-off.
         """
@@ -136,7 +137,7 @@ class Mailbox:
                 return {"kind": "leave"}
             number = self._take()
             if number is not None:
-                return {"kind": "job", "job": self._hand_out(state, number)}
+                return self._order(state, number)
             if self._closed:
                 return {"kind": "close"}
             left = deadline - loop.time()
@@ -152,19 +153,20 @@ class Mailbox:
                 min([left, *(self._deliveries[n].due - self._clock() for n in self._queue)]),
             )
 
-    async def beat(self, slot: str, incarnation: str, leaving: bool = False) -> dict[str, bool]:
-        """A sign of life. stopping: end the job at a safe point; die: end the process now.
+    async def beat(self, slot: str, incarnation: str, leaving: bool = False) -> dict[str, Any]:
+        """A sign of life. stopping: the round whose jobs are to end at a safe point, 0 for none;
+        die: end the process now.
 
-        leaving: the process was told that its host is going away, so its slot stops like that.
+        leaving: the process was told that its host is going away, so its slot's job stops as well.
         """
         if self._stale(slot, incarnation):
-            return {"stopping": self._stopping, "die": True}
+            return {"stopping": self._round if self._stopping else 0, "die": True}
         state = self._slots[slot]
         state.seen = self._clock()
         if leaving and not state.leaving:
             state.leaving = True
             await self._notify()
-        return {"stopping": self._stopping or state.leaving, "die": False}
+        return {"stopping": self._round if self._stopping or state.leaving else 0, "die": False}
 
     async def tick(
         self, slot: str, incarnation: str, number: int, progress: dict[str, Any]
@@ -179,26 +181,24 @@ class Mailbox:
     ) -> bool:
         """Hand a rung's report to the driver and wait for its verdict: True to go on.
 
-        A rung that was judged before (the job began again below it) is answered at once.
+        A rung that was judged before (the job began again below it) is answered at once. The end of
+        a repeat has as many images as that of the trial's own run, and is another report.
         """
         if not self._holds(slot, incarnation, number):
             return False
-        delivery, images = self._deliveries[number], int(report["images"])
-        told = {e["report"]["images"] for e in delivery.events if e["kind"] == "report"}
-        if images not in told:
+        delivery, rung = self._deliveries[number], _rung(report)
+        if rung not in {_rung(e["report"]) for e in delivery.events if e["kind"] == "report"}:
             delivery.events.append({"kind": "report", "report": report})
             await self._notify()
-        while images not in delivery.verdicts:
+        while rung not in delivery.verdicts:
             self._slots[slot].moved = self._clock()
             await self._wait(
-                lambda: (
-                    images in delivery.verdicts or self._closed or self._stale(slot, incarnation)
-                ),
+                lambda: rung in delivery.verdicts or self._closed or self._stale(slot, incarnation),
                 30.0,
             )
             if not self._holds(slot, incarnation, number) or self._closed:
                 return False
-        return delivery.verdicts[images]
+        return delivery.verdicts[rung]
 
     async def done(self, slot: str, incarnation: str, number: int, outcome: dict[str, Any]) -> None:
         """A job has ended in one of the typed ways.
@@ -226,14 +226,19 @@ class Mailbox:
 
     # ---- the driver's side ----------------------------------------------------------------
 
-    async def verdict(self, number: int, images: int, go_on: bool) -> None:
+    async def verdict(self, number: int, images: int, go_on: bool, repeat: int = 0) -> None:
         """The driver's answer to a report."""
-        self._deliveries[number].verdicts[images] = go_on
+        self._deliveries[number].verdicts[repeat, images] = go_on
         await self._notify()
 
     async def forget(self) -> None:
-        """Drop what is over, before another study's jobs come, whose numbers begin at 0 again."""
+        """Drop what is over, before another study's jobs come, whose numbers begin at 0 again.
+
+        A stop of the search before (its time budget) does not hold for this one.
+        """
         self._deliveries = {n: d for n, d in self._deliveries.items() if not d.ended}
+        self._round += 1
+        self._stopping = self._closed
 
     async def stop_all(self) -> None:
         """Ask every job to end at a safe point, and give back those that have not begun."""
@@ -317,9 +322,9 @@ class Mailbox:
             self._queue.remove(number)
         return number
 
-    def _hand_out(self, state: _Slot, number: int) -> dict[str, Any]:
+    def _order(self, state: _Slot, number: int) -> dict[str, Any]:
         state.number, state.moved = number, self._clock()
-        return dict(self._deliveries[number].job)
+        return {"kind": "job", "job": dict(self._deliveries[number].job), "round": self._round}
 
     def _end(
         self,
@@ -360,6 +365,11 @@ class Mailbox:
             await asyncio.wait_for(wait(), seconds)
         except TimeoutError:
             return
+
+
+def _rung(report: dict[str, Any]) -> tuple[int, int]:
+    """What tells reports of a job apart: the repeat (0: the trial's own run) and the images."""
+    return int(report.get("repeat", 0)), int(report["images"])
 
 
 def start_mailbox(**options: Any) -> Any:

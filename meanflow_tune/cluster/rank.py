@@ -38,7 +38,10 @@ class Sink(Protocol):
     """How a job talks to the search. Only rank 0's report and tick reach it."""
 
     def report(self, report: dict[str, Any]) -> bool:
-        """Hand in a rung (`records.Report.to_dict()`); True to go on. Waits for the driver."""
+        """Hand in a rung (`records.Report.to_dict()`); True to go on. Waits for the driver.
+
+        At the last rung True means: make the repeats.
+        """
 
     def tick(self, progress: dict[str, Any]) -> None:
         """Live progress; cheap, never waits, may be dropped."""
@@ -55,7 +58,7 @@ class Line:
 
     def __init__(self, mailbox: Any, slot: str, incarnation: str) -> None:
         self.mailbox, self.slot, self.incarnation = mailbox, slot, incarnation
-        self.stopping = False
+        self.stopping = 0  # the round that is to stop
         threading.Thread(target=self._beat, name="mailbox-beat", daemon=True).start()
 
     def call(self, method: str, *arguments: Any) -> Any:
@@ -83,8 +86,9 @@ class Line:
 class JobSink:
     """The sink of one job on one rank."""
 
-    def __init__(self, line: Line, number: int, rank: int) -> None:
+    def __init__(self, line: Line, number: int, rank: int, search: int) -> None:
         self._line, self._number, self._rank, self._ticked = line, number, rank, 0.0
+        self._round = search
 
     def report(self, report: dict[str, Any]) -> bool:
         if self._rank != 0:
@@ -98,7 +102,7 @@ class JobSink:
             self._line.send("tick", self._number, progress)
 
     def stopping(self) -> bool:
-        return self._line.stopping
+        return self._line.stopping >= self._round
 
 
 def serve_slot(config: dict[str, Any]) -> None:
@@ -132,19 +136,19 @@ def serve_slot(config: dict[str, Any]) -> None:
             raise RuntimeError(f"a host of slot {slot} is going away; starting it elsewhere")
         if order["kind"] == "job":
             notice.serving(True)
-            _serve_one(serve, order["job"], rank, size, device, line)
+            _serve_one(serve, order, rank, size, device, line)
             notice.serving(False)
 
 
 def _serve_one(
-    serve: Serve, job: dict[str, Any], rank: int, size: int, device: str, line: Line
+    serve: Serve, order: dict[str, Any], rank: int, size: int, device: str, line: Line
 ) -> None:
     """One job. An exception becomes an end or a fault, and is raised if other ranks would hang."""
     from meanflow_tune.training.memory import free_memory
 
-    number = job["number"]
+    job, number = order["job"], order["job"]["number"]
     try:
-        outcome = serve(job, rank, size, device, JobSink(line, number, rank))
+        outcome = serve(job, rank, size, device, JobSink(line, number, rank, order["round"]))
     except Exception as error:
         end = _end_of(error)
         if end is None:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from meanflow_tune.cluster.interrupt import Interrupt
+from meanflow_tune.cluster.interrupt import Interrupt, Stop
 from meanflow_tune.cluster.session import join, start_local
 
 # Ray's own files; nothing that a search needs lies there.
@@ -67,6 +67,11 @@ class Runner:
         self._layout, self._storage = layout, storage
         self.description = f"{where}: {layout}"
 
+    @property
+    def slots(self) -> int:
+        """Trials at once."""
+        return self._layout.slots
+
     @classmethod
     @contextmanager
     def start(
@@ -120,7 +125,7 @@ class Runner:
             where = "Ray on this machine" if local else f"Ray cluster at {session.address}"
             yield cls(mailbox, slots, layout, storage, where)
 
-    def search(self, director: Any, name: str, interrupt: Interrupt) -> None:
+    def search(self, director: Any, name: str, interrupt: Stop) -> None:
         """Run `director`'s trials until it is exhausted or `interrupt` was requested."""
         import ray
 

@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 
 from meanflow_tune.cluster.errors import SlotsLost
 from meanflow_tune.cluster.follow import EVENT, JOB, follow
-from meanflow_tune.cluster.interrupt import Interrupt
+from meanflow_tune.cluster.interrupt import Interrupt, Stop
 from meanflow_tune.cluster.slots import Slots
 from meanflow_tune.records import Job, Outcome, Report
 
@@ -37,7 +37,11 @@ class Director(Protocol):
         """Whether `next_job` gives nothing any more (asked only while nothing runs)."""
 
     def on_report(self, number: int, report: Report) -> bool:
-        """A rung; True lets the trial go on. May come again with the same images."""
+        """A rung; True lets the trial go on. May come again with the same repeat and images.
+
+        At the last rung of the trial's own run True means: make the repeats that the job names; at
+        the end of a repeat: make the next one.
+        """
 
     def on_end(self, number: int, outcome: Outcome) -> None:
         """How a trial ended. Status `running`: it was interrupted and can go on another time."""
@@ -53,7 +57,7 @@ def run_search(
     storage_dir: Path | str,
     name: str,
     slots: Slots | None = None,
-    interrupt: Interrupt | None = None,
+    interrupt: Stop | None = None,
 ) -> None:
     """Run trials until the director is exhausted or `interrupt` is requested and all have ended.
 
@@ -105,7 +109,7 @@ class _Bridge:
         mailbox: Any,
         max_concurrent: int,
         slots: Slots | None,
-        interrupt: Interrupt,
+        interrupt: Stop,
     ) -> None:
         self._director, self._mailbox, self._max = director, mailbox, max_concurrent
         self._slots, self._interrupt = slots, interrupt
@@ -166,7 +170,7 @@ class _Bridge:
 
     def _report(self, number: int, report: Report) -> None:
         go_on = self._director.on_report(number, report)
-        self._mailbox.verdict.remote(number, report.images, go_on)
+        self._mailbox.verdict.remote(number, report.images, go_on, report.repeat)
 
     def _end(self, trial_id: str, outcome: Outcome) -> None:
         self._director.on_end(self._running.pop(trial_id), outcome)

@@ -1,147 +1,179 @@
-"""Reading the result of a search: who is ahead, and whether a winner wins again on other seeds."""
+"""Reading the result of a search: who is ahead, and what the runs on fresh seeds say about it."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from meanflow_tune.records import Status, TrialRecord
+from meanflow_tune.records import Report, Status, TrialRecord
+from meanflow_tune.search.noise import Interval, interval, lead
+from meanflow_tune.search.objective import Objectives, SearchObjective, measures
+from meanflow_tune.search.pareto import non_dominated, ranks
 
-BEST = "best"
+Word = Literal["better", "worse", "undecided"]
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One line of the leaderboard. value: the objective at the last rung; images: seen by then."""
+    """One line of the leaderboard. values: the objectives at the last rung; images: seen by then."""
 
     rank: int
     number: int
     status: Status
     baseline: str | None
-    value: float
+    values: tuple[float, ...]
     images: int
     metrics: dict[str, float]
 
 
 @dataclass(frozen=True)
-class Paired:
-    """One metric of the confirmation: best minus a baseline, trained on the same seeds.
+class Row:
+    """One side of the final table: a configuration trained on several seeds.
 
-    differences: seed -> difference (negative: the best has the smaller metric); mean over seeds;
-    standard_error of that mean, None for a single seed; relative: mean over the baseline's mean,
-    None where that is 0.
+    means: column -> mean over its seeds; against: column -> paired difference to the first side on the
+    seeds that both completed (empty for the first side itself); relative: the same as a share of the
+    first side's mean on those seeds, None where that is 0. seeds: of its completed runs.
     """
 
-    metric: str
-    baseline: str
-    best_mean: float
-    baseline_mean: float
-    differences: dict[int, float]
-    mean: float
-    standard_error: float | None
-    relative: float | None
+    name: str
+    seeds: tuple[int, ...]
+    means: dict[str, Interval]
+    against: dict[str, Interval]
+    relative: dict[str, float | None]
 
 
-def leaderboard(
-    records: Iterable[TrialRecord], direction: Literal["minimize", "maximize"] = "minimize"
-) -> list[Standing]:
-    """Completed trials by value, then the others by how far they came, then by value.
+def ranked(records: Iterable[TrialRecord], objectives: Objectives) -> tuple[TrialRecord, ...]:
+    """Completed trials, the best first.
 
-    Trials without a report, and diverged and failed ones, have no place.
+    One objective: by paired differences (`noise.lead`). Several: front by front, in each by the
+    distance to the ideal point, which has the best value of every objective on the first front; there
+    each objective is scaled by its spread.
     """
-    sign = 1.0 if direction == "minimize" else -1.0
-    placed = [
-        record
-        for record in records
-        if record.value is not None
-        and record.status in ("completed", "pruned", "paused", "running")
+    done = [r for r in records if r.status == "completed" and r.reports]
+    if objectives.single is not None or not done:
+        return lead(done, objectives.parts[0]).order
+    values = [objectives.values(record.reports[-1]) for record in done]
+    fronts = ranks(values, objectives.directions)
+    distances = ideal_distances(values, objectives)
+    rows = sorted(range(len(done)), key=lambda i: (fronts[i], distances[i], done[i].number))
+    return tuple(done[row] for row in rows)
+
+
+def front(records: Iterable[TrialRecord], objectives: Objectives) -> list[TrialRecord]:
+    """Completed trials that no completed one dominates, in the order of the first objective."""
+    done = [r for r in records if r.status == "completed" and r.reports]
+    values = [objectives.values(record.reports[-1]) for record in done]
+    best = non_dominated(values, objectives.directions)
+    sign = 1.0 if objectives.directions[0] == "minimize" else -1.0
+    chosen = [(sign * v[0], r.number, r) for v, r, b in zip(values, done, best, strict=True) if b]
+    return [record for _, _, record in sorted(chosen, key=lambda entry: entry[:2])]
+
+
+def ideal_distances(values: Sequence[Sequence[float]], objectives: Objectives) -> list[float]:
+    """Euclidean distance of each point to the ideal of the first front, in units of its spread."""
+    best = non_dominated(values, objectives.directions)
+    first = [point for point, on in zip(values, best, strict=True) if on]
+    ideal, scale = [], []
+    for column, direction in enumerate(objectives.directions):
+        on_front = [point[column] for point in first]
+        ideal.append(min(on_front) if direction == "minimize" else max(on_front))
+        scale.append((max(on_front) - min(on_front)) or 1.0)
+    return [
+        math.hypot(*((x - i) / s for x, i, s in zip(point, ideal, scale, strict=True)))
+        for point in values
     ]
 
-    def order(record: TrialRecord) -> tuple[bool, int, float, int]:
-        completed = record.status == "completed"
-        images = 0 if completed else -record.reports[-1].images
-        assert record.value is not None
-        return (not completed, images, sign * record.value, record.number)
 
+def leaderboard(records: Iterable[TrialRecord], objectives: Objectives) -> list[Standing]:
+    """Completed trials as `ranked`, then the others by how far they came, then by their front.
+
+    Trials without a report, and infeasible and failed ones, have no place.
+    """
+    every = list(records)
+    unfinished = [r for r in every if r.reports and r.status in ("pruned", "paused", "running")]
+    values = [objectives.values(record.reports[-1]) for record in unfinished]
+    fronts = ranks(values, objectives.directions)
+    rows = sorted(
+        range(len(unfinished)),
+        key=lambda i: (-unfinished[i].reports[-1].images, fronts[i], unfinished[i].number),
+    )
     return [
         Standing(
             rank=rank,
             number=record.number,
             status=record.status,
             baseline=record.baseline,
-            value=record.value if record.value is not None else math.nan,
+            values=objectives.values(record.reports[-1]),
             images=record.reports[-1].images,
             metrics=dict(record.reports[-1].metrics),
         )
-        for rank, record in enumerate(sorted(placed, key=order), start=1)
+        for rank, record in enumerate(
+            [*ranked(every, objectives), *(unfinished[row] for row in rows)], start=1
+        )
     ]
 
 
-def arm(record: TrialRecord) -> str:
-    """Which side of a confirmation a repeat is on: its baseline's name up to a "#", or "best".
+def columns(objectives: Objectives) -> dict[str, SearchObjective]:
+    """What tables show: every objective, and the metrics that it is made of, each with its direction.
 
-    Repeats are named "best#1", "backward_lr_mid#1" and so on; one without a name is the best's.
+    The one objective of a search is called `objective` where it combines several metrics.
     """
-    return BEST if record.baseline is None else record.baseline.split("#", 1)[0]
+    found: dict[str, SearchObjective] = {}
+    for part in objectives.parts:
+        combined = len(part.metrics) > 1
+        found["objective" if combined and objectives.single else str(part)] = part
+        if combined:
+            for name in part.metrics:
+                alone = SearchObjective(metrics=(name,), direction=part.direction)
+                found.setdefault(name, alone)
+    return found
 
 
-def confirm_table(
-    records: Iterable[TrialRecord], side: Callable[[TrialRecord], str] = arm
-) -> list[Paired]:
-    """Paired differences between the best configuration and each baseline, for every metric.
+def final_table(sides: Mapping[str, Iterable[TrialRecord]], objectives: Objectives) -> list[Row]:
+    """Means and paired differences of configurations that were trained on the same fresh seeds.
 
-    records: completed repeats of both on several seeds (`config["seed"]`); others are left out, and
-    so are metrics called loss/... A seed counts where both sides have completed it.
+    sides: name -> runs (`config["seed"]` tells pairs); the first one is what the others are compared
+    with. Runs that did not complete are left out; so are sides without a completed run.
 
     Raises:
-        ValueError: two completed repeats of one side have the same seed.
+        ValueError: two completed runs of one side have the same seed.
     """
-    sides: dict[str, dict[int, dict[str, float]]] = {}
-    for record in records:
-        if record.status != "completed" or not record.reports:
-            continue
-        name, seed = side(record), int(record.config["seed"])
-        seeds = sides.setdefault(name, {})
-        if seed in seeds:
-            raise ValueError(
-                f"two repeats of {name!r} have the seed {seed} (trial {record.number})"
-            )
-        seeds[seed] = record.reports[-1].metrics
-    best = sides.pop(BEST, {})
+    runs = {name: _by_seed(name, records) for name, records in sides.items()}
+    shown = columns(objectives)
+    reference = next(iter(runs.values()), {})
     table = []
-    for name, runs in sides.items():
-        common = sorted(best.keys() & runs.keys())
-        if not common:
+    for name, reports in runs.items():
+        if not reports:
             continue
-        for metric in _shared([*best.values(), *runs.values()]):
-            ours = {seed: best[seed][metric] for seed in common}
-            theirs = {seed: runs[seed][metric] for seed in common}
-            table.append(_pair(metric, name, ours, theirs))
+        common = [seed for seed in reports if seed in reference and reports is not reference]
+        row = Row(name, tuple(reports), {}, {}, {})
+        for column, objective in shown.items():
+            ours = {seed: objective.value(measures(report)) for seed, report in reports.items()}
+            row.means[column] = interval(list(ours.values()))
+            if common:
+                theirs = {seed: objective.value(measures(reference[seed])) for seed in common}
+                difference = interval([ours[seed] - theirs[seed] for seed in common])
+                mean = math.fsum(theirs.values()) / len(common)
+                row.against[column] = difference
+                row.relative[column] = difference.mean / mean if mean else None
+        table.append(row)
     return table
 
 
-def _shared(runs: list[dict[str, float]]) -> list[str]:
-    """Metrics that all runs have, in the order of the first, without losses."""
-    return [
-        name
-        for name in runs[0]
-        if not name.startswith("loss/") and all(name in metrics for metrics in runs)
-    ]
+def word(difference: Interval, direction: str) -> Word:
+    """What may be said of a paired difference: only an interval without 0 is better or worse."""
+    if not difference.excludes_zero:
+        return "undecided"
+    return "better" if (difference.mean < 0) == (direction == "minimize") else "worse"
 
 
-def _pair(metric: str, baseline: str, best: dict[int, float], other: dict[int, float]) -> Paired:
-    differences = {seed: best[seed] - other[seed] for seed in best}
-    count = len(differences)
-    mean = math.fsum(differences.values()) / count
-    squares = math.fsum((difference - mean) ** 2 for difference in differences.values())
-    other_mean = math.fsum(other.values()) / count
-    return Paired(
-        metric=metric,
-        baseline=baseline,
-        best_mean=math.fsum(best.values()) / count,
-        baseline_mean=other_mean,
-        differences=differences,
-        mean=mean,
-        standard_error=math.sqrt(squares / (count - 1) / count) if count > 1 else None,
-        relative=mean / other_mean if other_mean else None,
-    )
+def _by_seed(name: str, records: Iterable[TrialRecord]) -> dict[int, Report]:
+    found: dict[int, Report] = {}
+    for record in records:
+        if record.status != "completed" or not record.reports:
+            continue
+        seed = int(record.config["seed"])
+        if seed in found:
+            raise ValueError(f"two runs of {name!r} have the seed {seed} (trial {record.number})")
+        found[seed] = record.reports[-1]
+    return dict(sorted(found.items()))

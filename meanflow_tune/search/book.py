@@ -8,6 +8,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from meanflow_tune.records import INFEASIBLE, Outcome
+from meanflow_tune.search.current import current_name
 from meanflow_tune.search.errors import StudyChanged
 from meanflow_tune.search.objective import Objectives
 from meanflow_tune.search.view import IMPORTED, OUTCOME, stored_reports, stored_values
@@ -26,6 +27,8 @@ _STATES = {
 class Book:
     """What the ledger knows about its study and writes into it. fence: raises when the lease is lost.
 
+    name: the study's; stored: what Optuna calls its current generation.
+
     Raises:
         StudyChanged: the study was made for other objectives.
     """
@@ -41,8 +44,9 @@ class Book:
         self._fence = fence
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._fence()
+        self.stored = current_name(storage, name)
         self._study = self._open()
-        self._id = storage.get_study_id_from_name(name)
+        self._id = storage.get_study_id_from_name(self.stored)
 
     def check(self) -> None:
         """Raise LeaseLost where this driver must stop."""
@@ -110,10 +114,10 @@ class Book:
     def _open(self) -> optuna.Study:
         directions = list(self.objectives.directions)
         try:
-            study = optuna.load_study(study_name=self.name, storage=self.storage)
+            study = optuna.load_study(study_name=self.stored, storage=self.storage)
         except KeyError:
             study = optuna.create_study(
-                study_name=self.name, storage=self.storage, directions=directions
+                study_name=self.stored, storage=self.storage, directions=directions
             )
         made_for = study.user_attrs.get(OBJECTIVE)
         asked = [str(self.objectives), *directions]
@@ -122,6 +126,7 @@ class Book:
         elif made_for != asked:
             raise StudyChanged(
                 f"study {self.name} has the objective {' '.join(made_for)}, not {' '.join(asked)};"
-                " values of both cannot be compared, so give the search another study name"
+                " values of both cannot be compared: give the search another study name, or add"
+                " --accept-changes to have them computed anew"
             )
         return study

@@ -29,9 +29,11 @@ from meanflow_tune.search.errors import (
     one_line,
 )
 from meanflow_tune.search.judge import Judge, last_rung
+from meanflow_tune.search.laws import is_refused_law
 from meanflow_tune.search.objective import Objectives, SearchObjective
 from meanflow_tune.search.rungs import Rungs, Verdict
-from meanflow_tune.search.samplers import SamplerKind, draw_seed, make_sampler
+from meanflow_tune.search.samplers import SamplerKind, make_sampler
+from meanflow_tune.search.seeds import draw_seed
 from meanflow_tune.search.view import (
     ATTEMPT,
     BASELINE,
@@ -263,7 +265,7 @@ class Ledger:
             if now is not None and now != (was := trial.system_attrs.get(FIXED)):
                 raise StudyChanged(
                     f"baseline {name!r} is trial {trial.number} with the parameters {was}, but the"
-                    f" space now gives {now}; rename the baseline, or the study"
+                    f" space now gives {now}; rename the baseline or the study, or add --accept-changes"
                 )
 
     def _roll_forward(self) -> tuple[int, ...]:
@@ -326,14 +328,21 @@ class Ledger:
         sampler = make_sampler(self._sampler, self._seed, number, self._startup_trials)
         # A new study object has no cached trials, so that the history is the stored one.
         study = optuna.load_study(
-            study_name=self._name, storage=self._book.storage, sampler=sampler
+            study_name=self._book.stored, storage=self._book.storage, sampler=sampler
         )
         trial = Trial(study, self._book.trial_id(number))
         try:
-            config = _plain(self._suggest(trial))
+            config = plain(self._suggest(trial))
         except (StorageError, StudyInUse):
             raise
         except Exception as error:
+            if is_refused_law(error):
+                raise SpaceError(
+                    f"{one_line(error).rstrip('.')}: earlier trials have that parameter with other"
+                    " choices, another kind or another scale, and random draws of the space did not"
+                    " show it; give the parameter another name in the space, or the search another"
+                    " study name"
+                ) from error
             raise SpaceError(
                 f"the space gave no usable configuration for trial {number} with the parameters"
                 f" {trial.params}: {one_line(error)}"
@@ -367,7 +376,7 @@ class Ledger:
         return record
 
 
-def _plain(config: Any) -> dict[str, Any]:
+def plain(config: Any) -> dict[str, Any]:
     """A configuration as the JSON data that every later reader of the study sees."""
     data = config.to_dict() if hasattr(config, "to_dict") else config
     plain = json.loads(json.dumps(data, allow_nan=False))

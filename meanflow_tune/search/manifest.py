@@ -4,7 +4,8 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from meanflow_tune.settings import Settings
 
 MANIFEST_NAME = "manifest.json"
 PACKAGES = (
-    "meanflow-tune",
     "torch",
     "ray",
     "optuna",
@@ -27,15 +27,67 @@ PACKAGES = (
     "scikit-learn",
 )
 
-# Values of trials made under different terms of these are not comparable.
-BINDING = ("study", "space", "space_hash", "objective", "overrides", "data_fingerprint")
-ADVISORY = ("sampler", "seed", "rungs", "code_hash", "versions")
+UNBOUND = {"mlflow", "meanflow-tune"}  # determine no number (our own code has its own hashes)
+
+# The parts of meanflow_tune that determine numbers and decisions; the others show them, or keep them.
+DECIDING = (
+    "core",
+    "losses",
+    "weightings",
+    "time_samplers",
+    "ds_schedules",
+    "models",
+    "data",
+    "metrics",
+    "sources",
+    "overrides",
+    "config",
+    "ingredients",
+    "objective",
+    "training",
+    "search",
+    "confirm",
+)
+# Modules of `search` that decide nothing: they keep, copy, guard or analyse what was decided.
+KEEPING = (
+    "analysis",
+    "clock",
+    "copies",
+    "errors",
+    "fenced",
+    "lease",
+    "manifest",
+    "moved",
+    "storage",
+)
+
+# Values of trials made under different terms of these are not comparable without a word about it.
+BINDING = ("space_hash", "objective", "overrides", "data_fingerprint", "code", "versions")
+FREE = ("space", "sampler", "startup_trials", "seed", "rungs", "trials", "time_budget")
+
+
+class Change(Settings):
+    """An entry of a study's history.
+
+    time: unix seconds; changes: what differed, in words; first_trial: the first number that could
+    not have been asked for before; terms: index of the terms from then on; accepted: whether it
+    needed `--accept-changes`.
+    """
+
+    time: float
+    changes: tuple[str, ...]
+    first_trial: int
+    terms: int
+    accepted: bool
 
 
 class Manifest(Settings):
     """overrides: `path=value` settings of every trial; rungs: the early stopping, or "none".
 
-    space_hash, code_hash: of source files; created: unix seconds.
+    space_hash: of the space's file; code_hash: of all of meanflow_tune; code: part -> hash, of the
+    parts that determine numbers; created: unix seconds; terms: how often a change was accepted;
+    study_storage: URL of the study's database, None for the journal beside it. What a manifest of an
+    earlier version does not have is None, and is not compared.
     """
 
     study: str
@@ -51,6 +103,13 @@ class Manifest(Settings):
     code_hash: str
     versions: dict[str, str]
     created: float
+    code: dict[str, str] | None = None
+    startup_trials: int | None = None
+    trials: int | None = None
+    time_budget: float | None = None
+    study_storage: str | None = None
+    terms: int = 0
+    history: tuple[Change, ...] = ()
 
     @classmethod
     def make(
@@ -66,8 +125,13 @@ class Manifest(Settings):
         seed: int,
         rungs: str,
         data_fingerprint: str,
+        startup_trials: int | None = None,
+        trials: int | None = None,
+        time_budget: float | None = None,
+        study_storage: str | None = None,
     ) -> "Manifest":
         """A manifest for a study that starts now, with this machine's versions and code."""
+        package = Path(__file__).resolve().parents[1]
         return cls(
             study=study,
             space=space,
@@ -79,10 +143,19 @@ class Manifest(Settings):
             seed=seed,
             rungs=rungs,
             data_fingerprint=data_fingerprint,
-            code_hash=code_hash(Path(__file__).resolve().parents[1]),
+            code_hash=code_hash(package),
             versions=package_versions(),
             created=time.time(),
+            code=part_hashes(package),
+            startup_trials=startup_trials,
+            trials=trials,
+            time_budget=time_budget,
+            study_storage=study_storage,
         )
+
+    def facts(self) -> dict[str, Any]:
+        """What describes the search for others, without its history."""
+        return self.model_dump(mode="json", exclude={"history", "code"})
 
     def write(self, folder: Path) -> None:
         """Write manifest.json into a study's folder, atomically."""
@@ -106,34 +179,83 @@ class Manifest(Settings):
             raise StorageError(f"{path} is not a readable manifest: {one_line(error)}") from error
 
 
-def compare(old: Manifest, new: Manifest) -> list[str]:
-    """One sentence for each term that differs, the binding ones first."""
-    return [sentence for name in (*BINDING, *ADVISORY) for sentence in _change(name, old, new)]
+@dataclass(frozen=True)
+class Terms:
+    """What a driver goes on under, against what the study was made under.
+
+    manifest: to be written before anything is run; binding: changes that need a word, empty once
+    they are accepted; notes: what else changed, or what was accepted, one line each.
+    """
+
+    manifest: Manifest
+    binding: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def enforce(self) -> None:
+        """Called where work is left. Raises StudyChanged unless all changes are accepted."""
+        if self.binding:
+            raise StudyChanged(
+                f"study {self.manifest.study} cannot go on as before, because"
+                f" {'; '.join(self.binding)}. Undo that, give the search another study name, or"
+                " add --accept-changes to go on: every trial then keeps the index of its terms"
+            )
+
+    @property
+    def idle_notes(self) -> tuple[str, ...]:
+        """What to say where no work is left, so that nothing is refused."""
+        return tuple(f"note: {change}; no trial is left to run" for change in self.binding)
 
 
-def check_resumable(old: Manifest, new: Manifest) -> list[str]:
-    """The differences that are only worth a warning.
+def settle(old: Manifest | None, new: Manifest, trials: int, accept: bool) -> Terms:
+    """The terms of a driver. old: of the study's folder; trials: how many its study has.
 
     Raises:
-        StudyChanged: a binding term differs, so that the study's values would not be comparable.
+        StudyChanged: the folder is that of a study with another name.
     """
-    binding = [sentence for name in BINDING for sentence in _change(name, old, new)]
-    if binding:
+    if old is None:
+        return Terms(new)
+    if old.study != new.study:
         raise StudyChanged(
-            f"study {old.study} cannot go on, because {'; '.join(binding)}; undo that, or give the"
-            " search another study name"
+            f"the folder of study {new.study} was made for study {old.study}; give it its old name"
+            " back, or run the search under that name"
         )
-    return compare(old, new)
+    kept = {"created": old.created, "terms": old.terms, "history": old.history}
+    if trials == 0:
+        return Terms(new.model_copy(update=kept))
+    binding, free = compare(old, new, BINDING), compare(old, new, FREE)
+    history = list(old.history)
+    notes = [f"note: {change}" for change in free]
+    if free:
+        history.append(_entry(free, trials, old.terms, accepted=False))
+    terms = old.terms
+    if binding and accept:
+        terms += 1
+        history.append(_entry(binding, trials, terms, accepted=True))
+        notes += [f"accepted from trial {trials} on: {change}" for change in binding]
+    updated = new.model_copy(update=kept | {"terms": terms, "history": tuple(history)})
+    return Terms(updated, () if accept else tuple(binding), tuple(notes))
+
+
+def compare(old: Manifest, new: Manifest, names: Iterable[str] = (*BINDING, *FREE)) -> list[str]:
+    """One sentence for each term that differs."""
+    return [sentence for name in names for sentence in _change(name, old, new)]
 
 
 def code_hash(package: Path) -> str:
     """Hash of the names and contents of all .py files below a folder."""
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(package).as_posix()}\0{len(content)}\0".encode())
-        digest.update(content)
-    return digest.hexdigest()
+    return _hash(sorted(package.rglob("*.py")), package)
+
+
+def part_hashes(package: Path) -> dict[str, str]:
+    """part -> hash of its .py files, for the parts of DECIDING without the modules of KEEPING."""
+    found = {}
+    for part in DECIDING:
+        file = package / f"{part}.py"
+        files = [file] if file.exists() else sorted((package / part).rglob("*.py"))
+        kept = [f"search/{name}.py" for name in KEEPING]
+        files = [f for f in files if f.relative_to(package).as_posix() not in kept]
+        found[part] = _hash(files, package)
+    return found
 
 
 def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
@@ -147,22 +269,60 @@ def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
     return versions
 
 
+def _entry(changes: Iterable[str], first: int, terms: int, accepted: bool) -> Change:
+    return Change(
+        time=time.time(),
+        changes=tuple(changes),
+        first_trial=first,
+        terms=terms,
+        accepted=accepted,
+    )
+
+
+def _hash(files: Iterable[Path], root: Path) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
 def _change(name: str, old: Manifest, new: Manifest) -> list[str]:
     before, after = getattr(old, name), getattr(new, name)
-    if before == after:
+    if before == after or (before is None and name != "time_budget"):
         return []
     if name == "versions":
-        changed = {
-            package: (before.get(package, "none"), after.get(package, "none"))
-            for package in sorted(before | after)
-            if before.get(package) != after.get(package)
-        }
-        return [f"{package} was {was} and is {now}" for package, (was, now) in changed.items()]
-    if name.endswith("_hash"):
-        what = {"space_hash": "the source of the search space", "code_hash": "meanflow_tune's code"}
-        return [f"{what[name]} changed ({before[:8]} -> {after[:8]})"]
-    return [f"{name.replace('_', ' ')} was {_show(before)} and is {_show(after)}"]
+        # Only what the old one names: an earlier version may have recorded fewer.
+        both = before.keys() - UNBOUND
+        return [
+            f"{package} was {before[package]} and is {after.get(package, 'not installed')}"
+            for package in sorted(both)
+            if before[package] != after.get(package)
+        ]
+    if name == "code":
+        parts = sorted(set(before) | set(after))
+        changed = [part for part in parts if before.get(part) != after.get(part)]
+        return [f"the code of {', '.join(changed)} changed"]
+    if name == "space_hash":
+        return [f"the source of the search space changed ({before[:8]} -> {after[:8]})"]
+    return [f"{_TITLES.get(name, name)} was {_show(before)} and is {_show(after)}"]
+
+
+_TITLES: Mapping[str, str] = {
+    "data_fingerprint": "the fingerprint of the data",
+    "overrides": "--set",
+    "space": "--space",
+    "sampler": "--sampler",
+    "startup_trials": "--startup-trials",
+    "seed": "--seed",
+    "rungs": "early stopping",
+    "trials": "--trials",
+    "time_budget": "--time-budget",
+}
 
 
 def _show(value: Any) -> str:
-    return (" ".join(value) or "none") if isinstance(value, tuple) else str(value)
+    if isinstance(value, float):
+        return f"{value:g} s"
+    return (" ".join(value) or "none") if isinstance(value, tuple) else str(value or "none")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from meanflow_tune.search.pareto import places
-from meanflow_tune.search.samplers import draw_seed
+from meanflow_tune.search.seeds import draw_seed
 from meanflow_tune.settings import Settings
 
 Direction = Literal["minimize", "maximize"]

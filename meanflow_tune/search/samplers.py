@@ -1,48 +1,117 @@
-"""Samplers without a state of their own: a suggestion is a function of seed, number and history.
+"""Samplers without a state of their own: a suggestion is a function of seed, number and study.
 
 A kill in the middle of an ask therefore changes nothing: the parameters that were already stored
-are read back, and the others are drawn again from the same seeds.
+are read back, and the others are drawn again from the same seeds. No hook needs to be called:
+`before_trial` and `after_trial` do nothing in any of these. docs/samplers.md says what each learns.
 """
 
-import hashlib
 import warnings
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
 
+import optuna
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.samplers import (
+    BaseSampler,
+    GPSampler,
+    NSGAIISampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
+
+from meanflow_tune.search.cma import ReplayedCmaEs
+from meanflow_tune.search.sampler_view import sampler_view
+from meanflow_tune.search.seeds import draw_seed
 
 SamplerKind = Literal["tpe", "gp", "cmaes", "nsgaii", "qmc", "random"]
-SAMPLER_KINDS: tuple[SamplerKind, ...] = ("tpe", "random", "qmc")
+SAMPLER_KINDS: tuple[SamplerKind, ...] = get_args(SamplerKind)
+MODELLING: tuple[SamplerKind, ...] = ("tpe", "gp", "cmaes", "nsgaii")  # they learn from results
+
+# Parents of NSGA-II: Optuna's 50 would select nothing in a search of that many trainings.
+POPULATION = 20
+_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
-def draw_seed(seed: int, number: int, purpose: str) -> int:
-    """A 32-bit seed (what NumPy's RandomState takes) from search seed, trial number and purpose."""
-    text = f"{seed}/{number}/{purpose}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")
+def make_sampler(kind: SamplerKind, seed: int, number: int, startup_trials: int) -> BaseSampler:
+    """The sampler for one ask, of trial `number`; it is not used again.
+
+    startup_trials: completed and pruned trials, baselines included, before one of MODELLING models
+    anything; until then, parameters are drawn independently and blindly.
+
+    Raises:
+        ValueError: kind is unknown.
+    """
+    with _quiet():
+        return _make(kind, seed, number, startup_trials)
 
 
-class ReseededSampler(BaseSampler):
-    """One ask of trial `number`: every draw gets a fresh sampler, seeded by what is drawn."""
+def _make(kind: SamplerKind, seed: int, number: int, startup_trials: int) -> BaseSampler:
+    draw = draw_seed(seed, number, "relative")
+    if kind == "random":
+        return _Ask(_random(draw), _random, seed, number)
+    if kind == "qmc":
+        return _Ask(NumberedQMC(seed, number), _random, seed, number)
+    if kind == "tpe":
+        relative = _tpe(draw, startup_trials)
+        return _Ask(relative, lambda one: _tpe(one, startup_trials), seed, number, startup_trials)
+    if kind == "gp":
+        # One completed trial is what it cannot do without; startup trials are counted by _Ask.
+        gp = GPSampler(seed=draw, n_startup_trials=1, warn_independent_sampling=False)
+        return _Ask(gp, _random, seed, number, startup_trials, align_constraints=True)
+    if kind == "nsgaii":
+        return _Ask(SteadyNSGAII(draw), _random, seed, number, startup_trials)
+    if kind == "cmaes":
+        return _Ask(ReplayedCmaEs(draw), _random, seed, number, startup_trials)
+    raise ValueError(f"sampler {kind!r} is unknown; choose one of {', '.join(SAMPLER_KINDS)}")
 
-    def __init__(self, make: Callable[[int], BaseSampler], seed: int, number: int) -> None:
-        self._make = make
+
+class _Ask(BaseSampler):
+    """One ask of trial `number`.
+
+    relative: draws what is modelled together. independent: a sampler for one other parameter, from
+    the seed of its name. Both see the study without the trial that they are asked for: GP would
+    take what an earlier, killed ask stored of it for a running trial, and answer differently.
+    """
+
+    def __init__(
+        self,
+        relative: BaseSampler,
+        independent: Callable[[int], BaseSampler],
+        seed: int,
+        number: int,
+        startup_trials: int = 0,
+        align_constraints: bool = False,
+    ) -> None:
+        self._relative = relative
+        self._independent = independent
         self._seed = seed
         self._number = number
-        self._relative = make(draw_seed(seed, number, "relative"))
+        self._startup_trials = startup_trials
+        self._align_constraints = align_constraints
+        self._history: Study | None = None
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        return self._relative.infer_relative_search_space(study, trial)
+        history = self._without(study, trial)
+        if self._startup_trials:
+            finished = history.get_trials(deepcopy=False, states=_FINISHED)
+            if len(finished) < self._startup_trials:
+                return {}
+        with _quiet():
+            return self._relative.infer_relative_search_space(history, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return self._relative.sample_relative(study, trial, search_space)
+        if not search_space:
+            return {}
+        with _quiet():
+            return self._relative.sample_relative(self._without(study, trial), trial, search_space)
 
     def sample_independent(
         self,
@@ -51,8 +120,18 @@ class ReseededSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        sampler = self._make(draw_seed(self._seed, self._number, f"param/{param_name}"))
-        return sampler.sample_independent(study, trial, param_name, param_distribution)
+        history = self._without(study, trial)
+        with _quiet():
+            sampler = self._independent(draw_seed(self._seed, self._number, f"param/{param_name}"))
+            return sampler.sample_independent(history, trial, param_name, param_distribution)
+
+    def _without(self, study: Study, trial: FrozenTrial) -> Study:
+        if self._history is None:
+            view = sampler_view(study._storage, trial._trial_id, self._align_constraints)
+            self._history = optuna.load_study(
+                study_name=study.study_name, storage=view, sampler=self._relative
+            )
+        return self._history
 
 
 class NumberedQMC(QMCSampler):
@@ -62,16 +141,10 @@ class NumberedQMC(QMCSampler):
     search space from whichever trial finished first; both depend on more than seed and number.
     """
 
-    def __init__(self, seed: int, number: int, independent: BaseSampler) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            super().__init__(
-                qmc_type="sobol",
-                scramble=True,
-                seed=seed,
-                independent_sampler=independent,
-                warn_independent_sampling=False,
-            )
+    def __init__(self, seed: int, number: int) -> None:
+        super().__init__(
+            qmc_type="sobol", scramble=True, seed=seed, warn_independent_sampling=False
+        )
         self._number = number
 
     def infer_relative_search_space(
@@ -87,31 +160,54 @@ class NumberedQMC(QMCSampler):
         return self._number
 
 
-def make_sampler(kind: SamplerKind, seed: int, number: int, startup_trials: int) -> BaseSampler:
-    """The sampler for one ask, of trial `number`; it is not used again.
+class SteadyNSGAII(NSGAIISampler):
+    """NSGA-II in its steady-state form: the parents are the elite of all completed trials.
 
-    kind: "tpe" (random for the first startup_trials finished trials), "random" or "qmc".
-
-    Raises:
-        ValueError: kind is unknown.
+    Optuna numbers generations in the trials that it proposed itself, so that baselines, startup
+    trials of another sampler and imported trials never become parents, and a generation waits for
+    its slowest trial. Here the parents follow from the completed trials alone.
     """
-    if kind == "random":
-        return ReseededSampler(lambda draw: RandomSampler(seed=draw), seed, number)
-    if kind == "tpe":
-        return ReseededSampler(lambda draw: _tpe(draw, startup_trials), seed, number)
-    if kind == "qmc":
-        independent = ReseededSampler(lambda draw: RandomSampler(seed=draw), seed, number)
-        return NumberedQMC(seed, number, independent)
-    raise ValueError(f"sampler {kind!r} is unknown; choose one of {', '.join(SAMPLER_KINDS)}")
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(population_size=POPULATION, seed=seed)
+
+    def get_trial_generation(self, study: Study, trial: FrozenTrial) -> int:
+        return 1
+
+    def get_population(self, study: Study, generation: int) -> list[FrozenTrial]:
+        return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+    def get_parent_population(self, study: Study, generation: int) -> list[FrozenTrial]:
+        if generation == 0:
+            return []
+        parents = self.select_parent(study, generation)
+        return parents if len(parents) > 1 else []  # a crossover takes two
+
+
+def _random(seed: int) -> RandomSampler:
+    return RandomSampler(seed=seed)
 
 
 def _tpe(seed: int, startup_trials: int) -> TPESampler:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        return TPESampler(
-            seed=seed,
-            n_startup_trials=startup_trials,
-            multivariate=True,
-            group=True,
-            constant_liar=True,
-        )
+    return TPESampler(
+        seed=seed,
+        n_startup_trials=startup_trials,
+        multivariate=True,
+        group=True,
+        constant_liar=True,
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep from the terminal what samplers say about themselves: that they are experimental, that
+    a parameter is drawn independently (the plan says which), that GP has converged, or why it is slow.
+    """
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)

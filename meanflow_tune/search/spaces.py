@@ -7,7 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,7 +28,9 @@ class Space:
     suggest: gives a configuration for an Optuna trial; goal: what the study is to settle, one
     sentence; baselines: name -> every parameter, in the order in which they run; source_hash: of
     the file, so that a study notices when its space changed; reference: the baselines of which the
-    best is what proposed trials are compared with (the module's REFERENCE, else all).
+    best is what proposed trials are compared with (the module's REFERENCE, else all); families:
+    name -> baselines that differ in their learning rate only, of which the best stands for all (the
+    module's FAMILIES; a baseline that is in none is one by itself).
     """
 
     name: str
@@ -38,6 +40,7 @@ class Space:
     baselines: dict[str, dict[str, Any]]
     source_hash: str
     reference: tuple[str, ...]
+    families: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def load_space(name_or_path: str | Path) -> Space:
@@ -71,13 +74,9 @@ def load_space(name_or_path: str | Path) -> Space:
         objective=_objective(module.OBJECTIVE, path),
         baselines=_baselines(module.BASELINES, path),
         source_hash=hashlib.sha256(source).hexdigest(),
-        reference=tuple(getattr(module, "REFERENCE", module.BASELINES)),
+        reference=_reference(module, path),
+        families=_families(module, path),
     )
-    unknown = [name for name in space.reference if name not in space.baselines]
-    if unknown:
-        raise SpaceError(
-            f"REFERENCE of search space {path} names {unknown}, which are no BASELINES"
-        )
     for baseline, params in space.baselines.items():
         check_baseline(space.suggest, baseline, params)
     return space
@@ -188,3 +187,36 @@ def _baselines(baselines: object, path: Path) -> dict[str, dict[str, Any]]:
     except TypeError as error:
         raise SpaceError(f"BASELINES of search space {path} must be JSON data: {error}") from error
     return plain
+
+
+def _reference(module: ModuleType, path: Path) -> tuple[str, ...]:
+    reference = tuple(getattr(module, "REFERENCE", module.BASELINES))
+    unknown = [name for name in reference if name not in module.BASELINES]
+    if unknown:
+        raise SpaceError(
+            f"REFERENCE of search space {path} names {unknown}, which are no BASELINES"
+        )
+    return reference
+
+
+def _families(module: ModuleType, path: Path) -> dict[str, tuple[str, ...]]:
+    default = {"reference": module.REFERENCE} if hasattr(module, "REFERENCE") else {}
+    given = getattr(module, "FAMILIES", default)
+    if not isinstance(given, Mapping):
+        raise SpaceError(f"FAMILIES of search space {path} must map names to names of BASELINES")
+    families = {str(name): tuple(members) for name, members in given.items()}
+    named = [member for members in families.values() for member in members]
+    unknown = [name for name in named if name not in module.BASELINES]
+    twice = sorted({name for name in named if named.count(name) > 1})
+    if unknown or twice:
+        raise SpaceError(
+            f"FAMILIES of search space {path}: {', '.join(unknown or twice)} "
+            f"{'is no BASELINE' if unknown else 'is in two families'}"
+        )
+    alone = {name: (name,) for name in module.BASELINES if name not in named}
+    if clash := [name for name in alone if name in families]:
+        raise SpaceError(
+            f"FAMILIES of search space {path}: {', '.join(clash)} is also the name of a baseline that "
+            "is in no family"
+        )
+    return families | alone

@@ -14,6 +14,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from meanflow_tune.files import Writing, at_once, sync_folder
 from meanflow_tune.search.errors import StorageError
+from meanflow_tune.search.fenced import FencedStorage
 
 JOURNAL_NAME = "study.journal"
 
@@ -21,6 +22,11 @@ JOURNAL_NAME = "study.journal"
 def is_url(location: str | Path) -> bool:
     """Whether a storage location is a database URL rather than a path of a journal."""
     return isinstance(location, str) and "://" in location
+
+
+def shown_url(url: str) -> str:
+    """A URL without the password in it, for messages and files."""
+    return re.sub(r"://[^@/]*@", "://***@", url)
 
 
 class FencedJournal(JournalFileBackend):
@@ -66,8 +72,8 @@ def open_storage(
 ) -> BaseStorage:
     """Open the journal at a path, or the database at a URL.
 
-    fence: called before every write to a journal; None opens it for reading only, which never
-    touches the file. With a fence the caller holds the study's lease, so a torn last line is cut
+    fence: called before every write; None opens it for reading only, which never touches a
+    journal's file. With a fence the caller holds the study's lease, so a torn last line is cut
     off (a copy of the file stays beside it). recover: the lease was taken over from a dead driver,
     whose lock on the journal is then removed rather than waited for. writing: how a write to a journal
     is made; `files.Patience` waits while the disk is full.
@@ -77,13 +83,13 @@ def open_storage(
     """
     if is_url(location):
         try:
-            return get_storage(str(location))
+            inner = get_storage(str(location))
         except Exception as error:  # any driver of any database, each with its own errors
-            shown = re.sub(r"://[^@/]*@", "://***@", str(location))
             raise StorageError(
-                f"cannot open the study storage {shown}: {type(error).__name__}; check that the"
-                " database is up and that its driver is installed"
+                f"cannot open the study storage {shown_url(str(location))}: {type(error).__name__};"
+                " check that the database is up and that its driver is installed"
             ) from error
+        return FencedStorage(inner, fence, shown_url(str(location)))
     path = Path(location)
     try:
         if fence is None:

@@ -9,7 +9,9 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from meanflow_tune.records import Report, Status, TrialRecord
+from meanflow_tune.search.current import current_name, every_param
 from meanflow_tune.search.errors import StorageError
+from meanflow_tune.search.moved import here
 from meanflow_tune.search.rungs import Verdict
 
 BASELINE, CONFIG, ATTEMPT, OUTCOME = "baseline", "config", "attempt", "outcome"
@@ -91,7 +93,7 @@ def paused_at(trial: FrozenTrial) -> int | None:
 
 def to_record(trial: FrozenTrial, study_name: str, study_folder: Path) -> TrialRecord:
     """A trial whose configuration is stored, as the other layers see it."""
-    attrs = trial.user_attrs
+    attrs, folder = trial.user_attrs, trial_folder(study_folder, trial.number)
     entries = stored_reports(trial)
     rung_values = tuple(stored_values(entry) for entry in entries.values())
     values = rung_values[-1] if rung_values else ()
@@ -103,22 +105,25 @@ def to_record(trial: FrozenTrial, study_name: str, study_folder: Path) -> TrialR
         status=outcome.get("status", _STATUS[trial.state])
         if trial.state.is_finished()
         else unfinished,
-        params=dict(trial.params),
+        params=every_param(trial),
         config=attrs[CONFIG],
         value=values[0] if len(values) == 1 else None,
         baseline=attrs.get(BASELINE),
-        reports=tuple(Report(**entry["report"]) for entry in entries.values()),
+        reports=tuple(here(Report(**entry["report"]), folder) for entry in entries.values()),
         reason=outcome.get("reason", ""),
         attempt=attrs.get(ATTEMPT, 0),
-        folder=str(trial_folder(study_folder, trial.number)),
+        folder=str(folder),
         started=trial.datetime_start.timestamp() if trial.datetime_start else None,
         ended=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
         values=values,
         rung_values=rung_values,
         decisions=tuple(verdict_at(trial, images).reason for images in entries),
-        repeats=tuple(Report(**entry["report"]) for entry in stored_repeats(trial).values()),
+        repeats=tuple(
+            here(Report(**entry["report"]), folder) for entry in stored_repeats(trial).values()
+        ),
         protected=bool(attrs.get(PROTECTED, False)),
         bracket=int(attrs.get(BRACKET, 0)),
+        terms=int(attrs.get(TERMS, 0)),
     )
 
 
@@ -129,7 +134,8 @@ def read_records(storage: BaseStorage, study_name: str, study_folder: Path) -> l
         StorageError: the storage holds no study of this name.
     """
     try:
-        trials = storage.get_all_trials(storage.get_study_id_from_name(study_name), deepcopy=False)
+        stored = current_name(storage, study_name)
+        trials = storage.get_all_trials(storage.get_study_id_from_name(stored), deepcopy=False)
     except KeyError:
         known = ", ".join(sorted(optuna.get_all_study_names(storage))) or "none"
         raise StorageError(f"there is no study {study_name!r}; known: {known}") from None

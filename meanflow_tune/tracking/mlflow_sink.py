@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meanflow_tune.config import flatten
+from meanflow_tune.tracking.moved import adopt_artifacts, now_at
 from meanflow_tune.tracking.outbox import Event
 from meanflow_tune.tracking.replay import Rejected
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+log = logging.getLogger(__name__)
 SEARCH_TAG = "meanflow_tune.search"
 TRIAL_TAG = "meanflow_tune.trial"
 REPEAT_TAG = "meanflow_tune.repeat"
@@ -62,11 +64,13 @@ class MlflowSink:
     """Applies events by an `MlflowClient` of its own; the process-wide tracking URI is not touched.
 
     artifacts: root folder for artifacts, for a database URI; None leaves the place to the server.
+    storage: the folder of the studies, which may have been moved since an event was made.
     """
 
-    def __init__(self, uri: str, artifacts: Path | None) -> None:
+    def __init__(self, uri: str, artifacts: Path | None, storage: Path | None = None) -> None:
         self._uri = uri
         self._artifacts = artifacts
+        self._storage = storage
         self._connected: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
         self._runs: dict[tuple[str, str], str] = {}
@@ -84,7 +88,7 @@ class MlflowSink:
     def for_storage(cls, storage: Path, uri: str | None = None) -> "MlflowSink":
         """The sink for a storage folder: its own database, or the server or database at `uri`."""
         artifacts = default_artifacts(storage) if not (uri or "").startswith("http") else None
-        return cls(uri or default_uri(storage), artifacts)
+        return cls(uri or default_uri(storage), artifacts, storage)
 
     def prepare(self) -> None:
         """Connect: creates a SQLite database (10 s), or raises where a server cannot be reached."""
@@ -121,6 +125,10 @@ class MlflowSink:
 
     def _client(self) -> "MlflowClient":
         if self._connected is None:
+            if self._storage is not None and self._uri == default_uri(self._storage):
+                database = self._storage.resolve() / "mlflow.db"
+                for old in adopt_artifacts(database, default_artifacts(self._storage)):
+                    log.info("artifacts of MLflow were at %s and are here now", old)
             # Read when mlflow is first imported or used. No retries: the outbox does them.
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -194,6 +202,8 @@ class MlflowSink:
         if not any(file.path == "config.json" for file in self._client().list_artifacts(run)):
             self._client().log_dict(run, p["config"], "config.json")
         tags = {"attempt": p["attempt"], "state": "running", "rung": 0}
+        if p.get("terms"):  # what a change of code, space or data was accepted for
+            tags["terms"] = p["terms"]
         self._tag(run, tags | ({"baseline": p["baseline"]} if p["baseline"] else {}))
 
     def _reported(self, event: Event, p: dict[str, Any]) -> None:
@@ -234,7 +244,7 @@ class MlflowSink:
         self._client().log_batch(run, metrics=metrics, synchronous=True)
         for name, path in report["artifacts"].items():
             if path.endswith(".png"):
-                self._picture(run, name, Path(path), step, at)
+                self._picture(run, name, self._place(p, path), step, at)
         missing = sorted(values.keys() - finite.keys())
         self._tag(run, tags | ({"not_finite": ", ".join(missing)} if missing else {}))
 
@@ -246,7 +256,9 @@ class MlflowSink:
         if p["model"] is not None:
             tags = {TRIAL_TAG: f"{p['uid']}/{p['trial']}"}
             experiment = self._experiment(p["study"])
-            log_student(self._client(), experiment, run, tags, Path(p["model"]), p["images"])
+            log_student(
+                self._client(), experiment, run, tags, self._place(p, p["model"]), p["images"]
+            )
         self._end(run, RUN_STATUS[p["status"]], p["ended"] or event.time)
 
     def _search_ended(self, event: Event, p: dict[str, Any]) -> None:
@@ -254,8 +266,11 @@ class MlflowSink:
         status = summary.pop("status")
         self._tag(run, {"state": status, **summary})
         for path in p["files"]:
-            self._client().log_artifact(run, path)
+            self._client().log_artifact(run, str(self._place(p, path)))
         self._end(run, RUN_STATUS[status], event.time)
+
+    def _place(self, p: Mapping[str, Any], path: str) -> Path:
+        return Path(path) if self._storage is None else now_at(path, p["study"], self._storage)
 
     def _params(self, run: str, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param

@@ -38,6 +38,7 @@ class Tracker:
             trial=self._trial(record),
             baseline=record.baseline,
             attempt=attempt,
+            terms=record.terms,
             config=config,
             params=record.params,
             started=record.started,

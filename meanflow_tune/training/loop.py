@@ -54,7 +54,10 @@ class Diverged(ArithmeticError):
 
 @dataclass
 class Run:
-    """All state of a training run; what `state_dict` holds is all that a resume needs."""
+    """All state of a training run; what `state_dict` holds is all that a resume needs.
+
+    go_on: the sink's answer to the newest report; at the last rung it asks for repeats.
+    """
 
     config: TrialConfig
     world: World
@@ -65,6 +68,7 @@ class Run:
     step: int
     cost: dict[str, float]
     reports: list[Report]
+    go_on: bool = True
 
     @classmethod
     def start(
@@ -248,13 +252,16 @@ def train(
     fence: Callable[[], None] = lambda: None,
     warn: Callable[[str], None] = lambda line: None,
     phase: str = "train",
+    repeat: int = 0,
 ) -> Outcome:
     """Train `run` to the end of its budget, from the newest valid checkpoint below `folder`.
 
     Every rank calls it. At each rung: evaluate the moving average, save, report, and stop if the sink
     says so. `fence` is called before each write and raises when this run no longer owns `folder`.
-    Returns an Outcome: completed, pruned, diverged, or running (interrupted by `sink.stopping`). Raises
-    Interrupted where that came while the disk was full, so that nothing new could be saved.
+    repeat: a k-th repeat on another seed reports its end only, with this k; at its other rungs it
+    saves. Returns an Outcome: completed, pruned, diverged, or running (interrupted by
+    `sink.stopping`); `run.go_on` then holds the sink's answer to the last report. Raises Interrupted
+    where that came while the disk was full, so that nothing new could be saved.
     """
     world, budget = run.world, run.config.budget
     checkpoints = folder / "checkpoints"
@@ -311,6 +318,10 @@ def train(
         if run.step not in rungs:
             continue
         losses, run.cost = meter.flush(run.cost)
+        if repeat and run.step < budget.steps:
+            save()
+            meter = Meter(world)
+            continue
         metrics, artifacts = dict(losses), {}
         if evaluator is not None:
             run.ema.copy_to(average)
@@ -325,7 +336,7 @@ def train(
             grid = folder / "samples" / f"{run.images:012d}.npz"
             write(partial(evaluator.write_samples, grid, shown))
             artifacts["samples"] = str(grid)
-        report = world.share(Report(run.images, metrics, run.cost, time.time(), artifacts))
+        report = world.share(Report(run.images, metrics, run.cost, time.time(), artifacts, repeat))
         run.reports.append(report)
         save()
         go_on = _report(run, report, sink)
@@ -342,4 +353,5 @@ def _diverged(run: Run, reason: str) -> Outcome:
 
 
 def _report(run: Run, report: Report, sink: Sink) -> bool:
-    return run.world.share(sink.report(report) if run.world.leads else True)
+    run.go_on = run.world.share(sink.report(report) if run.world.leads else True)
+    return run.go_on

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,7 +67,10 @@ def serve_job(
     """Run one job to its end on this rank; every rank of the slot calls it with the same job.
 
     `cache` is the folder of teachers (`<storage>/teachers`). Returns an Outcome as data. The trained
-    student of a completed trial is left in `<job folder>/model`.
+    student of a completed trial is left in `<job folder>/model`. Where the verdict at the last rung
+    asks for it, the job's repeats follow, in `<job folder>/repeats/K`; a repeat that diverges ends
+    the trial so, with the seed as the reason: a configuration that trains on some seeds only must not
+    be taken for the best.
     """
     this, world = Job(**job), World(rank, size, device)
     if device.startswith("cuda"):
@@ -74,14 +78,27 @@ def serve_job(
     config, folder, wrapped = TrialConfig.from_dict(this.config), Path(this.folder), _Sink(sink)
     resources = _resources.setdefault((cache, world), Resources(Path(cache), world))
     try:
-        return _serve(this, config, world, folder, wrapped, resources).to_dict()
+        outcome, run = _train(this, config, folder, wrapped, resources)
+        for repeat, seed in enumerate(this.repeats, start=1):
+            if outcome.status != "completed" or not run.go_on:
+                break
+            again = config.model_copy(update={"seed": seed})
+            place = folder / "repeats" / str(repeat)
+            outcome, run = _train(this, again, place, wrapped, resources, repeat)
+            if outcome.status != "completed":
+                reason = f"repeat {repeat}, on seed {seed}: {outcome.reason}"
+                outcome = replace(outcome, reason=reason)
     except Interrupted as error:
-        return Outcome("running", str(error) or "interrupted").to_dict()
+        outcome = Outcome("running", str(error) or "interrupted")
+    return outcome.to_dict()
 
 
-def _serve(
-    job: Job, config: TrialConfig, world: World, folder: Path, sink: _Sink, resources: Resources
-) -> Outcome:
+def _train(
+    job: Job, config: TrialConfig, folder: Path, sink: _Sink, resources: Resources, repeat: int = 0
+) -> tuple[Outcome, Run]:
+    """One whole run in `folder`; the student of a trial's own run, once completed, is left there."""
+    world = resources.world
+
     def fence() -> None:
         check_fence(folder, job.epoch)
 
@@ -105,8 +122,11 @@ def _serve(
         # No fault of this trial's settings, so not its outcome: every trial would end like this.
         raise Unusable(f"data, teacher and evaluation do not fit into memory: {error}") from None
     run = Run.start(config, world, data, teacher, resources.initial(config))
-    outcome = train(run, folder, sink, evaluator, fence=fence, warn=log.warning)
-    if outcome.status == "completed":
+    phase = f"repeat {repeat}" if repeat else "train"
+    outcome = train(
+        run, folder, sink, evaluator, fence=fence, warn=log.warning, phase=phase, repeat=repeat
+    )
+    if outcome.status == "completed" and not repeat:
         state, shape, classes = run.averaged_state(), run.data.shape, run.data.classes
         write(lambda: export_student(folder / "model", job.config, state, shape, classes))
-    return outcome
+    return outcome, run

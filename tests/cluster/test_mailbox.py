@@ -103,6 +103,32 @@ def test_a_report_waits_for_the_driver_and_a_known_rung_does_not() -> None:
     run(scene())
 
 
+def test_the_end_of_a_repeat_is_not_taken_for_the_last_rung() -> None:
+    """Both have the same images: without the repeat in its key the second would never be told."""
+
+    async def scene() -> None:
+        mailbox = Mailbox()
+        await mailbox.hello("a", "a1")
+        await mailbox.submit(job(0))
+        await mailbox.next_job("a", "a1")
+        for repeat, go_on in enumerate((True, True, False)):
+            report = {"images": 100, "repeat": repeat}
+            waiting = asyncio.ensure_future(mailbox.report("a", "a1", 0, report))
+            events = await mailbox.events(0, repeat)
+            assert [event["report"]["repeat"] for event in events] == [repeat]
+            assert not waiting.done()
+            await mailbox.verdict(0, 100, go_on, repeat)
+            assert await waiting is go_on
+        # Begun again after a kill, the job tells all of it once more, and is answered at once.
+        answers = [
+            await mailbox.report("a", "a1", 0, {"images": 100, "repeat": k}) for k in range(3)
+        ]
+        assert answers == [True, True, False]
+        assert len(await mailbox.events(0, 0)) == 3
+
+    run(scene())
+
+
 def test_a_broken_off_job_begins_again_after_a_growing_pause_until_the_limit() -> None:
     """Stock Ray Tune retries at once, and its retries multiply with those of Ray Train."""
 
@@ -315,5 +341,41 @@ def test_slots_end_after_close() -> None:
         await asyncio.sleep(0)
         await mailbox.close()
         assert (await waiting)["kind"] == "close"
+
+    run(scene())
+
+
+def test_a_stop_holds_for_one_search_only() -> None:
+    """The time budget stops the search; its confirmation runs in the same slots right after."""
+
+    async def scene() -> None:
+        mailbox = Mailbox()
+        await mailbox.hello("a", "a1")
+        await mailbox.submit(job(0))
+        first = await mailbox.next_job("a", "a1")
+        await mailbox.stop_all()
+        heard = (await mailbox.beat("a", "a1"))["stopping"]
+        assert heard >= first["round"]
+        await mailbox.done("a", "a1", 0, {"status": "running", "reason": "interrupted"})
+        await mailbox.forget()
+        await mailbox.submit(job(0))
+        second = await mailbox.next_job("a", "a1")
+        assert second["kind"] == "job"
+        # What the slot heard before still stands there until its next beat, and must not stop this.
+        assert heard < second["round"]
+        assert not (await mailbox.beat("a", "a1"))["stopping"]
+        await mailbox.stop_all()
+        assert (await mailbox.beat("a", "a1"))["stopping"] == second["round"]
+
+    run(scene())
+
+
+def test_a_closed_mailbox_keeps_stopping() -> None:
+    async def scene() -> None:
+        mailbox = Mailbox()
+        await mailbox.hello("a", "a1")
+        await mailbox.close()
+        await mailbox.forget()
+        assert (await mailbox.beat("a", "a1"))["stopping"]
 
     run(scene())

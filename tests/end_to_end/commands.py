@@ -13,6 +13,8 @@ import pandas as pd
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from meanflow_tune.search.current import current_name
+
 ROOT = Path(__file__).parent.parent.parent
 SPACE = Path(__file__).parent / "tiny_space.py"
 
@@ -55,7 +57,7 @@ def storage_of(arguments: list[str]) -> Path:
 def study(storage: Path, name: str = "tiny_space") -> optuna.Study:
     """The study as Optuna itself reads it."""
     journal = JournalStorage(JournalFileBackend(str(storage / "tiny_space" / "study.journal")))
-    return optuna.load_study(study_name=name, storage=journal)
+    return optuna.load_study(study_name=current_name(journal, name), storage=journal)
 
 
 def states(storage: Path, name: str = "tiny_space") -> dict[int, str]:
@@ -82,7 +84,7 @@ def assert_agreement(storage: Path, trials: int, name: str = "tiny_space") -> No
     assert sorted(expected) == list(range(trials))
     frame = table(storage)
     frame = frame[frame["study"] == name]
-    assert not frame.duplicated(["number", "rung"]).any(), "a rung twice in the table"
+    assert not frame.duplicated(["number", "repeat", "rung"]).any(), "a rung twice in the table"
     assert dict(zip(frame["number"], frame["status"], strict=True)) == expected
     runs = mlflow_runs(storage, name)
     tags = Counter(run.data.tags.get("meanflow_tune.trial", "search") for run in runs)

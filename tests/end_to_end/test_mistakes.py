@@ -40,6 +40,7 @@ def one_line(done: subprocess.CompletedProcess[str], status: int, *words: str) -
         ),
         (["--set=teacher.label_dropout=0.1"], ["label_dropout", "data has none"]),
         (["--set=losses.form=average"], ["losses", "mixed_target"]),
+        (["--calibrate"], ["--calibrate", "--dry-run"]),
         (["--resume=must", "--study=absent"], ["--resume must", "absent"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,

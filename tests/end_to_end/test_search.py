@@ -13,6 +13,7 @@ import pytest
 
 from tests.end_to_end.commands import (
     ROOT,
+    SPACE,
     assert_agreement,
     command,
     environment,
@@ -74,7 +75,8 @@ def test_confirmation_retrains_both_on_fresh_seeds_and_latents(
     latents = {t.user_attrs["config"]["evaluation"]["latent_seed"] for t in confirmed}
     assert len(latents) == 1
     assert latents != {20_000}
-    assert "best - baseline, mean" in printed
+    assert " - baseline" in printed
+    assert "against the baseline" in printed
     assert_agreement(storage, 4, "tiny_space/confirm")
 
 
@@ -169,6 +171,48 @@ def test_a_finished_search_is_extended_with_two_ranks_a_trial(finished: tuple[Pa
     assert done.returncode == 0, done.stderr
     assert "1 trial at once, 2 ranks each" in done.stdout
     assert_agreement(storage, TRIALS + 2)
+
+
+def test_repeats_and_a_confirmation_of_all_baselines(tmp_path: Path) -> None:
+    """Survivors are repeated on one more seed, the same for all; every family has its best of rates."""
+    storage = tmp_path / "runs"
+    space = tmp_path / "space" / "tiny_space.py"
+    space.parent.mkdir()
+    # Two families of a single learning rate each, so that the confirmation tunes the second.
+    text = SPACE.read_text().replace(
+        'REFERENCE = ("backward", "backward_fast")', 'REFERENCE = ("backward",)'
+    )
+    space.write_text(text)
+    options = ("--repeats=1", "--confirm=2", "--confirm-seeds=1", f"--space={space}")
+    done = run(command(storage, *options, trials=5))
+    assert done.returncode == 0, done.stdout + done.stderr
+    trials = study(storage).trials
+    repeated = {t.number: t.user_attrs["repeat/1"] for t in trials if "repeat/1" in t.user_attrs}
+    assert repeated
+    assert all(trials[number].state.name == "COMPLETE" for number in repeated)
+    told = {t.number: t.value for t in trials if t.state.name == "COMPLETE"}
+    frame = table(storage)
+    own = frame[(frame["study"] == "tiny_space") & frame["is_last"]]
+    own = own[own["status"] == "completed"].set_index("number")["value"]
+    assert {n: own[n] for n in told} == told, "the told value is that of its own run"
+    rows = frame[(frame["study"] == "tiny_space") & (frame["repeat"] == 1)].set_index("number")
+    assert {n: rows["value"][n] for n in repeated} == {
+        n: entry["value"] for n, entry in repeated.items()
+    }
+    seeds = {
+        json.loads(path.read_text())["seed"]
+        for path in (storage / "tiny_space" / "trials").glob("*/repeats/1/config.json")
+    }
+    assert len(seeds) == 1
+    confirmed = study(storage, "tiny_space/confirm").trials
+    tuned = [t for t in confirmed if "learning_rate_factor" in t.params]
+    assert len(confirmed) >= 2 * 3 + 2 + 1
+    assert len(tuned) >= 2 * 3
+    assert {t.state.name for t in confirmed} == {"COMPLETE"}
+    assert "leader by paired differences on 2 seeds" in done.stdout or "not repeated" in done.stdout
+    again = run(command(storage, *options, trials=5))
+    assert again.returncode == 0
+    assert "starting Ray" not in again.stdout, "nothing is left to confirm"
 
 
 def wait_for(storage: Path, driver: subprocess.Popen[bytes], finished: int) -> None:

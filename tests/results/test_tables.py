@@ -36,7 +36,7 @@ def record(number: int, *reports: Report, **changes: Any) -> TrialRecord:
 
 
 def read(path: Path, records: list[TrialRecord]) -> pd.DataFrame:
-    write_results(path, records, lambda metrics: 10 * metrics["teacher_gap@1"])
+    write_results(path, records, ["gap"], lambda report: (10 * report.metrics["teacher_gap@1"],))
     return pd.read_parquet(path)
 
 
@@ -59,6 +59,31 @@ def test_one_row_a_trial_and_rung(tmp_path: Path) -> None:
     assert table["config.model.kind"].tolist() == ["mlp"] * 4
     assert table["config.nfe"].tolist() == ["[1, 2]"] * 4
     assert table["config.seed"].tolist() == [2**60, 2**60, 2**60 + 1, 2**60 + 2]
+
+
+def test_repeats_are_rows_of_their_own_after_the_rungs() -> None:
+    again = tuple(replace(report(20, 0.3 + 0.1 * k), repeat=k) for k in (1, 2))
+    whole = record(
+        0, report(10, 0.5), report(20, 0.25), repeats=again, decisions=("place 1 of 4", "the last")
+    )
+    table = results_table([whole], ["gap"], lambda one: (one.metrics["teacher_gap@1"],))
+    assert table["repeat"].tolist() == [0, 0, 1, 2]
+    assert table["rung"].tolist() == [1, 2, 2, 2]
+    assert table["is_last"].tolist() == [False, True, False, False], "the told value stays its own"
+    np.testing.assert_allclose(table["value"], [0.5, 0.25, 0.4, 0.5])
+    assert table["decision"].tolist()[:2] == ["place 1 of 4", "the last"]
+    assert not table.duplicated(["number", "repeat", "rung"]).any()
+
+
+def test_several_objectives_have_a_column_each_and_no_value() -> None:
+    names = ["teacher_gap@1", "cost"]
+    several = record(0, report(10, 0.5), report(20, 0.25), value=None, values=(0.25, 40.0))
+    table = results_table(
+        [several], names, lambda one: (one.metrics["teacher_gap@1"], one.cost["cpu_seconds"])
+    )
+    assert table["value"].isna().all()
+    assert table["objective.teacher_gap@1"].tolist() == [0.5, 0.25]
+    assert table["objective.cost"].tolist() == [20.0, 40.0]
 
 
 def test_the_columns_do_not_depend_on_the_order_or_number_of_trials(tmp_path: Path) -> None:

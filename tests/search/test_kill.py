@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from meanflow_tune.search.storage import JOURNAL_NAME
+from tests.search.sampler_play import SLOW_GP_KINDS
 from tests.search.studies import make_ledger, outcome_of, run_all, run_job, suggest
 
 
@@ -61,6 +62,23 @@ def test_killed_after_some_writes(whole: Path, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("error")
 def test_killed_after_every_single_write(whole: Path, tmp_path: Path) -> None:
     check_cuts(whole, tmp_path, every=1)
+
+
+@pytest.mark.parametrize("sampler", [k for k in SLOW_GP_KINDS if k != "tpe"])
+def test_killed_with_another_sampler(sampler: str, tmp_path: Path) -> None:
+    """Twelve trials, so that CMA-ES makes a step."""
+    settings: dict[str, Any] = {"sampler": sampler, "total": 12}
+    run_all(make_ledger(tmp_path, **settings))
+    if sampler == "cmaes":
+        assert '"told"' in (tmp_path / JOURNAL_NAME).read_text()
+    lines = (tmp_path / JOURNAL_NAME).read_bytes().splitlines(keepends=True)
+    expected = outcome_of(tmp_path)
+    for n in range(7, len(lines), len(lines) // 5):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        (folder / JOURNAL_NAME).write_bytes(b"".join(lines[:n]))
+        run_all(make_ledger(folder, **settings))
+        assert outcome_of(folder) == expected, f"killed at line {n}"
 
 
 @pytest.mark.parametrize("drawn", [1, 2, 3])

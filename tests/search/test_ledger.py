@@ -11,6 +11,7 @@ from meanflow_tune.search.errors import LeaseLost, SpaceError, StudyChanged
 from meanflow_tune.search.objective import SearchObjective
 from meanflow_tune.search.rungs import Rungs
 from meanflow_tune.search.storage import JOURNAL_NAME, open_storage
+from tests.search.sampler_play import SLOW_GP_KINDS
 from tests.search.studies import (
     BASELINES,
     NAME,
@@ -292,7 +293,7 @@ def test_losing_the_lease_in_the_middle_of_an_ask_is_not_blamed_on_the_space(
         make_ledger(tmp_path, fence=fence, suggest=loses, baselines={}).next()
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "qmc"])
+@pytest.mark.parametrize("sampler", SLOW_GP_KINDS)
 def test_same_seed_same_search_other_seed_another(tmp_path: Path, sampler: str) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         run_all(make_ledger(tmp_path / name, sampler=sampler, seed=seed, total=7))
@@ -315,7 +316,7 @@ def test_a_database_serves_as_well(tmp_path: Path) -> None:
 
 
 def test_unknown_sampler_leaves_no_study(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="tpe, random, qmc"):
+    with pytest.raises(ValueError, match="tpe, gp, cmaes, nsgaii, qmc, random"):
         make_ledger(tmp_path, sampler="best")
     assert (tmp_path / JOURNAL_NAME).read_text() == ""
 

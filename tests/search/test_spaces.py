@@ -59,6 +59,34 @@ def test_faulty_spaces_are_refused(tmp_path: Path, old: str, new: str, message: 
         load_space(write(tmp_path, text))
 
 
+FAMILY = TOY.replace("def suggest", 'BASELINES["one"] = {"x": 1.0, "kind": "b"}\n{}\ndef suggest')
+
+
+def test_baselines_come_in_families(tmp_path: Path) -> None:
+    """Without FAMILIES the reference is one; whatever is in none is one by itself."""
+    plain = load_space(write(tmp_path, FAMILY.replace("{}\ndef", "\ndef")))
+    assert plain.families == {"zero": ("zero",), "one": ("one",)}
+    text = FAMILY.replace("{}\ndef", 'REFERENCE = ("one",)\ndef')
+    assert load_space(write(tmp_path, text)).families == {"reference": ("one",), "zero": ("zero",)}
+    text = FAMILY.replace("{}\ndef", 'FAMILIES = {"both": ("one", "zero")}\ndef')
+    assert load_space(write(tmp_path, text)).families == {"both": ("one", "zero")}
+    assert load_space("second_order").families["reference"] == load_space("second_order").reference
+
+
+@pytest.mark.parametrize(
+    ("families", "message"),
+    [
+        ('("one",)', "must map names"),
+        ('{"a": ("two",)}', "FAMILIES .*two is no BASELINE"),
+        ('{"a": ("one",), "b": ("one",)}', "one is in two families"),
+        ('{"zero": ("one",)}', "zero is also the name of a baseline"),
+    ],
+)
+def test_faulty_families_are_refused(tmp_path: Path, families: str, message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        load_space(write(tmp_path, FAMILY.replace("{}\ndef", f"FAMILIES = {families}\ndef")))
+
+
 def test_unknown_spaces_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match=r"'secondorder' is unknown; known: .*second_order"):
         load_space("secondorder")
@@ -157,3 +185,38 @@ def test_no_parameter_is_asked_for_in_vain(
             moved = params | {name: low if params[name] != low else high}
             assert space.suggest(FixedTrial(moved)) != config, name
     assert len(seen) > 20
+
+
+def test_the_flat_space_is_the_same_question_in_numbers_alone(space: Any) -> None:
+    flat = load_space("second_order_flat")
+    assert (flat.goal, flat.objective, flat.reference) == (
+        space.goal,
+        space.objective,
+        space.reference,
+    )
+    assert list(flat.baselines) == list(space.baselines)
+    for name, params in flat.baselines.items():
+        ours = flat.suggest(FixedTrial(params)).to_dict()
+        theirs = space.suggest(FixedTrial(space.baselines[name])).to_dict()
+        for loss in ("backward", "forward", "second_order"):
+            share = [(one["losses"][loss] or {"share": 0.0})["share"] for one in (ours, theirs)]
+            assert share[0] == pytest.approx(share[1], abs=1e-15)
+        assert ours | {"losses": None} == theirs | {"losses": None}
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    signs = set()
+    for _ in range(60):
+        trial = study.ask()
+        config = flat.suggest(trial)
+        laws = trial.distributions
+        assert sorted(laws) == sorted(flat.baselines["forward"])
+        assert not any(
+            isinstance(law, optuna.distributions.CategoricalDistribution) for law in laws.values()
+        )
+        shares = [loss.share for loss in config.losses.active.values()]
+        assert len(shares) == 3
+        assert abs(math.fsum(shares) - 1.0) <= 2**-52
+        signs.add(math.copysign(1, config.losses.second_order.share))
+        for name, law in laws.items():
+            moved = trial.params | {name: law.low if trial.params[name] != law.low else law.high}
+            assert flat.suggest(FixedTrial(moved)) != config, name
+    assert signs == {-1, 1}

@@ -46,6 +46,12 @@ def test_rungs_count_from_one_and_the_value_belongs_to_the_last(tmp_path: Path) 
     assert seen == [(1, 0.5, "it goes on with 0.5"), (2, 0.25, "it goes on with 0.25")]
 
 
+def test_a_trial_made_under_accepted_changes_says_so(tmp_path: Path) -> None:
+    tracker = Tracker(Outbox(tmp_path), STUDY)
+    tracker.catch_up([make_record(0), replace(make_record(1), terms=2)])
+    assert [payload["terms"] for _, payload in told(tmp_path)] == [0, 2]
+
+
 def test_repeats_and_pauses_are_told_apart_from_rungs(tmp_path: Path) -> None:
     own, repeat = make_report(64, 0.5), replace(make_report(64, 0.4), repeat=1)
     tracker = Tracker(Outbox(tmp_path), STUDY)

@@ -1,0 +1,56 @@
+"""A storage folder that was moved, renamed or copied: MLflow's database holds absolute places.
+
+MLflow can change none of them, so its SQLite file is changed here, before MLflow opens it.
+"""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+# The tables and columns of MLflow that say where artifacts are.
+PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+)
+
+
+def adopt_artifacts(database: Path, artifacts: Path) -> list[str]:
+    """Make the database point at `artifacts`; returns the earlier roots, empty where none differed.
+
+    Only experiments that were made with such a root (ROOT/EXPERIMENT, ROOT called as today) count.
+    """
+    if not database.exists():
+        return []
+    new = artifacts.as_uri()
+    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        known = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+        if "experiments" not in known:
+            return []
+        rows = connection.execute("SELECT name, artifact_location FROM experiments").fetchall()
+        roots = {_root(name, place, artifacts.name) for name, place in rows} - {None, new}
+        for old in sorted(root for root in roots if root is not None):
+            for table, column in PLACES:
+                if table in known:
+                    connection.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?)"
+                        f" WHERE substr({column}, 1, ?) = ?",
+                        (new, len(old) + 1, len(old) + 1, f"{old}/"),
+                    )
+        return sorted(root for root in roots if root is not None)
+
+
+def now_at(path: str, study: str, storage: Path) -> Path:
+    """Where a file of a study is today, if it is not where an event of the outbox says."""
+    given = Path(path)
+    _, found, inside = path.rpartition(f"/{study}/")
+    moved = storage / study / inside
+    return moved if found and not given.exists() and moved.exists() else given
+
+
+def _root(experiment: str, place: str | None, name: str) -> str | None:
+    end = f"/{name}/{quote(experiment)}"
+    if not place or not place.startswith("file:") or not place.endswith(end):
+        return None
+    return place[: -len(end)] + f"/{name}"
