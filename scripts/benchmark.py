@@ -10,6 +10,8 @@ from meanflow_tune.cli import make_parser
 EXAMPLES = """examples:
   python scripts/benchmark.py slots                 two slots of one rank against one slot of two
   python scripts/benchmark.py slots --trials 6 --images 76800
+  python scripts/benchmark.py search                overhead of a trial, ours and others
+  python scripts/benchmark.py search --bookkeeping --resume
   python scripts/benchmark.py derivatives           cost and error of exact derivatives
   python scripts/benchmark.py derivatives --networks dit unet --tables cost --no-compile
   python scripts/benchmark.py derivatives --device cuda --precision bfloat16 --json h100.json
@@ -34,6 +36,15 @@ def parser() -> argparse.ArgumentParser:
     )
     slots.add_argument(
         "--cache", type=Path, metavar="DIR", help="cache of teachers, such as runs/teachers"
+    )
+    from meanflow_tune.benchmarks.search import add_arguments
+
+    add_arguments(
+        commands.add_parser(
+            "search",
+            help="what a search costs beside training, ours and others",
+            allow_abbrev=False,
+        )
     )
     _derivatives(
         commands.add_parser(
@@ -106,6 +117,10 @@ def main(argv: list[str] | None = None) -> int:
             from meanflow_tune.benchmarks.slots import slots
 
             return slots(**arguments)
+        if name == "search":
+            from meanflow_tune.benchmarks.search import search
+
+            return search(**arguments, command=command)
         if name == "replay":
             return replay_options.run(arguments, command)
         from meanflow_tune.benchmarks.derivatives import derivatives
