@@ -89,6 +89,9 @@ def _tune(
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             raise RuntimeError(f"trial {trial.trial_id} failed")
 
+        def __reduce__(self) -> tuple[Any, ...]:
+            return tune.Callback, ()  # Tune pickles its settings, and `tell` holds a pipe
+
     done: set[str] = set()
     with _ray():
         results = tune.Tuner(
