@@ -150,7 +150,7 @@ class _Simulated(_Offline):
             again = count in {report.images for report in reported}
             if not again:
                 before = reported[-1].images if reported else 0
-                self._train(number, SECONDS * (count - before) / images[-1])
+                self._train(number, before, count, images[-1])
                 reported.append(simulated_report(config, count))
             with self._timed() as cost:
                 report = next(r for r in reported if r.images == count)
@@ -166,14 +166,14 @@ class _Simulated(_Offline):
         self._book(number, cost)
         return outcome.status
 
-    def _train(self, number: int, seconds: float) -> None:
+    def _train(self, number: int, before: int, images: int, of: int) -> None:
         """Let simulated time pass, in which the live view and the status file are kept."""
-        self.books.trained += seconds
+        self.books.trained += SECONDS * (images - before) / of
+        progress = {"phase": "train", "images": images, "of": of, "loss": 0.1}
         while self._looked < self.books.trained:
             self._looked += 1.0
             with self._timed() as cost:
-                seen = {"phase": "train", "images": 0, "of": 1}
-                self.stages[-1].on_tick({"progress": {number: seen}})
+                self.stages[-1].on_tick({"progress": {number: progress}})
                 self.status.write()
             self._book(number, cost)
             self.books.status += cost[0]

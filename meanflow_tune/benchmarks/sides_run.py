@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import secrets
 import statistics
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def measure(
             [sys.executable, "-m", "meanflow_tune.benchmarks.sides", *arguments],
             stdout=subprocess.PIPE,
             stderr=log,
-            env=os.environ | {"PYTHONPATH": paths},
+            env=_environment(paths),
         ) as process,
         Family(process.pid) as family,
     ):
@@ -99,6 +100,17 @@ def measure(
             found.processor = (last - first) / len(found.seconds)
         found.useful = math.fsum(training[1:]) / (ends[-1] - ends[0])
     return found
+
+
+def _environment(paths: str) -> dict[str, str]:
+    """Set before Ray is imported: its own token, so that it writes none into the home folder."""
+    own = {
+        "PYTHONPATH": paths,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    return {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | own
 
 
 def _lines(process: "subprocess.Popen[bytes]") -> "SimpleQueue[bytes | None]":

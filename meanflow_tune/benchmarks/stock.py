@@ -1,7 +1,5 @@
 """The other sides of `benchmark.py search`: Ray Tune, Ray Train and Optuna as their manuals use them."""
 
-import os
-import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,6 +88,9 @@ def _tune(
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             raise RuntimeError(f"trial {trial.trial_id} failed")
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return tune.Callback, ()  # Tune pickles its settings, and `tell` holds a pipe
 
     done: set[str] = set()
     with _ray():
@@ -200,10 +201,7 @@ def _shared(reports: list[dict[str, Any]], size: int) -> list[dict[str, Any]]:
 
 @contextmanager
 def _ray() -> Iterator[None]:
-    """A plain Ray on this machine, with a token of its own and no files beside it."""
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0"}
-    os.environ.pop("RAY_ADDRESS", None)
+    """A plain Ray on this machine."""
     import ray
 
     ray.init("local", num_cpus=CPUS, include_dashboard=False, log_to_driver=False)
