@@ -13,7 +13,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ from meanflow_tune.stage import Stage, later
 from meanflow_tune.terms import begin
 from meanflow_tune.tracking.mlflow_sink import MlflowSink
 from meanflow_tune.tracking.outbox import Outbox
-from meanflow_tune.tracking.replay import Replayer
+from meanflow_tune.tracking.replay import Replayer, Sink
 from meanflow_tune.view import View, make_console
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,12 @@ def _put_aside(request: SearchRequest) -> None:
 
 
 class Driver:
-    """One run of the command, from a held lease to the summary."""
+    """One run of the command, from a held lease to the summary.
+
+    serve: what a slot does with a job, in place of training it (see `cluster.rank.Serve`).
+    """
+
+    serve: Any = None
 
     def __init__(self, plan: Plan, lease: Lease, view: View, command: str, verbose: bool) -> None:
         self.plan, self.request = plan, plan.request
@@ -130,14 +135,11 @@ class Driver:
     def run(self) -> int:
         """Returns the exit status."""
         request, lease = self.request, self.lease
+        opened = partial(
+            open_storage, fence=lease.check, recover=lease.taken_over, writing=self.writing
+        )
         self.storage = open_study(
-            request.folder,
-            request.study,
-            request.study_storage,
-            lease.check,
-            recover=lease.taken_over,
-            say=self.view.event,
-            writing=self.writing,
+            request.folder, request.study, request.study_storage, opened, self.view.event
         )
         self._check_manifest()
         if note := independent_note(request.sampler, self.plan.independent):
@@ -223,13 +225,16 @@ class Driver:
     ) -> Stage:
         folder.mkdir(parents=True, exist_ok=True)
         outbox = Outbox(folder, self.lease.check, self.writing)
-        sink = MlflowSink.for_storage(self.request.storage, self.request.tracking_uri)
-        replayer = stack.enter_context(Replayer(outbox, sink))
+        replayer = stack.enter_context(Replayer(outbox, self._sink()))
         stage = Stage(
             name, ledger, outbox, replayer, self.view, self.background, label, total, self.interrupt
         )
         self.stages.append(stage)
         return stage
+
+    def _sink(self) -> Sink:
+        """Where tracking ends up; a measurement of the search alone puts nothing there."""
+        return MlflowSink.for_storage(self.request.storage, self.request.tracking_uri)
 
     def _confirm_stage(self, search: Stage, stack: ExitStack) -> Stage | None:
         """The sibling study of what is still to be confirmed; None where there is nothing."""
@@ -237,40 +242,22 @@ class Driver:
         if found is None:
             return None
         folder = self.request.folder / "confirm"
-        stage = self._stage(self._confirm_name, folder, *found, stack)
+        ledger, total = found
+        stage = self._stage(self._confirm_name, folder, ledger, "confirmation", total, stack)
         stage.tracker.search_started({"study": self._confirm_name, "confirms": self.request.study})
         stage.catch_up()
         return stage
 
-    def _confirm_ledger(self, search: Stage) -> tuple[Ledger, str, int] | None:
-        """The confirming study's ledger, the label of its trials, and how many are known by now."""
-        request, records, earlier = self.request, search.ledger.records(), self._confirmed()
-        objectives = self.plan.objectives
-        chosen = confirm.sides(records, self.plan.space, objectives, request.confirm)
-        wanted = confirm.entries(chosen, earlier, objectives, request.seed, request.confirm_seeds)
-        if not wanted:
-            return None
-        total = len({record.baseline for record in earlier} | {entry.name for entry in wanted})
-        ledger = Ledger(
-            storage=self.storage,
-            study_name=self._confirm_name,
-            suggest=confirm.suggester(records, wanted, request.seed),
-            baselines={entry.name: entry.params for entry in wanted},
-            objectives=objectives,
-            rungs=None,
-            sampler="random",
-            seed=request.seed,
-            total=total,
-            folder=request.folder / "confirm",
-            fence=self.lease.check,
-            epoch=self.lease.epoch,
-            max_failures=request.max_failures,
+    def _confirm_ledger(self, search: Stage) -> tuple[Ledger, int] | None:
+        """The confirming study and how many of its runs are known by now; None without any."""
+        records, lease = search.ledger.records(), self.lease
+        return confirm.make_ledger(
+            self.plan, self.storage, records, self._confirmed(), lease.check, lease.epoch
         )
-        return ledger, "confirmation", total
 
     @property
     def _confirm_name(self) -> str:
-        return f"{self.request.study}/confirm"
+        return confirm.study_name(self.request)
 
     def _confirmed(self) -> list[TrialRecord]:
         return self._records(self._confirm_name, self.request.folder / "confirm")
@@ -304,6 +291,7 @@ class Driver:
                             storage=request.storage,
                             interrupt=self.interrupt,
                             verbose=self.verbose,
+                            serve=self.serve,
                         )
                     )
                     self.view.event(runner.description)
@@ -317,9 +305,9 @@ class Driver:
                     return
                 # What the tuning of baselines has settled is only now known by name.
                 while confirming and (more := self._confirm_ledger(search)) is not None:
-                    if more[2] <= stage.total:
+                    if more[1] <= stage.total:
                         break
-                    stage.ledger, _, stage.total = more
+                    stage.ledger, stage.total = more
                     runner.search(stage, stage.name, self.interrupt)
                     if self.interrupt.requested:
                         return

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +76,7 @@ class Stage:
 
     def catch_up(self) -> None:
         """Tell tracking what a killed driver did not; pictures that were lost are drawn again."""
-        records = [
-            replace(r, reports=tuple(with_pictures(r, x) for x in r.reports))
-            for r in self.ledger.records()
-        ]
-        self.tracker.catch_up(records, model_of)
+        self.tracker.catch_up(self.ledger.records(), model_of, with_pictures)
 
     def next_job(self) -> Job | None:
         """The next trial, unfinished ones of an earlier driver first; None when there is none now."""

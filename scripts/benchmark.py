@@ -4,16 +4,23 @@ import argparse
 import sys
 from pathlib import Path
 
+from meanflow_tune.benchmarks import replay_options
 from meanflow_tune.cli import make_parser
 
 EXAMPLES = """examples:
   python scripts/benchmark.py slots                 two slots of one rank against one slot of two
   python scripts/benchmark.py slots --trials 6 --images 76800
+  python scripts/benchmark.py search                overhead of a trial, ours and others
+  python scripts/benchmark.py search --bookkeeping --resume
   python scripts/benchmark.py derivatives           cost and error of exact derivatives
   python scripts/benchmark.py derivatives --networks dit unet --tables cost --no-compile
   python scripts/benchmark.py derivatives --device cuda --precision bfloat16 --json h100.json
   python scripts/benchmark.py derivatives --tables precision differences operators \\
       --page docs/derivatives.md                    the tables of that page, written into it
+
+  python scripts/benchmark.py replay --study runs/toy      searches on a finished study, in minutes
+  python scripts/benchmark.py replay --study runs/toy --sampler random --reduction 3 --no-promotion
+  python scripts/benchmark.py replay --study runs/toy --table surrogate --plot replay.png
 
 The figures of docs/BENCHMARKS.md were printed by these commands."""
 
@@ -30,10 +37,28 @@ def parser() -> argparse.ArgumentParser:
     slots.add_argument(
         "--cache", type=Path, metavar="DIR", help="cache of teachers, such as runs/teachers"
     )
+    from meanflow_tune.benchmarks.search import add_arguments
+
+    add_arguments(
+        commands.add_parser(
+            "search",
+            help="what a search costs beside training, ours and others",
+            allow_abbrev=False,
+        )
+    )
     _derivatives(
         commands.add_parser(
             "derivatives",
             help="time, memory and error of the derivatives that losses need",
+            epilog=EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+    )
+    replay_options.add(
+        commands.add_parser(
+            "replay",
+            help="any sampler and scheduler against a finished study, in simulated time",
             epilog=EXAMPLES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
@@ -85,19 +110,29 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, measure, print."""
     given = sys.argv[1:] if argv is None else argv
     arguments = vars(parser().parse_args(given))
-    if arguments.pop("command") == "slots":
-        from meanflow_tune.benchmarks.slots import slots
-
-        return slots(**arguments)
-    from meanflow_tune.benchmarks.derivatives import derivatives
-
-    arguments["wanted"] = arguments.pop("tables")
+    name = arguments.pop("command")
     command = ["python", "scripts/benchmark.py", *given]
     try:
+        if name == "slots":
+            from meanflow_tune.benchmarks.slots import slots
+
+            return slots(**arguments)
+        if name == "search":
+            from meanflow_tune.benchmarks.search import search
+
+            return search(**arguments, command=command)
+        if name == "replay":
+            return replay_options.run(arguments, command)
+        from meanflow_tune.benchmarks.derivatives import derivatives
+
+        arguments["wanted"] = arguments.pop("tables")
         return derivatives(**arguments, command=command)
     except (ValueError, OSError) as error:
         print(f"benchmark.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nbenchmark.py: interrupted; nothing was kept", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

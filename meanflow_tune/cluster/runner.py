@@ -85,8 +85,11 @@ class Runner:
         storage: Path,
         interrupt: Interrupt,
         verbose: bool = False,
+        serve: Any = None,
     ) -> Iterator["Runner"]:
         """cluster: an address, "" for RAY_ADDRESS or this host's cluster, None for a private Ray.
+
+        serve: what slots do with a job (see `rank.Serve`), None to train it.
 
         Raises ClusterError where the cluster or one of its hosts cannot be used.
         """
@@ -118,7 +121,7 @@ class Runner:
                 resources_per_worker=layout.resources,
                 use_gpu=layout.gpus > 0,
                 storage=storage / RAY_FOLDER,
-                serve=partial(_serve, cache=str(storage / "teachers")),
+                serve=serve or partial(_serve, cache=str(storage / "teachers")),
                 local=local,
             )
             stack.enter_context(slots)

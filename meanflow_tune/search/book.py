@@ -1,6 +1,7 @@
 """The book: one study in a storage, read as it is and written under a fence, a line at a time."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import optuna
@@ -11,6 +12,7 @@ from meanflow_tune.records import INFEASIBLE, Outcome
 from meanflow_tune.search.current import current_name
 from meanflow_tune.search.errors import StudyChanged
 from meanflow_tune.search.objective import Objectives
+from meanflow_tune.search.storage import StudyJournal
 from meanflow_tune.search.view import IMPORTED, OUTCOME, stored_reports, stored_values
 
 OBJECTIVE = "objective"
@@ -51,6 +53,11 @@ class Book:
     def check(self) -> None:
         """Raise LeaseLost where this driver must stop."""
         self._fence()
+
+    def together(self) -> AbstractContextManager[None]:
+        """All lines written meanwhile are on disk at its end, by one sync where the storage can."""
+        storage = self.storage
+        return storage.together() if isinstance(storage, StudyJournal) else nullcontext()
 
     def everything(self) -> list[FrozenTrial]:
         """All trials, those imported from another study too; not to be changed."""

@@ -13,8 +13,8 @@ from meanflow_tune.search.view import (
     BRACKET,
     CONFIG,
     PROTECTED,
+    Kept,
     paused_at,
-    rung_key,
     stored_reports,
     stored_values,
 )
@@ -26,6 +26,7 @@ class Judge:
     def __init__(self, rungs: Rungs | None, objectives: Objectives, repeats: int) -> None:
         self._rungs, self._repeats = rungs, repeats
         self._directions = objectives.directions
+        self._marks_of = Kept(_marks_of)
         if rungs is not None:
             rungs.check(self._directions)
 
@@ -53,11 +54,11 @@ class Judge:
         history = [stored_values(entry) for entry in stored_reports(trial).values()]
         own = Mark(trial.number, (*history, values))
         if report.images >= last_rung(trial.user_attrs[CONFIG]):
-            return self._at_the_last(own, _marks(trials, report.images, None))
+            return self._at_the_last(own, self._marks(trials, report.images, None))
         if self._rungs is None:
             return Verdict(True, "trials are not stopped early in this search")
         bracket = trial.user_attrs.get(BRACKET, 0)
-        marks = [*_others(_marks(trials, report.images, bracket), own), own]
+        marks = [*_others(self._marks(trials, report.images, bracket), own), own]
         verdict = self._rungs.decide(marks, own.number, self._directions)
         spared = None if verdict.go_on else self._spared(trial, report.images, self._rungs)
         return Verdict(True, f"{verdict.reason}, but {spared}") if spared else verdict
@@ -73,11 +74,20 @@ class Judge:
                 place = images, trial.user_attrs.get(BRACKET, 0)
                 waiting.setdefault(place, []).append(trial.number)
         for images, bracket in sorted(waiting, key=lambda place: (-place[0], place[1])):
-            marks = _marks(trials, images, bracket)
+            marks = self._marks(trials, images, bracket)
             found = self._rungs.promotable(marks, waiting[images, bracket], self._directions)
             if found is not None:
                 return found[0], images, found[1]
         return None
+
+    def _marks(self, trials: Iterable[FrozenTrial], images: int, bracket: int | None) -> list[Mark]:
+        """The marks of all trials that have reported at a rung, of one bracket or (None) of all."""
+        found = ((trial, self._marks_of(trial).get(images)) for trial in trials)
+        return [
+            mark
+            for trial, mark in found
+            if mark is not None and (bracket is None or trial.user_attrs.get(BRACKET, 0) == bracket)
+        ]
 
     def _spared(self, trial: FrozenTrial, images: int, rungs: Rungs) -> str | None:
         """Why a trial that is not among the best goes on all the same; None where it does not."""
@@ -116,17 +126,13 @@ def last_rung(config: Mapping[str, Any]) -> float:
     return float(budget["images"] // batch * batch)
 
 
-def _marks(trials: Iterable[FrozenTrial], images: int, bracket: int | None) -> list[Mark]:
-    """The marks of all trials that have reported at a rung, of one bracket or (None) of all."""
-    found = []
-    key = rung_key(images)
-    for trial in trials:
-        if key not in trial.user_attrs:
-            continue
-        if bracket is None or trial.user_attrs.get(BRACKET, 0) == bracket:
-            entries = stored_reports(trial)
-            history = tuple(stored_values(entries[at]) for at in entries if at <= images)
-            found.append(Mark(trial.number, history))
+def _marks_of(trial: FrozenTrial) -> dict[int, Mark]:
+    """Images of each rung that a trial has reported -> its mark there."""
+    history: tuple[Values, ...] = ()
+    found = {}
+    for images, entry in stored_reports(trial).items():
+        history = (*history, stored_values(entry))
+        found[images] = Mark(trial.number, history)
     return found
 
 

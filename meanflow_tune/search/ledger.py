@@ -42,6 +42,7 @@ from meanflow_tune.search.view import (
     OUTCOME,
     PAUSED,
     TERMS,
+    Kept,
     best_record,
     paused_at,
     promoted_key,
@@ -107,7 +108,7 @@ class Ledger:
         self._lock = threading.RLock()
         self._handed: set[int] = set()
         self._failures = 0
-        self._finished: dict[int, TrialRecord] = {}
+        self._record = Kept(lambda trial: to_record(trial, self._name, self._folder))
         make_sampler(sampler, seed, 0, startup_trials)  # refuse an unknown kind before any write
         self._book = Book(storage, study_name, self.objectives, fence)
         self._check_baselines()
@@ -124,21 +125,28 @@ class Ledger:
             LeaseLost: another driver took the study over.
         """
         with self._lock:
-            self._book.check()
-            trials = self._book.trials()
-            unfinished = self._unfinished(trials)
-            if unfinished:
-                return self._hand_out(unfinished[0])
-            promotion = self._judge.promotion(trials)
-            if promotion is not None:
-                number, images, reason = promotion
-                self._book.set_attr(number, promoted_key(images), reason)
-                return self._hand_out(number)
-            if not any(trial.state == TrialState.WAITING for trial in trials):
-                if len(trials) >= self._total:
-                    return None
-                self._enqueue_baseline(trials)
-            return self._hand_out(self._book.ask())
+            with self._book.together():
+                self._book.check()
+                job = self._next()
+            if job is not None:
+                self._handed.add(job.number)
+            return job
+
+    def _next(self) -> Job | None:
+        trials = self._book.trials()
+        unfinished = self._unfinished(trials)
+        if unfinished:
+            return self._job(unfinished[0])
+        promotion = self._judge.promotion(trials)
+        if promotion is not None:
+            number, images, reason = promotion
+            self._book.set_attr(number, promoted_key(images), reason)
+            return self._job(number)
+        if not any(trial.state == TrialState.WAITING for trial in trials):
+            if len(trials) >= self._total:
+                return None
+            self._enqueue_baseline(trials)
+        return self._job(self._book.ask())
 
     def exhausted(self) -> bool:
         """Whether `next` gives None from now on, provided that no trial is running."""
@@ -161,7 +169,7 @@ class Ledger:
         Raises:
             ValueError: the trial is unknown, or the objective's value is missing or not finite.
         """
-        with self._lock:
+        with self._lock, self._book.together():
             self._book.check()
             trial = self._book.trial(number)
             key = report_key(report)
@@ -195,7 +203,7 @@ class Ledger:
             ValueError: the trial is unknown, or completed without ever having reported.
             SearchStopped: too many trials failed in a row.
         """
-        with self._lock:
+        with self._lock, self._book.together():
             self._book.check()
             trial = self._book.trial(number)
             if outcome.status == "running" or trial.state.is_finished():
@@ -226,8 +234,9 @@ class Ledger:
             for trial in paused:
                 verdict = verdict_at(trial, trial.user_attrs[PAUSED])
                 outcome = Outcome("pruned", verdict.reason)
-                self._book.set_attr(trial.number, OUTCOME, outcome.to_dict())
-                self._book.tell(trial.number)
+                with self._book.together():
+                    self._book.set_attr(trial.number, OUTCOME, outcome.to_dict())
+                    self._book.tell(trial.number)
             return tuple(trial.number for trial in paused)
 
     def records(self) -> list[TrialRecord]:
@@ -304,11 +313,10 @@ class Ledger:
                 self._book.enqueue(params, {BASELINE: name})
                 return
 
-    def _hand_out(self, number: int) -> Job:
+    def _job(self, number: int) -> Job:
         config = self._resolve(number)
         attempt = self._book.trial(number).user_attrs.get(ATTEMPT, -1) + 1
         self._book.set_attr(number, ATTEMPT, attempt)
-        self._handed.add(number)
         return Job(
             study=self._name,
             number=number,
@@ -365,15 +373,6 @@ class Ledger:
             f" {number}) {kind}: {outcome.reason}; mend that and run the same command again, or raise"
             " --max-failures"
         )
-
-    def _record(self, trial: FrozenTrial) -> TrialRecord:
-        known = self._finished.get(trial.number)
-        if known is not None:
-            return known
-        record = to_record(trial, self._name, self._folder)
-        if trial.state.is_finished():  # nothing of it changes any more
-            self._finished[trial.number] = record
-        return record
 
 
 def plain(config: Any) -> dict[str, Any]:

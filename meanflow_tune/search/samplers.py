@@ -20,10 +20,12 @@ from optuna.samplers import (
     RandomSampler,
     TPESampler,
 )
+from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from meanflow_tune.search.cma import ReplayedCmaEs
+from meanflow_tune.search.light import LightView
 from meanflow_tune.search.sampler_view import sampler_view
 from meanflow_tune.search.seeds import draw_seed
 
@@ -57,7 +59,9 @@ def _make(kind: SamplerKind, seed: int, number: int, startup_trials: int) -> Bas
         return _Ask(NumberedQMC(seed, number), _random, seed, number)
     if kind == "tpe":
         relative = _tpe(draw, startup_trials)
-        return _Ask(relative, lambda one: _tpe(one, startup_trials), seed, number, startup_trials)
+        return _LightAsk(
+            relative, lambda one: _tpe(one, startup_trials), seed, number, startup_trials
+        )
     if kind == "gp":
         # One completed trial is what it cannot do without; startup trials are counted by _Ask.
         gp = GPSampler(seed=draw, n_startup_trials=1, warn_independent_sampling=False)
@@ -127,11 +131,30 @@ class _Ask(BaseSampler):
 
     def _without(self, study: Study, trial: FrozenTrial) -> Study:
         if self._history is None:
-            view = sampler_view(study._storage, trial._trial_id, self._align_constraints)
-            self._history = optuna.load_study(
-                study_name=study.study_name, storage=view, sampler=self._relative
-            )
+            self._history = self._seen(study, self._view(study._storage, trial))
         return self._history
+
+    def _view(self, storage: BaseStorage, trial: FrozenTrial) -> BaseStorage:
+        return sampler_view(storage, trial._trial_id, self._align_constraints)
+
+    def _seen(self, study: Study, view: BaseStorage) -> Study:
+        return optuna.load_study(study_name=study.study_name, storage=view, sampler=self._relative)
+
+
+class _LightAsk(_Ask):
+    """An ask of TPE, which reads a large study quickly (see `light`)."""
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        if len(self._without(study, trial).get_trials(False, _FINISHED)) < self._startup_trials:
+            return {}
+        laws = LightView(study._storage, trial._trial_id, laws_only=True)
+        with _quiet():
+            return self._relative.infer_relative_search_space(self._seen(study, laws), trial)
+
+    def _view(self, storage: BaseStorage, trial: FrozenTrial) -> BaseStorage:
+        return LightView(storage, trial._trial_id)
 
 
 class NumberedQMC(QMCSampler):

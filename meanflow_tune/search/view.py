@@ -1,8 +1,8 @@
 """Reading a study: Optuna's trials as TrialRecords. Nothing here writes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import optuna
 from optuna.storages import BaseStorage
@@ -13,6 +13,8 @@ from meanflow_tune.search.current import current_name, every_param
 from meanflow_tune.search.errors import StorageError
 from meanflow_tune.search.moved import here
 from meanflow_tune.search.rungs import Verdict
+
+T = TypeVar("T")
 
 BASELINE, CONFIG, ATTEMPT, OUTCOME = "baseline", "config", "attempt", "outcome"
 PAUSED = "paused_at"  # images of the rung at which a trial waits; None once it was promoted
@@ -28,6 +30,23 @@ _STATUS: Mapping[TrialState, Status] = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
+
+
+class Kept(Generic[T]):
+    """What `make` finds in a trial, made again only when the trial has changed.
+
+    A storage never changes a trial that it gave away: a write puts another object in its place.
+    """
+
+    def __init__(self, make: Callable[[FrozenTrial], T]) -> None:
+        self._make = make
+        self._known: dict[int, tuple[FrozenTrial, T]] = {}
+
+    def __call__(self, trial: FrozenTrial) -> T:
+        known = self._known.get(trial.number)
+        if known is None or known[0] is not trial:
+            known = self._known[trial.number] = trial, self._make(trial)
+        return known[1]
 
 
 def trial_folder(study_folder: Path, number: int) -> Path:

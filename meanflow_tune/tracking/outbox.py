@@ -6,6 +6,7 @@
 import errno
 import json
 import os
+import re
 import threading
 import time
 import uuid
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from meanflow_tune.files import Writing, at_once, write_atomic
+
+_HEAD = re.compile(rb'\{"kind": "\w*", "key": (null|"(?:[^"\\]|\\.)*"), ')
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Outbox:
                     break
                 self._size += len(line)
                 self.written += 1
-                key = parse(line).get("key")
+                key = _key(line)
                 if key is not None:
                     self._keys.add(key)
 
@@ -73,6 +76,11 @@ class Outbox:
         if not path.exists():
             write_atomic(path, uuid.uuid4().hex)
         return path.read_text()
+
+    def has(self, key: str) -> bool:
+        """Whether an event with this key is there."""
+        with self.changed:
+            return key in self._keys
 
     def put(self, kind: str, /, *, key: str | None = None, **payload: Any) -> bool:
         """Append an event and sync it to disk; False where one with this key is already there.
@@ -131,6 +139,13 @@ class Outbox:
     def close(self) -> None:
         """Close the file; nothing can be put any more."""
         os.close(self._file)
+
+
+def _key(line: bytes) -> str | None:
+    """The key of an event: from the head of its line, as `put` writes it, else by reading it all."""
+    head = _HEAD.match(line)
+    key = json.loads(head[1]) if head else parse(line).get("key")
+    return key if isinstance(key, str) else None
 
 
 def parse(line: bytes) -> dict[str, Any]:

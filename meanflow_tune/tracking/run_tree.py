@@ -34,7 +34,7 @@ class Tracker:
     def _trial_started(self, record: TrialRecord, config: Mapping[str, Any], attempt: int) -> None:
         self._put(
             "trial_started",
-            f"{record.study}/{record.number}/attempt/{attempt}",
+            _started_key(record, attempt),
             trial=self._trial(record),
             baseline=record.baseline,
             attempt=attempt,
@@ -53,7 +53,7 @@ class Tracker:
         values = record.rung_values[rung] if rung < len(record.rung_values) else ()
         self._put(
             "reported",
-            f"{record.study}/{record.number}/images/{report.images}",
+            _reported_key(record, report),
             trial=self._trial(record),
             rung=rung + 1,
             value=values[0] if len(values) == 1 else None,
@@ -64,7 +64,7 @@ class Tracker:
     def _repeated(self, record: TrialRecord, report: Report) -> None:
         self._put(
             "repeated",
-            f"{record.study}/{record.number}/repeat/{report.repeat}",
+            _reported_key(record, report),
             trial=self._trial(record),
             baseline=record.baseline,
             started=record.started,
@@ -73,10 +73,9 @@ class Tracker:
 
     def paused(self, record: TrialRecord) -> None:
         """A trial waits at a rung, and may go on later."""
-        images = record.reports[-1].images
         self._put(
             "trial_paused",
-            f"{record.study}/{record.number}/paused/{images}/attempt/{record.attempt}",
+            _paused_key(record),
             trial=self._trial(record),
         )
 
@@ -88,7 +87,7 @@ class Tracker:
             )
         self._put(
             "trial_ended",
-            f"{record.study}/{record.number}/ended",
+            _ended_key(record),
             trial=self._trial(record),
             status=outcome.status,
             reason=outcome.reason,
@@ -113,18 +112,28 @@ class Tracker:
     def catch_up(
         self,
         records: Iterable[TrialRecord],
-        model_of: Callable[[TrialRecord], Path | None] | None = None,
+        model_of: Callable[[TrialRecord], Path | None] = lambda record: None,
+        with_pictures: Callable[[TrialRecord, Report], Report] = lambda record, report: report,
     ) -> None:
-        """Tell what a killed driver did not: the study holds it, the outbox may not."""
+        """Tell what a killed driver did not: the study holds it, the outbox may not.
+
+        with_pictures: adds a report's pictures to it, drawn again where they were lost. It and
+        model_of look at files, and are called only for what was not told yet.
+        """
         for record in records:
-            self._trial_started(record, record.config, record.attempt)
+            if not self._told(_started_key(record, record.attempt)):
+                self._trial_started(record, record.config, record.attempt)
             for report in (*record.reports, *record.repeats):
-                self.reported(record, report)
-            if record.status == "paused":
+                if not self._told(_reported_key(record, report)):
+                    self.reported(record, with_pictures(record, report))
+            if record.status == "paused" and not self._told(_paused_key(record)):
                 self.paused(record)
-            if record.status not in ("running", "paused"):
-                model = model_of(record) if model_of is not None else None
-                self.ended(record, Outcome(record.status, record.reason), model)
+            ended = record.status not in ("running", "paused")
+            if ended and not self._told(_ended_key(record)):
+                self.ended(record, Outcome(record.status, record.reason), model_of(record))
+
+    def _told(self, key: str) -> bool:
+        return self._outbox.has(key)
 
     def _trial(self, record: TrialRecord) -> str:
         """The trial's name below the search: its number, or `confirm/3` in a sibling study."""
@@ -134,3 +143,21 @@ class Tracker:
 
     def _put(self, kind: str, key: str | None, **payload: Any) -> None:
         self._outbox.put(kind, key=key, study=self._study, uid=self._outbox.uid, **payload)
+
+
+def _started_key(record: TrialRecord, attempt: int) -> str:
+    return f"{record.study}/{record.number}/attempt/{attempt}"
+
+
+def _reported_key(record: TrialRecord, report: Report) -> str:
+    place = f"repeat/{report.repeat}" if report.repeat else f"images/{report.images}"
+    return f"{record.study}/{record.number}/{place}"
+
+
+def _paused_key(record: TrialRecord) -> str:
+    place = f"paused/{record.reports[-1].images}/attempt/{record.attempt}"
+    return f"{record.study}/{record.number}/{place}"
+
+
+def _ended_key(record: TrialRecord) -> str:
+    return f"{record.study}/{record.number}/ended"

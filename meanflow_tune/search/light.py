@@ -1,0 +1,78 @@
+"""A study as TPE reads it, the same answers at half the cost, or less in a large study.
+
+An ask in a space with conditions reads every trial some 15 times, once for each group of parameters,
+and through properties that parse attributes. Here trials are read once an ask, and what TPE asks of
+them are plain attributes. `tests/search/test_light.py` compares its suggestions with those without.
+"""
+
+from collections.abc import Container
+from typing import Any
+
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from meanflow_tune.search.sampler_view import SamplerView
+
+
+class LightTrial(FrozenTrial):
+    """A finished trial whose attributes are plain.
+
+    It holds what TPE makes use of: of the constraints those that are violated, and of the values at
+    rungs the last one. For TPE only; it is never written anywhere.
+    """
+
+    number = 0
+    value = None
+    values = None
+    params = {}
+    distributions = {}
+    system_attrs = {}  # type: ignore[override]
+    constraints = {}
+
+    def __init__(self, trial: FrozenTrial) -> None:
+        self.__dict__.update(trial.__dict__)
+        self.number = trial.number
+        self.values = trial.values
+        self.value = self.values[0] if self.values is not None and len(self.values) == 1 else None
+        self.params = trial.params
+        self.distributions = trial.distributions
+        self.system_attrs = trial.system_attrs
+        self.constraints = {key: value for key, value in trial.constraints.items() if value > 0}
+        step = trial.last_step
+        if step is not None:
+            self.intermediate_values = {step: trial.intermediate_values[step]}
+
+
+class LightView(SamplerView):
+    """A sampler's view of a storage, for one ask: trials are read when they are first asked for.
+
+    laws_only: of the trials of one state that have the same parameters only the first, which is all
+    that the decomposition of a space into groups depends on.
+    """
+
+    def __init__(self, storage: BaseStorage, asking: int | None, laws_only: bool = False) -> None:
+        super().__init__(storage, asking, align_constraints=False)
+        self._laws_only = laws_only
+        self._trials: dict[int, list[FrozenTrial]] = {}
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        if deepcopy:
+            return super().get_all_trials(study_id, deepcopy, states)
+        if study_id not in self._trials:
+            self._trials[study_id] = self._read(study_id)
+        trials = self._trials[study_id]
+        return trials if states is None else [trial for trial in trials if trial.state in states]
+
+    def _read(self, study_id: int) -> list[FrozenTrial]:
+        trials = super().get_all_trials(study_id, deepcopy=False)
+        if self._laws_only:
+            first: dict[Any, FrozenTrial] = {}
+            for trial in trials:
+                first.setdefault((trial.state, frozenset(trial.distributions)), trial)
+            return list(first.values())
+        return [LightTrial(trial) if trial.state.is_finished() else trial for trial in trials]
