@@ -51,7 +51,7 @@ POINTS: dict[str, tuple[str, str, str, int, str]] = {
     "in the roll-forward of a resume": ("optuna", "Study", "tell", 1, "before"),
     "after a tell": ("meanflow_tune.search.ledger", "Ledger", "finish", 1, "after"),
     "in a checkpoint of a worker": ("", "", "", 2, ""),
-    "while writing results": ("meanflow_tune.summary", "", "write_best", 1, "before"),
+    "while writing results": ("meanflow_tune.report_files", "", "write_best", 1, "before"),
 }
 
 
