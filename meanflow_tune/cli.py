@@ -288,8 +288,8 @@ TRAIN_EXAMPLES = """examples:
   python scripts/train.py --config best.json --output long --set budget.images=1000000 --set seed=7
   torchrun --nproc-per-node 2 scripts/train.py --config best.json --output runs/best
 
-exit status: 0 completed; 1 diverged; 2 bad usage or setting; 5 unusable folder; 130 interrupted, go on with
-the same command"""
+exit status: 0 completed; 1 diverged or out of memory; 2 bad usage or setting; 5 unusable folder;
+130 interrupted, go on with the same command"""
 
 
 def train_parser() -> argparse.ArgumentParser:

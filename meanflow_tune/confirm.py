@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from meanflow_tune.core.random import fold
+from meanflow_tune.plan import Plan
 from meanflow_tune.records import TrialRecord
+from meanflow_tune.request import SearchRequest
 from meanflow_tune.search.analysis import Row, final_table, ranked
+from meanflow_tune.search.ledger import Ledger
 from meanflow_tune.search.objective import Objectives
 from meanflow_tune.search.spaces import Space
 
@@ -187,6 +190,48 @@ def suggester(
         return config
 
     return suggest
+
+
+def study_name(request: SearchRequest) -> str:
+    """The sibling study of a search that holds its confirmation."""
+    return f"{request.study}/confirm"
+
+
+def make_ledger(
+    plan: Plan,
+    storage: Any,
+    records: Sequence[TrialRecord],
+    confirmed: Sequence[TrialRecord],
+    fence: Callable[[], None],
+    epoch: int,
+) -> tuple[Ledger, int] | None:
+    """The confirming study with all runs that can be named by now, and their number in all, those of
+    earlier wishes included; None where nothing is to be confirmed.
+
+    storage: Optuna's; records: of the search; confirmed: of the confirming study so far.
+    """
+    request, objectives = plan.request, plan.objectives
+    chosen = sides(records, plan.space, objectives, request.confirm)
+    wanted = entries(chosen, confirmed, objectives, request.seed, request.confirm_seeds)
+    if not wanted:
+        return None
+    total = len({record.baseline for record in confirmed} | {entry.name for entry in wanted})
+    ledger = Ledger(
+        storage=storage,
+        study_name=study_name(request),
+        suggest=suggester(records, wanted, request.seed),
+        baselines={entry.name: entry.params for entry in wanted},
+        objectives=objectives,
+        rungs=None,
+        sampler="random",
+        seed=request.seed,
+        total=total,
+        folder=request.folder / "confirm",
+        fence=fence,
+        epoch=epoch,
+        max_failures=request.max_failures,
+    )
+    return ledger, total
 
 
 def table(

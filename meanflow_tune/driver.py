@@ -4,16 +4,12 @@ Only this process writes the study. Everything that it needs to go on after a ki
 folder, so that resuming is running the same command again.
 """
 
-import json
 import logging
 import os
-import threading
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +18,9 @@ from meanflow_tune.cluster.errors import ClusterError
 from meanflow_tune.cluster.interrupt import AnyOf, Interrupt
 from meanflow_tune.cluster.runner import Runner
 from meanflow_tune.cluster.session import check_reachable
-from meanflow_tune.files import Patience, is_full, write_atomic
+from meanflow_tune.files import Patience, is_full
 from meanflow_tune.findings import Findings, find
 from meanflow_tune.plan import Plan, make_plan
-from meanflow_tune.plan_forecast import confirmation_work, ladder_of
-from meanflow_tune.progress import Outlook, look_ahead, show_outlook
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.report_files import write_files
 from meanflow_tune.request import (
@@ -40,7 +34,7 @@ from meanflow_tune.request import (
     usable_folder,
 )
 from meanflow_tune.search.clock import Clock
-from meanflow_tune.search.copies import find_study, open_study
+from meanflow_tune.search.copies import open_study
 from meanflow_tune.search.errors import (
     LeaseLost,
     SearchStopped,
@@ -49,19 +43,19 @@ from meanflow_tune.search.errors import (
     StudyChanged,
     StudyInUse,
 )
-from meanflow_tune.search.forecast import Ladder
-from meanflow_tune.search.lease import Lease, read_lease
+from meanflow_tune.search.lease import Lease
 from meanflow_tune.search.ledger import Ledger
 from meanflow_tune.search.manifest import MANIFEST_NAME, Manifest
 from meanflow_tune.search.sampler_check import independent_note
 from meanflow_tune.search.storage import open_storage, shown_url
 from meanflow_tune.search.view import read_records
 from meanflow_tune.stage import Stage, later
+from meanflow_tune.status import Status
 from meanflow_tune.terms import begin
 from meanflow_tune.tracking.mlflow_sink import MlflowSink
 from meanflow_tune.tracking.outbox import Outbox
 from meanflow_tune.tracking.replay import Replayer, Sink
-from meanflow_tune.view import View, make_console
+from meanflow_tune.view import View
 
 log = logging.getLogger(__name__)
 DRAIN_SECONDS = 120.0
@@ -129,20 +123,15 @@ class Driver:
         self.stages: list[Stage] = []
         self.interrupt = Interrupt()
         self.writing = Patience(view.error, lambda: self.interrupt.requested)
-        self._stopped = threading.Event()
-        self._slots = 1
 
     def run(self) -> int:
         """Returns the exit status."""
         request, lease = self.request, self.lease
+        opened = partial(
+            open_storage, fence=lease.check, recover=lease.taken_over, writing=self.writing
+        )
         self.storage = open_study(
-            request.folder,
-            request.study,
-            request.study_storage,
-            lease.check,
-            recover=lease.taken_over,
-            say=self.view.event,
-            writing=self.writing,
+            request.folder, request.study, request.study_storage, opened, self.view.event
         )
         self._check_manifest()
         if note := independent_note(request.sampler, self.plan.independent):
@@ -154,8 +143,8 @@ class Driver:
             # One thread draws and tracks, in order, so that Tune's loop never waits for a picture.
             self.background = stack.enter_context(ThreadPoolExecutor(1, "pictures"))
             search = self._search_stage(stack)
-            stack.callback(self._stopped.set)
-            threading.Thread(target=self._keep_status, daemon=True).start()
+            self.status = Status(self.plan, lease, self.view, self.clock, self.stages)
+            self._keep_status(stack)
             stopped: SearchStopped | None = None
             try:
                 self._work(search, stack)
@@ -171,6 +160,10 @@ class Driver:
         if stopped is not None:
             raise UserError(str(stopped), stopped.exit_code) from stopped
         return status
+
+    def _keep_status(self, stack: ExitStack) -> None:
+        stack.callback(self.status.stop)
+        self.status.start()
 
     def _check_manifest(self) -> None:
         request, space = self.request, self.plan.space
@@ -245,40 +238,22 @@ class Driver:
         if found is None:
             return None
         folder = self.request.folder / "confirm"
-        stage = self._stage(self._confirm_name, folder, *found, stack)
+        ledger, total = found
+        stage = self._stage(self._confirm_name, folder, ledger, "confirmation", total, stack)
         stage.tracker.search_started({"study": self._confirm_name, "confirms": self.request.study})
         stage.catch_up()
         return stage
 
-    def _confirm_ledger(self, search: Stage) -> tuple[Ledger, str, int] | None:
-        """The confirming study's ledger, the label of its trials, and how many are known by now."""
-        request, records, earlier = self.request, search.ledger.records(), self._confirmed()
-        objectives = self.plan.objectives
-        chosen = confirm.sides(records, self.plan.space, objectives, request.confirm)
-        wanted = confirm.entries(chosen, earlier, objectives, request.seed, request.confirm_seeds)
-        if not wanted:
-            return None
-        total = len({record.baseline for record in earlier} | {entry.name for entry in wanted})
-        ledger = Ledger(
-            storage=self.storage,
-            study_name=self._confirm_name,
-            suggest=confirm.suggester(records, wanted, request.seed),
-            baselines={entry.name: entry.params for entry in wanted},
-            objectives=objectives,
-            rungs=None,
-            sampler="random",
-            seed=request.seed,
-            total=total,
-            folder=request.folder / "confirm",
-            fence=self.lease.check,
-            epoch=self.lease.epoch,
-            max_failures=request.max_failures,
+    def _confirm_ledger(self, search: Stage) -> tuple[Ledger, int] | None:
+        """The confirming study and how many of its runs are known by now; None without any."""
+        records, lease = search.ledger.records(), self.lease
+        return confirm.make_ledger(
+            self.plan, self.storage, records, self._confirmed(), lease.check, lease.epoch
         )
-        return ledger, "confirmation", total
 
     @property
     def _confirm_name(self) -> str:
-        return f"{self.request.study}/confirm"
+        return confirm.study_name(self.request)
 
     def _confirmed(self) -> list[TrialRecord]:
         return self._records(self._confirm_name, self.request.folder / "confirm")
@@ -316,7 +291,7 @@ class Driver:
                         )
                     )
                     self.view.event(runner.description)
-                    self._slots = runner.slots
+                    self.status.slots = runner.slots
                 if stage is search:
                     with self.clock:
                         runner.search(stage, stage.name, AnyOf(self.interrupt, self.clock))
@@ -326,9 +301,9 @@ class Driver:
                     return
                 # What the tuning of baselines has settled is only now known by name.
                 while confirming and (more := self._confirm_ledger(search)) is not None:
-                    if more[2] <= stage.total:
+                    if more[1] <= stage.total:
                         break
-                    stage.ledger, _, stage.total = more
+                    stage.ledger, stage.total = more
                     runner.search(stage, stage.name, self.interrupt)
                     if self.interrupt.requested:
                         return
@@ -363,11 +338,7 @@ class Driver:
         for stage in self.stages[1:]:
             later(self.background, stage.tracker.search_ended, {"status": state})
         self.background.shutdown(wait=True)
-        self._stopped.set()
-        try:
-            self._write_status()
-        except OSError as error:
-            log.warning("could not write the status: %s", error)
+        self.status.end()
         self._drain(5.0 if interrupted else DRAIN_SECONDS)
         console = self.view.console
         if interrupted:
@@ -410,83 +381,3 @@ class Driver:
                     f"{left} events of {stage.name} wait for MLflow ({why}); they are kept, and the "
                     "same command sends them."
                 )
-
-    def _keep_status(self) -> None:
-        pause = 1.0
-        while not self._stopped.wait(pause):
-            began = time.monotonic()
-            try:
-                self._write_status()
-            except LeaseLost:
-                return
-            except OSError as error:
-                if not is_full(error):  # which the search itself tells
-                    log.warning("could not write the status: %s", error)
-            # Reading a large study takes long; little of the time should go into this.
-            pause = min(10.0, max(1.0, 20.0 * (time.monotonic() - began)))
-
-    def _write_status(self) -> None:
-        """status.json, from which `--status` shows the running trials; and the view's counts."""
-        self.lease.check()
-        stage = self.stages[-1]
-        records = stage.ledger.records()
-        done = Counter(record.status for record in records)
-        best = self.stages[0].ledger.best()
-        self.view.state |= {
-            "study": stage.name,
-            "total": stage.total,
-            "done": dict(done),
-            "budget_left": self.clock.left,
-            "best": f"best so far: {_describe(best)}" if best else "",
-            **self._outlook(stage, records).to_dict(),
-        }
-        keys = ("study", "total", "done", "running", *Outlook.__dataclass_fields__)
-        state = {key: self.view.state.get(key) for key in keys}
-        state |= {"time": time.time(), "ended": self._stopped.is_set()}
-        write_atomic(self.request.folder / summary.STATUS_NAME, json.dumps(state, indent=1))
-        self.view.beat()
-
-    @cached_property
-    def _ladder(self) -> Ladder:
-        return ladder_of(self.plan)  # kept, since what it expects takes a while for many trials
-
-    def _outlook(self, stage: Stage, records: list[TrialRecord]) -> Outlook:
-        """How the stage stands, and when the search and its confirmation will end."""
-        ladder, afterwards = self._ladder, None
-        if stage is self.stages[0]:
-            afterwards = confirmation_work(self.plan, ladder.images[-1])
-        else:
-            ladder = Ladder(ladder.images[-1:], None, stage.total, stage.total)
-        found = look_ahead(
-            records,
-            ladder,
-            self.plan.objectives,
-            self._slots,
-            stage.clocks.images,
-            stage.clocks.pace,
-            afterwards,
-            self.clock.left if stage is self.stages[0] else None,
-        )
-        return replace(found, seconds_left=None, forecast="") if self._stopped.is_set() else found
-
-
-def _describe(record: TrialRecord) -> str:
-    what = f" ({record.baseline})" if record.baseline else ""
-    return f"trial {record.number}{what} with {record.value:.4f}"
-
-
-def show_status(request: SearchRequest) -> int:
-    """Print what a study holds and, where a driver is at work, its running trials. Reads only."""
-    folder = request.folder
-    try:
-        journal = find_study(folder, request.study_storage)
-        records = read_records(open_storage(journal), request.study, folder)
-    except StorageError as error:
-        raise UserError(f"--status: {error}; name it by --study and --storage.") from None
-    console, lease = make_console(), read_lease(folder)
-    summary.show_status(console, request, records, lease)
-    status = summary.read_status(request)
-    silent = time.time() - status.get("time", 0.0)
-    if lease is not None and lease.pid is not None and silent < summary.STALE_SECONDS:
-        show_outlook(console, status)
-    return EXIT_OK

@@ -111,7 +111,7 @@ def show_winner(console: Console, plan: Plan, findings: Findings) -> None:
     )
     ahead = [c for c in findings.rivals if _ahead_on_first(c, plan.objective.direction)]
     for contest in findings.rivals[:SHOWN]:
-        first = " (ahead of it on the search's own seed)" if contest in ahead else ""
+        first = f" (trial {contest.other} was ahead on the first one)" if contest in ahead else ""
         console.print(
             f"trials {contest.trial} and {contest.other} cannot be told apart: difference "
             f"{signed(contest.interval)} on {contest.interval.count} seeds{first}"
@@ -216,9 +216,9 @@ def _how_sure(rows: Sequence[Row]) -> str:
         return "One seed gives no interval, so nothing is called better; see --confirm-seeds."
     if count >= SEEDS_FOR_LEVEL:
         return f"Intervals are of paired differences over {count} seeds, at {LEVEL:.0%}."
-    chance = 2**count
+    chance, less = 2**count, "" if count <= 4 else "hardly less than "
     return (
-        f"Of {count} seeds an interval is hardly more than their range, and holds the true difference "
+        f"Of {count} seeds an interval is {less}their range, and holds the true difference "
         f"in {1 - 2 ** (1 - count):.0%} of the cases at most: without any difference, chance alone says "
         f"better once in {chance} times. --confirm-seeds {SEEDS_FOR_LEVEL} makes it {LEVEL:.0%}."
     )

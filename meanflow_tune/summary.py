@@ -131,7 +131,7 @@ def show_status(
             record.baseline or "proposed",
             row.get("phase", record.status),
             f"{images:,} / {of:,}",
-            "" if record.value is None else f"{record.value:.4f}",
+            ", ".join(f"{value:.4f}" for value in record.values),
             record.reason,
             style=COLOURS.get(record.status, ""),
         )

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from meanflow_tune.benchmarks import replay_options
 from meanflow_tune.cli import make_parser
 
 EXAMPLES = """examples:
@@ -16,6 +17,10 @@ EXAMPLES = """examples:
   python scripts/benchmark.py derivatives --device cuda --precision bfloat16 --json h100.json
   python scripts/benchmark.py derivatives --tables precision differences operators \\
       --page docs/derivatives.md                    the tables of that page, written into it
+
+  python scripts/benchmark.py replay --study runs/toy      searches on a finished study, in minutes
+  python scripts/benchmark.py replay --study runs/toy --sampler random --reduction 3 --no-promotion
+  python scripts/benchmark.py replay --study runs/toy --table surrogate --plot replay.png
 
 The figures of docs/BENCHMARKS.md were printed by these commands."""
 
@@ -45,6 +50,15 @@ def parser() -> argparse.ArgumentParser:
         commands.add_parser(
             "derivatives",
             help="time, memory and error of the derivatives that losses need",
+            epilog=EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+    )
+    replay_options.add(
+        commands.add_parser(
+            "replay",
+            help="any sampler and scheduler against a finished study, in simulated time",
             epilog=EXAMPLES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
@@ -107,6 +121,8 @@ def main(argv: list[str] | None = None) -> int:
             from meanflow_tune.benchmarks.search import search
 
             return search(**arguments, command=command)
+        if name == "replay":
+            return replay_options.run(arguments, command)
         from meanflow_tune.benchmarks.derivatives import derivatives
 
         arguments["wanted"] = arguments.pop("tables")
@@ -114,6 +130,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"benchmark.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nbenchmark.py: interrupted; nothing was kept", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -41,6 +41,8 @@ class Printer:
             progress.get("loss", math.nan),
         )
         text = f"{progress['phase']} {images}  loss {loss:.4f}"
+        if "free" in progress:  # it waits for disk space
+            text = f"{progress['phase']} for {progress['folder']} ({progress['free']})"
         if sys.stderr.isatty():
             print(f"\r{text:<70}", end="", file=sys.stderr, flush=True)
         elif time.monotonic() - self._printed > LINE_SECONDS:
@@ -59,7 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     from meanflow_tune.config import TrialConfig, override
     from meanflow_tune.records import Job
     from meanflow_tune.request import EXIT_INTERRUPTED, EXIT_UNUSABLE, UserError, usable_folder
-    from meanflow_tune.training.serve import serve_job
+    from meanflow_tune.training.memory import memory_shortage
+    from meanflow_tune.training.serve import Unusable, serve_job
 
     torch.set_num_threads(arguments.threads)
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -91,9 +94,14 @@ def main(argv: list[str] | None = None) -> int:
     printer = Printer()
     try:
         outcome = serve_job(job.to_dict(), rank, size, device, printer, cache=str(cache))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, Unusable) as error:
         print(f"\ntrain.py: {error}", file=sys.stderr)
         return EXIT_UNUSABLE
+    except (RuntimeError, MemoryError) as error:
+        if memory_shortage(error) is None:
+            raise
+        print(f"\ntrain.py: out_of_memory: {error}", file=sys.stderr)
+        return 1
     if rank == 0 and printer.last:
         (output / "metrics.json").write_text(json.dumps(printer.last["metrics"], indent=1))
     if outcome["status"] == "completed":

@@ -37,9 +37,10 @@ def main(argv: list[str] | None = None) -> int:
 
             return planner.dry_run(request, flags["calibrate"], flags["verbose"])
         from meanflow_tune import driver
+        from meanflow_tune.status import show_status
 
         if flags["status"]:
-            return driver.show_status(request)
+            return show_status(request)
         command = shlex.join([sys.executable, *sys.argv])
         return driver.run(request, command, quiet=flags["quiet"], verbose=flags["verbose"])
     except UserError as error:

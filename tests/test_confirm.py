@@ -11,8 +11,9 @@ from optuna.storages import InMemoryStorage
 from meanflow_tune import confirm
 from meanflow_tune.confirm import FACTORS, Entry, Side, entries, sides, suggester, table
 from meanflow_tune.core.random import fold
+from meanflow_tune.plan import Plan
 from meanflow_tune.records import Outcome, Report, Status, TrialRecord
-from meanflow_tune.search.ledger import Ledger
+from meanflow_tune.request import SearchRequest
 from meanflow_tune.search.objective import Objectives
 from meanflow_tune.search.spaces import Space
 from meanflow_tune.search.view import read_records
@@ -172,26 +173,22 @@ def confirming(
 ) -> list[TrialRecord]:
     """Run the confirming study as the driver does, `runs` trials at most; its records."""
     left = 1000 if runs is None else runs
+    request = SearchRequest(
+        study="toy",
+        trials=8,
+        storage=Path("none"),
+        seed=SEARCH_SEED,
+        confirm=count,
+        confirm_seeds=seeds,
+    )
+    plan = Plan(request, SPACE, GAP, lambda trial: {}, (), "", None)
     total = 0
     while True:
-        wanted = entries(chosen(count), earlier, GAP, SEARCH_SEED, seeds)
-        known = {r.baseline for r in earlier} | {entry.name for entry in wanted}
-        if len(known) <= total:
+        found = confirm.make_ledger(plan, storage, SEARCH, earlier, lambda: None, 1)
+        assert found is not None
+        if found[1] <= total:
             return list(earlier)
-        total = len(known)
-        ledger = Ledger(
-            storage=storage,
-            study_name="toy/confirm",
-            suggest=suggester(SEARCH, wanted, SEARCH_SEED),
-            baselines={entry.name: entry.params for entry in wanted},
-            objectives=GAP,
-            rungs=None,
-            sampler="random",
-            seed=SEARCH_SEED,
-            total=total,
-            folder=Path("none"),
-            fence=lambda: None,
-        )
+        ledger, total = found
         while left and (job := ledger.next()) is not None:
             left -= 1
             rate = job.config["optimizer"]["learning_rate"]

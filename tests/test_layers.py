@@ -32,6 +32,7 @@ TOP = {
     "request",
     "sketches",
     "stage",
+    "status",
     "summary",
     "terms",
     "view",

@@ -11,6 +11,7 @@ import pytest
 from meanflow_tune import driver
 from meanflow_tune.records import Job, Outcome, Report
 from meanflow_tune.request import SearchRequest
+from meanflow_tune.status import show_status
 
 SPACE = str(Path(__file__).parent / "end_to_end" / "tiny_space.py")
 
@@ -75,10 +76,10 @@ def test_the_status_forecasts_the_end_and_shows_the_front(
 
     def watch(name: str, job: Job) -> None:
         """What another terminal sees after each trial."""
-        running[0]._write_status()
+        running[0].status.write()
         seen.append(json.loads((tmp_path / "s" / "status.json").read_text()))
         capsys.readouterr()
-        assert driver.show_status(request) == 0
+        assert show_status(request) == 0
         shown.append(capsys.readouterr().out)
 
     class Runner:

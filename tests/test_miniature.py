@@ -74,6 +74,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Findings]:
         total=TRIALS,
         folder=request.folder,
         startup_trials=3,
+        repeats=1,
         **common,
     )
     run_all(ledger, request.teachers)
@@ -119,6 +120,26 @@ def test_the_baseline_is_the_best_of_its_learning_rates(
     assert found.baseline.value == min(values.values())  # type: ignore[type-var]
 
 
+def test_survivors_are_repeated_on_one_seed_before_they_are_told(
+    searched: tuple[Plan, Findings],
+) -> None:
+    _, found = searched
+    repeated = [record for record in found.records if record.repeats]
+    assert repeated
+    assert all(record.status == "completed" for record in repeated)
+    assert any(not record.repeats for record in found.records), "not all survive"
+    seeds = {
+        json.loads((Path(r.folder) / "repeats" / "1" / "config.json").read_text())["seed"]
+        for r in repeated
+    }
+    assert len(seeds) == 1
+    for record in repeated:
+        (again,) = record.repeats
+        assert again.images == record.reports[-1].images
+        assert again.metrics["teacher_gap@1"] != record.reports[-1].metrics["teacher_gap@1"]
+        assert record.values == record.rung_values[-1], "its value stays that of its own run"
+
+
 def test_the_confirmation_is_paired(searched: tuple[Plan, Findings]) -> None:
     _, found = searched
     baseline, best = found.rows
@@ -143,7 +164,7 @@ def test_files_and_summary(searched: tuple[Plan, Findings]) -> None:
     files = write_files(plan, found)
     assert [path.name for path in files] == ["results.parquet", "best.json", "best.png"]
     frame = pd.read_parquet(files[0])
-    rows = sum(len(record.reports) for record in [*found.records, *found.confirmed])
+    rows = sum(len(r.reports) + len(r.repeats) for r in [*found.records, *found.confirmed])
     assert len(frame) == rows
     assert TrialConfig.from_dict(json.loads(files[1].read_text()))
     assert files[2].read_bytes()[:4] == b"\x89PNG"

@@ -117,7 +117,7 @@ def test_a_report_without_the_objective_ends_its_trial_and_not_the_search(tmp_pa
 class Bench:
     """In the place of a Ray runner: every job ends as `judge(number)` says, without training."""
 
-    description = "no cluster"
+    description, slots = "no cluster", 1
 
     def __init__(self, judge: Any) -> None:
         self._judge = judge

@@ -70,7 +70,7 @@ def test_with_repeats_the_leader_and_what_cannot_be_told_from_it(tmp_path: Path)
         "trials 2 and 3 cannot be told apart: difference -0.0133 [-0.0500, +0.0200] on 3 seeds"
         in text
     )
-    ahead = "[-0.1500, +0.0100] on 3 seeds (ahead of it on the search's own seed)"
+    ahead = "[-0.1500, +0.0100] on 3 seeds (trial 1 was ahead on the first one)"
     assert f"trials 2 and 1 cannot be told apart: difference -0.0867 {ahead}" in text
     assert "trials 2 and 4" not in text
     assert found.best is not None

@@ -103,7 +103,7 @@ class _Offline(Driver):
     def _sink(self) -> Any:
         return Unsent()
 
-    def _keep_status(self) -> None: ...
+    def _keep_status(self, stack: ExitStack) -> None: ...
 
     def _close(self, search: Stage, interrupted: bool, stopped: SearchStopped | None = None) -> int:
         if stopped is not None:
@@ -174,7 +174,7 @@ class _Simulated(_Offline):
             self._looked += 1.0
             with self._timed() as cost:
                 self.stages[-1].on_tick({"progress": {number: progress}})
-                self._write_status()
+                self.status.write()
             self._book(number, cost)
             self.books.status += cost[0]
 

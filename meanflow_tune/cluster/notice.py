@@ -1,15 +1,13 @@
 """SIGTERM to a rank, as a spot instance sends before it goes: its job is saved and begun elsewhere.
 
 Python runs signal handlers in the main thread only, and Ray Train runs `serve_slot` in another one; so
-a callback of the worker group sets the handler by a task, which Ray runs in the main thread.
+a callback of the worker group (in slots.py) sets the handler by a task, which Ray runs there.
 """
 
 import signal
 import threading
 from types import FrameType
 from typing import Any
-
-from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 _given, _serving = threading.Event(), threading.Event()
 _before: Any = None
@@ -46,10 +44,3 @@ def _handle(number: int, frame: FrameType | None) -> None:
         _before(number, frame)
     else:
         raise SystemExit(1)
-
-
-class ListenForNotice(WorkerGroupCallback):
-    """Lets every process of a new worker group `listen`."""
-
-    def after_worker_group_start(self, worker_group: Any) -> None:
-        worker_group.execute(listen)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from meanflow_tune.cluster.errors import ClusterUnreachable
+from meanflow_tune.cluster.errors import ClusterError, ClusterUnreachable
 
 OBJECT_STORE_BYTES = 200 * 2**20
 PROBE_SECONDS = 3.0
@@ -103,7 +103,8 @@ def _still_busy() -> bool:
 def start_local(cpus: int | None = None, gpus: int | None = None, verbose: bool = False) -> Session:
     """A private Ray on this machine, which ends with this process, however that ends.
 
-    It has its own folder and its own token, and is reached by nobody else.
+    It has its own folder and its own token, and is reached by nobody else. Raises ClusterError where it
+    does not come up.
     """
     temp_dir = _own_folder()
     before = _set_environment(
@@ -117,16 +118,25 @@ def start_local(cpus: int | None = None, gpus: int | None = None, verbose: bool 
 
     _reread_environment()
     _hush(verbose)
-    context = ray.init(
-        address="local",
-        num_cpus=cpus,
-        num_gpus=gpus,
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=verbose,
-        logging_level=logging.INFO if verbose else logging.CRITICAL,
-        _temp_dir=str(temp_dir),
-    )
+    try:
+        context = ray.init(
+            address="local",
+            num_cpus=cpus,
+            num_gpus=gpus,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=verbose,
+            logging_level=logging.INFO if verbose else logging.CRITICAL,
+            _temp_dir=str(temp_dir),
+        )
+    except Exception as error:
+        _restore(before)
+        _reread_environment()
+        text = " ".join(str(error).split())[:400]
+        raise ClusterError(
+            f"Ray does not start on this machine: {text} (It waits for 30 s: is the machine overloaded, or "
+            f"its memory full? Ray's own words are in {temp_dir}.)"
+        ) from error
     address = str(context.address_info["gcs_address"])
     # Tools of Ray that our processes use would otherwise look for any Ray on this machine.
     os.environ["RAY_ADDRESS"] = address

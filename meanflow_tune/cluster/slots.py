@@ -15,8 +15,8 @@ from typing import Any
 
 import ray
 
+from meanflow_tune.cluster import notice
 from meanflow_tune.cluster.errors import SlotsLost
-from meanflow_tune.cluster.notice import ListenForNotice
 from meanflow_tune.cluster.rank import Serve, serve_slot
 from meanflow_tune.cluster.session import leave_running
 
@@ -142,6 +142,7 @@ class Slots:
     def _trainer(self, name: str) -> Any:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
+        from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
         unused = _UNUSED | (_UNUSED_LOCALLY if self._local else frozenset())
 
@@ -149,6 +150,10 @@ class Slots:
             def _create_default_callbacks(self) -> list[Any]:
                 made = super()._create_default_callbacks()
                 return [c for c in made if type(c).__name__ not in unused]
+
+        class ListenForNotice(WorkerGroupCallback):
+            def after_worker_group_start(self, worker_group: Any) -> None:
+                worker_group.execute(notice.listen)
 
         return SlotTrainer(
             serve_slot,

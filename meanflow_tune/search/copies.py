@@ -15,11 +15,10 @@ from optuna.storages import BaseStorage
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial
 
-from meanflow_tune.files import Writing, at_once
 from meanflow_tune.search.errors import StorageError
 from meanflow_tune.search.generations import add_trials
 from meanflow_tune.search.manifest import Manifest
-from meanflow_tune.search.storage import JOURNAL_NAME, is_url, open_storage, shown_url
+from meanflow_tune.search.storage import JOURNAL_NAME, is_url, shown_url
 from meanflow_tune.search.view import CONFIG
 
 COPIED, MOVED = "copied", "moved_to"
@@ -41,21 +40,19 @@ def open_study(
     folder: Path,
     name: str,
     url: str | None,
-    fence: Callable[[], None],
-    recover: bool = False,
+    opened: Callable[[str | Path], BaseStorage],
     say: Callable[[str], None] = log.info,
-    writing: Writing = at_once,
 ) -> BaseStorage:
     """The storage of a study for writing, at `url` or in its journal, brought there if need be.
 
-    writing: carries out a write, for example again after a wait for disk space.
+    opened: `open_storage` with the fence of the lease.
 
     Raises:
         StorageError: a storage cannot be opened, or both places hold studies that differ.
     """
     journal = folder / JOURNAL_NAME
     target: str | Path = url or journal
-    storage = open_storage(target, fence, recover, writing)
+    storage = opened(target)
     source = _source(folder, url)
     if source is None:
         return storage
@@ -64,7 +61,7 @@ def open_study(
             f"study {name} is in {source}, which needs a password: name it by --study-storage; to move"
             " it, give it a URL without one first (drivers read it from ~/.pgpass or the like)"
         )
-    _bring(open_storage(source, fence, recover), storage, name, source, target, say)
+    _bring(opened(source), storage, name, source, target, say)
     if isinstance(source, Path):
         source.rename(_free(source))
     return storage

@@ -51,10 +51,13 @@ DECIDING = (
 # Modules of `search` that decide nothing: they keep, copy, guard or analyse what was decided.
 KEEPING = (
     "analysis",
+    "audit",
     "clock",
+    "conditions",
     "copies",
     "errors",
     "fenced",
+    "forecast",
     "lease",
     "manifest",
     "moved",

@@ -148,7 +148,7 @@ def lead(records: Iterable[TrialRecord], objective: SearchObjective) -> Lead:
     contests = (
         _contest(first.number, known[first.number], other.number, known[other.number])
         for other in order[1:]
-        if other in repeated
+        if len(known[other.number]) > 1
     )
     rivals = tuple(c for c in contests if c is not None and c.interval.count > 1 and c.undecided)
     return Lead(order, rivals)

@@ -1,5 +1,6 @@
 """Loading a search space: a module with GOAL, OBJECTIVE, BASELINES and suggest(trial)."""
 
+import ast
 import hashlib
 import importlib.util
 import json
@@ -27,10 +28,11 @@ class Space:
 
     suggest: gives a configuration for an Optuna trial; goal: what the study is to settle, one
     sentence; baselines: name -> every parameter, in the order in which they run; source_hash: of
-    the file, so that a study notices when its space changed; reference: the baselines of which the
-    best is what proposed trials are compared with (the module's REFERENCE, else all); families:
-    name -> baselines that differ in their learning rate only, of which the best stands for all (the
-    module's FAMILIES; a baseline that is in none is one by itself).
+    the file and of the search spaces that it imports, so that a study notices when its space
+    changed; reference: the baselines of which the best is what proposed trials are compared with
+    (the module's REFERENCE, else all); families: name -> baselines that differ in their learning rate
+    only, of which the best stands for all (the module's FAMILIES; a baseline that is in none is one by
+    itself).
     """
 
     name: str
@@ -62,7 +64,6 @@ def load_space(name_or_path: str | Path) -> Space:
             raise SpaceError(
                 f"search space {text!r} is unknown; known: {known}; or give a .py file"
             )
-    source = path.read_bytes()
     module = _load_module(name, path)
     missing = [part for part in REQUIRED if not hasattr(module, part)]
     if missing:
@@ -73,7 +74,7 @@ def load_space(name_or_path: str | Path) -> Space:
         goal=_goal(module.GOAL, path),
         objective=_objective(module.OBJECTIVE, path),
         baselines=_baselines(module.BASELINES, path),
-        source_hash=hashlib.sha256(source).hexdigest(),
+        source_hash=_source_hash(path),
         reference=_reference(module, path),
         families=_families(module, path),
     )
@@ -160,6 +161,34 @@ def _load_module(name: str, path: Path) -> ModuleType:
             f"search space {path}: {type(error).__name__}: {one_line(error)}"
         ) from error
     return module
+
+
+def _source_hash(path: Path) -> str:
+    """Of the file alone, or of it and all files of search_spaces that it imports, at any depth."""
+    found: dict[Path, bytes] = {}
+    waiting = [path]
+    while waiting:
+        file = waiting.pop()
+        if file not in found:
+            found[file] = file.read_bytes()
+            waiting += _imported_spaces(found[file])
+    digest = hashlib.sha256(found.pop(path))
+    for file in sorted(found):
+        digest.update(f"\0{file.name}\0{len(found[file])}\0".encode() + found[file])
+    return digest.hexdigest()
+
+
+def _imported_spaces(source: bytes) -> list[Path]:
+    """Files of search_spaces that a module imports, wherever in it the import stands."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    parts = [name.split(".") for name in sorted(names)]
+    files = [spaces_folder() / f"{p[1]}.py" for p in parts if p[0] == PACKAGE and len(p) > 1]
+    return [file for file in files if file.is_file()]
 
 
 def _goal(goal: object, path: Path) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meanflow_tune.config import flatten
+from meanflow_tune.tracking.database import ensure_database
 from meanflow_tune.tracking.moved import adopt_artifacts, now_at
 from meanflow_tune.tracking.outbox import Event
 from meanflow_tune.tracking.replay import Rejected
@@ -139,6 +140,9 @@ class MlflowSink:
 
             # Ray may have imported mlflow before, which then has read the level.
             logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
+            # It prints what it then raises (a full disk), with a traceback, at each try.
+            logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+            ensure_database(self._uri)
             self._connected = MlflowClient(self._uri, registry_uri=self._uri)
         return self._connected
 

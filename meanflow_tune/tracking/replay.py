@@ -116,7 +116,9 @@ class Replayer:
     def _wait_after(self, error: Exception, delay: float) -> bool:
         """Note the failure and wait; True where `drain` or `close` cut it short."""
         with self._changed:
-            self._error = f"{type(error).__name__}: {error}"
+            # A database's error goes on with the statement and its parameters.
+            first = (str(error).strip().splitlines() or [""])[0]
+            self._error = f"{type(error).__name__}: {first}"
             self._failing_since = self._failing_since or time.time()
             hurried = self._changed.wait_for(lambda: self._stopping or self._hurry, delay)
             self._hurry = False

@@ -95,6 +95,36 @@ def test_two_ranks_survive_a_killed_rank_and_a_raising_one(tmp_path: Path) -> No
         assert totals == [3.0] * 4
 
 
+def test_a_search_that_was_stopped_leaves_its_slots_to_the_next(tmp_path: Path) -> None:
+    """A time budget ends the search, and its confirmation begins in the same slots at once."""
+    import ray
+
+    from meanflow_tune.cluster.mailbox import start_mailbox
+    from meanflow_tune.cluster.slots import Slots
+    from meanflow_tune.cluster.tuner import run_search
+
+    class Budget:
+        requested = False
+
+    budget = Budget()
+
+    def judge(number: int, images: int) -> bool:
+        budget.requested = images >= 200
+        return True
+
+    long = [{"x": 0.0, "rungs": 1000, "seconds": 0.2} for _ in range(3)]
+    first = ToyDirector(long, tmp_path / "first", judge)
+    short = [{"x": 0.0, "rungs": 3, "seconds": 0.5} for _ in range(2)]
+    second = ToyDirector(short, tmp_path / "second")
+    mailbox = start_mailbox()
+    with Slots(mailbox, 1, 2, {"CPU": 1.0}, False, tmp_path, SERVE) as slots:
+        run_search(first, mailbox, 1, tmp_path, "first", slots, budget)
+        ray.get(mailbox.forget.remote())
+        run_search(second, mailbox, 1, tmp_path, "second", slots)
+    assert {n: o.status for n, o in first.outcomes.items()} == {0: "running"}
+    assert {n: o.status for n, o in second.outcomes.items()} == {0: "completed", 1: "completed"}
+
+
 def test_a_rank_without_memory_tells_it_and_hangs_nobody(tmp_path: Path) -> None:
     """Not a failure to retry, on two ranks as on one; the other rank waits in a collective."""
     configs: list[dict[str, Any]] = [{"x": 0.0, "rungs": 2} for _ in range(3)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from meanflow_tune.cluster import session
-from meanflow_tune.cluster.errors import ClusterUnreachable
+from meanflow_tune.cluster.errors import ClusterError, ClusterUnreachable
 from meanflow_tune.cluster.rank import is_infrastructure, resolve
 
 
@@ -45,6 +45,24 @@ def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ClusterUnreachable, match=str(port)):
         session.join()
     monkeypatch.undo()
+    assert dict(os.environ) == before
+
+
+def test_a_private_ray_that_does_not_come_up_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an overloaded machine Ray gives up after 30 s, by an exception of no class of its own."""
+    import ray
+
+    def too_slow(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nThe GCS is overloaded.")
+
+    monkeypatch.setattr(ray, "init", too_slow)
+    monkeypatch.setattr(session, "_own_folder", lambda: tmp_path)
+    before = dict(os.environ)
+    with pytest.raises(ClusterError, match=r"timed out during startup.*overloaded") as caught:
+        session.start_local(cpus=1)
+    assert "\n" not in str(caught.value)
     assert dict(os.environ) == before
 
 

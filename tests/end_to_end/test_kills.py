@@ -5,7 +5,6 @@ killed (SIGKILL of its process, with which its private Ray goes).
 """
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -26,6 +25,7 @@ from tests.end_to_end.commands import (
     mlflow_runs,
     study,
     table,
+    too_busy,
 )
 from tests.end_to_end.killed import POINTS
 
@@ -74,14 +74,20 @@ class Chain:
     def said(self) -> str:
         return (self.folder / f"said-{self.drivers}").read_text()
 
+    def run(self, point: str, **more: str) -> int:
+        """The status of the next driver for which Ray came up."""
+        while too_busy(status := self.start(point, **more).wait(), self.said()):
+            pass
+        return status
+
     def run_to(self, point: str) -> None:
-        status = self.start(point).wait()
+        status = self.run(point)
         assert status == -signal.SIGKILL, f"{point}: status {status}\n{self.said()}"
         assert (self.folder / "killed").read_text() == point
         self.killed.append(point)
 
     def run_to_the_end(self, **more: str) -> None:
-        status = self.start("never", **more).wait()
+        status = self.run("never", **more)
         assert status == 0, self.said()
 
     def steps(self) -> list[list[tuple[int, int]]]:
@@ -163,9 +169,10 @@ def assert_equal(chain: Chain, whole: Chain) -> None:
         assert mine == other, f"trial {mine['number']}"
     assert rows(chain.storage) == rows(whole.storage)
     redone = chain.redone()
-    assert len(redone) == len(chain.killed)
-    assert max(redone) <= LONGEST, dict(zip(chain.killed, redone, strict=True))
-    assert {s for made in chain.steps() for s in made} == set(whole.steps()[0])
+    assert len(redone) >= len(chain.killed)
+    assert max(redone) <= LONGEST, redone
+    everything = {step for made in whole.steps() for step in made}
+    assert {step for made in chain.steps() for step in made} == everything
 
 
 def test_the_search_stops_pauses_promotes_and_completes(whole: Chain) -> None:
@@ -175,7 +182,7 @@ def test_the_search_stops_pauses_promotes_and_completes(whole: Chain) -> None:
     assert any("paused_at" in trial["attributes"] for trial in found)
     # A planted pickle in the state of a stock search is executed, a truncated one hangs: there is none.
     assert [path for path in whole.storage.rglob("*") if path.suffix in (".pkl", ".pickle")] == []
-    (made,) = whole.steps()
+    made = whole.steps()[-1]
     assert len(set(made)) == len(made)
     for trial in found:
         last = max(int(key.partition("/")[2]) for key in trial["rungs"]) // 64
@@ -251,14 +258,16 @@ def test_killed_at_random_moments(whole: Chain, tmp_path: Path) -> None:
     def lines() -> int:
         return journal.read_bytes().count(b"\n") if journal.exists() else 0
 
-    for number in range(RANDOM_KILLS):
+    while len(chain.killed) < RANDOM_KILLS:
         wanted, pause = lines() + chance.randint(1, 15), chance.uniform(0.0, 0.3)
         driver = chain.start("never")
         while driver.poll() is None and lines() < wanted:
             time.sleep(0.01)
         time.sleep(pause)
-        os.kill(driver.pid, signal.SIGKILL)
-        assert driver.wait() == -signal.SIGKILL, f"kill {number} came too late\n{chain.said()}"
+        driver.kill()
+        if too_busy(status := driver.wait(), chain.said()):
+            continue
+        assert status == -signal.SIGKILL, f"after {chain.killed} one came too late\n{chain.said()}"
         chain.killed.append(f"line {wanted}")
     chain.run_to_the_end()
     assert_equal(chain, whole)

@@ -1,6 +1,7 @@
 """Moving a study between its journal and databases: exact, once, and never two that differ."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from meanflow_tune.search.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.search.view import read_records
 from tests.search.studies import NAME, allow, make_ledger, run_all, run_job
 from tests.search.test_manifest import TERMS
+
+OPENED = partial(open_storage, fence=allow)
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def url(tmp_path: Path) -> str:
 
 def bring(folder: Path, url: str | None, fence: Any = allow) -> BaseStorage:
     """What a driver does: open the study there, and write down where it is."""
-    storage = open_study(folder, NAME, url, fence)
+    storage = open_study(folder, NAME, url, partial(open_storage, fence=fence))
     Manifest.make(**TERMS | {"study": NAME}, study_storage=url).write(folder)
     return storage
 
@@ -88,7 +91,9 @@ class Killed(BaseException):
     """Stands for a kill: nothing catches it."""
 
 
-@pytest.mark.parametrize("after", [0, 1, 2, 6, 11])
+@pytest.mark.parametrize(
+    "after", [1, 6, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 2, 11))]
+)
 def test_a_kill_while_copying_loses_and_doubles_nothing(folder: Path, url: str, after: int) -> None:
     before, left = contents(open_storage(folder / JOURNAL_NAME)), after
 
@@ -128,7 +133,7 @@ def test_a_journal_that_began_beside_a_database_is_refused(folder: Path, url: st
     run_all(make_ledger(folder, open_storage(folder / JOURNAL_NAME, allow), total=3, seed=9))
     for place in (url, None):
         with pytest.raises(StorageError, match="both"):
-            open_study(folder, NAME, place, allow)
+            open_study(folder, NAME, place, OPENED)
 
 
 def test_readers_find_it_without_being_told(folder: Path, url: str, tmp_path: Path) -> None:
@@ -143,7 +148,7 @@ def test_a_password_is_never_stored_and_must_be_given_again(folder: Path) -> Non
     (folder / JOURNAL_NAME).unlink()
     Manifest.make(**TERMS | {"study": NAME}, study_storage=shown).write(folder)
     with pytest.raises(StorageError, match=r"is in postgresql://\*\*\*@host.*needs a password"):
-        open_study(folder, NAME, None, allow)
+        open_study(folder, NAME, None, OPENED)
 
 
 def test_every_single_write_to_a_database_is_fenced(folder: Path, url: str) -> None:

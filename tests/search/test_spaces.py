@@ -1,5 +1,6 @@
 """Search spaces: how they load, and the one that this project is about."""
 
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import optuna
 import pytest
 from optuna.trial import FixedTrial
 
+from meanflow_tune.search import spaces
 from meanflow_tune.search.errors import SpaceError
 from meanflow_tune.search.samplers import make_sampler
 from meanflow_tune.search.spaces import check_baseline, known_spaces, load_space
@@ -33,6 +35,40 @@ def test_load_from_a_path(tmp_path: Path) -> None:
     assert space.baselines == {"zero": {"x": 0.0, "kind": "a"}}
     other = load_space(write(tmp_path, TOY + "# changed\n"))
     assert other.source_hash != space.source_hash
+
+
+def test_the_hash_covers_the_spaces_that_a_space_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of search_spaces that another one builds on is part of it, at any depth."""
+    monkeypatch.setattr(spaces, "spaces_folder", lambda: tmp_path)
+    base = tmp_path / "base.py"
+    base.write_text("X = 1\n")
+    (tmp_path / "middle.py").write_text("import search_spaces.base\n")
+    alone = write(tmp_path, TOY)
+    plain = spaces._source_hash(alone)
+    assert plain == hashlib.sha256(alone.read_bytes()).hexdigest()
+    for line in (
+        "from search_spaces.base import X",
+        "from search_spaces import base",
+        "import search_spaces.middle as m",
+    ):
+        base.write_text("X = 1\n")
+        before = spaces._source_hash(write(tmp_path, f"{line}\n{TOY}"))
+        base.write_text("X = 2\n")
+        assert spaces._source_hash(write(tmp_path, f"{line}\n{TOY}")) != before, line
+
+
+def test_the_toy_has_the_parameters_of_second_order() -> None:
+    toy, digits = load_space("eight_gaussians"), load_space("second_order")
+    for params in digits.baselines.values():
+        theirs, ours = digits.suggest(FixedTrial(params)), toy.suggest(FixedTrial(params))
+        assert ours.data.kind == "eight_gaussians"
+        assert ours.losses == theirs.losses
+        assert ours.time_sampler == theirs.time_sampler
+        assert ours.budget.rungs == (0.1, 0.25, 0.5, 1.0)
+    assert toy.baselines == digits.baselines
+    assert toy.source_hash != digits.source_hash
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """--import-study: trials of another study teach the sampler, and count for nothing else."""
 
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +10,19 @@ from optuna import Trial
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from meanflow_tune.search.copies import open_study
 from meanflow_tune.search.current import IMPORTED_PARAMS
 from meanflow_tune.search.errors import StudyChanged
 from meanflow_tune.search.generations import Target, count_trials, renew
 from meanflow_tune.search.laws import Laws, draw_laws
+from meanflow_tune.search.manifest import Manifest
 from meanflow_tune.search.objective import Objectives
 from meanflow_tune.search.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.search.view import IMPORTED, read_records
 from meanflow_tune.search.warmstart import find_origin, import_study
 from tests.search import studies
 from tests.search.studies import BASELINES, NAME, OBJECTIVE, allow, make_ledger, run_all
+from tests.search.test_manifest import TERMS
 
 OBJECTIVES = Objectives.of(OBJECTIVE)
 
@@ -66,6 +71,20 @@ def test_conditional_trials_are_imported_with_state_value_and_rungs(
     assert len({tuple(trial.constraints) for trial in made}) == 1  # what GP insists on
     assert read_records(storage, "new", Path()) == []
     assert count_trials(storage, "new").all == 0
+
+
+@pytest.mark.slow
+def test_an_origin_in_a_database_is_found_by_its_manifest(
+    origin: Path, storage: BaseStorage, tmp_path: Path
+) -> None:
+    moved, url = tmp_path / "moved" / NAME, f"sqlite:///{tmp_path / 'studies.db'}"
+    shutil.copytree(origin, moved)
+    open_study(moved, NAME, url, partial(open_storage, fence=allow))
+    Manifest.make(**TERMS | {"study": NAME}, study_storage=url).write(moved)
+    said: list[str] = []
+    here = Manifest.make(**TERMS | {"data_fingerprint": "other"})
+    assert import_study(storage, "new", moved, laws(), OBJECTIVES, here, said.append) == 12
+    assert said[0] == "note: in toy, the fingerprint of the data was f00 and is other here"
 
 
 def test_what_does_not_fit_is_left_out(origin: Path, storage: BaseStorage) -> None:

@@ -387,3 +387,36 @@ def test_values_that_are_not_finite_are_named_and_long_ones_are_cut(
     found = api.search_runs([api.get_experiment_by_name(STUDY).experiment_id], "tags.trial = '0'")
     whole = api.download_artifacts(found[0].info.run_id, "config.json", str(tmp_path))
     assert json.loads(Path(whole).read_text()) == config
+
+
+MAKE = """
+import os, signal, sys
+from pathlib import Path
+import alembic.runtime.migration as migration
+from meanflow_tune.tracking.mlflow_sink import MlflowSink
+
+step, steps = migration.HeadMaintainer.update_to_step, 0
+
+def counted(self, *arguments):
+    global steps
+    steps += 1
+    if steps == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *arguments)
+
+migration.HeadMaintainer.update_to_step = counted
+MlflowSink.for_storage(Path(sys.argv[1])).prepare()
+"""
+
+
+def test_a_kill_while_the_database_is_made_leaves_none_or_a_whole_one(tmp_path: Path) -> None:
+    """MLflow refuses a half migrated one for ever: "Detected out-of-date database schema"."""
+    command = [sys.executable, "-c", MAKE, str(tmp_path)]
+    root = Path(__file__).parents[2]
+    killed = subprocess.run([*command, "20"], cwd=root, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "mlflow.db").exists()
+    assert list(tmp_path.glob(".mlflow-new-*")), "it was killed in the middle"
+    MlflowSink.for_storage(tmp_path).prepare()
+    assert (tmp_path / "mlflow.db").exists()
+    MlflowSink.for_storage(tmp_path).prepare()

@@ -222,3 +222,16 @@ def test_a_kill_between_effect_and_cursor_repeats_exactly_that_event(tmp_path: P
     sink = Notebook()
     replay(Outbox(tmp_path), sink)
     assert sink.seen == [2, 3, 4]
+
+
+def test_an_error_of_many_lines_is_told_in_one(tmp_path: Path) -> None:
+    class Full:
+        def apply(self, event: Event) -> None:
+            raise RuntimeError("database or disk is full\n[SQL: UPDATE tags SET value=?]\n(more)")
+
+    outbox = Outbox(tmp_path)
+    fill(outbox, 0)
+    with Replayer(outbox, Full(), first_delay=0.001, longest_delay=0.001) as replayer:
+        while (error := replayer.status().error) is None:
+            time.sleep(0.001)
+    assert error == "RuntimeError: database or disk is full"

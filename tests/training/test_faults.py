@@ -1,6 +1,7 @@
 """Full disks, lost files and lack of memory: what a trial does, and what it says of itself."""
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -313,6 +314,25 @@ def test_what_every_trial_needs_is_no_trials_lack_of_memory(
     with pytest.raises(serve.Unusable, match=r"teacher.*out of memory") as caught:
         run_job(tmp_path, Sink(), tmp_path / "teachers")
     assert memory_shortage(caught.value) is None
+
+
+def test_training_alone_says_in_one_line_that_memory_does_not_suffice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from scripts import train as script
+
+    def too_large(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError(GPU)
+
+    monkeypatch.setattr(serve, "serve_job", too_large)
+    monkeypatch.setattr(script.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    (tmp_path / "config.json").write_text(json.dumps(tiny_config().to_dict()))
+    places = [f"--output={tmp_path / 'out'}", f"--cache={tmp_path / 'cache'}", "--device=cpu"]
+    assert script.main([f"--config={tmp_path / 'config.json'}", *places]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "out_of_memory" in line
+    assert "20.00 GiB" in line
 
 
 @pytest.mark.parametrize("step, violation", [(0, 2.0), (4, 1.6), (9, 1.1)])

@@ -1,0 +1,138 @@
+"""Where a search stands, once a second: for the live view, for status.json, and for `--status`."""
+
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from functools import cached_property
+
+from meanflow_tune import summary
+from meanflow_tune.files import is_full, write_atomic
+from meanflow_tune.plan import Plan
+from meanflow_tune.plan_forecast import confirmation_work, ladder_of
+from meanflow_tune.progress import Outlook, look_ahead, show_outlook
+from meanflow_tune.records import TrialRecord
+from meanflow_tune.request import EXIT_OK, SearchRequest, UserError
+from meanflow_tune.search.clock import Clock
+from meanflow_tune.search.copies import find_study
+from meanflow_tune.search.errors import LeaseLost, StorageError
+from meanflow_tune.search.forecast import Ladder
+from meanflow_tune.search.lease import Lease, read_lease
+from meanflow_tune.search.storage import open_storage
+from meanflow_tune.search.view import read_records
+from meanflow_tune.stage import Stage
+from meanflow_tune.view import View, make_console
+
+log = logging.getLogger(__name__)
+
+
+class Status:
+    """Kept by a thread of its own from `start` to `end`. slots: how many trials run at once.
+
+    stages: the driver's own list, of which the last is at work.
+    """
+
+    def __init__(
+        self, plan: Plan, lease: Lease, view: View, clock: Clock, stages: list[Stage]
+    ) -> None:
+        self.slots = 1
+        self._plan, self._lease, self._view, self._clock = plan, lease, view, clock
+        self._stages = stages
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        threading.Thread(target=self._keep, daemon=True).start()
+
+    def stop(self) -> None:
+        """Write no more."""
+        self._stopped.set()
+
+    def end(self) -> None:
+        """Say that the driver has ended; a full disk does not stop it from doing so."""
+        self.stop()
+        try:
+            self.write()
+        except OSError as error:
+            log.warning("could not write the status: %s", error)
+
+    def _keep(self) -> None:
+        pause = 1.0
+        while not self._stopped.wait(pause):
+            began = time.monotonic()
+            try:
+                self.write()
+            except LeaseLost:
+                return
+            except OSError as error:
+                if not is_full(error):  # which the search itself tells
+                    log.warning("could not write the status: %s", error)
+            # Reading a large study takes long; little of the time should go into this.
+            pause = min(10.0, max(1.0, 20.0 * (time.monotonic() - began)))
+
+    def write(self) -> None:
+        """status.json, from which `--status` shows the running trials; and the view's counts."""
+        self._lease.check()
+        stage = self._stages[-1]
+        records = stage.ledger.records()
+        done = Counter(record.status for record in records)
+        best = self._stages[0].ledger.best()
+        self._view.state |= {
+            "study": stage.name,
+            "total": stage.total,
+            "done": dict(done),
+            "budget_left": self._clock.left,
+            "best": f"best so far: {_describe(best)}" if best else "",
+            **self._outlook(stage, records).to_dict(),
+        }
+        keys = ("study", "total", "done", "running", *Outlook.__dataclass_fields__)
+        state = {key: self._view.state.get(key) for key in keys}
+        state |= {"time": time.time(), "ended": self._stopped.is_set()}
+        write_atomic(self._plan.request.folder / summary.STATUS_NAME, json.dumps(state, indent=1))
+        self._view.beat()
+
+    @cached_property
+    def _ladder(self) -> Ladder:
+        return ladder_of(self._plan)  # kept, since what it expects takes a while for many trials
+
+    def _outlook(self, stage: Stage, records: list[TrialRecord]) -> Outlook:
+        """How the stage stands, and when the search and its confirmation will end."""
+        ladder, afterwards = self._ladder, None
+        if stage is self._stages[0]:
+            afterwards = confirmation_work(self._plan, ladder.images[-1])
+        else:
+            ladder = Ladder(ladder.images[-1:], None, stage.total, stage.total)
+        found = look_ahead(
+            records,
+            ladder,
+            self._plan.objectives,
+            self.slots,
+            stage.clocks.images,
+            stage.clocks.pace,
+            afterwards,
+            self._clock.left if stage is self._stages[0] else None,
+        )
+        return replace(found, seconds_left=None, forecast="") if self._stopped.is_set() else found
+
+
+def _describe(record: TrialRecord) -> str:
+    what = f" ({record.baseline})" if record.baseline else ""
+    return f"trial {record.number}{what} with {record.value:.4f}"
+
+
+def show_status(request: SearchRequest) -> int:
+    """Print what a study holds and, where a driver is at work, its running trials. Reads only."""
+    folder = request.folder
+    try:
+        journal = find_study(folder, request.study_storage)
+        records = read_records(open_storage(journal), request.study, folder)
+    except StorageError as error:
+        raise UserError(f"--status: {error}; name it by --study and --storage.") from None
+    console, lease = make_console(), read_lease(folder)
+    summary.show_status(console, request, records, lease)
+    status = summary.read_status(request)
+    silent = time.time() - status.get("time", 0.0)
+    if lease is not None and lease.pid is not None and silent < summary.STALE_SECONDS:
+        show_outlook(console, status)
+    return EXIT_OK
