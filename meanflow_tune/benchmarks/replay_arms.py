@@ -198,7 +198,7 @@ def default_arms(given: Arm) -> list[Arm]:
     nearest = given.mapping == "nearest"
     arms += [
         replace(given, name="ours, no scheduler", scheduler="none"),
-        replace(given, name="random, ours' scheduler", sampler="random", nearest=nearest),
+        replace(given, name="random, our scheduler", sampler="random", nearest=nearest),
         Arm(RANDOM, sampler="random", scheduler="none", nearest=nearest),
         Arm("stock Ray + Optuna", reduction=STOCK_REDUCTION, grace=given.grace, stock=True),
     ]
