@@ -21,7 +21,7 @@ from meanflow_tune.search.errors import LeaseLost, StorageError
 from meanflow_tune.search.forecast import Ladder
 from meanflow_tune.search.lease import Lease, read_lease
 from meanflow_tune.search.storage import open_storage
-from meanflow_tune.search.view import read_records
+from meanflow_tune.search.view import best_record, read_records
 from meanflow_tune.stage import Stage
 from meanflow_tune.view import View, make_console
 
@@ -77,7 +77,7 @@ class Status:
         stage = self._stages[-1]
         records = stage.ledger.records()
         done = Counter(record.status for record in records)
-        best = self._stages[0].ledger.best()
+        best = self._best(stage, records)
         self._view.state |= {
             "study": stage.name,
             "total": stage.total,
@@ -91,6 +91,16 @@ class Status:
         state |= {"time": time.time(), "ended": self._stopped.is_set()}
         write_atomic(self._plan.request.folder / summary.STATUS_NAME, json.dumps(state, indent=1))
         self._view.beat()
+
+    def _best(self, stage: Stage, records: list[TrialRecord]) -> TrialRecord | None:
+        """Of the search, also while its confirmation runs; None where there are several objectives."""
+        search = self._stages[0]
+        single = search.ledger.objectives.single
+        if single is None:
+            return None
+        return best_record(
+            records if stage is search else search.ledger.records(), single.direction
+        )
 
     @cached_property
     def _ladder(self) -> Ladder:
