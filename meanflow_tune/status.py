@@ -5,8 +5,10 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 from meanflow_tune import summary
 from meanflow_tune.files import is_full, write_atomic
@@ -26,6 +28,8 @@ from meanflow_tune.stage import Stage
 from meanflow_tune.view import View, make_console
 
 log = logging.getLogger(__name__)
+# Looks at the trials for each look ahead, which reads all of them and changes little in a second.
+LOOKS = 5
 
 
 class Status:
@@ -41,6 +45,8 @@ class Status:
         self._plan, self._lease, self._view, self._clock = plan, lease, view, clock
         self._stages = stages
         self._stopped = threading.Event()
+        self._looks = 0
+        self._ahead: tuple[Any, Outlook] = None, Outlook()
 
     def start(self) -> None:
         threading.Thread(target=self._keep, daemon=True).start()
@@ -84,7 +90,7 @@ class Status:
             "done": dict(done),
             "budget_left": self._clock.left,
             "best": f"best so far: {_describe(best)}" if best else "",
-            **self._outlook(stage, records).to_dict(),
+            **self._look_ahead(stage, records, done).to_dict(),
         }
         keys = ("study", "total", "done", "running", *Outlook.__dataclass_fields__)
         state = {key: self._view.state.get(key) for key in keys}
@@ -105,6 +111,18 @@ class Status:
     @cached_property
     def _ladder(self) -> Ladder:
         return ladder_of(self._plan)  # kept, since what it expects takes a while for many trials
+
+    def _look_ahead(
+        self, stage: Stage, records: list[TrialRecord], done: Mapping[Any, int]
+    ) -> Outlook:
+        """The outlook, made anew when a trial has begun, ended or paused, and every so many looks."""
+        known, kept = self._ahead
+        self._looks += 1
+        now = stage.name, self._looks // LOOKS, self._stopped.is_set(), dict(done)
+        if known != now or kept.seconds_left is None:
+            kept = self._outlook(stage, records)
+            self._ahead = now, kept
+        return kept
 
     def _outlook(self, stage: Stage, records: list[TrialRecord]) -> Outlook:
         """How the stage stands, and when the search and its confirmation will end."""
