@@ -199,7 +199,7 @@ def _search_options(how: argparse._ArgumentGroup) -> None:
     how.add_argument(
         "--reduction",
         type=float,
-        default=2.0,
+        default=4.0,
         metavar="F",
         help="asha: at a rung the best 1/F of the trials go on (default: %(default)s)",
     )
@@ -227,7 +227,7 @@ def _search_options(how: argparse._ArgumentGroup) -> None:
     how.add_argument(
         "--protect",
         type=float,
-        default=0.1,
+        default=0.05,
         metavar="SHARE",
         help="share of proposed trials that are never stopped, to audit the rungs "
         "(default: %(default)s)",

@@ -53,11 +53,11 @@ class SearchRequest(Settings):
     startup_trials: Count = 8
     objectives: str | None = None
     scheduler: Literal["asha", "median", "none"] = "asha"
-    reduction: Annotated[float, Field(gt=1.0, le=100.0)] = 2.0
+    reduction: Annotated[float, Field(gt=1.0, le=100.0)] = 4.0
     grace: Annotated[int, Field(ge=0)] = 0
     brackets: Annotated[int, Field(ge=1, le=8)] = 1
     promotion: bool = True
-    protect: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
+    protect: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
     seed: Annotated[int, Field(ge=0)] = 0
     repeats: Annotated[int, Field(ge=0, le=16)] = 0
     confirm: Annotated[int, Field(ge=0, le=64)] = 1

@@ -29,9 +29,11 @@ def later(background: ThreadPoolExecutor, call: Callable[..., None], *arguments:
     def guarded() -> None:
         try:
             call(*arguments)
+        except LeaseLost:
+            log.debug("the new driver tells it")  # and why this one ends, its main thread says
         except Exception as error:
             missed = "tracking missed an event; running the same command again adds it"
-            if is_full(error) or isinstance(error, LeaseLost):
+            if is_full(error):
                 log.warning("%s: %s", missed, error)
             else:
                 log.exception("%s", missed)
@@ -179,12 +181,18 @@ class Stage:
         later(self._background, self.tracker.ended, record, outcome, model_of(record))
 
     def _track_report(self, record: TrialRecord, report: Report) -> None:
+        def draw() -> Report:
+            self._outbox.fence()
+            return with_pictures(record, report)
+
         try:
-            drawn = self._outbox.writing(lambda: with_pictures(record, report), Path(record.folder))
-            self.tracker.reported(record, drawn)
+            drawn = self._outbox.writing(draw, Path(record.folder))
+        except LeaseLost:
+            raise
         except Exception:
             log.exception("could not draw the samples of trial %d", record.number)
-            self.tracker.reported(record, report)
+            drawn = report
+        self.tracker.reported(record, drawn)
 
     def _refresh(self) -> None:
         self.view.state |= {"running": [dict(row) for row in self._rows.values() if "name" in row]}

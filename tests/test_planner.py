@@ -208,7 +208,7 @@ def test_stopping_in_words(tmp_path: Path) -> None:
     text = stopping_text(asked(tmp_path, reduction=3, brackets=2, grace=6400, promotion=False))
     assert text == (
         "successive halving, the best 1/3 go on at a rung; 2 brackets; none before 6,400 images; "
-        "10 % of the proposed are never stopped"
+        "5 % of the proposed are never stopped"
     )
     assert stopping_text(asked(tmp_path, scheduler="median", protect=0.0)) == (
         "what is worse than the median at a rung ends"

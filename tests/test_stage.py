@@ -79,6 +79,25 @@ def test_a_replaced_driver_finds_out_within_a_tick(tmp_path: Path) -> None:
         stage.on_tick({"progress": {}})
 
 
+def test_a_replaced_driver_says_once_why_it_ends(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not again, with a traceback, for each event that its background thread still had to tell."""
+    lost: list[str] = []
+
+    def fence() -> None:
+        if lost:
+            raise LeaseLost("another driver has the study")
+
+    stage, _ = make_stage(tmp_path, fence=fence, rungs=None)
+    job = stage.next_job()
+    assert job is not None
+    lost.append("now")  # only for what is told in the background: the study's own fence is open
+    stage.on_report(job.number, Report(20, {"gap@1": 1.0}, {}, 0.0))
+    stage._background.shutdown(wait=True)
+    assert caplog.records == []
+
+
 def test_the_trial_that_stops_a_search_is_tracked_like_any_other(tmp_path: Path) -> None:
     stage, sink = make_stage(tmp_path, max_failures=2)
     broken = Outcome("failed", "KeyError: 'x'", deterministic=True)

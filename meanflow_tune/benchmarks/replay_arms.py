@@ -37,11 +37,11 @@ class Arm:
     name: str
     sampler: SamplerKind = "tpe"
     scheduler: Scheduler = "asha"
-    reduction: float = 2.0
+    reduction: float = 4.0
     grace: int = 0
     brackets: int = 1
     promotion: bool = True
-    protect: float = 0.1
+    protect: float = 0.05
     min_peers: int = 3
     startup_trials: int = 8
     stock: bool = False

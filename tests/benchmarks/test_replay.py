@@ -36,7 +36,7 @@ def table() -> Table:
 
 def test_random_search_finds_what_draws_without_replacement_find() -> None:
     """Expected least of k of the values 0 .. n-1 without replacement: (n + 1)/(k + 1) - 1."""
-    n, repetitions = 24, 80
+    n, repetitions = 24, 60
     table = flat([float(i) for i in range(n)])
     problem = make_problem(table, "rows", None)
     arm = Arm("random", sampler="random", scheduler="none")
