@@ -5,8 +5,10 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 from meanflow_tune import summary
 from meanflow_tune.files import is_full, write_atomic
@@ -21,11 +23,13 @@ from meanflow_tune.search.errors import LeaseLost, StorageError
 from meanflow_tune.search.forecast import Ladder
 from meanflow_tune.search.lease import Lease, read_lease
 from meanflow_tune.search.storage import open_storage
-from meanflow_tune.search.view import read_records
+from meanflow_tune.search.view import best_record, read_records
 from meanflow_tune.stage import Stage
 from meanflow_tune.view import View, make_console
 
 log = logging.getLogger(__name__)
+# Looks at the trials for each look ahead, which reads all of them and changes little in a second.
+LOOKS = 5
 
 
 class Status:
@@ -41,6 +45,8 @@ class Status:
         self._plan, self._lease, self._view, self._clock = plan, lease, view, clock
         self._stages = stages
         self._stopped = threading.Event()
+        self._looks = 0
+        self._ahead: tuple[Any, Outlook] = None, Outlook()
 
     def start(self) -> None:
         threading.Thread(target=self._keep, daemon=True).start()
@@ -77,14 +83,14 @@ class Status:
         stage = self._stages[-1]
         records = stage.ledger.records()
         done = Counter(record.status for record in records)
-        best = self._stages[0].ledger.best()
+        best = self._best(stage, records)
         self._view.state |= {
             "study": stage.name,
             "total": stage.total,
             "done": dict(done),
             "budget_left": self._clock.left,
             "best": f"best so far: {_describe(best)}" if best else "",
-            **self._outlook(stage, records).to_dict(),
+            **self._look_ahead(stage, records, done).to_dict(),
         }
         keys = ("study", "total", "done", "running", *Outlook.__dataclass_fields__)
         state = {key: self._view.state.get(key) for key in keys}
@@ -92,9 +98,31 @@ class Status:
         write_atomic(self._plan.request.folder / summary.STATUS_NAME, json.dumps(state, indent=1))
         self._view.beat()
 
+    def _best(self, stage: Stage, records: list[TrialRecord]) -> TrialRecord | None:
+        """Of the search, also while its confirmation runs; None where there are several objectives."""
+        search = self._stages[0]
+        single = search.ledger.objectives.single
+        if single is None:
+            return None
+        return best_record(
+            records if stage is search else search.ledger.records(), single.direction
+        )
+
     @cached_property
     def _ladder(self) -> Ladder:
         return ladder_of(self._plan)  # kept, since what it expects takes a while for many trials
+
+    def _look_ahead(
+        self, stage: Stage, records: list[TrialRecord], done: Mapping[Any, int]
+    ) -> Outlook:
+        """The outlook, made anew when a trial has begun, ended or paused, and every so many looks."""
+        known, kept = self._ahead
+        self._looks += 1
+        now = stage.name, self._looks // LOOKS, self._stopped.is_set(), dict(done)
+        if known != now or kept.seconds_left is None:
+            kept = self._outlook(stage, records)
+            self._ahead = now, kept
+        return kept
 
     def _outlook(self, stage: Stage, records: list[TrialRecord]) -> Outlook:
         """How the stage stands, and when the search and its confirmation will end."""

@@ -239,14 +239,20 @@ class Seen:
 def seen_at(records: Sequence[TrialRecord], ladder: Ladder) -> list[Seen]:
     """What happened at each rung but the last."""
     found = []
+    have = [
+        (record, [report.images for report in record.reports])
+        for record in records
+        if record.reports
+    ]
     for rung, images in enumerate(ladder.images[:-1]):
         came = stopped = judged = passed = 0
-        for record in records:
-            if all(report.images != images for report in record.reports):
+        judging = {bracket for bracket in range(ladder.brackets) if ladder.judges(rung, bracket)}
+        for record, reported in have:
+            if images not in reported:
                 continue
-            ended = record.status in ("pruned", "paused") and record.reports[-1].images == images
+            ended = record.status in ("pruned", "paused") and reported[-1] == images
             came, stopped = came + 1, stopped + ended
-            if not _is_free(record) and ladder.judges(rung, record.bracket):
+            if record.bracket in judging and not _is_free(record):
                 judged, passed = judged + 1, passed + (not ended)
         found.append(Seen(came, stopped, judged, passed))
     return found
@@ -330,10 +336,21 @@ class _Rest:
 
     def _new(self, number: int) -> Work:
         bracket = number % self.ladder.brackets
-        known = sum(record.baseline is not None for record in self.records)
+        left = self.ladder.baselines - self._baselines
+        free, mixed = self._from_start[bracket]
+        return free if number - len(self.records) < left else mixed
+
+    @cached_property
+    def _baselines(self) -> int:
+        return sum(record.baseline is not None for record in self.records)
+
+    @cached_property
+    def _from_start(self) -> list[tuple[Work, Work]]:
+        """[bracket]: the whole way of a baseline, and of a trial that may be protected or judged."""
         start = Work(0.0, 0.0, 1.0)
-        if number - len(self.records) < self.ladder.baselines - known:
-            return start + self._path(0, bracket, free=True)
         share = self.ladder.rule.protect if self.ladder.rule is not None else 0.0
-        free, judged = (self._path(0, bracket, free) for free in (True, False))
-        return start + free.times(share) + judged.times(1.0 - share)
+        ways = []
+        for bracket in range(self.ladder.brackets):
+            free, judged = (self._path(0, bracket, free) for free in (True, False))
+            ways.append((start + free, start + free.times(share) + judged.times(1.0 - share)))
+        return ways

@@ -5,9 +5,11 @@ and through properties that parse attributes. Here trials are read once an ask, 
 them are plain attributes. `tests/search/test_light.py` compares its suggestions with those without.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from optuna.samplers._tpe import sampler as tpe
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -76,3 +78,29 @@ class LightView(SamplerView):
                 first.setdefault((trial.state, frozenset(trial.distributions)), trial)
             return list(first.values())
         return [LightTrial(trial) if trial.state.is_finished() else trial for trial in trials]
+
+
+@contextmanager
+def split_once() -> Iterator[None]:
+    """Within one ask TPE divides the trials into good and others once, not for each group anew.
+
+    The division is the same for all groups. It is a function of Optuna's module; where a later version
+    has it no more, nothing is saved and nothing else changes.
+    """
+    divide = getattr(tpe, "_split_trials", None)
+    if divide is None:
+        yield
+        return
+    known: dict[Any, Any] = {}
+
+    def once(study: Any, trials: list[FrozenTrial], n_below: int) -> Any:
+        key = n_below, tuple(map(id, trials))
+        if key not in known:
+            known[key] = trials, divide(study, trials, n_below)  # kept, so that no id is used again
+        return known[key][1]
+
+    tpe._split_trials = once
+    try:
+        yield
+    finally:
+        tpe._split_trials = divide

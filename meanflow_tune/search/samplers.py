@@ -25,7 +25,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from meanflow_tune.search.cma import ReplayedCmaEs
-from meanflow_tune.search.light import LightView
+from meanflow_tune.search.light import LightView, split_once
 from meanflow_tune.search.sampler_view import sampler_view
 from meanflow_tune.search.seeds import draw_seed
 
@@ -152,6 +152,12 @@ class _LightAsk(_Ask):
         laws = LightView(study._storage, trial._trial_id, laws_only=True)
         with _quiet():
             return self._relative.infer_relative_search_space(self._seen(study, laws), trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        with split_once():
+            return super().sample_relative(study, trial, search_space)
 
     def _view(self, storage: BaseStorage, trial: FrozenTrial) -> BaseStorage:
         return LightView(storage, trial._trial_id)
