@@ -125,7 +125,7 @@ def show_final(console: Console, objectives: Objectives, findings: Findings) -> 
     rows, shown = findings.rows, columns(objectives)
     reference = rows[0]
     seeds = max(len(row.seeds) for row in rows)
-    table = make_table(f"retrained on {seeds} fresh seeds, fresh latents", *shown)
+    table = make_table(f"retrained on {seeds} fresh seed{'s' * (seeds > 1)}, fresh latents", *shown)
     for row in rows:
         name = f"baseline: {row.name}" if row is reference else row.name
         table.add_row(name, *(plain(row.means[column]) for column in shown))
