@@ -17,7 +17,6 @@ EXAMPLES = """examples:
   python scripts/benchmark.py derivatives --device cuda --precision bfloat16 --json h100.json
   python scripts/benchmark.py derivatives --tables precision differences operators \\
       --page docs/derivatives.md                    the tables of that page, written into it
-
   python scripts/benchmark.py replay --study runs/toy      searches on a finished study, in minutes
   python scripts/benchmark.py replay --study runs/toy --sampler random --reduction 3 --no-promotion
   python scripts/benchmark.py replay --study runs/toy --table surrogate --plot replay.png
@@ -29,7 +28,17 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = make_parser("benchmark.py", __doc__, EXAMPLES)
     commands = p.add_subparsers(dest="command", required=True)
-    slots = commands.add_parser("slots", help="which layout of 2 processors serves trials faster")
+
+    def command(name: str, what: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=what,
+            epilog=EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    slots = command("slots", "which layout of 2 processors serves trials faster")
     slots.add_argument("--trials", type=int, default=4, metavar="N", help="(default: %(default)s)")
     slots.add_argument(
         "--images", type=int, default=38_400, metavar="N", help="a trial (default: %(default)s)"
@@ -39,30 +48,10 @@ def parser() -> argparse.ArgumentParser:
     )
     from meanflow_tune.benchmarks.search import add_arguments
 
-    add_arguments(
-        commands.add_parser(
-            "search",
-            help="what a search costs beside training, ours and others",
-            allow_abbrev=False,
-        )
-    )
-    _derivatives(
-        commands.add_parser(
-            "derivatives",
-            help="time, memory and error of the derivatives that losses need",
-            epilog=EXAMPLES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-    )
+    add_arguments(command("search", "what a search costs beside training, ours and others"))
+    _derivatives(command("derivatives", "time, memory and error of the derivatives of losses"))
     replay_options.add(
-        commands.add_parser(
-            "replay",
-            help="any sampler and scheduler against a finished study, in simulated time",
-            epilog=EXAMPLES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        command("replay", "any sampler and scheduler against a finished study, in simulated time")
     )
     return p
 
