@@ -1,121 +1,24 @@
 """A study in a database whose every single write is fenced, as `FencedJournal` does for a journal."""
 
-from collections.abc import Callable, Container, Sequence
-from typing import Any
+from collections.abc import Callable
 
-from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
-from optuna.study._frozen import FrozenStudy
-from optuna.trial import FrozenTrial, TrialState
 
 from meanflow_tune.search.errors import StorageError
+from meanflow_tune.search.passing import PassingStorage
 
 
-class FencedStorage(BaseStorage):
+class FencedStorage(PassingStorage):
     """Passes everything on to `inner`; before a write, `fence` raises when the lease is lost.
 
     fence None: for reading only, and a write raises StorageError.
     """
 
     def __init__(self, inner: BaseStorage, fence: Callable[[], None] | None, shown: str) -> None:
-        self._inner, self._check, self._shown = inner, fence, shown
+        super().__init__(inner)
+        self._fence, self._shown = fence, shown
 
-    def _fence(self) -> None:
-        if self._check is None:
+    def _before_write(self) -> None:
+        if self._fence is None:
             raise StorageError(f"{self._shown} was opened for reading only")
-        self._check()
-
-    # ---- writes -----------------------------------------------------------------------------
-
-    def create_new_study(
-        self, directions: Sequence[StudyDirection], study_name: str | None = None
-    ) -> int:
         self._fence()
-        return self._inner.create_new_study(directions, study_name)
-
-    def delete_study(self, study_id: int) -> None:
-        self._fence()
-        self._inner.delete_study(study_id)
-
-    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        self._fence()
-        self._inner.set_study_user_attr(study_id, key, value)
-
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        self._fence()
-        self._inner.set_study_system_attr(study_id, key, value)
-
-    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        self._fence()
-        return self._inner.create_new_trial(study_id, template_trial)
-
-    def set_trial_param(
-        self,
-        trial_id: int,
-        param_name: str,
-        param_value_internal: float,
-        distribution: BaseDistribution,
-    ) -> None:
-        self._fence()
-        self._inner.set_trial_param(trial_id, param_name, param_value_internal, distribution)
-
-    def set_trial_state_values(
-        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
-    ) -> bool:
-        self._fence()
-        return self._inner.set_trial_state_values(trial_id, state, values)
-
-    def set_trial_intermediate_value(
-        self, trial_id: int, step: int, intermediate_value: float
-    ) -> None:
-        self._fence()
-        self._inner.set_trial_intermediate_value(trial_id, step, intermediate_value)
-
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._fence()
-        self._inner.set_trial_user_attr(trial_id, key, value)
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._fence()
-        self._inner.set_trial_system_attr(trial_id, key, value)
-
-    # ---- reads ------------------------------------------------------------------------------
-
-    def get_study_id_from_name(self, study_name: str) -> int:
-        return self._inner.get_study_id_from_name(study_name)
-
-    def get_study_name_from_id(self, study_id: int) -> str:
-        return self._inner.get_study_name_from_id(study_id)
-
-    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        return self._inner.get_study_directions(study_id)
-
-    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        return self._inner.get_study_user_attrs(study_id)
-
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        return self._inner.get_study_system_attrs(study_id)
-
-    def get_all_studies(self) -> list[FrozenStudy]:
-        return self._inner.get_all_studies()
-
-    def get_trial(self, trial_id: int) -> FrozenTrial:
-        return self._inner.get_trial(trial_id)
-
-    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
-        return self._inner.get_trial_id_from_study_id_trial_number(study_id, trial_number)
-
-    def get_trial_number_from_id(self, trial_id: int) -> int:
-        return self._inner.get_trial_number_from_id(trial_id)
-
-    def get_all_trials(
-        self,
-        study_id: int,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
-    ) -> list[FrozenTrial]:
-        return self._inner.get_all_trials(study_id, deepcopy, states)
-
-    def remove_session(self) -> None:
-        self._inner.remove_session()

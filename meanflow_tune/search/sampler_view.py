@@ -8,15 +8,12 @@ that they need. Finished trials are passed on as they are, never copied.
 
 import copy
 import math
-from collections.abc import Container, Sequence
-from typing import Any
+from collections.abc import Container
 
-from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
-from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
+from meanflow_tune.search.passing import PassingStorage
 from meanflow_tune.search.view import paused_at
 
 _CONSTRAINT = "constraints:"  # where Optuna keeps a constraint: this prefix and its key
@@ -34,18 +31,16 @@ def sampler_view(
     return SamplerView(storage, asking, align_constraints)
 
 
-class SamplerView(BaseStorage):
+class SamplerView(PassingStorage):
     """See `sampler_view`."""
 
     def __init__(self, storage: BaseStorage, asking: int | None, align_constraints: bool) -> None:
-        self._storage = storage
+        super().__init__(storage)
         self._asking = asking
         self._align_constraints = align_constraints
 
-    # What is seen differently.
-
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        return _shown(self._storage.get_trial(trial_id))
+        return _shown(self._inner.get_trial(trial_id))
 
     def get_all_trials(
         self,
@@ -55,7 +50,7 @@ class SamplerView(BaseStorage):
     ) -> list[FrozenTrial]:
         trials = [
             _shown(trial) if trial.state == TrialState.RUNNING else trial
-            for trial in self._storage.get_all_trials(study_id, deepcopy=False)
+            for trial in self._inner.get_all_trials(study_id, deepcopy=False)
             if trial._trial_id != self._asking
         ]
         if states is not None:
@@ -63,74 +58,6 @@ class SamplerView(BaseStorage):
         if self._align_constraints:
             trials = _aligned(trials)
         return copy.deepcopy(trials) if deepcopy else trials
-
-    # What is passed on.
-
-    def create_new_study(
-        self, directions: Sequence[StudyDirection], study_name: str | None = None
-    ) -> int:
-        return self._storage.create_new_study(directions, study_name)
-
-    def delete_study(self, study_id: int) -> None:
-        self._storage.delete_study(study_id)
-
-    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        self._storage.set_study_user_attr(study_id, key, value)
-
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        self._storage.set_study_system_attr(study_id, key, value)
-
-    def get_study_id_from_name(self, study_name: str) -> int:
-        return self._storage.get_study_id_from_name(study_name)
-
-    def get_study_name_from_id(self, study_id: int) -> str:
-        return self._storage.get_study_name_from_id(study_id)
-
-    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        return self._storage.get_study_directions(study_id)
-
-    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        return self._storage.get_study_user_attrs(study_id)
-
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        return self._storage.get_study_system_attrs(study_id)
-
-    def get_all_studies(self) -> list[FrozenStudy]:
-        return self._storage.get_all_studies()
-
-    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        return self._storage.create_new_trial(study_id, template_trial)
-
-    def set_trial_param(
-        self,
-        trial_id: int,
-        param_name: str,
-        param_value_internal: float,
-        distribution: BaseDistribution,
-    ) -> None:
-        self._storage.set_trial_param(trial_id, param_name, param_value_internal, distribution)
-
-    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(study_id, trial_number)
-
-    def set_trial_state_values(
-        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
-    ) -> bool:
-        return self._storage.set_trial_state_values(trial_id, state, values)
-
-    def set_trial_intermediate_value(
-        self, trial_id: int, step: int, intermediate_value: float
-    ) -> None:
-        self._storage.set_trial_intermediate_value(trial_id, step, intermediate_value)
-
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._storage.set_trial_user_attr(trial_id, key, value)
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._storage.set_trial_system_attr(trial_id, key, value)
-
-    def remove_session(self) -> None:
-        self._storage.remove_session()
 
 
 def _shown(trial: FrozenTrial) -> FrozenTrial:
