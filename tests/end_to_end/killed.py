@@ -2,8 +2,7 @@
 
 The product knows nothing of this: functions of it are wrapped from outside, in its own process.
 POINT is a key of POINTS, or "never". Environment, beside that of `killed_worker`: TUNE, a file for what
-Ray Tune was told and what its results say in the end; WITHOUT_RAY, set where this process trains its
-trials itself, so that a driver starts in seconds and all but Ray is as it is.
+Ray Tune was told and what its results say in the end.
 """
 
 import importlib
@@ -12,8 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,47 +114,6 @@ def observe(path: Path) -> None:
     tune.Tuner.fit = fitted
 
 
-class Alone:
-    """In the place of a Ray runner: one trial after another in this process."""
-
-    description, slots = "no Ray, one trial at a time", 1
-
-    def __init__(self, cache: Path) -> None:
-        self._cache = cache
-
-    def search(self, stage: Any, name: str, interrupt: Any) -> None:
-        from meanflow_tune.records import Outcome, Report
-        from tests.end_to_end import killed_worker
-
-        class Sink:
-            def __init__(self, number: int) -> None:
-                self._number = number
-
-            def report(self, report: dict[str, Any]) -> bool:
-                return bool(stage.on_report(self._number, Report(**report)))
-
-            def tick(self, progress: dict[str, Any]) -> None:
-                stage.on_tick({"progress": {self._number: progress}})
-
-            def stopping(self) -> bool:
-                return bool(interrupt.requested)
-
-        while (job := stage.next_job()) is not None:
-            sink = Sink(job.number)
-            outcome = killed_worker.serve(job.to_dict(), 0, 1, "cpu", sink, cache=str(self._cache))
-            stage.on_end(job.number, Outcome(**outcome))
-
-
-def leave_ray_out() -> None:
-    from meanflow_tune import driver
-
-    @contextmanager
-    def start(**options: Any) -> Iterator[Alone]:
-        yield Alone(options["storage"] / "teachers")
-
-    driver.Runner.start = start  # type: ignore[method-assign]
-
-
 def main(point: str, arguments: list[str]) -> int:
     from meanflow_tune.cluster import runner
     from tests.end_to_end import killed_worker
@@ -165,8 +122,6 @@ def main(point: str, arguments: list[str]) -> int:
     os.environ["DRIVER"] = str(os.getpid())
     os.environ["KILL_IN_CHECKPOINT"] = str(POINTS[point][3]) if in_worker else "0"
     runner._serve = killed_worker.serve
-    if "WITHOUT_RAY" in os.environ:
-        leave_ray_out()
     if "TUNE" in os.environ:
         observe(Path(os.environ["TUNE"]))
     if point != "never" and not in_worker:

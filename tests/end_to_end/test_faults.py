@@ -105,11 +105,14 @@ def test_a_full_disk_pauses_the_search_which_goes_on_by_itself(tmp_path: Path) -
 
 
 def files_of(folder: Path) -> dict[str, str]:
-    """Every file of a study with its content's hash, but the lock that a reader may touch."""
+    """Every finished file of a study with its content's hash, but the lock that a reader may touch.
+
+    A picture that was just being drawn may be dropped: its temporary file is no part of the study.
+    """
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "lease.lock"
+        if path.is_file() and path.name != "lease.lock" and path.suffix != ".tmp"
     }
 
 

@@ -1,8 +1,7 @@
 """A search that is killed again and again equals one that never was: named points, random moments.
 
 One slot, one seed, promotion on. Each driver of a chain runs the same command; each but the last is
-killed (SIGKILL of its process, with which its private Ray goes). Each test comes twice: with Ray, and
-without, where the driver trains the trials itself and starts in seconds.
+killed (SIGKILL of its process, with which its private Ray goes).
 """
 
 import json
@@ -30,7 +29,7 @@ from tests.end_to_end.commands import (
 )
 from tests.end_to_end.killed import POINTS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 
 TRIALS = 12
 IMAGES = 6400  # 100 steps of 64
@@ -42,9 +41,8 @@ RANDOM_KILLS = 10
 class Chain:
     """Drivers of one search, one after another; steps[k]: (trial, step) that driver k's workers made."""
 
-    def __init__(self, folder: Path, ray: bool) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder, self.storage = folder, folder / "runs"
-        self.ray = ray
         self.drivers = 0
         self.killed: list[str] = []
 
@@ -65,7 +63,6 @@ class Chain:
                     PYTHONPATH=str(ROOT),
                     STEPS=str(self.folder / f"steps-{self.drivers}"),
                     KILLED=str(self.folder / "killed"),
-                    **({} if self.ray else {"WITHOUT_RAY": "1"}),
                     **more,
                 ),
                 stdin=subprocess.DEVNULL,
@@ -156,14 +153,10 @@ def rows(storage: Path) -> list[dict[str, Any]]:
     return table(storage)[names].replace({np.nan: None}).to_dict("records")  # type: ignore[return-value]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[False, pytest.param(True, marks=pytest.mark.cluster)],
-    ids=["without Ray", "with Ray"],
-)
-def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Chain:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     """The search that nobody killed."""
-    chain = Chain(tmp_path_factory.mktemp("whole"), request.param)
+    chain = Chain(tmp_path_factory.mktemp("whole"))
     chain.run_to_the_end(TUNE=str(chain.folder / "tune.json"))
     return chain
 
@@ -202,8 +195,6 @@ def test_the_search_stops_pauses_promotes_and_completes(whole: Chain) -> None:
 def test_tune_study_mlflow_and_table_agree_on_state_values_and_best(whole: Chain) -> None:
     """Stock: OptunaSearch tells stopped trials as COMPLETE; MLflow's callback reports them FINISHED."""
     assert_agreement(whole.storage, TRIALS)
-    if not whole.ray:
-        pytest.skip("there is no Ray Tune to agree with")
     seen = json.loads((whole.folder / "tune.json").read_text())
     assert all(end["error"] == "" for end in seen["ends"])
     status: dict[int, str] = {}
@@ -251,7 +242,7 @@ def test_tune_study_mlflow_and_table_agree_on_state_values_and_best(whole: Chain
 
 
 def test_killed_at_every_named_point(whole: Chain, tmp_path: Path) -> None:
-    chain = Chain(tmp_path, whole.ray)
+    chain = Chain(tmp_path)
     for point in POINTS:
         chain.run_to(point)
     assert len(chain.killed) >= 10
@@ -261,7 +252,7 @@ def test_killed_at_every_named_point(whole: Chain, tmp_path: Path) -> None:
 
 def test_killed_at_random_moments(whole: Chain, tmp_path: Path) -> None:
     """After a random number of further lines of the journal and a random pause."""
-    chain, chance = Chain(tmp_path, whole.ray), random.Random(20)
+    chain, chance = Chain(tmp_path), random.Random(20)
     journal = chain.storage / "tiny_space" / "study.journal"
 
     def lines() -> int:

@@ -229,31 +229,6 @@ def wait_for(storage: Path, driver: subprocess.Popen[bytes], finished: int) -> N
     pytest.fail(f"{finished} trials never finished (driver: {driver.poll()})")
 
 
-@pytest.mark.parametrize("kills", [(1, 3)])
-def test_kill_9_loses_and_doubles_nothing(tmp_path: Path, kills: tuple[int, ...]) -> None:
-    storage = tmp_path / "runs"
-    values: dict[int, float | None] = {}
-    for number in kills:
-        driver = subprocess.Popen(
-            command(storage), env=environment(), stdout=subprocess.DEVNULL, cwd=tmp_path
-        )
-        wait_for(storage, driver, number)
-        os.kill(driver.pid, signal.SIGKILL)
-        driver.wait()
-        trials = study(storage).trials
-        ended = {t.number: t.value for t in trials if t.state.name == "COMPLETE"}
-        assert {n: ended[n] for n in values} == values, "a finished trial changed"
-        values = ended
-    done = run(command(storage))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert_agreement(storage, TRIALS)
-    assert_agreement(storage, 4, "tiny_space/confirm")
-    last = {t.number: t.value for t in study(storage).trials}
-    assert {n: last[n] for n in values} == values
-    attempts = [t.user_attrs["attempt"] for t in study(storage).trials]
-    assert max(attempts) >= 1, "an unfinished trial goes on under its own number"
-
-
 def test_ctrl_c_stops_at_a_safe_point_and_goes_on(tmp_path: Path) -> None:
     storage = tmp_path / "runs"
     driver = subprocess.Popen(
