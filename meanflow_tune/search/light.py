@@ -1,19 +1,22 @@
 """A study as TPE reads it, the same answers at half the cost, or less in a large study.
 
 An ask in a space with conditions reads every trial some 15 times, once for each group of parameters,
-and through properties that parse attributes. Here trials are read once an ask, and what TPE asks of
-them are plain attributes. `tests/search/test_light.py` compares its suggestions with those without.
+and through properties that parse attributes. Here trials are read once an ask, what TPE asks of them
+are plain attributes, and one that has not changed since the last ask is not made light anew.
+`tests/search/test_light.py` compares its suggestions with those without.
 """
 
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from optuna.samplers._tpe import sampler as tpe
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from meanflow_tune.search.sampler_view import SamplerView
+from meanflow_tune.search.view import Kept
 
 
 class LightTrial(FrozenTrial):
@@ -43,6 +46,9 @@ class LightTrial(FrozenTrial):
         step = trial.last_step
         if step is not None:
             self.intermediate_values = {step: trial.intermediate_values[step]}
+
+
+_LIGHT: WeakKeyDictionary[BaseStorage, Kept[FrozenTrial]] = WeakKeyDictionary()  # across asks
 
 
 class LightView(SamplerView):
@@ -77,7 +83,8 @@ class LightView(SamplerView):
             for trial in trials:
                 first.setdefault((trial.state, frozenset(trial.distributions)), trial)
             return list(first.values())
-        return [LightTrial(trial) if trial.state.is_finished() else trial for trial in trials]
+        light = _LIGHT.setdefault(self._inner, Kept[FrozenTrial](LightTrial))
+        return [light(trial) if trial.state.is_finished() else trial for trial in trials]
 
 
 @contextmanager
