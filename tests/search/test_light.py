@@ -69,6 +69,7 @@ def test_light_views_change_no_suggestion(
     study = filled(directions, seed)
     light = [suggestion(study, number) for number in range(40, 44)]
     monkeypatch.setattr(samplers, "_LightAsk", samplers._Ask)
+    monkeypatch.setattr(samplers, "LightTPE", optuna.samplers.TPESampler)
     assert light == [suggestion(study, number) for number in range(40, 44)]
     assert len({tuple(sorted(one.items())) for one in light}) == 4
 
@@ -84,6 +85,7 @@ def test_a_trial_that_changed_since_the_last_ask_is_seen_as_it_is_now(
     study._storage.set_trial_state_values(paused[0]._trial_id, TrialState.COMPLETE, [-1.0])
     after = suggestion(study, 40)
     monkeypatch.setattr(samplers, "_LightAsk", samplers._Ask)
+    monkeypatch.setattr(samplers, "LightTPE", optuna.samplers.TPESampler)
     assert after == suggestion(study, 40) != before
     monkeypatch.setattr(sampler_view, "_COPIES", WeakKeyDictionary())
     assert after == suggestion(study, 40), "nor does the plain view hold on to what was"
