@@ -306,7 +306,17 @@ class _Rest:
         return (PRIOR * expected + seen.passed) / (PRIOR + seen.judged)
 
     def _path(self, at: int, bracket: int, free: bool) -> Work:
-        """From `at` images on, in expectation."""
+        """From `at` images on, in expectation; many paused trials have the same way before them."""
+        way = at, bracket, free
+        if way not in self._paths:
+            self._paths[way] = self._path_anew(*way)
+        return self._paths[way]
+
+    @cached_property
+    def _paths(self) -> dict[tuple[int, int, bool], Work]:
+        return {}
+
+    def _path_anew(self, at: int, bracket: int, free: bool) -> Work:
         chance, images, evaluations, before = 1.0, 0.0, 0.0, at
         for rung, until in enumerate(self.ladder.images):
             if until <= at:

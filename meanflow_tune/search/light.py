@@ -1,19 +1,28 @@
 """A study as TPE reads it, the same answers at half the cost, or less in a large study.
 
 An ask in a space with conditions reads every trial some 15 times, once for each group of parameters,
-and through properties that parse attributes. Here trials are read once an ask, and what TPE asks of
-them are plain attributes. `tests/search/test_light.py` compares its suggestions with those without.
+and through properties that parse attributes. Here trials are read once an ask, what TPE asks of them
+are plain attributes, and one that has not changed since the last ask is not made light anew.
+`tests/search/test_light.py` compares its suggestions with those without.
 """
 
-from collections.abc import Container, Iterator
+import itertools
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
+from optuna.samplers import TPESampler
 from optuna.samplers._tpe import sampler as tpe
 from optuna.storages import BaseStorage
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from meanflow_tune.search.sampler_view import SamplerView
+from meanflow_tune.search.view import Kept
 
 
 class LightTrial(FrozenTrial):
@@ -43,6 +52,44 @@ class LightTrial(FrozenTrial):
         step = trial.last_step
         if step is not None:
             self.intermediate_values = {step: trial.intermediate_values[step]}
+        self.rows: dict[int, tuple[float, ...] | None] = {}  # see `LightTPE`
+
+
+_LIGHT: WeakKeyDictionary[BaseStorage, Kept[FrozenTrial]] = WeakKeyDictionary()  # across asks
+_GROUPS: dict[tuple[tuple[str, BaseDistribution], ...], int] = {}  # a short name for each
+_NAMES = itertools.count()
+
+
+class LightTPE(TPESampler):
+    """TPE that turns the parameters of a finished trial into numbers once for each group of them."""
+
+    def _get_internal_repr(
+        self,
+        trials: list[FrozenTrial],
+        search_space: dict[str, BaseDistribution],
+        study: Study,
+    ) -> dict[str, NDArray[Any]]:
+        group = _GROUPS.setdefault(tuple(search_space.items()), next(_NAMES))
+        found = []
+        for trial in trials:
+            if isinstance(trial, LightTrial):
+                if group not in trial.rows:
+                    trial.rows[group] = _row(trial.params, search_space)
+                row = trial.rows[group]
+            else:
+                row = _row(self._get_params(trial, study), search_space)
+            if row is not None:
+                found.append(row)
+        return {name: np.asarray([row[i] for row in found]) for i, name in enumerate(search_space)}
+
+
+def _row(
+    params: Mapping[str, Any], search_space: Mapping[str, BaseDistribution]
+) -> tuple[float, ...] | None:
+    """Optuna's numbers for the parameters of a group; None for a trial that lacks one of them."""
+    if not search_space.keys() <= params.keys():
+        return None
+    return tuple(law.to_internal_repr(params[name]) for name, law in search_space.items())
 
 
 class LightView(SamplerView):
@@ -77,7 +124,8 @@ class LightView(SamplerView):
             for trial in trials:
                 first.setdefault((trial.state, frozenset(trial.distributions)), trial)
             return list(first.values())
-        return [LightTrial(trial) if trial.state.is_finished() else trial for trial in trials]
+        light = _LIGHT.setdefault(self._inner, Kept[FrozenTrial](LightTrial))
+        return [light(trial) if trial.state.is_finished() else trial for trial in trials]
 
 
 @contextmanager

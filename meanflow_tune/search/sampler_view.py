@@ -9,14 +9,18 @@ that they need. Finished trials are passed on as they are, never copied.
 import copy
 import math
 from collections.abc import Container
+from weakref import WeakKeyDictionary
 
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from meanflow_tune.search.passing import PassingStorage
-from meanflow_tune.search.view import paused_at
+from meanflow_tune.search.view import Kept, paused_at
 
 _CONSTRAINT = "constraints:"  # where Optuna keeps a constraint: this prefix and its key
+
+# Each ask has a view of its own, and most trials of a search are paused: copies are kept across asks.
+_COPIES: WeakKeyDictionary[BaseStorage, Kept[FrozenTrial]] = WeakKeyDictionary()
 
 
 def sampler_view(
@@ -48,8 +52,9 @@ class SamplerView(PassingStorage):
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
+        shown = _COPIES.setdefault(self._inner, Kept(_shown))
         trials = [
-            _shown(trial) if trial.state == TrialState.RUNNING else trial
+            shown(trial) if trial.state == TrialState.RUNNING else trial
             for trial in self._inner.get_all_trials(study_id, deepcopy=False)
             if trial._trial_id != self._asking
         ]

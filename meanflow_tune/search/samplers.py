@@ -25,7 +25,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from meanflow_tune.search.cma import ReplayedCmaEs
-from meanflow_tune.search.light import LightView, split_once
+from meanflow_tune.search.light import LightTPE, LightView, split_once
 from meanflow_tune.search.sampler_view import sampler_view
 from meanflow_tune.search.seeds import draw_seed
 
@@ -218,7 +218,7 @@ def _random(seed: int) -> RandomSampler:
 
 
 def _tpe(seed: int, startup_trials: int) -> TPESampler:
-    return TPESampler(
+    return LightTPE(
         seed=seed,
         n_startup_trials=startup_trials,
         multivariate=True,

@@ -103,9 +103,11 @@ def verdict_at(trial: FrozenTrial, images: int) -> Verdict:
 
 def paused_at(trial: FrozenTrial) -> int | None:
     """Images of the rung at which a trial waits to be promoted; None where it does not."""
-    images: int | None = trial.user_attrs.get(PAUSED)
-    waits = trial.state == TrialState.RUNNING and OUTCOME not in trial.user_attrs
-    if not waits or images is None or promoted_key(images) in trial.user_attrs:
+    if trial.state != TrialState.RUNNING:
+        return None
+    attrs = trial.user_attrs
+    images: int | None = attrs.get(PAUSED)
+    if images is None or OUTCOME in attrs or promoted_key(images) in attrs:
         return None
     return images
 

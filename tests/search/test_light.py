@@ -3,16 +3,17 @@
 import random
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import optuna
 import pytest
 from optuna.trial import Trial, TrialState
 
-from meanflow_tune.search import samplers
+from meanflow_tune.search import sampler_view, samplers
 from meanflow_tune.search.light import LightView
 from meanflow_tune.search.samplers import make_sampler
 from meanflow_tune.search.spaces import load_space
-from meanflow_tune.search.view import CONFIG, PAUSED, rung_key
+from meanflow_tune.search.view import CONFIG, PAUSED, paused_at, promoted_key, rung_key
 
 SPACE = load_space("second_order")
 
@@ -68,8 +69,26 @@ def test_light_views_change_no_suggestion(
     study = filled(directions, seed)
     light = [suggestion(study, number) for number in range(40, 44)]
     monkeypatch.setattr(samplers, "_LightAsk", samplers._Ask)
+    monkeypatch.setattr(samplers, "LightTPE", optuna.samplers.TPESampler)
     assert light == [suggestion(study, number) for number in range(40, 44)]
     assert len({tuple(sorted(one.items())) for one in light}) == 4
+
+
+def test_a_trial_that_changed_since_the_last_ask_is_seen_as_it_is_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    study = filled(1, 0)
+    before = suggestion(study, 40)
+    paused = [trial for trial in study.trials if paused_at(trial) is not None]
+    for trial in paused[1:]:
+        study._storage.set_trial_user_attr(trial._trial_id, promoted_key(10), "among the best")
+    study._storage.set_trial_state_values(paused[0]._trial_id, TrialState.COMPLETE, [-1.0])
+    after = suggestion(study, 40)
+    monkeypatch.setattr(samplers, "_LightAsk", samplers._Ask)
+    monkeypatch.setattr(samplers, "LightTPE", optuna.samplers.TPESampler)
+    assert after == suggestion(study, 40) != before
+    monkeypatch.setattr(sampler_view, "_COPIES", WeakKeyDictionary())
+    assert after == suggestion(study, 40), "nor does the plain view hold on to what was"
 
 
 def test_an_ask_reads_the_trials_of_a_study_twice(
