@@ -17,7 +17,7 @@ from meanflow_tune.search.rungs import Verdict
 T = TypeVar("T")
 
 BASELINE, CONFIG, ATTEMPT, OUTCOME = "baseline", "config", "attempt", "outcome"
-PAUSED = "paused_at"  # images of the rung at which a trial waits; None once it was promoted
+PAUSED = "paused_at"  # images of the rung where a trial was paused last; see `paused_at`
 PROTECTED, BRACKET = "protected", "bracket"
 BROKE_OFF = "broke_off"  # in how many drivers its retries were used up
 TERMS = "terms"  # index of the manifest's terms under which a trial was made; absent: 0
