@@ -230,7 +230,8 @@ class Driver:
 
     def _sink(self) -> Sink:
         """Where tracking ends up; a measurement of the search alone puts nothing there."""
-        return MlflowSink.for_storage(self.request.storage, self.request.tracking_uri)
+        request = self.request
+        return MlflowSink.for_storage(request.storage, request.tracking_uri, self.lease.check)
 
     def _confirm_stage(self, search: Stage, stack: ExitStack) -> Stage | None:
         """The sibling study of what is still to be confirmed; None where there is nothing."""
@@ -334,6 +335,9 @@ class Driver:
             else:
                 names = map(str, self.plan.objectives.parts)
                 facts["best_values"] = dict(zip(names, winner.values, strict=True))
+        for stage in self.stages:
+            if not interrupted and stage.exhausted():
+                later(self.background, stage.tracker.settled, stage.ledger.records())
         later(self.background, search.tracker.search_ended, facts, files)
         for stage in self.stages[1:]:
             later(self.background, stage.tracker.search_ended, {"status": state})

@@ -1,8 +1,10 @@
 """The sink that writes events to MLflow: experiment = study, run = search, child run = trial.
 
 Every effect can be repeated without doubling it: runs are looked up by a tag before they are made,
-metrics keep the time they were measured at, artifacts keep their names. MLflow allows no "@" in a
-metric's name, so `teacher_gap@1` is called `teacher_gap/nfe_1`; its page groups charts by the part
+metrics keep the time they were measured at, artifacts keep their names. MLflow knows no fencing, so a
+driver that slept in the middle of a write, and wakes after another has gone on, still ends that one
+write: what it undid or doubled is mended when the search ends (`trials_settled`). MLflow allows no "@"
+in a metric's name, so `teacher_gap@1` is called `teacher_gap/nfe_1`; its page groups charts by the part
 before the slash.
 """
 
@@ -11,7 +13,7 @@ import math
 import os
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,7 @@ REPEAT_TAG = "meanflow_tune.repeat"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 PARAMS_A_BATCH = 100
 PARAM_LENGTH = 6000
+PAGE = 1000  # runs of one answer
 THUMBNAIL = 256
 RUN_STATUS = {
     "completed": "FINISHED",
@@ -66,10 +69,18 @@ class MlflowSink:
 
     artifacts: root folder for artifacts, for a database URI; None leaves the place to the server.
     storage: the folder of the studies, which may have been moved since an event was made.
+    fence: raises, before a call of MLflow, once another driver has taken the study over.
     """
 
-    def __init__(self, uri: str, artifacts: Path | None, storage: Path | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        artifacts: Path | None,
+        storage: Path | None = None,
+        fence: Callable[[], None] = lambda: None,
+    ) -> None:
         self._uri = uri
+        self._fence = fence
         self._artifacts = artifacts
         self._storage = storage
         self._connected: MlflowClient | None = None
@@ -82,14 +93,17 @@ class MlflowSink:
             "repeated": self._repeated,
             "trial_paused": self._trial_paused,
             "trial_ended": self._trial_ended,
+            "trials_settled": self._trials_settled,
             "search_ended": self._search_ended,
         }
 
     @classmethod
-    def for_storage(cls, storage: Path, uri: str | None = None) -> "MlflowSink":
+    def for_storage(
+        cls, storage: Path, uri: str | None = None, fence: Callable[[], None] = lambda: None
+    ) -> "MlflowSink":
         """The sink for a storage folder: its own database, or the server or database at `uri`."""
         artifacts = default_artifacts(storage) if not (uri or "").startswith("http") else None
-        return cls(uri or default_uri(storage), artifacts, storage)
+        return cls(uri or default_uri(storage), artifacts, storage, fence)
 
     def prepare(self) -> None:
         """Connect: creates a SQLite database (10 s), or raises where a server cannot be reached."""
@@ -125,6 +139,8 @@ class MlflowSink:
             raise Rejected(f"{type(error).__name__}: {error}") from error
 
     def _client(self) -> "MlflowClient":
+        """For one call: an event is many, and the study may change hands between two of them."""
+        self._fence()
         if self._connected is None:
             if self._storage is not None and self._uri == default_uri(self._storage):
                 database = self._storage.resolve() / "mlflow.db"
@@ -263,6 +279,41 @@ class MlflowSink:
             )
         self._end(run, RUN_STATUS[p["status"]], p["ended"] or event.time)
 
+    def _trials_settled(self, event: Event, p: dict[str, Any]) -> None:
+        """Ended trials as the study has them, one run each, whatever a driver that slept wrote late."""
+        experiment = self._experiment(p["study"])
+        runs: dict[tuple[str, str], list[Any]] = {}
+        for run in self._every_run(experiment):
+            for tag in (SEARCH_TAG, TRIAL_TAG, REPEAT_TAG):
+                value = run.data.tags.get(tag, "")
+                if value.partition("/")[0] == p["uid"]:
+                    runs.setdefault((tag, value), []).append(run)
+        for (tag, value), same in runs.items():
+            kept, *doubled = sorted(same, key=_content, reverse=True)
+            for run in doubled:
+                self._client().delete_run(run.info.run_id)
+                self._runs.pop((p["study"], value), None)
+            told = p["trials"].get(value.partition("/")[2]) if tag == TRIAL_TAG else None
+            if told is None:
+                continue
+            tags = {
+                mlflow_name(key): str(text)[:PARAM_LENGTH] for key, text in told["tags"].items()
+            }
+            if not tags.items() <= kept.data.tags.items():
+                self._tag(kept.info.run_id, tags)
+            status = RUN_STATUS[told["tags"]["state"]]
+            if kept.info.status != status:
+                self._end(kept.info.run_id, status, told["ended"] or event.time)
+
+    def _every_run(self, experiment: str) -> Iterator[Any]:
+        token = None
+        while True:
+            page = self._client().search_runs([experiment], max_results=PAGE, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
     def _search_ended(self, event: Event, p: dict[str, Any]) -> None:
         run, summary = self._search_run(event, p), dict(p["summary"])
         status = summary.pop("status")
@@ -309,6 +360,11 @@ class MlflowSink:
             small.save(Path(folder) / f"{stem}+compressed.webp")
             self._client().log_artifacts(run, folder, "images")
         self._client().set_tag(run, "mlflow.loggedImages", "True", synchronous=True)
+
+
+def _content(run: Any) -> tuple[int, str]:
+    """Orders runs by how much was written to them; one that was made twice is empty."""
+    return len(run.data.params) + len(run.data.metrics) + len(run.data.tags), run.info.run_id
 
 
 def mlflow_name(name: str) -> str:

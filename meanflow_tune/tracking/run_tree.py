@@ -96,6 +96,15 @@ class Tracker:
             model=str(Path(model).resolve()) if model is not None else None,
         )
 
+    def settled(self, records: Iterable[TrialRecord]) -> None:
+        """How each ended trial stands, at the end of a search, in one event; see `mlflow_sink`."""
+        trials = {
+            self._trial(record): {"tags": _standing(record), "ended": record.ended}
+            for record in records
+            if record.status not in ("running", "paused")
+        }
+        self._put("trials_settled", None, trials=trials)
+
     def search_ended(self, summary: Mapping[str, Any], files: Iterable[Path] = ()) -> None:
         """The driver stops. summary["status"]: completed, interrupted or failed; the rest are tags.
 
@@ -143,6 +152,18 @@ class Tracker:
 
     def _put(self, kind: str, key: str | None, **payload: Any) -> None:
         self._outbox.put(kind, key=key, study=self._study, uid=self._outbox.uid, **payload)
+
+
+def _standing(record: TrialRecord) -> dict[str, Any]:
+    """The tags of an ended trial that change while it runs."""
+    tags: dict[str, Any] = {"state": record.status, "attempt": record.attempt}
+    if record.reason:
+        tags["reason"] = record.reason
+    if record.reports:
+        tags |= {"rung": len(record.reports), "images": record.reports[-1].images}
+        if len(record.decisions) >= len(record.reports):
+            tags["decision"] = record.decisions[len(record.reports) - 1]
+    return tags
 
 
 def _started_key(record: TrialRecord, attempt: int) -> str:

@@ -17,6 +17,7 @@ import pytest
 
 from meanflow_tune.config import flatten
 from meanflow_tune.records import Job, Outcome, Report
+from meanflow_tune.search.errors import LeaseLost
 from meanflow_tune.tracking.mlflow_sink import MlflowSink, default_artifacts, default_uri
 from meanflow_tune.tracking.outbox import Event, Outbox
 from meanflow_tune.tracking.replay import Rejected, Replayer
@@ -241,6 +242,84 @@ def test_a_crash_after_every_single_write_doubles_nothing(
         marks |= {f"event {index}: {mark}" for mark in crashed}
     assert {mark.split()[2] for mark in marks} == set(WRITES)
     assert picture_of(storage) == picture_of(smooth)
+
+
+def test_what_a_driver_that_slept_in_the_middle_of_a_write_did_late_is_mended(
+    storage: Path, tmp_path: Path
+) -> None:
+    """MLflow takes a write of anybody: a finished trial was "running" again, and a run was doubled."""
+    outbox = Outbox(tmp_path)
+    tracker = Tracker(outbox, STUDY)
+    tell(tracker, tmp_path / "files")
+    reports = (make_report(32, 0.5), make_report(64, 0.25))
+    done = make_record(0, "completed", reports, "backward")
+    pruned = make_record(1, "pruned", (make_report(32, 0.4),))
+    tracker.settled([done, pruned, make_record(2)])
+    *told, settled = events(outbox)
+    sink = MlflowSink.for_storage(storage)
+    for event in told:
+        sink.apply(event)
+    before = picture_of(storage)
+
+    # Each write of the events before, late; the page then shows what no longer is.
+    api = client(storage)
+    experiment = api.get_experiment_by_name(STUDY).experiment_id
+    runs = {run.info.run_name: run for run in api.search_runs([experiment])}
+    late = runs["trial 00000 backward"]
+    for name, value in (("state", "running"), ("rung", "0"), ("images", "32")):
+        api.set_tag(late.info.run_id, name, value)
+    api.update_run(late.info.run_id, status="RUNNING")
+    for name in ("trial 00001", STUDY):
+        api.create_run(experiment, runs[name].info.start_time, _first_tags(runs[name]))
+    assert picture_of(storage) != before
+    for each in (sink, MlflowSink.for_storage(storage)):
+        each.apply(settled)
+        assert picture_of(storage) == before
+        assert len(api.search_runs([experiment])) == len(runs)
+    # The run that is left is the one that goes on being written to.
+    tracker.reported(replace(pruned, status="running"), make_report(64, 0.1))
+    *_, more = events(outbox)
+    sink.apply(more)
+    assert len(picture_of(storage)["trial 00001"]["metrics"]["objective"]) == 1
+    assert len(picture_of(storage)["trial 00001"]["metrics"]["teacher_gap/nfe_1"]) == 2
+
+
+def _first_tags(run: Any) -> dict[str, str]:
+    """Those with which a run is made; the rest comes by later writes."""
+    return {
+        key: value
+        for key, value in run.data.tags.items()
+        if key.startswith(("meanflow_tune.", "mlflow.")) or key == "trial"
+    }
+
+
+def test_a_driver_that_lost_its_lease_makes_no_further_call(storage: Path, tmp_path: Path) -> None:
+    """Between any two calls of one event, not only between events."""
+    outbox = Outbox(tmp_path)
+    tracker = Tracker(outbox, STUDY)
+    tracker.trial_started(Job(STUDY, 0, small_config(0), "/nowhere", 0, 1), make_record(0))
+    [event] = events(outbox)
+    made: list[int] = []
+    for allowed in range(100):
+        calls = iter(range(allowed))
+
+        def fence(calls: Iterator[int] = calls) -> None:
+            if next(calls, None) is None:
+                raise LeaseLost("epoch 2")
+
+        sink = MlflowSink.for_storage(storage, fence=fence)
+        try:
+            sink.apply(event)
+        except LeaseLost:
+            found = client(storage).get_experiment_by_name(STUDY)
+            made.append(
+                0 if found is None else len(client(storage).search_runs([found.experiment_id]))
+            )
+        else:
+            break
+    # It was stopped before it made a run, and after that before it wrote its state.
+    assert {0, 1, 2} <= set(made)
+    assert picture_of(storage)["trial 00000"]["tags"]["state"] == "running"
 
 
 KILLED = """
