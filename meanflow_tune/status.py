@@ -5,7 +5,6 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -28,8 +27,8 @@ from meanflow_tune.stage import Stage
 from meanflow_tune.view import View, make_console
 
 log = logging.getLogger(__name__)
-# Looks at the trials for each look ahead, which reads all of them and changes little in a second.
-LOOKS = 5
+# Trials for each look at them that a forecast is kept: it reads all of them and changes little.
+KEEP = 100
 
 
 class Status:
@@ -45,8 +44,8 @@ class Status:
         self._plan, self._lease, self._view, self._clock = plan, lease, view, clock
         self._stages = stages
         self._stopped = threading.Event()
-        self._looks = 0
         self._ahead: tuple[Any, Outlook] = None, Outlook()
+        self._looks = 0  # since it was made
 
     def start(self) -> None:
         threading.Thread(target=self._keep, daemon=True).start()
@@ -90,7 +89,7 @@ class Status:
             "done": dict(done),
             "budget_left": self._clock.left,
             "best": f"best so far: {_describe(best)}" if best else "",
-            **self._look_ahead(stage, records, done).to_dict(),
+            **self._look_ahead(stage, records).to_dict(),
         }
         keys = ("study", "total", "done", "running", *Outlook.__dataclass_fields__)
         state = {key: self._view.state.get(key) for key in keys}
@@ -112,16 +111,14 @@ class Status:
     def _ladder(self) -> Ladder:
         return ladder_of(self._plan)  # kept, since what it expects takes a while for many trials
 
-    def _look_ahead(
-        self, stage: Stage, records: list[TrialRecord], done: Mapping[Any, int]
-    ) -> Outlook:
-        """The outlook, made anew when a trial has begun, ended or paused, and every so many looks."""
+    def _look_ahead(self, stage: Stage, records: list[TrialRecord]) -> Outlook:
+        """The outlook, made anew the more seldom the more trials there are."""
         known, kept = self._ahead
         self._looks += 1
-        now = stage.name, self._looks // LOOKS, self._stopped.is_set(), dict(done)
-        if known != now or kept.seconds_left is None:
+        now = stage.name, self._stopped.is_set()
+        if known != now or kept.seconds_left is None or self._looks >= len(records) / KEEP:
             kept = self._outlook(stage, records)
-            self._ahead = now, kept
+            self._ahead, self._looks = (now, kept), 0
         return kept
 
     def _outlook(self, stage: Stage, records: list[TrialRecord]) -> Outlook:

@@ -49,6 +49,8 @@ class Book:
         self.stored = current_name(storage, name)
         self._study = self._open()
         self._id = storage.get_study_id_from_name(self.stored)
+        # They are taken over before a study is opened for a search, which brings no more of them.
+        self._imported = {t.number for t in self.everything() if IMPORTED in t.user_attrs}
 
     def check(self) -> None:
         """Raise LeaseLost where this driver must stop."""
@@ -65,7 +67,8 @@ class Book:
 
     def trials(self) -> list[FrozenTrial]:
         """The trials of this study's own."""
-        return [trial for trial in self.everything() if IMPORTED not in trial.user_attrs]
+        trials, imported = self.everything(), self._imported
+        return [t for t in trials if t.number not in imported] if imported else trials
 
     def trial_id(self, number: int) -> int:
         """Raises ValueError when the study has no such number."""

@@ -26,7 +26,7 @@ class Judge:
     def __init__(self, rungs: Rungs | None, objectives: Objectives, repeats: int) -> None:
         self._rungs, self._repeats = rungs, repeats
         self._directions = objectives.directions
-        self._marks_of = Kept(_marks_of)
+        self._look = Kept(_Seen)
         if rungs is not None:
             rungs.check(self._directions)
 
@@ -54,11 +54,12 @@ class Judge:
         history = [stored_values(entry) for entry in stored_reports(trial).values()]
         own = Mark(trial.number, (*history, values))
         if report.images >= last_rung(trial.user_attrs[CONFIG]):
-            return self._at_the_last(own, self._marks(trials, report.images, None))
+            return self._at_the_last(own, _marks(self._look.each(trials), report.images, None))
         if self._rungs is None:
             return Verdict(True, "trials are not stopped early in this search")
         bracket = trial.user_attrs.get(BRACKET, 0)
-        marks = [*_others(self._marks(trials, report.images, bracket), own), own]
+        peers = _marks(self._look.each(trials), report.images, bracket)
+        marks = [*_others(peers, own), own]
         verdict = self._rungs.decide(marks, own.number, self._directions)
         spared = None if verdict.go_on else self._spared(trial, report.images, self._rungs)
         return Verdict(True, f"{verdict.reason}, but {spared}") if spared else verdict
@@ -67,27 +68,17 @@ class Judge:
         """The paused trial that is to go on, at how many images, and why; late rungs come first."""
         if self._rungs is None or not self._rungs.pauses:
             return None
+        seen = self._look.each(trials)
         waiting: dict[tuple[int, int], list[int]] = {}
-        for trial in trials:
-            images = paused_at(trial)
-            if images is not None:
-                place = images, trial.user_attrs.get(BRACKET, 0)
-                waiting.setdefault(place, []).append(trial.number)
+        for trial in seen:
+            if trial.paused_at is not None:
+                waiting.setdefault((trial.paused_at, trial.bracket), []).append(trial.number)
         for images, bracket in sorted(waiting, key=lambda place: (-place[0], place[1])):
-            marks = self._marks(trials, images, bracket)
+            marks = _marks(seen, images, bracket)
             found = self._rungs.promotable(marks, waiting[images, bracket], self._directions)
             if found is not None:
                 return found[0], images, found[1]
         return None
-
-    def _marks(self, trials: Iterable[FrozenTrial], images: int, bracket: int | None) -> list[Mark]:
-        """The marks of all trials that have reported at a rung, of one bracket or (None) of all."""
-        found = ((trial, self._marks_of(trial).get(images)) for trial in trials)
-        return [
-            mark
-            for trial, mark in found
-            if mark is not None and (bracket is None or trial.user_attrs.get(BRACKET, 0) == bracket)
-        ]
 
     def _spared(self, trial: FrozenTrial, images: int, rungs: Rungs) -> str | None:
         """Why a trial that is not among the best goes on all the same; None where it does not."""
@@ -126,14 +117,27 @@ def last_rung(config: Mapping[str, Any]) -> float:
     return float(budget["images"] // batch * batch)
 
 
-def _marks_of(trial: FrozenTrial) -> dict[int, Mark]:
-    """Images of each rung that a trial has reported -> its mark there."""
-    history: tuple[Values, ...] = ()
-    found = {}
-    for images, entry in stored_reports(trial).items():
-        history = (*history, stored_values(entry))
-        found[images] = Mark(trial.number, history)
-    return found
+class _Seen:
+    """What the judge looks at in a trial. marks: images of each rung that it has reported -> its mark."""
+
+    def __init__(self, trial: FrozenTrial) -> None:
+        self.number = trial.number
+        self.bracket: int = trial.user_attrs.get(BRACKET, 0)
+        self.paused_at = paused_at(trial)
+        self.marks: dict[int, Mark] = {}
+        history: tuple[Values, ...] = ()
+        for images, entry in stored_reports(trial).items():
+            history = (*history, stored_values(entry))
+            self.marks[images] = Mark(trial.number, history)
+
+
+def _marks(trials: Iterable[_Seen], images: int, bracket: int | None) -> list[Mark]:
+    """The marks of all trials that have reported at a rung, of one bracket or (None) of all."""
+    return [
+        trial.marks[images]
+        for trial in trials
+        if images in trial.marks and bracket in (None, trial.bracket)
+    ]
 
 
 def _others(marks: Iterable[Mark], own: Mark) -> list[Mark]:

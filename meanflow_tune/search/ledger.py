@@ -242,7 +242,7 @@ class Ledger:
     def records(self) -> list[TrialRecord]:
         """All trials that were ever handed out or are about to be, in order of their numbers."""
         with self._lock:
-            return [self._record(t) for t in self._book.trials() if CONFIG in t.user_attrs]
+            return self._record.each(t for t in self._book.trials() if CONFIG in t.user_attrs)
 
     def record_of(self, number: int) -> TrialRecord:
         """One trial; ValueError when the study has no such number."""

@@ -1,15 +1,16 @@
-"""A study as TPE reads it, the same answers at half the cost, or less in a large study.
+"""TPE on a study of many trials: the same suggestions at a fraction of the cost.
 
-An ask in a space with conditions reads every trial some 15 times, once for each group of parameters,
-and through properties that parse attributes. Here trials are read once an ask, what TPE asks of them
-are plain attributes, and one that has not changed since the last ask is not made light anew.
-`tests/search/test_light.py` compares its suggestions with those without.
+In a space with conditions Optuna's TPE treats some 15 groups of parameters one after another, and for
+each of them reads every trial, through properties that parse attributes, divides the trials into good
+and others, and turns their parameters into numbers. Here an ask reads and divides them once; what it
+asks of a trial are plain attributes, and numbers of a trial that has not changed are kept for the next
+ask. Proposals and densities are Optuna's own. `tests/search/test_light.py` compares the suggestions
+with those without.
 """
 
 import itertools
-from collections.abc import Container, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -24,12 +25,20 @@ from optuna.trial import FrozenTrial, TrialState
 from meanflow_tune.search.sampler_view import SamplerView
 from meanflow_tune.search.view import Kept
 
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+_PEERS = (*FINISHED, TrialState.RUNNING)  # what the constant liar takes account of
+_SERIALS = itertools.count(1)
+_SHAPES: dict[frozenset[str], frozenset[str]] = {}  # one object each, so that comparing is quick
+
 
 class LightTrial(FrozenTrial):
-    """A finished trial whose attributes are plain.
+    """A trial whose attributes are plain.
 
     It holds what TPE makes use of: of the constraints those that are violated, and of the values at
     rungs the last one. For TPE only; it is never written anywhere.
+
+    serial: no other has the same, so that a changed trial is told from what it was; shape: the names
+    of its parameters.
     """
 
     number = 0
@@ -52,56 +61,143 @@ class LightTrial(FrozenTrial):
         step = trial.last_step
         if step is not None:
             self.intermediate_values = {step: trial.intermediate_values[step]}
-        self.rows: dict[int, tuple[float, ...] | None] = {}  # see `LightTPE`
+        self.serial = next(_SERIALS)
+        shape = frozenset(self.distributions)
+        self.shape = _SHAPES.setdefault(shape, shape)
 
 
-_LIGHT: WeakKeyDictionary[BaseStorage, Kept[FrozenTrial]] = WeakKeyDictionary()  # across asks
-_GROUPS: dict[tuple[tuple[str, BaseDistribution], ...], int] = {}  # a short name for each
-_NAMES = itertools.count()
+class _Table:
+    """The parameters of one group as Optuna's numbers, a column a trial, kept across asks."""
+
+    def __init__(self, group: Mapping[str, BaseDistribution]) -> None:
+        self._group = dict(group)
+        self._serials = np.zeros(0, dtype=np.int64)  # of the trial that a column is of
+        self._has = np.zeros(0, dtype=bool)
+        self._values = np.zeros((len(group), 0))
+
+    def rows(self, peers: "_Peers") -> dict[str, NDArray[Any]]:
+        """Name -> numbers of those of `peers` that have all the parameters, in their order."""
+        columns = peers.numbers
+        self._make_room(columns)
+        for index in np.flatnonzero(self._serials[columns] != peers.serials):
+            self._enter(columns[index], peers.serials[index], peers.params(int(index)))
+        columns = columns[self._has[columns]]
+        return {name: self._values[row, columns] for row, name in enumerate(self._group)}
+
+    def _enter(self, column: int, serial: int, params: Mapping[str, Any]) -> None:
+        self._serials[column] = serial
+        self._has[column] = self._group.keys() <= params.keys()
+        if self._has[column]:
+            self._values[:, column] = [
+                law.to_internal_repr(params[name]) for name, law in self._group.items()
+            ]
+
+    def _make_room(self, columns: NDArray[np.int64]) -> None:
+        more = 1 + max(columns, default=-1) - len(self._serials)
+        if more > 0:
+            more += len(self._serials)
+            self._serials = np.pad(self._serials, (0, more))
+            self._has = np.pad(self._has, (0, more))
+            self._values = np.pad(self._values, ((0, 0), (0, more)))
+
+
+class _Peers:
+    """Trials of one side of TPE's division, in order of their numbers."""
+
+    def __init__(self, trials: Sequence[FrozenTrial], sampler: "LightTPE", study: Study) -> None:
+        self.trials = cast("Sequence[LightTrial]", trials)
+        self.numbers = np.array([trial.number for trial in self.trials], dtype=np.int64)
+        self.serials = np.array([trial.serial for trial in self.trials], dtype=np.int64)
+        self._sampler, self._study = sampler, study
+
+    def params(self, index: int) -> dict[str, Any]:
+        """Of a running trial also those that are drawn, but not asked for yet."""
+        return self._sampler._get_params(self.trials[index], self._study)
+
+
+class _Memory:
+    """What asks in one storage keep for the next one."""
+
+    def __init__(self) -> None:
+        self.light: Kept[FrozenTrial] = Kept(LightTrial)
+        self.tables: dict[tuple[Any, ...], _Table] = {}
+        self.decomposed: tuple[Any, dict[str, BaseDistribution], Any] | None = None
+
+
+_MEMORIES: WeakKeyDictionary[BaseStorage, _Memory] = WeakKeyDictionary()
 
 
 class LightTPE(TPESampler):
-    """TPE that turns the parameters of a finished trial into numbers once for each group of them."""
+    """Optuna's multivariate TPE with groups, for one ask of a study whose storage is a `LightView`."""
+
+    _sides: tuple[_Peers, _Peers] | None = None
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """The groups follow from the first trial with each set of parameters, and change seldom."""
+        view = cast(LightView, study._storage)
+        first: dict[frozenset[str], FrozenTrial] = {}
+        for each in view.get_all_trials(study._study_id, False, FINISHED):
+            first.setdefault(cast(LightTrial, each).shape, each)
+        key = study._study_id, [(shape, each.number) for shape, each in first.items()]
+        memory = view.memory
+        if memory.decomposed is None or memory.decomposed[0] != key:
+            study._thread_local.cached_all_trials = list(first.values())
+            space = super().infer_relative_search_space(study, trial)
+            study._thread_local.cached_all_trials = None
+            memory.decomposed = key, space, self._search_space_group
+        _, space, self._search_space_group = memory.decomposed
+        return dict(space)
+
+    def _sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        # That there are enough trials has been seen before any group is drawn.
+        return self._sample(study, trial, search_space) if search_space else {}
+
+    def _sample(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Of proposals from the density of the good trials, the one with the largest ratio to the
+        density of the others (Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011).
+        """
+        if self._sides is None:
+            self._sides = self._divide(study, trial)
+        good, others = (
+            self._build_parzen_estimator(study, search_space, cast(Any, side), handle_below)
+            for side, handle_below in zip(self._sides, (True, False), strict=True)
+        )
+        proposals = good.sample(self._rng.rng, self._n_ei_candidates)
+        best = self._compare(proposals, self._compute_acquisition_func(proposals, good, others))
+        return {name: law.to_external_repr(best[name]) for name, law in search_space.items()}
+
+    def _divide(self, study: Study, trial: FrozenTrial) -> tuple[_Peers, _Peers]:
+        """The good trials and the others, which are the same for all groups."""
+        trials = study._storage.get_all_trials(study._study_id, False, _PEERS)
+        trials = [each for each in trials if each.number != trial.number]
+        finished = sum(each.state != TrialState.RUNNING for each in trials)
+        several = len(study.directions) > 1
+        gamma = tpe.default_gamma_multiobjective if several else tpe.default_gamma
+        good, others = tpe._split_trials(study, trials, gamma(finished))
+        return _Peers(good, self, study), _Peers(others, self, study)
 
     def _get_internal_repr(
-        self,
-        trials: list[FrozenTrial],
-        search_space: dict[str, BaseDistribution],
-        study: Study,
+        self, trials: Any, search_space: dict[str, BaseDistribution], study: Study
     ) -> dict[str, NDArray[Any]]:
-        group = _GROUPS.setdefault(tuple(search_space.items()), next(_NAMES))
-        found = []
-        for trial in trials:
-            if isinstance(trial, LightTrial):
-                if group not in trial.rows:
-                    trial.rows[group] = _row(trial.params, search_space)
-                row = trial.rows[group]
-            else:
-                row = _row(self._get_params(trial, study), search_space)
-            if row is not None:
-                found.append(row)
-        return {name: np.asarray([row[i] for row in found]) for i, name in enumerate(search_space)}
-
-
-def _row(
-    params: Mapping[str, Any], search_space: Mapping[str, BaseDistribution]
-) -> tuple[float, ...] | None:
-    """Optuna's numbers for the parameters of a group; None for a trial that lacks one of them."""
-    if not search_space.keys() <= params.keys():
-        return None
-    return tuple(law.to_internal_repr(params[name]) for name, law in search_space.items())
+        tables = cast(LightView, study._storage).memory.tables
+        group = tuple(search_space.items())
+        if group not in tables:
+            tables[group] = _Table(search_space)
+        return tables[group].rows(trials)
 
 
 class LightView(SamplerView):
-    """A sampler's view of a storage, for one ask: trials are read when they are first asked for.
+    """A sampler's view of a storage, for one ask: trials are read when they are first asked for."""
 
-    laws_only: of the trials of one state that have the same parameters only the first, which is all
-    that the decomposition of a space into groups depends on.
-    """
-
-    def __init__(self, storage: BaseStorage, asking: int | None, laws_only: bool = False) -> None:
+    def __init__(self, storage: BaseStorage, asking: int | None) -> None:
         super().__init__(storage, asking, align_constraints=False)
-        self._laws_only = laws_only
+        self.memory = _MEMORIES.setdefault(storage, _Memory())
         self._trials: dict[int, list[FrozenTrial]] = {}
 
     def get_all_trials(
@@ -118,37 +214,4 @@ class LightView(SamplerView):
         return trials if states is None else [trial for trial in trials if trial.state in states]
 
     def _read(self, study_id: int) -> list[FrozenTrial]:
-        trials = super().get_all_trials(study_id, deepcopy=False)
-        if self._laws_only:
-            first: dict[Any, FrozenTrial] = {}
-            for trial in trials:
-                first.setdefault((trial.state, frozenset(trial.distributions)), trial)
-            return list(first.values())
-        light = _LIGHT.setdefault(self._inner, Kept[FrozenTrial](LightTrial))
-        return [light(trial) if trial.state.is_finished() else trial for trial in trials]
-
-
-@contextmanager
-def split_once() -> Iterator[None]:
-    """Within one ask TPE divides the trials into good and others once, not for each group anew.
-
-    The division is the same for all groups. It is a function of Optuna's module; where a later version
-    has it no more, nothing is saved and nothing else changes.
-    """
-    divide = getattr(tpe, "_split_trials", None)
-    if divide is None:
-        yield
-        return
-    known: dict[Any, Any] = {}
-
-    def once(study: Any, trials: list[FrozenTrial], n_below: int) -> Any:
-        key = n_below, tuple(map(id, trials))
-        if key not in known:
-            known[key] = trials, divide(study, trials, n_below)  # kept, so that no id is used again
-        return known[key][1]
-
-    tpe._split_trials = once
-    try:
-        yield
-    finally:
-        tpe._split_trials = divide
+        return self.memory.light.each(super().get_all_trials(study_id, deepcopy=False))

@@ -25,7 +25,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from meanflow_tune.search.cma import ReplayedCmaEs
-from meanflow_tune.search.light import LightTPE, LightView, split_once
+from meanflow_tune.search.light import FINISHED, LightTPE, LightView
 from meanflow_tune.search.sampler_view import sampler_view
 from meanflow_tune.search.seeds import draw_seed
 
@@ -35,7 +35,6 @@ MODELLING: tuple[SamplerKind, ...] = ("tpe", "gp", "cmaes", "nsgaii")  # they le
 
 # Parents of NSGA-II: Optuna's 50 would select nothing in a search of that many trainings.
 POPULATION = 20
-_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def make_sampler(kind: SamplerKind, seed: int, number: int, startup_trials: int) -> BaseSampler:
@@ -103,7 +102,7 @@ class _Ask(BaseSampler):
     ) -> dict[str, BaseDistribution]:
         history = self._without(study, trial)
         if self._startup_trials:
-            finished = history.get_trials(deepcopy=False, states=_FINISHED)
+            finished = history.get_trials(deepcopy=False, states=FINISHED)
             if len(finished) < self._startup_trials:
                 return {}
         with _quiet():
@@ -131,33 +130,18 @@ class _Ask(BaseSampler):
 
     def _without(self, study: Study, trial: FrozenTrial) -> Study:
         if self._history is None:
-            self._history = self._seen(study, self._view(study._storage, trial))
+            view = self._view(study._storage, trial)
+            self._history = optuna.load_study(
+                study_name=study.study_name, storage=view, sampler=self._relative
+            )
         return self._history
 
     def _view(self, storage: BaseStorage, trial: FrozenTrial) -> BaseStorage:
         return sampler_view(storage, trial._trial_id, self._align_constraints)
 
-    def _seen(self, study: Study, view: BaseStorage) -> Study:
-        return optuna.load_study(study_name=study.study_name, storage=view, sampler=self._relative)
-
 
 class _LightAsk(_Ask):
     """An ask of TPE, which reads a large study quickly (see `light`)."""
-
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        if len(self._without(study, trial).get_trials(False, _FINISHED)) < self._startup_trials:
-            return {}
-        laws = LightView(study._storage, trial._trial_id, laws_only=True)
-        with _quiet():
-            return self._relative.infer_relative_search_space(self._seen(study, laws), trial)
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        with split_once():
-            return super().sample_relative(study, trial, search_space)
 
     def _view(self, storage: BaseStorage, trial: FrozenTrial) -> BaseStorage:
         return LightView(storage, trial._trial_id)

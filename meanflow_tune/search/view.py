@@ -1,6 +1,6 @@
 """Reading a study: Optuna's trials as TrialRecords. Nothing here writes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -43,10 +43,17 @@ class Kept(Generic[T]):
         self._known: dict[int, tuple[FrozenTrial, T]] = {}
 
     def __call__(self, trial: FrozenTrial) -> T:
-        known = self._known.get(trial.number)
-        if known is None or known[0] is not trial:
-            known = self._known[trial.number] = trial, self._make(trial)
-        return known[1]
+        return self.each([trial])[0]
+
+    def each(self, trials: Iterable[FrozenTrial]) -> list[T]:
+        """In the order of the trials."""
+        known, found = self._known, []
+        for trial in trials:
+            entry = known.get(trial._trial_id)
+            if entry is None or entry[0] is not trial:
+                entry = known[trial._trial_id] = trial, self._make(trial)
+            found.append(entry[1])
+        return found
 
 
 def trial_folder(study_folder: Path, number: int) -> Path:
