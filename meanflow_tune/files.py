@@ -13,6 +13,7 @@ T = TypeVar("T")
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_SPACE = os.strerror(errno.ENOSPC)
+_SQLITE_FULL = "database or disk is full"
 
 
 def write_atomic(path: Path, content: str | Callable[[Path], object]) -> None:
@@ -52,13 +53,13 @@ def sync_folder(folder: Path) -> None:
 def is_full(error: BaseException) -> bool:
     """Whether a write failed because the disk, or a quota, is full.
 
-    torch and safetensors raise errors of their own, with that one behind them or in their text.
+    torch, safetensors and SQLite raise errors of their own, with that one behind them or in their text.
     """
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in _FULL:
             return True
-        if _NO_SPACE in str(seen):
+        if any(text in str(seen) for text in (_NO_SPACE, _SQLITE_FULL)):
             return True
         seen = seen.__cause__ or seen.__context__
     return False

@@ -35,20 +35,22 @@ class Freeing:
             self.filler.unlink()
 
 
-def test_the_journal_waits_for_space_and_the_search_is_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["journal", "database"])
+def test_a_study_waits_for_space_and_the_search_is_the_same(kind: str, tmp_path: Path) -> None:
     """A full disk truncated the stock experiment state, and its restore began a second search."""
     run_all(make_ledger(tmp_path / "whole"))
     said: list[str] = []
     with small_disk(tmp_path / "small", 2) as disk:
         sleep = Freeing(disk / "filler")
         patience = Patience(said.append, never, sleep=sleep)
-        storage = open_storage(disk / JOURNAL_NAME, allow, writing=patience)
+        where = disk / JOURNAL_NAME if kind == "journal" else f"sqlite:///{disk}/study.db"
+        storage = open_storage(where, allow, writing=patience)
         ledger = make_ledger(disk, storage)
         assert ledger.next() is not None
         fill(disk)
         run_all(make_ledger(disk, storage))
         assert sleep.calls == 3
-        assert outcome_of(disk) == outcome_of(tmp_path / "whole")
+        assert outcome_of(disk, where) == outcome_of(tmp_path / "whole")
         assert not Path(f"{disk / JOURNAL_NAME}.lock").is_symlink()
     assert len(said) == 2, said
     assert str(disk) in said[0]
@@ -71,19 +73,25 @@ def test_the_outbox_waits_for_space_and_keeps_every_event_once(tmp_path: Path) -
         assert len(said) == 2
 
 
-def test_a_stop_ends_the_waiting_with_the_journal_sound(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["journal", "database"])
+def test_a_stop_ends_the_waiting_with_the_study_sound(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # Optuna itself tries again for 8 s
     stop = threading.Event()
     with small_disk(tmp_path / "small", 1) as disk:
         patience = Patience(lambda line: stop.set(), stop.is_set, sleep=lambda seconds: None)
-        storage = open_storage(disk / JOURNAL_NAME, allow, writing=patience)
+        where = disk / JOURNAL_NAME if kind == "journal" else f"sqlite:///{disk}/study.db"
+        storage = open_storage(where, allow, writing=patience)
         ledger = make_ledger(disk, storage)
         fill(disk)
         with pytest.raises(StorageError, match="free some space") as caught:
             run_all(ledger)
         assert is_full(caught.value)
-        assert (disk / JOURNAL_NAME).read_bytes().endswith(b"\n")
+        if kind == "journal":
+            assert (disk / JOURNAL_NAME).read_bytes().endswith(b"\n")
         (disk / "filler").unlink()
-        run_all(make_ledger(disk))
+        run_all(make_ledger(disk, open_storage(where, allow)))
 
 
 def test_many_threads_that_wait_are_told_of_once() -> None:

@@ -1,7 +1,7 @@
 """A storage that passes everything on to another one, to be seen or guarded differently by subclasses."""
 
-from collections.abc import Container, Sequence
-from typing import Any
+from collections.abc import Callable, Container, Sequence
+from typing import Any, TypeVar
 
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
@@ -9,39 +9,37 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
+T = TypeVar("T")
+
 
 class PassingStorage(BaseStorage):
-    """Every read and write goes to `inner`; `_before_write` is called before each write."""
+    """Every read and write goes to `inner`, the writes by way of `_write`."""
 
     def __init__(self, inner: BaseStorage) -> None:
         self._inner = inner
 
-    def _before_write(self) -> None:
-        """Raise where nothing may be written."""
+    def _write(self, call: Callable[[], T]) -> T:
+        """Make one write, or raise where nothing may be written."""
+        return call()
 
     # ---- writes -----------------------------------------------------------------------------
 
     def create_new_study(
         self, directions: Sequence[StudyDirection], study_name: str | None = None
     ) -> int:
-        self._before_write()
-        return self._inner.create_new_study(directions, study_name)
+        return self._write(lambda: self._inner.create_new_study(directions, study_name))
 
     def delete_study(self, study_id: int) -> None:
-        self._before_write()
-        self._inner.delete_study(study_id)
+        self._write(lambda: self._inner.delete_study(study_id))
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        self._before_write()
-        self._inner.set_study_user_attr(study_id, key, value)
+        self._write(lambda: self._inner.set_study_user_attr(study_id, key, value))
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        self._before_write()
-        self._inner.set_study_system_attr(study_id, key, value)
+        self._write(lambda: self._inner.set_study_system_attr(study_id, key, value))
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        self._before_write()
-        return self._inner.create_new_trial(study_id, template_trial)
+        return self._write(lambda: self._inner.create_new_trial(study_id, template_trial))
 
     def set_trial_param(
         self,
@@ -50,28 +48,29 @@ class PassingStorage(BaseStorage):
         param_value_internal: float,
         distribution: BaseDistribution,
     ) -> None:
-        self._before_write()
-        self._inner.set_trial_param(trial_id, param_name, param_value_internal, distribution)
+        self._write(
+            lambda: self._inner.set_trial_param(
+                trial_id, param_name, param_value_internal, distribution
+            )
+        )
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        self._before_write()
-        return self._inner.set_trial_state_values(trial_id, state, values)
+        return self._write(lambda: self._inner.set_trial_state_values(trial_id, state, values))
 
     def set_trial_intermediate_value(
         self, trial_id: int, step: int, intermediate_value: float
     ) -> None:
-        self._before_write()
-        self._inner.set_trial_intermediate_value(trial_id, step, intermediate_value)
+        self._write(
+            lambda: self._inner.set_trial_intermediate_value(trial_id, step, intermediate_value)
+        )
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._before_write()
-        self._inner.set_trial_user_attr(trial_id, key, value)
+        self._write(lambda: self._inner.set_trial_user_attr(trial_id, key, value))
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._before_write()
-        self._inner.set_trial_system_attr(trial_id, key, value)
+        self._write(lambda: self._inner.set_trial_system_attr(trial_id, key, value))
 
     # ---- reads ------------------------------------------------------------------------------
 

@@ -29,6 +29,12 @@ def is_url(location: str | Path) -> bool:
     return isinstance(location, str) and "://" in location
 
 
+def _file_of(url: str) -> Path | None:
+    """The file of an SQLite database; None for one that a server keeps."""
+    scheme, _, name = url.partition(":///")
+    return Path(name) if scheme.partition("+")[0] == "sqlite" and name else None
+
+
 def shown_url(url: str) -> str:
     """A URL without the password in it, for messages and files."""
     return re.sub(r"://[^@/]*@", "://***@", url)
@@ -164,8 +170,8 @@ def open_storage(
     fence: called before every write; None opens it for reading only, which never touches a
     journal's file. With a fence the caller holds the study's lease, so a torn last line is cut
     off (a copy of the file stays beside it). recover: the lease was taken over from a dead driver,
-    whose lock on the journal is then removed rather than waited for. writing: how a write to a journal
-    is made; `files.Patience` waits while the disk is full.
+    whose lock on the journal is then removed rather than waited for. writing: how a write to a journal,
+    or to a database that is a file, is made; `files.Patience` waits while the disk is full.
 
     Raises:
         StorageError: the location cannot be opened, or lines inside the journal are damaged.
@@ -178,7 +184,8 @@ def open_storage(
                 f"cannot open the study storage {shown_url(str(location))}: {type(error).__name__};"
                 " check that the database is up and that its driver is installed"
             ) from error
-        return FencedStorage(inner, fence, shown_url(str(location)))
+        file = _file_of(str(location))
+        return FencedStorage(inner, fence, shown_url(str(location)), file, writing)
     path = Path(location)
     try:
         if fence is None:

@@ -280,7 +280,10 @@ class MlflowSink:
         self._end(run, RUN_STATUS[p["status"]], p["ended"] or event.time)
 
     def _trials_settled(self, event: Event, p: dict[str, Any]) -> None:
-        """Ended trials as the study has them, one run each, whatever a driver that slept wrote late."""
+        """Ended trials as the study has them, one run each, whatever a driver that slept wrote late.
+
+        Nor did MLflow hear that an objective was changed, and computed anew for the trials of before.
+        """
         experiment = self._experiment(p["study"])
         runs: dict[tuple[str, str], list[Any]] = {}
         for run in self._every_run(experiment):
@@ -304,6 +307,10 @@ class MlflowSink:
             status = RUN_STATUS[told["tags"]["state"]]
             if kept.info.status != status:
                 self._end(kept.info.run_id, status, told["ended"] or event.time)
+            value = told["objective"]
+            if value is not None and kept.data.metrics.get("objective") not in (None, value):
+                at, step = _milliseconds(event.time), told["tags"]["images"]
+                self._client().log_metric(kept.info.run_id, "objective", value, at, step)
 
     def _every_run(self, experiment: str) -> Iterator[Any]:
         token = None

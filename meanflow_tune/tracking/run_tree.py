@@ -99,7 +99,11 @@ class Tracker:
     def settled(self, records: Iterable[TrialRecord]) -> None:
         """How each ended trial stands, at the end of a search, in one event; see `mlflow_sink`."""
         trials = {
-            self._trial(record): {"tags": _standing(record), "ended": record.ended}
+            self._trial(record): {
+                "tags": _standing(record),
+                "ended": record.ended,
+                "objective": record.value,
+            }
             for record in records
             if record.status not in ("running", "paused")
         }

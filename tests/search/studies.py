@@ -87,9 +87,9 @@ def run_all(ledger: Ledger) -> None:
     ledger.end()
 
 
-def outcome_of(folder: Path) -> list[dict[str, Any]]:
-    """All that a study holds, except clocks and the number of attempts."""
-    storage = open_storage(folder / JOURNAL_NAME)
+def outcome_of(folder: Path, where: str | Path | None = None) -> list[dict[str, Any]]:
+    """All that a study holds, in the journal of a folder or `where`, except clocks and attempts."""
+    storage = open_storage(where or folder / JOURNAL_NAME)
     trials = storage.get_all_trials(storage.get_study_id_from_name(NAME))
     records = read_records(storage, NAME, Path())
     return [

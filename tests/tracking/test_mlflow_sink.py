@@ -276,6 +276,14 @@ def test_what_a_driver_that_slept_in_the_middle_of_a_write_did_late_is_mended(
         each.apply(settled)
         assert picture_of(storage) == before
         assert len(api.search_runs([experiment])) == len(runs)
+    # The objective was changed, and the values of both trials with it.
+    tracker.settled([replace(done, value=0.125), pruned])
+    *_, changed = events(outbox)
+    for _ in range(2):
+        sink.apply(changed)
+    objective = api.get_run(late.info.run_id).data.metrics["objective"]
+    assert objective == 0.125
+    assert len(api.get_metric_history(late.info.run_id, "objective")) == 3
     # The run that is left is the one that goes on being written to.
     tracker.reported(replace(pruned, status="running"), make_report(64, 0.1))
     *_, more = events(outbox)
