@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+PARALLEL := -n auto --maxprocesses=4 --dist=worksteal
 
 .PHONY: tune test test-all lint format setup ui clean help
 
@@ -30,10 +31,12 @@ ui: setup
 	@$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db --host 127.0.0.1 --port 5000
 
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(PARALLEL)
 
+# Tests that start Ray clusters want the machine for themselves.
 test-all: setup
-	@$(BIN)/python -m pytest -m ''
+	@$(BIN)/python -m pytest -m 'not cluster' $(PARALLEL)
+	@$(BIN)/python -m pytest -m cluster
 
 lint: setup
 	@$(BIN)/ruff check .

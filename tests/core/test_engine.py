@@ -232,13 +232,11 @@ def test_what_is_no_single_graph_is_an_error(
         traced.velocity_jet(network, x, t, s, v)
 
 
-def test_a_missing_compiler_is_named_with_the_remedy(
-    whole: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_compiler_is_named_with_the_remedy(whole: Engine) -> None:
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
-    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
     x, t, s, _, _ = inputs(4, 3)
-    with pytest.raises(RuntimeError, match=r"^`compile` needs a C\+\+ compiler.*false"):
+    # Not by monkeypatch, which takes such a setting away when it is undone.
+    missing = config.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True})
+    with missing, pytest.raises(RuntimeError, match=r"^`compile` needs a C\+\+ compiler.*false"):
         whole.forward(lambda x, t, s: torch.sin(x) * 2.0, x, t, s)
