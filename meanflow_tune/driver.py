@@ -335,9 +335,8 @@ class Driver:
             else:
                 names = map(str, self.plan.objectives.parts)
                 facts["best_values"] = dict(zip(names, winner.values, strict=True))
-        for stage in self.stages:
-            if not interrupted and stage.exhausted():
-                later(self.background, stage.tracker.settled, stage.ledger.records())
+        for stage in self.stages if not interrupted else ():
+            later(self.background, stage.tracker.settled, stage.ledger.records())
         later(self.background, search.tracker.search_ended, facts, files)
         for stage in self.stages[1:]:
             later(self.background, stage.tracker.search_ended, {"status": state})

@@ -1,5 +1,6 @@
 """Whole drivers, one after another, with everything real but Ray, training, MLflow and time."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,6 +109,24 @@ def test_a_budget_ends_the_search_and_a_larger_one_goes_on(
     assert run(request(tmp_path, None)) == 0
     assert [record.status for record in records(tmp_path)] == ["completed"] * 6
     assert "time budget" not in capsys.readouterr().out
+
+
+def test_each_end_of_a_search_tells_how_its_ended_trials_stand(
+    tmp_path: Path, world: World
+) -> None:
+    """Whatever a driver that slept wrote late to MLflow: also where nothing else is left to do."""
+    for budget, ended in ((35.0, 3), (35.0, 3), (None, 6), (None, 6)):
+        assert driver.run(request(tmp_path, budget), "again", quiet=True) == 0
+        lines = (tmp_path / "s" / "outbox" / "events.jsonl").read_text().splitlines()
+        settled, last = (json.loads(line) for line in lines[-2:])
+        assert (settled["kind"], last["kind"]) == ("trials_settled", "search_ended")
+        trials = settled["payload"]["trials"]
+        assert list(trials) == [str(number) for number in range(ended)]
+        for record in records(tmp_path)[:ended]:
+            told = trials[str(record.number)]
+            assert (told["objective"], told["ended"]) == (record.value, record.ended)
+            assert told["tags"]["state"] == "completed"
+            assert told["tags"]["images"] == record.reports[-1].images
 
 
 def test_a_budget_that_no_trial_fits_into_exits_with_3(tmp_path: Path, world: World) -> None:
