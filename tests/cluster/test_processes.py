@@ -144,6 +144,9 @@ def test_nothing_outlives_a_killed_driver(tmp_path: Path) -> None:
     with driver(tmp_path) as process:
         wait_for(lambda: any(line.startswith("report 0") for line in terminal(tmp_path)))
         assert "report 0 100" not in terminal(tmp_path)
+        # Not killed again: two idle agents of Ray may outlive a killed driver for a minute.
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 130, terminal(tmp_path)
 
 
 def test_two_hosts_are_joined_and_left_as_they_were(tmp_path: Path) -> None:
