@@ -189,8 +189,11 @@ class Stage:
             drawn = self._outbox.writing(draw, Path(record.folder))
         except LeaseLost:
             raise
-        except Exception:
-            log.exception("could not draw the samples of trial %d", record.number)
+        except Exception as error:
+            if is_full(error):  # and a person gave up waiting for space
+                log.warning("no space to draw the samples of trial %d", record.number)
+            else:
+                log.exception("could not draw the samples of trial %d", record.number)
             drawn = report
         self.tracker.reported(record, drawn)
 

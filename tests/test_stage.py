@@ -1,5 +1,6 @@
 """A driver's stage and its end without Ray: what a person is told of full disks and broken trials."""
 
+import errno
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import pytest
 
 from meanflow_tune import driver
 from meanflow_tune.cluster.interrupt import Interrupt
-from meanflow_tune.records import Outcome, Report
+from meanflow_tune.records import Outcome, Report, TrialRecord
 from meanflow_tune.request import SearchRequest, UserError
 from meanflow_tune.search.errors import LeaseLost, SearchStopped
 from meanflow_tune.search.view import read_records
@@ -96,6 +97,28 @@ def test_a_replaced_driver_says_once_why_it_ends(
     stage.on_report(job.number, Report(20, {"gap@1": 1.0}, {}, 0.0))
     stage._background.shutdown(wait=True)
     assert caplog.records == []
+
+
+def test_no_space_for_a_picture_is_one_line_and_the_report_is_told_without_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After Ctrl-C nothing waits for space any more; Pillow raises ENOSPC behind errors of its own."""
+
+    def draw(record: TrialRecord, report: Report) -> Report:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("meanflow_tune.stage.with_pictures", draw)
+    stage, sink = make_stage(tmp_path, rungs=None)
+    job = stage.next_job()
+    assert job is not None
+    stage.on_report(job.number, Report(20, {"gap@1": 1.0}, {}, 0.0))
+    stage._background.shutdown(wait=True)
+    with stage.replayer:
+        assert stage.replayer.drain(30.0) == 0
+    (line,) = caplog.records
+    assert line.getMessage() == f"no space to draw the samples of trial {job.number}"
+    assert line.exc_info is None
+    assert [event.kind for event in sink.seen].count("reported") == 1
 
 
 def test_the_trial_that_stops_a_search_is_tracked_like_any_other(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from meanflow_tune.cluster.rank import Sink
 
+TICK_SECONDS = 0.02
+
 
 def serve_job(job: dict[str, Any], rank: int, size: int, device: str, sink: Sink) -> dict[str, Any]:
     """config: x, rungs, seconds a rung, fail ("raise", "memory" or none), deaf (does not stop).
@@ -24,10 +26,10 @@ def serve_job(job: dict[str, Any], rank: int, size: int, device: str, sink: Sink
         if config.get("fail") == "memory" and rank == size - 1:
             raise MemoryError("Unable to allocate 8.00 TiB for an array")
         total = _world_sum(rank + 1.0, size)
-        until = time.monotonic() + config.get("seconds", 0.0)
-        while time.monotonic() < until:
+        # Counted, not timed: ranks with clocks of their own would make different numbers of sums.
+        for _ in range(round(config.get("seconds", 0.0) / TICK_SECONDS)):
             sink.tick({"images": rung * 100})
-            time.sleep(0.02)
+            time.sleep(TICK_SECONDS)
             stopping = sink.stopping() and not config.get("deaf")
             if _world_sum(float(stopping), size) > 0:
                 return _outcome("running", f"interrupted in rung {rung}")
