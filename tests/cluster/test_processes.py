@@ -1,6 +1,5 @@
 """Drivers that are interrupted, killed, or guests of a cluster; each is a process of its own."""
 
-import itertools
 import json
 import os
 import signal
@@ -33,15 +32,14 @@ with session.join("{address}"):
 
 # Two agents of Ray do nothing any more, but may outlive a killed driver for a minute.
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-MARKS = (f"{os.getpid()}-{number}" for number in itertools.count())
-used: list[str] = []
+used: set[Path] = set()  # folders of drivers
 
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """Of any driver, not even an agent of Ray, seen at the end so that nothing waits for them."""
     yield
-    wait_for(lambda: not any(marked(mark) for mark in used))
+    wait_for(lambda: not any(marked(folder) for folder in used))
 
 
 @contextmanager
@@ -52,7 +50,7 @@ def driver(
 
     Waits until nothing that works for it is left.
     """
-    used.append(mark := next(MARKS))
+    used.add(folder)
     config = {"x": 0.0, "rungs": rungs, "seconds": seconds, "deaf": deaf}
     (folder / "config.json").write_text(json.dumps(config))
     with (folder / "terminal").open("w") as terminal:
@@ -64,14 +62,14 @@ def driver(
             text=True,
             start_new_session=True,
             # Marks every process that descends from it.
-            env={**os.environ, "TMPDIR": "/tmp", "MARK": mark, "RAY_AUTH_MODE": "disabled"},
+            env={**os.environ, "TMPDIR": "/tmp", "MARK": str(folder), "RAY_AUTH_MODE": "disabled"},
         )
         try:
             yield process
         finally:
             process.kill()
             process.wait()
-            wait_for(lambda: all(line.startswith(AGENTS) for line in marked(mark)))
+            wait_for(lambda: all(line.startswith(AGENTS) for line in marked(folder)))
 
 
 def terminal(folder: Path) -> list[str]:
@@ -84,13 +82,12 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def marked(mark: str | None = None) -> list[str]:
-    """Command lines of the processes that descend from a driver, the last one where none is named."""
-    entry = f"MARK={mark or used[-1]}\0".encode()
+def marked(folder: Path) -> list[str]:
+    """Command lines of the processes that descend from a driver of this folder."""
     found = []
     for process in Path("/proc").iterdir():
         try:
-            mine = entry in (process / "environ").read_bytes()
+            mine = f"MARK={folder}\0".encode() in (process / "environ").read_bytes()
             alive = (process / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
             if process.name.isdigit() and mine and alive:
                 found.append((process / "cmdline").read_text().replace("\0", " "))
@@ -141,7 +138,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
 
 def test_a_second_ctrl_c_while_slots_start(tmp_path: Path) -> None:
     with driver(tmp_path) as process:
-        wait_for(lambda: any("RayTrainWorker" in line for line in marked()))
+        wait_for(lambda: any("RayTrainWorker" in line for line in marked(tmp_path)))
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.5)
         os.killpg(process.pid, signal.SIGINT)
@@ -152,7 +149,7 @@ def test_a_second_ctrl_c_while_slots_start(tmp_path: Path) -> None:
 def test_nothing_outlives_a_killed_driver(tmp_path: Path) -> None:
     with driver(tmp_path) as process:
         wait_for(lambda: "report 0 100" in terminal(tmp_path))
-        assert len(marked()) > 5
+        assert len(marked(tmp_path)) > 5
         process.kill()
     with driver(tmp_path) as process:
         wait_for(lambda: any(line.startswith("report 0") for line in terminal(tmp_path)))
