@@ -88,18 +88,18 @@ def space_again(folder: Path | str) -> str:
     return f"there is space for {folder} again: going on"
 
 
-class Writing(Protocol):
+class WritePolicy(Protocol):
     """How a write below `folder` is made: at once, or with patience."""
 
     def __call__(self, write: Callable[[], T], folder: Path) -> T: ...
 
 
-def at_once(write: Callable[[], T], folder: Path) -> T:
+def write_once(write: Callable[[], T], folder: Path) -> T:
     """Write now, or raise what the disk says."""
     return write()
 
 
-class Patience:
+class WaitForSpace:
     """Writes that wait while a disk is full, instead of failing; shared by the threads of a driver.
 
     say: gets one line when the waiting begins and one when it is over, however many threads wait.

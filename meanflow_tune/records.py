@@ -15,7 +15,7 @@ class Job:
 
     attempt counts the times the trial was handed out (0 the first time); epoch is the lease's, and a
     worker that sees a newer one in the study's lease stops writing. repeats: seeds of further whole
-    runs, of which the verdict at the last rung says whether they are made.
+    runs, of which the decision at the last rung says whether they are made.
     """
 
     study: str
@@ -53,6 +53,17 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Decision:
+    """Whether a trial goes on after a rung, and why, in one sentence for a person."""
+
+    go_on: bool
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"go_on": self.go_on, "reason": self.reason}
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How a trial ended. reason: one line for a person; deterministic: a retry would fail alike.
 
@@ -75,7 +86,7 @@ class TrialRecord:
     value: the search's objective at the last rung, None before the first and where there are several
     objectives; values: all of them; baseline: its name, or None for a trial that a sampler proposed;
     reports: one a rung, ascending in images, of the trial's own run; rung_values, decisions: the
-    objectives and the reason of the verdict at each of these rungs; repeats: the last reports of its
+    objectives and the reason of the decision at each of these rungs; repeats: the last reports of its
     repeats on other seeds; protected: drawn to be never stopped, so that rungs can be audited;
     bracket: of successive halving, from 0; terms: index of the manifest's terms under which it was made.
     """

@@ -4,8 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from meanflow_tune.benchmarks import replay_options
-from meanflow_tune.cli import make_parser
+# The benchmarks lie beside the package and are not installed with it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.replay import options
+from meanflow_tune.driver.cli import make_parser
 
 EXAMPLES = """examples:
   python scripts/benchmark.py slots                 two slots of one rank against one slot of two
@@ -46,20 +49,20 @@ def parser() -> argparse.ArgumentParser:
     slots.add_argument(
         "--cache", type=Path, metavar="DIR", help="cache of teachers, such as runs/teachers"
     )
-    from meanflow_tune.benchmarks.search import add_arguments
+    from benchmarks.overhead.command import add_arguments
 
     add_arguments(command("search", "what a search costs beside training, ours and others"))
     _derivatives(command("derivatives", "time, memory and error of the derivatives of losses"))
-    replay_options.add(
+    options.add(
         command("replay", "any sampler and scheduler against a finished study, in simulated time")
     )
     return p
 
 
 def _derivatives(p: argparse.ArgumentParser) -> None:
-    from meanflow_tune.benchmarks.derivatives import TABLES
-    from meanflow_tune.benchmarks.methods import PRECISIONS
-    from meanflow_tune.benchmarks.networks import NETWORKS
+    from benchmarks.derivatives.command import TABLES
+    from benchmarks.derivatives.methods import PRECISIONS
+    from benchmarks.derivatives.networks import NETWORKS
 
     p.add_argument(
         "--tables", nargs="+", metavar="NAME", choices=TABLES, default=TABLES, help="(default: all)"
@@ -103,16 +106,16 @@ def main(argv: list[str] | None = None) -> int:
     command = ["python", "scripts/benchmark.py", *given]
     try:
         if name == "slots":
-            from meanflow_tune.benchmarks.slots import slots
+            from benchmarks.overhead.slots import slots
 
             return slots(**arguments)
         if name == "search":
-            from meanflow_tune.benchmarks.search import search
+            from benchmarks.overhead.command import search
 
             return search(**arguments, command=command)
         if name == "replay":
-            return replay_options.run(arguments, command)
-        from meanflow_tune.benchmarks.derivatives import derivatives
+            return options.run(arguments, command)
+        from benchmarks.derivatives.command import derivatives
 
         arguments["wanted"] = arguments.pop("tables")
         return derivatives(**arguments, command=command)

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from meanflow_tune.cli import train_parser
+from meanflow_tune.driver.cli import train_parser
 
 LINE_SECONDS = 10.0
 
@@ -58,11 +58,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = train_parser().parse_args(argv)
     import torch
 
-    from meanflow_tune.config import TrialConfig, override
+    from meanflow_tune.config import TrialConfig
+    from meanflow_tune.config.overrides import override
+    from meanflow_tune.plan.request import EXIT_INTERRUPTED, EXIT_UNUSABLE, UserError, usable_folder
     from meanflow_tune.records import Job
-    from meanflow_tune.request import EXIT_INTERRUPTED, EXIT_UNUSABLE, UserError, usable_folder
+    from meanflow_tune.training.job import Unusable, serve_job
     from meanflow_tune.training.memory import memory_shortage
-    from meanflow_tune.training.serve import Unusable, serve_job
 
     torch.set_num_threads(arguments.threads)
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))

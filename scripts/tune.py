@@ -4,7 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from meanflow_tune.cli import tune_parser
+from meanflow_tune.driver.cli import tune_parser
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -13,8 +13,8 @@ def main(argv: list[str] | None = None) -> int:
     # Imports wait until the usage is right: torch alone takes seconds.
     from pydantic import ValidationError
 
-    from meanflow_tune.config import describe
-    from meanflow_tune.request import SMOKE_SETTINGS, SearchRequest, UserError
+    from meanflow_tune.config.overrides import describe
+    from meanflow_tune.plan.request import SMOKE_SETTINGS, SearchRequest, UserError
 
     smoke = arguments.smoke_test
     values = vars(arguments)
@@ -33,11 +33,11 @@ def main(argv: list[str] | None = None) -> int:
         if flags["calibrate"] and not flags["dry_run"]:
             raise UserError("--calibrate belongs to --dry-run: give both, or neither.")
         if flags["dry_run"]:
-            from meanflow_tune import planner
+            from meanflow_tune.driver import dry_run
 
-            return planner.dry_run(request, flags["calibrate"], flags["verbose"])
-        from meanflow_tune import driver
-        from meanflow_tune.status import show_status
+            return dry_run.dry_run(request, flags["calibrate"], flags["verbose"])
+        from meanflow_tune.driver import driver
+        from meanflow_tune.report.status import show_status
 
         if flags["status"]:
             return show_status(request)

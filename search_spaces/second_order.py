@@ -68,7 +68,7 @@ _PUBLISHED: dict[str, Any] = {
     "weighting/power": 0.75,
 }
 _BACKWARD = _PUBLISHED | {"loss/backward/fraction": 1.0}
-# Ingredients of losses that depend on where x_s (or x_{s-ds}) comes from.
+# TargetInputs of losses that depend on where x_s (or x_{s-ds}) comes from.
 _NEED_X_S = {"v_s", "ode_velocity"}
 _JUMP = {"x_source/kind": "student_jump"}
 

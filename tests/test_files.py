@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from meanflow_tune.files import Patience, is_full, write_atomic
+from meanflow_tune.files import WaitForSpace, is_full, write_atomic
 from meanflow_tune.search.errors import LeaseLost, StorageError
-from meanflow_tune.search.lease import LEASE_NAME, Lease, read_lease
-from meanflow_tune.search.storage import JOURNAL_NAME, open_storage
+from meanflow_tune.search.store.lease import LEASE_NAME, Lease, read_lease
+from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.tracking.outbox import Event, Outbox
 from meanflow_tune.tracking.replay import Replayer
-from tests.disks import fill, small_disk
-from tests.search.studies import allow, make_ledger, outcome_of, run_all
+from tests.support.disks import fill, small_disk
+from tests.support.studies import allow, make_ledger, outcome_of, run_all
 
 
 def never() -> bool:
@@ -42,9 +42,9 @@ def test_a_study_waits_for_space_and_the_search_is_the_same(kind: str, tmp_path:
     said: list[str] = []
     with small_disk(tmp_path / "small", 2) as disk:
         sleep = Freeing(disk / "filler")
-        patience = Patience(said.append, never, sleep=sleep)
+        patience = WaitForSpace(said.append, never, sleep=sleep)
         where = disk / JOURNAL_NAME if kind == "journal" else f"sqlite:///{disk}/study.db"
-        storage = open_storage(where, allow, writing=patience)
+        storage = open_storage(where, allow, write_policy=patience)
         ledger = make_ledger(disk, storage)
         assert ledger.next() is not None
         fill(disk)
@@ -61,8 +61,8 @@ def test_a_study_waits_for_space_and_the_search_is_the_same(kind: str, tmp_path:
 def test_the_outbox_waits_for_space_and_keeps_every_event_once(tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", 1) as disk:
         said: list[str] = []
-        patience = Patience(said.append, never, sleep=Freeing(disk / "filler"))
-        outbox = Outbox(disk, writing=patience)
+        patience = WaitForSpace(said.append, never, sleep=Freeing(disk / "filler"))
+        outbox = Outbox(disk, write_policy=patience)
         outbox.put("note", n=0)
         fill(disk)
         for n in range(1, 100):
@@ -80,9 +80,9 @@ def test_a_stop_ends_the_waiting_with_the_study_sound(
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # Optuna itself tries again for 8 s
     stop = threading.Event()
     with small_disk(tmp_path / "small", 1) as disk:
-        patience = Patience(lambda line: stop.set(), stop.is_set, sleep=lambda seconds: None)
+        patience = WaitForSpace(lambda line: stop.set(), stop.is_set, sleep=lambda seconds: None)
         where = disk / JOURNAL_NAME if kind == "journal" else f"sqlite:///{disk}/study.db"
-        storage = open_storage(where, allow, writing=patience)
+        storage = open_storage(where, allow, write_policy=patience)
         ledger = make_ledger(disk, storage)
         fill(disk)
         with pytest.raises(StorageError, match="free some space") as caught:
@@ -97,7 +97,7 @@ def test_a_stop_ends_the_waiting_with_the_study_sound(
 def test_many_threads_that_wait_are_told_of_once() -> None:
     said: list[str] = []
     space = threading.Event()
-    patience = Patience(said.append, never, pause=0.001)
+    patience = WaitForSpace(said.append, never, pause=0.001)
 
     def write() -> str:
         if not space.is_set():
@@ -124,7 +124,7 @@ def test_other_errors_are_raised_at_once() -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     with pytest.raises(OSError, match="Input/output"):
-        Patience(pytest.fail, never, sleep=pytest.fail)(broken, Path("/x"))
+        WaitForSpace(pytest.fail, never, sleep=pytest.fail)(broken, Path("/x"))
 
 
 def test_an_atomic_write_on_a_full_disk_leaves_the_old_file_and_nothing_beside(

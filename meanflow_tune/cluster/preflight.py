@@ -49,7 +49,7 @@ def check_hosts(storage: Path | str) -> list[dict[str, Any]]:
         for left in folder.glob(f"{name}*"):
             left.unlink()
     for answer in answers:
-        _judge(answer, nonce, ours, folder)
+        _pruner(answer, nonce, ours, folder)
     return answers
 
 
@@ -75,7 +75,7 @@ def _answer(host: str, ref: Any) -> dict[str, Any]:
     return {"host": host, **answer}
 
 
-def _judge(answer: dict[str, Any], nonce: str, ours: dict[str, str], folder: Path) -> None:
+def _pruner(answer: dict[str, Any], nonce: str, ours: dict[str, str], folder: Path) -> None:
     host = answer["host"]
     if answer["nonce"] != nonce or answer["error"]:
         raise HostUnfit(

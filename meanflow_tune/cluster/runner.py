@@ -4,66 +4,23 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from meanflow_tune.cluster.interrupt import Interrupt, Stop
+from meanflow_tune.cluster.layout import Layout, plan_layout
 from meanflow_tune.cluster.session import join, start_local
+from meanflow_tune.cluster.signals import Interrupt, Stop
 
 # Ray's own files; nothing that a search needs lies there.
 RAY_FOLDER = ".ray"
 
 
-@dataclass(frozen=True)
-class Layout:
-    """`slots` trials at once, each of `workers` ranks with `cpus` processors and `gpus` GPUs."""
-
-    slots: int
-    workers: int
-    cpus: float
-    gpus: float
-
-    @property
-    def resources(self) -> dict[str, float]:
-        """Of one rank."""
-        wanted = {"CPU": self.cpus, "GPU": self.gpus}
-        return {kind: amount for kind, amount in wanted.items() if amount > 0}
-
-    def __str__(self) -> str:
-        gpus = f" and {self.gpus:g} GPU" if self.gpus else ""
-        return (
-            f"{self.slots} trial{'s' * (self.slots > 1)} at once, {self.workers} "
-            f"rank{'s' * (self.workers > 1)} each with {self.cpus:g} CPU{gpus}"
-        )
-
-
-def plan_layout(
-    total: dict[str, float],
-    workers: int,
-    cpus: float,
-    gpus: float | None,
-    max_concurrent: int | None,
-) -> Layout:
-    """What fits into the cluster's `total` resources.
-
-    gpus None: one a rank where the cluster has enough for a trial, else none. Fewer slots than
-    `max_concurrent` are never taken silently: `preflight.check_resources` refuses.
-    """
-    if gpus is None:
-        gpus = 1.0 if total.get("GPU", 0.0) >= workers else 0.0
-    fits = [math.floor(total.get("CPU", 0.0) / (workers * cpus) + 1e-9)]
-    if gpus > 0:
-        fits.append(math.floor(total.get("GPU", 0.0) / (workers * gpus) + 1e-9))
-    return Layout(max_concurrent or max(1, min(fits)), workers, cpus, gpus)
-
-
 class Runner:
     """Made by `start`. description: what was started, in words."""
 
-    def __init__(self, mailbox: Any, slots: Any, layout: Layout, storage: Path, where: str) -> None:
-        self._mailbox, self._slots = mailbox, slots
+    def __init__(self, broker: Any, slots: Any, layout: Layout, storage: Path, where: str) -> None:
+        self._broker, self._slots = broker, slots
         self._layout, self._storage = layout, storage
         self.description = f"{where}: {layout}"
 
@@ -104,18 +61,18 @@ class Runner:
             stack.enter_context(interrupt)
             import ray
 
-            from meanflow_tune.cluster.mailbox import start_mailbox
+            from meanflow_tune.cluster.broker import start_broker
             from meanflow_tune.cluster.preflight import check_hosts, check_resources
-            from meanflow_tune.cluster.slots import Slots
+            from meanflow_tune.cluster.worker_groups import WorkerGroups
 
             total = ray.cluster_resources()
             layout = plan_layout(total, workers, cpus_per_worker, gpus_per_worker, max_concurrent)
             check_resources(layout.slots, workers, layout.resources)
             if not local:
                 check_hosts(storage)
-            mailbox = start_mailbox()
-            slots = Slots(
-                mailbox=mailbox,
+            broker = start_broker()
+            slots = WorkerGroups(
+                broker=broker,
                 count=layout.slots,
                 workers=workers,
                 resources_per_worker=layout.resources,
@@ -126,7 +83,7 @@ class Runner:
             )
             stack.enter_context(slots)
             where = "Ray on this machine" if local else f"Ray cluster at {session.address}"
-            yield cls(mailbox, slots, layout, storage, where)
+            yield cls(broker, slots, layout, storage, where)
 
     def search(self, director: Any, name: str, interrupt: Stop) -> None:
         """Run `director`'s trials until it is exhausted or `interrupt` was requested."""
@@ -134,10 +91,10 @@ class Runner:
 
         from meanflow_tune.cluster.tuner import run_search
 
-        ray.get(self._mailbox.forget.remote())
+        ray.get(self._broker.forget.remote())
         run_search(
             director,
-            self._mailbox,
+            self._broker,
             self._layout.slots,
             self._storage / RAY_FOLDER,
             name.replace("/", "-"),
@@ -150,6 +107,6 @@ def _serve(
     job: dict[str, Any], rank: int, size: int, device: str, sink: Any, *, cache: str
 ) -> dict[str, Any]:
     """Runs in a slot; imports there what the driver does without."""
-    from meanflow_tune.training.serve import serve_job
+    from meanflow_tune.training.job import serve_job
 
     return serve_job(job, rank, size, device, sink, cache=cache)

@@ -14,14 +14,13 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from meanflow_tune.cluster.errors import SlotsLost
-from meanflow_tune.cluster.follow import EVENT, JOB, follow
-from meanflow_tune.cluster.interrupt import Interrupt, Stop
-from meanflow_tune.cluster.slots import Slots
+from meanflow_tune.cluster.signals import Interrupt, Stop
+from meanflow_tune.cluster.worker_groups import WorkerGroups
 from meanflow_tune.records import Job, Outcome, Report
 
 LOOK_SECONDS = 1.0
 # Restarts of a thin trial whose process died; its job goes on meanwhile.
-_FOLLOWER_RETRIES = 5
+_RELAY_RETRIES = 5
 
 
 class Director(Protocol):
@@ -47,16 +46,16 @@ class Director(Protocol):
         """How a trial ended. Status `running`: it was interrupted and can go on another time."""
 
     def on_tick(self, snapshot: dict[str, Any]) -> None:
-        """About once a second: the mailbox's snapshot, for a live view."""
+        """About once a second: the broker's snapshot, for a live view."""
 
 
 def run_search(
     director: Director,
-    mailbox: Any,
+    broker: Any,
     max_concurrent: int,
     storage_dir: Path | str,
     name: str,
-    slots: Slots | None = None,
+    slots: WorkerGroups | None = None,
     interrupt: Stop | None = None,
 ) -> None:
     """Run trials until the director is exhausted or `interrupt` is requested and all have ended.
@@ -64,20 +63,20 @@ def run_search(
     storage_dir: a folder of the driver's host, for Tune's own files; they are removed afterwards,
     since no restart needs them. Raises SlotsLost, or whatever the director raised.
     """
-    bridge = _Bridge(director, mailbox, max_concurrent, slots, interrupt or Interrupt())
+    bridge = _Bridge(director, broker, max_concurrent, slots, interrupt or Interrupt())
     label = f"{name}-{uuid.uuid4().hex[:8]}"
     folder = Path(storage_dir).absolute() / "tune"
     # Pinned to the driver's host: a host that is lost takes no thin trial with it.
     host = f"node:{ray.util.get_node_ip_address()}"
     trainable = tune.with_resources(
-        tune.with_parameters(follow, mailbox=mailbox), {"memory": 1e6, host: 0.001}
+        tune.with_parameters(relay, broker=broker), {"memory": 1e6, host: 0.001}
     )
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             num_samples=-1,
-            search_alg=_Suggest(bridge),
-            scheduler=_Judge(bridge),
+            search_alg=_Searcher(bridge),
+            scheduler=_Scheduler(bridge),
             reuse_actors=True,
             trial_name_creator=_short_name,
             trial_dirname_creator=_short_name,
@@ -87,7 +86,7 @@ def run_search(
             storage_path=str(folder),
             verbose=0,
             callbacks=[_Step(bridge)],
-            failure_config=tune.FailureConfig(max_failures=_FOLLOWER_RETRIES),
+            failure_config=tune.FailureConfig(max_failures=_RELAY_RETRIES),
         ),
     )
     try:
@@ -106,12 +105,12 @@ class _Bridge:
     def __init__(
         self,
         director: Director,
-        mailbox: Any,
+        broker: Any,
         max_concurrent: int,
-        slots: Slots | None,
+        slots: WorkerGroups | None,
         interrupt: Stop,
     ) -> None:
-        self._director, self._mailbox, self._max = director, mailbox, max_concurrent
+        self._director, self._broker, self._max = director, broker, max_concurrent
         self._slots, self._interrupt = slots, interrupt
         self._running: dict[str, int] = {}
         self._error: BaseException | None = None
@@ -152,14 +151,14 @@ class _Bridge:
         self.raise_error()
         if self._interrupt.requested and not self._told_to_stop:
             self._told_to_stop = True
-            ray.get(self._mailbox.stop_all.remote())
+            ray.get(self._broker.stop_all.remote())
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return
         self._looked = time.monotonic()
         try:
-            snapshot = ray.get(self._mailbox.snapshot.remote(), timeout=60)
+            snapshot = ray.get(self._broker.snapshot.remote(), timeout=60)
         except ray.exceptions.RayError as error:
-            raise SlotsLost(f"the mailbox of the search is gone: {error}") from error
+            raise SlotsLost(f"the broker of the search is gone: {error}") from error
         if self._slots is not None:
             self._slots.check(snapshot)
         self._director.on_tick(snapshot)
@@ -170,7 +169,7 @@ class _Bridge:
 
     def _report(self, number: int, report: Report) -> None:
         go_on = self._director.on_report(number, report)
-        self._mailbox.verdict.remote(number, report.images, go_on, report.repeat)
+        self._broker.decision.remote(number, report.images, go_on, report.repeat)
 
     def _end(self, trial_id: str, outcome: Outcome) -> None:
         self._director.on_end(self._running.pop(trial_id), outcome)
@@ -182,7 +181,7 @@ class _Bridge:
             self._error = error
 
 
-class _Suggest(Searcher):
+class _Searcher(Searcher):
     """Tune's searcher: hands out the director's jobs as JSON text."""
 
     def __init__(self, bridge: _Bridge) -> None:
@@ -208,12 +207,12 @@ class _Suggest(Searcher):
         # Tune writes a copy of its settings for a `restore` that is never called.
         return Searcher, ()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Suggest":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Searcher":
         return self
 
 
-class _Judge(FIFOScheduler):
-    """Tune's scheduler: the verdict goes to the worker, which ends its job itself.
+class _Scheduler(FIFOScheduler):
+    """Tune's scheduler: the decision goes to the worker, which ends its job itself.
 
     Tune is never told to stop a trial: that would tear down processes and leak reservations.
     """
@@ -230,7 +229,7 @@ class _Judge(FIFOScheduler):
     def __reduce__(self) -> tuple[Any, ...]:
         return FIFOScheduler, ()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Judge":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Scheduler":
         return self
 
 
@@ -249,3 +248,23 @@ class _Step(tune.Callback):
 
 def _short_name(trial: Any) -> str:
     return str(trial.trial_id)
+
+
+JOB, EVENT = "job", "event"
+
+
+def relay(config: dict[str, str], broker: Any) -> None:
+    """config: {"job": JSON text}; text, since Ray Tune takes "/" in keys of a config apart.
+
+    Reports {"event": JSON text}, so that neither a NaN nor a missing metric means anything to Tune.
+    Started again after its process died, it replays all events: the driver takes each once.
+    """
+    job = json.loads(config[JOB])
+    ray.get(broker.submit.remote(job))
+    seen = 0
+    while True:
+        for event in ray.get(broker.events.remote(job["number"], seen)):
+            seen += 1
+            tune.report({EVENT: json.dumps(event)})
+            if event["kind"] == "end":
+                return

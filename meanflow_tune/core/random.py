@@ -24,7 +24,7 @@ def make_generator(
 GOLDEN = (5.0**0.5 - 1.0) / 2.0
 
 
-def spread_lots(count: int, generator: torch.Generator) -> torch.Tensor:
+def spread_draws(count: int, generator: torch.Generator) -> torch.Tensor:
     """`count` numbers in [0, 1), float64, each uniform, and together spread evenly over [0, 1).
 
     Multiples of the golden ratio from a random start, modulo 1 (Weyl's sequence): of any consecutive

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from meanflow_tune.losses.backward import Backward
-from meanflow_tune.losses.base import Ingredients, Loss, Parts, Ramp
+from meanflow_tune.losses.base import Loss, Parts, Ramp, TargetInputs
 from meanflow_tune.losses.combine import Combined, combine
 from meanflow_tune.losses.derivative import Exact, FiniteDifference, MixedDerivative
 from meanflow_tune.losses.flow_matching import FlowMatching
@@ -34,7 +34,6 @@ __all__ = [
     "FlowMatching",
     "Forward",
     "Generalized",
-    "Ingredients",
     "JetIdentity",
     "Loss",
     "LossMix",
@@ -43,6 +42,7 @@ __all__ = [
     "Ramp",
     "SecondOrder",
     "Solver",
+    "TargetInputs",
     "TriConsistency",
     "combine",
 ]

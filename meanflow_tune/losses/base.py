@@ -16,7 +16,7 @@ from meanflow_tune.settings import Settings
 
 
 @dataclass(frozen=True)
-class Ingredients:
+class TargetInputs:
     """What targets are made of; None is what no active loss needs.
 
     v_t = v(x_t, t), u = u(x_t, t, s), v_s = v(x_s, s), d_s = ∂_s u, d_t = D u, d_t_d_s = D ∂_s u:
@@ -44,7 +44,7 @@ class Ingredients:
         """The ingredient `name`; raises ValueError if it was left out."""
         tensor = getattr(self, name)
         if not isinstance(tensor, Tensor):
-            raise ValueError(f"An active loss needs `{name}`, but Ingredients.{name} is None.")
+            raise ValueError(f"An active loss needs `{name}`, but TargetInputs.{name} is None.")
         return tensor
 
 
@@ -139,18 +139,18 @@ class Loss(Settings):
     @property
     @abstractmethod
     def needs(self) -> frozenset[str]:
-        """Names of the Ingredients that the target uses, beyond path, v_t and u, always there."""
+        """Names of the TargetInputs that the target uses, beyond path, v_t and u, always there."""
 
-    def parts(self, inputs: Ingredients) -> Parts:
+    def parts(self, inputs: TargetInputs) -> Parts:
         """The target in parts, detached under a stop-gradient; rows with t = s are not meaningful."""
         parts = self._parts(inputs)
         return parts.detach() if self.stop_gradient else parts
 
-    def target(self, inputs: Ingredients) -> Tensor:
+    def target(self, inputs: TargetInputs) -> Tensor:
         """T [B, *D]: the identity where t < s, and its limit v_t (flow matching) where t = s."""
         return assemble(self.parts(inputs), inputs)
 
-    def residual(self, u: Tensor, inputs: Ingredients) -> Tensor:
+    def residual(self, u: Tensor, inputs: TargetInputs) -> Tensor:
         """u - T, unreduced [B, *D], for u [B, *D]."""
         target = self.target(inputs)
         if u.shape != target.shape:
@@ -158,11 +158,11 @@ class Loss(Settings):
         return u - target
 
     @abstractmethod
-    def _parts(self, inputs: Ingredients) -> Parts:
+    def _parts(self, inputs: TargetInputs) -> Parts:
         """The identity's T in parts [B, *D], whose rows with t = s are not used."""
 
 
-def assemble(parts: Parts, inputs: Ingredients) -> Tensor:
+def assemble(parts: Parts, inputs: TargetInputs) -> Tensor:
     """T [B, *D] from its parts, v_t on the diagonal t = s."""
     correction = parts.correction
     target = parts.velocity if correction is None else parts.velocity + correction

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from meanflow_tune.core.types import expand_as
-from meanflow_tune.core.weighting import (
+from meanflow_tune.core.residuals import (
     bound_factor,
     limited,
     mean_cosine,
     per_sample_mean_square,
 )
-from meanflow_tune.losses.base import Ingredients, Parts, assemble
+from meanflow_tune.core.types import expand_as
+from meanflow_tune.losses.base import Parts, TargetInputs, assemble
 from meanflow_tune.losses.mix import LossMix
 
 MIXED = "mixed"
@@ -31,7 +31,7 @@ class Combined:
 
 
 def combine(
-    mix: LossMix, u: Tensor, inputs: Ingredients, progress: float, rest: bool = False
+    mix: LossMix, u: Tensor, inputs: TargetInputs, progress: float, rest: bool = False
 ) -> Combined:
     """The mixture at `progress` for u [B, *D]: one residual u - Σ w_i T_i, or each u - T_i.
 
@@ -75,7 +75,7 @@ def combine(
 
 
 def _mixed_correction(
-    parts: Mapping[str, Parts], weights: Mapping[str, float], inputs: Ingredients
+    parts: Mapping[str, Parts], weights: Mapping[str, float], inputs: TargetInputs
 ) -> Tensor | None:
     """Σ w_i C_i [B, *D], None where no target has a correction; 0 where t = s."""
     gap = expand_as(inputs.path.gap, inputs.u)

@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass, fields
 from torch import Tensor
 
 from meanflow_tune.core.types import expand_as
-from meanflow_tune.losses.base import Ingredients, Loss, Parts
+from meanflow_tune.losses.base import Loss, Parts, TargetInputs
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class JetIdentity(Loss):
     def needs(self) -> frozenset[str]:
         return self.coefficients.needs
 
-    def _parts(self, inputs: Ingredients) -> Parts:
+    def _parts(self, inputs: TargetInputs) -> Parts:
         c, gap = self.coefficients, expand_as(inputs.path.gap, inputs.u)
         velocity = _sum(inputs, v_t=c.v_t, v_s=c.v_s)
         assert velocity is not None
@@ -58,7 +58,7 @@ class JetIdentity(Loss):
         return Parts(velocity, None if first is None else gap * first, second)
 
 
-def _sum(inputs: Ingredients, **coefficients: float) -> Tensor | None:
+def _sum(inputs: TargetInputs, **coefficients: float) -> Tensor | None:
     """Σ coefficient · ingredient, None where all coefficients are 0."""
     total = None
     for name, coefficient in coefficients.items():

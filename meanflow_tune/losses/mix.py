@@ -108,12 +108,12 @@ class LossMix(Settings):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Names of the Ingredients that the active losses need."""
+        """Names of the TargetInputs that the active losses need."""
         return frozenset().union(*(loss.needs for loss in self.active.values()))
 
     @property
-    def needs_of_rest(self) -> frozenset[str]:
-        """Names of the Ingredients that the losses beside second_order need."""
+    def first_order_needs(self) -> frozenset[str]:
+        """Names of the TargetInputs that the losses beside second_order need."""
         rest = [loss.needs for name, loss in self.active.items() if name != "second_order"]
         return frozenset().union(*rest)
 
@@ -154,7 +154,7 @@ class LossMix(Settings):
         jets.pop("second_order", None)
         users = [loss for loss in jets.values() if loss.needs & _JET]
         one_kind = len({loss.stop_gradient for loss in users}) == 1
-        if self.form == "sum" or not one_kind or not {"d_t", "d_s"} <= self.needs_of_rest:
+        if self.form == "sum" or not one_kind or not {"d_t", "d_s"} <= self.first_order_needs:
             return None
         weights = self.weights(progress, rest=True)
         return Coefficients.mixed((weights[n], loss.coefficients) for n, loss in jets.items())
@@ -188,7 +188,7 @@ class LossMix(Settings):
                 f"second_order.fraction {self.fraction:g} leaves rows without a target, because no "
                 "other loss without a ramp is active; add one, or set the fraction to 1."
             )
-        if "d_t_d_s" in self.needs_of_rest:
+        if "d_t_d_s" in self.first_order_needs:
             raise ValueError(
                 f"second_order.fraction {self.fraction:g} saves nothing beside generalized, which "
                 "needs the second-order pass on every row; write it as backward and forward shares."

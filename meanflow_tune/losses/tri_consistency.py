@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import model_validator
 
 from meanflow_tune.core.types import expand_as
-from meanflow_tune.losses.base import Ingredients, Loss, Parts
+from meanflow_tune.losses.base import Loss, Parts, TargetInputs
 from meanflow_tune.losses.solver import Solver
 
 
@@ -43,7 +43,7 @@ class TriConsistency(Loss):
     def needs(self) -> frozenset[str]:
         return frozenset({"u_split", "ode_velocity", "ratio"})
 
-    def _parts(self, inputs: Ingredients) -> Parts:
+    def _parts(self, inputs: TargetInputs) -> Parts:
         ratio = expand_as(inputs.given("ratio"), inputs.u)
         # u - target = (u - T) / ρ with T the identity's right-hand side, whose limit ρ -> 0 is the
         # forward residual. Terms of order 1/ρ are differenced first: fewer digits are lost.

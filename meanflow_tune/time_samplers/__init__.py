@@ -1,4 +1,4 @@
-"""Laws of the pairs of times (t, s) on which a student is trained."""
+"""Distributions of the pairs of times (t, s) on which a student is trained."""
 
 from typing import Annotated
 

@@ -1,6 +1,6 @@
-"""What the laws of (t, s) share: the diagonal share, sorted pairs and beta draws.
+"""What the distributions of (t, s) share: the diagonal share, sorted pairs and beta draws.
 
-Noise is at time 0 and data at time 1. Laws are drawn by inversion, in float64 on the generator's
+Noise is at time 0 and data at time 1. Distributions are drawn by inversion, in float64 on the generator's
 device, so that each member is a quantile and a distribution function.
 """
 

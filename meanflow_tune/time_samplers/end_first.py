@@ -25,8 +25,8 @@ class EndFirst(TimeSamplerSettings):
     b: float = Field(1.0, gt=0.0, le=100.0)
 
     def marginal_cdf(self, which: Literal["t", "s"], x: Tensor) -> Tensor:
-        law = beta_cdf if which == "s" else uniform_below_cdf
-        return law(self.a, self.b, x.double())
+        distribution = beta_cdf if which == "s" else uniform_below_cdf
+        return distribution(self.a, self.b, x.double())
 
     def _pairs(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
         s = beta_quantile(self.a, self.b, uniforms(n, generator))

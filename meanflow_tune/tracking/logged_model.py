@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meanflow_tune.export import CONFIG, WEIGHTS
+from meanflow_tune.student_files import CONFIG, WEIGHTS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,9 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meanflow_tune.config import flatten
-from meanflow_tune.tracking.database import ensure_database
-from meanflow_tune.tracking.moved import adopt_artifacts, now_at
+from meanflow_tune.config.overrides import flatten
+from meanflow_tune.tracking.mlflow_store import adopt_artifacts, ensure_database, now_at
 from meanflow_tune.tracking.outbox import Event
 from meanflow_tune.tracking.replay import Rejected
 

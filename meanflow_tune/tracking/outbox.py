@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meanflow_tune.files import Writing, at_once, write_atomic
+from meanflow_tune.files import WritePolicy, write_atomic, write_once
 
 _HEAD = re.compile(rb'\{"kind": "\w*", "key": (null|"(?:[^"\\]|\\.)*"), ')
 
@@ -36,17 +36,17 @@ class Outbox:
 
     uid names the study for ever, whatever it is called and wherever its folder is moved.
     written: number of events; changed: notified after each. fence: raises when another process has
-    taken the study over; writing: how a write is made, see `files.Patience`.
+    taken the study over; writing: how a write is made, see `files.WaitForSpace`.
     """
 
     def __init__(
         self,
         folder: Path,
         fence: Callable[[], None] = lambda: None,
-        writing: Writing = at_once,
+        write_policy: WritePolicy = write_once,
     ) -> None:
         self.fence = fence
-        self.writing = writing
+        self.write_policy = write_policy
         self.folder = Path(folder) / "outbox"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.changed = threading.Condition()
@@ -85,7 +85,7 @@ class Outbox:
     def put(self, kind: str, /, *, key: str | None = None, **payload: Any) -> bool:
         """Append an event and sync it to disk; False where one with this key is already there.
 
-        Raises OSError where the disk refuses (full), unless `writing` waits for space; the file is then
+        Raises OSError where the disk refuses (full), unless `write_policy` waits for space; the file is then
         as it was before. Raises what the fence raises.
         """
         with self.changed:
@@ -93,7 +93,7 @@ class Outbox:
                 return False
             data = {"kind": kind, "key": key, "time": time.time(), "payload": payload}
             line = (json.dumps(data) + "\n").encode()
-            self.writing(lambda: self._append(line), self.folder)
+            self.write_policy(lambda: self._append(line), self.folder)
             self._size += len(line)
             self.written += 1
             if key is not None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.core.generation import generate
 from meanflow_tune.core.random import make_generator
-from meanflow_tune.export import CONFIG, WEIGHTS
+from meanflow_tune.student_files import CONFIG, WEIGHTS
 
 if TYPE_CHECKING:
     import pandas as pd

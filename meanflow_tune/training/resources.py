@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from meanflow_tune.config import Guidance, TrialConfig
-from meanflow_tune.core.engine import Engine, engine_of
+from meanflow_tune.config import TrialConfig
+from meanflow_tune.core.jets.engine import engine_of
 from meanflow_tune.core.random import make_generator
 from meanflow_tune.core.types import DataSplit, Velocity
 from meanflow_tune.files import write_atomic
 from meanflow_tune.metrics.classifier import build_classifier, features, train_classifier
+from meanflow_tune.objective.velocities import guided_teacher
 from meanflow_tune.records import Report
+from meanflow_tune.training.disk_wait import Interrupted, write_or_wait
 from meanflow_tune.training.evaluation import Evaluator, make_evaluator
-from meanflow_tune.training.loop import Run, Sink, train
-from meanflow_tune.training.patience import Interrupted, write_patiently
+from meanflow_tune.training.loop import Sink, train
+from meanflow_tune.training.run import Run
 from meanflow_tune.training.world import World
 
 POLL_SECONDS = 2.0
@@ -84,14 +85,14 @@ class Resources:
                     write_atomic(folder / "config.json", text)
                     write_atomic(weights, lambda p: save_file(state, p))
 
-                write_patiently(self.world, sink, write, folder)
+                write_or_wait(self.world, sink, write, folder)
 
             self._once(weights, sink, make)
             generator = make_generator(0, "teacher")
             net = config.teacher_run().network(data.shape, data.classes, generator)
             net.load_state_dict(load_file(weights))
             self._nets[folder] = net.to(self.world.device).eval().requires_grad_(False)
-        return guided(
+        return guided_teacher(
             self._nets[folder],
             config.guidance,
             data.classes,
@@ -134,7 +135,7 @@ class Resources:
 
         def make() -> None:
             state = train_classifier(data, seed=0).state_dict() if self.world.leads else {}
-            write_patiently(
+            write_or_wait(
                 self.world,
                 sink,
                 lambda: write_atomic(weights, lambda p: save_file(state, p)),
@@ -173,31 +174,6 @@ class Resources:
             finally:
                 if mine:
                     lock.release()
-
-
-def guided(
-    net: nn.Module, guidance: Guidance | None, null_label: int | None, engine: Engine
-) -> Velocity:
-    """v(x, t) = net(x, t, t), with classifier-free guidance; null_label: the index of the null class.
-
-    Without label, or with the null one, there is nothing to guide.
-    """
-
-    def velocity(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        out = engine.forward(net, x, t, t, label=label)
-        if guidance is None or label is None:
-            return out
-        assert null_label is not None
-        rows = guidance.rows(t)
-        rows = rows[label[rows] != null_label]
-        if len(rows) == 0:
-            return out
-        time = t[rows]
-        null = torch.full_like(label[rows], null_label)
-        free = engine.forward(net, x[rows], time, time, label=null)
-        return out.index_copy(0, rows, torch.lerp(free, out[rows], guidance.scale))
-
-    return velocity
 
 
 class _Quiet:

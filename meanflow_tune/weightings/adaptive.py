@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Generator, Tensor
 
-from meanflow_tune.core.weighting import adaptive_weight
+from meanflow_tune.core.residuals import adaptive_weight
 from meanflow_tune.weightings.base import WeightingModule, WeightingSettings
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from meanflow_tune.benchmarks.accuracy import STEPS, difference_errors, errors_of, precision_errors
-from meanflow_tune.benchmarks.cost import Cost, Row, cost, mark_wrong
-from meanflow_tune.benchmarks.derivatives import settled
-from meanflow_tune.benchmarks.methods import (
+from benchmarks.derivatives.accuracy import STEPS, difference_errors, errors_of, precision_errors
+from benchmarks.derivatives.command import settled
+from benchmarks.derivatives.cost import Cost, Row, cost, mark_wrong
+from benchmarks.derivatives.methods import (
     FORWARD,
     NESTED,
     NESTED_STEP,
@@ -22,17 +22,17 @@ from meanflow_tune.benchmarks.methods import (
     Calls,
     compile_provider,
 )
-from meanflow_tune.benchmarks.networks import NETWORKS, Batch, Subject, default_networks
-from meanflow_tune.benchmarks.providers import (
+from benchmarks.derivatives.networks import NETWORKS, Batch, Subject, default_networks
+from benchmarks.derivatives.providers import (
     COMPONENTS,
     Components,
     central_differences,
     first_way,
 )
-from meanflow_tune.benchmarks.timing import interleaved, peak_mib, processor_time, quartiles
+from benchmarks.timing import interleaved, peak_mib, processor_time, quartiles
 from meanflow_tune.models import MLP, DiT, UNet
 from scripts.benchmark import main
-from tests.closed_form import flow_batch, gaussian_flow
+from tests.support.closed_form import flow_batch, gaussian_flow
 
 TINY = {
     "mlp": Subject(MLP(width=16, blocks=1), (3,), 8, "tiny"),

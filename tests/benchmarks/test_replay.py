@@ -15,18 +15,18 @@ from optuna.samplers import TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from meanflow_tune.benchmarks import replay_options
-from meanflow_tune.benchmarks.replay import FRACTIONS, make_problem, measure
-from meanflow_tune.benchmarks.replay_arms import Arm, Stock, default_arms, stock_rungs
-from meanflow_tune.benchmarks.replay_rows import Proposal, RowSuggester, log_ratios
-from meanflow_tune.benchmarks.replay_simulation import METRIC, simulate
-from meanflow_tune.benchmarks.replay_table import Table, make_table
+from benchmarks.replay import options
+from benchmarks.replay.arms import Arm, Stock, default_arms, stock_rungs
+from benchmarks.replay.command import FRACTIONS, make_problem, measure
+from benchmarks.replay.rows import Proposal, RowSuggester, log_ratios
+from benchmarks.replay.simulation import METRIC, simulate
+from benchmarks.replay.table import Table, make_table
+from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import Outcome, Report
-from meanflow_tune.request import SearchRequest
-from meanflow_tune.search.ledger import Ledger
-from meanflow_tune.search.samplers import SAMPLER_KINDS
+from meanflow_tune.search.samplers.factory import SAMPLER_KINDS
+from meanflow_tune.search.study.ledger import Ledger
 from scripts.benchmark import main
-from tests.benchmarks.replay_cases import OBJECTIVE, flat, space, trials, write_study
+from tests.support.replay_cases import OBJECTIVE, flat, space, trials, write_study
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_tpe_takes_the_row_with_the_largest_ratio(table: Table) -> None:
     for row in table.rows[:12]:
         study.add_trial(
             optuna.trial.create_trial(
-                params=row.params, distributions=row.laws, value=row.curve.values[-1]
+                params=row.params, distributions=row.distributions, value=row.curve.values[-1]
             )
         )
     rows = list(range(12, 30))
@@ -97,9 +97,9 @@ def test_tpe_takes_the_row_with_the_largest_ratio(table: Table) -> None:
     ordered = sorted(told, key=lambda t: t.value)
     # ceil(0.1 * 12) good ones; widths of kernels at tied integers depend on the order.
     below, above = ordered[:2], sorted(ordered[2:], key=lambda t: t.number)
-    laws = table.laws
+    distributions = table.distributions
     for group in (["kind", "steps", "x"], ["rate"]):
-        searched = {name: laws[name] for name in group}
+        searched = {name: distributions[name] for name in group}
         good, bad = (
             sampler._build_parzen_estimator(study, searched, part, handle_below=flag)
             for part, flag in ((below, True), (above, False))
@@ -107,7 +107,7 @@ def test_tpe_takes_the_row_with_the_largest_ratio(table: Table) -> None:
         for k, i in enumerate(rows):
             params = table.rows[i].params
             if all(name in params for name in group):
-                point = {n: np.array([laws[n].to_internal_repr(params[n])]) for n in group}
+                point = {n: np.array([distributions[n].to_internal_repr(params[n])]) for n in group}
                 expected[k] += (good.log_pdf(point) - bad.log_pdf(point)).item()
     assert scores == pytest.approx(expected)
     fresh = optuna.create_study(sampler=sampler)
@@ -138,7 +138,7 @@ def test_a_proposal_is_what_the_sampler_would_have_suggested(table: Table) -> No
         for row in table.rows[:6]:
             study.add_trial(
                 optuna.trial.create_trial(
-                    params=row.params, distributions=row.laws, value=row.curve.values[-1]
+                    params=row.params, distributions=row.distributions, value=row.curve.values[-1]
                 )
             )
         trial = study.ask()
@@ -196,7 +196,7 @@ def check_runs(kind: str, table: Table, pairs: list[tuple[str, str]]) -> None:
 def test_arms_have_the_defaults_of_the_command() -> None:
     request = SearchRequest(study="s", trials=1, storage=Path())
     arm = Arm("ours")
-    for name in replay_options._SEARCH:
+    for name in options._SEARCH:
         assert getattr(arm, name) == getattr(request, name), name
     names = [one.name for one in default_arms(arm)]
     assert names[0] == "ours"
@@ -214,16 +214,16 @@ def test_stock_tells_stopped_trials_as_complete_with_the_value_of_their_rung() -
     """The trap of STACK_FACTS: "values of different fidelities told as COMPLETE"."""
     table = flat([float(i) for i in range(24)], rungs=10)
     stock = Stock(table, lambda trial: {}, 24, seed=0, reduction=4.0)
-    verdicts = []
+    decisions = []
     for value in (5.0, 3.0, 4.0, 2.0):
         job = stock.next()
         assert job is not None
-        verdicts.append(stock.record(job.number, Report(1, {METRIC: value}, {}, 0.0)).go_on)
-        if not verdicts[-1]:
+        decisions.append(stock.record(job.number, Report(1, {METRIC: value}, {}, 0.0)).go_on)
+        if not decisions[-1]:
             stock.finish(job.number, Outcome("pruned"))
     # Ray compares rewards (-value) with the 75th percentile of those before: 5 passes as the first,
     # 3 is better than 5, 4 is worse than the percentile of (-5, -3), which is -3.5; 2 is the best.
-    assert verdicts == [True, True, False, True]
+    assert decisions == [True, True, False, True]
     told = stock._study.get_trials(states=(TrialState.COMPLETE,))
     assert [trial.value for trial in told] == [4.0]
     # At the end of the budget nothing is stopped, whatever Ray's last milestone says.
@@ -243,7 +243,7 @@ SPACE = """
 GOAL = "find x"
 OBJECTIVE = "gap@1"
 BASELINES = {}
-from tests.benchmarks.replay_cases import space as suggest
+from tests.support.replay_cases import space as suggest
 """
 
 
@@ -257,7 +257,7 @@ def test_the_command_prints_a_verdict_and_writes_its_figures(
     assert main([*small, "--trials", "16", *files]) == 0
     out, err = capsys.readouterr()
     assert "20 rows, 0 of them baselines and 0 diverged, rungs at 10, 20, 40 images" in out
-    assert "verdict: ours " in out
+    assert "decision: ours " in out
     assert "note: of 20 rows these searches began nearly all (ours" in out
     assert "12 of 12 searches" in err
     found = json.loads((tmp_path / "r.json").read_text())

@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from meanflow_tune.benchmarks.replay_simulation import simulate
-from meanflow_tune.benchmarks.replay_statistics import (
+from benchmarks.replay.simulation import simulate
+from benchmarks.replay.statistics import (
     best_so_far,
     compare,
     estimate_iqm,
     interquartile_mean,
 )
-from meanflow_tune.benchmarks.replay_table import Curve
-from meanflow_tune.records import Job, Outcome, Report
-from meanflow_tune.search.rungs import Verdict
+from benchmarks.replay.table import Curve
+from meanflow_tune.records import Decision, Job, Outcome, Report
 
 
 class Queue:
@@ -32,11 +31,11 @@ class Queue:
         queue = self.left or self.paused
         return Job("s", number := queue.pop(0), {"n": number}, "", 0, 0) if queue else None
 
-    def record(self, number: int, report: Report) -> Verdict:
+    def record(self, number: int, report: Report) -> Decision:
         self.seen.append((report.time, number, report.images))
         stops = self.stop.get(number, 0)
         self.stop[number] = stops - 1
-        return Verdict(stops <= 0, "")
+        return Decision(stops <= 0, "")
 
     def finish(self, number: int, outcome: Outcome) -> None:
         self.ended.append((number, outcome.status))
@@ -101,9 +100,9 @@ def test_bootstrap_intervals_agree_with_scipy() -> None:
 
 def test_verdicts() -> None:
     noise = np.random.default_rng(4).normal(0.0, 0.1, size=40)
-    assert compare(noise - 1.0, noise[::-1]).verdict == "ahead"
-    assert compare(noise + 1.0, noise[::-1]).verdict == "behind"
-    assert compare(noise, noise[::-1]).verdict == "cannot be told apart"
+    assert compare(noise - 1.0, noise[::-1]).decision == "ahead"
+    assert compare(noise + 1.0, noise[::-1]).decision == "behind"
+    assert compare(noise, noise[::-1]).decision == "cannot be told apart"
     assert compare([0.0, 1.0, 2.0, 5.0], [1.0, 1.0, 2.0, 1.0]).wins == pytest.approx(0.5)
     with pytest.raises(ValueError, match="completed no trial in its budget"):
         compare([0.0, math.inf], [0.0, 1.0])

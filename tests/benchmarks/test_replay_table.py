@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from meanflow_tune.benchmarks.replay_surrogate import Surrogate
-from meanflow_tune.benchmarks.replay_table import (
+from benchmarks.replay.surrogate import Surrogate
+from benchmarks.replay.table import (
     Curve,
     Table,
     distance,
@@ -16,8 +16,8 @@ from meanflow_tune.benchmarks.replay_table import (
     unit,
     without_baselines,
 )
-from meanflow_tune.search.storage import JOURNAL_NAME
-from tests.benchmarks.replay_cases import OBJECTIVE, RUNGS, flat, gap, trials, write_study
+from meanflow_tune.search.store.storage import JOURNAL_NAME
+from tests.support.replay_cases import OBJECTIVE, RUNGS, flat, gap, trials, write_study
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,8 @@ def table() -> Table:
 
 
 def test_rows_hold_values_and_costs_at_every_rung() -> None:
-    records, laws = trials(30, diverged=4)
-    table = make_table("s", records, laws, OBJECTIVE)
+    records, distributions = trials(30, diverged=4)
+    table = make_table("s", records, distributions, OBJECTIVE)
     assert (len(table.rows), table.rungs, len(table.finals)) == (30, RUNGS, 26)
     row = table.rows[5]
     assert row.params == records[5].params
@@ -40,22 +40,22 @@ def test_rows_hold_values_and_costs_at_every_rung() -> None:
     assert table.rows[28].curve.diverges
     assert set(table.baselines) == {"base0", "base1"}
     assert without_baselines(table).baselines == {}
-    assert make_table("s", records, laws, OBJECTIVE, "images").rows[5].curve.costs == RUNGS
+    assert make_table("s", records, distributions, OBJECTIVE, "images").rows[5].curve.costs == RUNGS
 
 
 def test_what_has_no_final_value_is_left_out_and_named() -> None:
-    records, laws = trials(30)
+    records, distributions = trials(30)
     records[7] = replace(records[7], status="pruned", reports=records[7].reports[:1])
     records[8] = replace(records[8], status="failed", reports=())
     records[9] = replace(records[9], reports=records[9].reports[:2])
-    table = make_table("s", records, laws, OBJECTIVE)
+    table = make_table("s", records, distributions, OBJECTIVE)
     assert table.left_out == {"pruned": 1, "failed": 1, "with other rungs": 1}
     assert "left out, for want of a final value: 1 pruned, 1 failed" in table.describe()
     with pytest.raises(ValueError, match=r"has 17 trials that ran through, and a replay needs 20"):
-        make_table("s", records[:20], laws, OBJECTIVE)
+        make_table("s", records[:20], distributions, OBJECTIVE)
     records[3] = replace(records[3], reports=tuple(replace(r, cost={}) for r in records[3].reports))
     with pytest.raises(ValueError, match="trial 3 reports no gpu_seconds or cpu_seconds"):
-        make_table("s", records, laws, OBJECTIVE)
+        make_table("s", records, distributions, OBJECTIVE)
 
 
 def test_a_study_is_read_from_its_folder(tmp_path: Path) -> None:
@@ -73,22 +73,28 @@ def test_a_study_is_read_from_its_folder(tmp_path: Path) -> None:
 
 def test_distance_of_conditional_configurations(table: Table) -> None:
     a = {"x": -1.0, "kind": "bent", "rate": 1e-3, "steps": 1}
-    laws = table.laws
-    assert distance(a, a, laws) == 0.0
-    assert distance(a, a | {"x": 0.0}, laws) == pytest.approx(0.5)
-    assert distance(a, a | {"rate": 10**-1.5}, laws) == pytest.approx(0.5)  # on a log scale
-    assert distance(a, a | {"steps": 4}, laws) == pytest.approx(1.0)
+    distributions = table.distributions
+    assert distance(a, a, distributions) == 0.0
+    assert distance(a, a | {"x": 0.0}, distributions) == pytest.approx(0.5)
+    assert distance(a, a | {"rate": 10**-1.5}, distributions) == pytest.approx(
+        0.5
+    )  # on a log scale
+    assert distance(a, a | {"steps": 4}, distributions) == pytest.approx(1.0)
     plain = {"x": -1.0, "kind": "plain", "steps": 1}
-    assert distance(a, plain, laws) == distance(plain, a, laws) == pytest.approx(1.0 + 1.0 / 3.0)
+    assert (
+        distance(a, plain, distributions)
+        == distance(plain, a, distributions)
+        == pytest.approx(1.0 + 1.0 / 3.0)
+    )
     # 1/3 is what two uniform places differ by on average.
     draws = np.random.default_rng(0).random((2, 200_000))
     assert abs(draws[0] - draws[1]).mean() == pytest.approx(1 / 3, abs=2e-3)
-    assert unit(1, laws["steps"]) == 0.0
+    assert unit(1, distributions["steps"]) == 0.0
 
 
 def test_the_surrogate_ranks_and_repeats_itself() -> None:
-    records, laws = trials(80)
-    table = make_table("s", records, laws, OBJECTIVE)
+    records, distributions = trials(80)
+    table = make_table("s", records, distributions, OBJECTIVE)
     surrogate = Surrogate(table, trees=40)
     # The table is smooth in two parameters, so held-out rows are ranked well at every rung.
     assert [error.images for error in surrogate.rank_errors] == list(RUNGS)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from meanflow_tune.cluster.runner import Layout, plan_layout
+from meanflow_tune.cluster.layout import Layout, plan_layout
 
 HERE = {"CPU": 2.0}
 NODE = {"CPU": 96.0, "GPU": 8.0}

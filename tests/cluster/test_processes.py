@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.ports import free_ports
+from tests.support.paths import ROOT
+from tests.support.ports import free_ports
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(800)]
 
-ROOT = Path(__file__).resolve().parents[2]
 
 # Prints the number of reservations that are held and the free CPUs of a cluster.
 LEFT = """
 import sys, os
 sys.path.insert(0, os.getcwd())
 from meanflow_tune.cluster import session
-from meanflow_tune.cluster.slots import free_resources
+from meanflow_tune.cluster.worker_groups import free_resources
 with session.join("{address}"):
     from ray.util import placement_group_table
     states = [group["state"] for group in placement_group_table().values()]
@@ -55,7 +55,7 @@ def driver(
     (folder / "config.json").write_text(json.dumps(config))
     with (folder / "terminal").open("w") as terminal:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.cluster.driver", str(folder), *arguments],
+            [sys.executable, "-m", "tests.support.processes.driver", str(folder), *arguments],
             cwd=ROOT,
             stdout=terminal,
             stderr=subprocess.STDOUT,

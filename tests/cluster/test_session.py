@@ -10,7 +10,7 @@ import pytest
 
 from meanflow_tune.cluster import session
 from meanflow_tune.cluster.errors import ClusterError, ClusterUnreachable
-from meanflow_tune.cluster.rank import is_infrastructure, resolve
+from meanflow_tune.cluster.worker import is_infrastructure, resolve
 
 
 @pytest.mark.parametrize(

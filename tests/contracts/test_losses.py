@@ -10,8 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torch.func import jvp
 
+from meanflow_tune.core.residuals import adaptive_weight, per_sample_mean_square
 from meanflow_tune.core.types import PathSample, expand_as
-from meanflow_tune.core.weighting import adaptive_weight, per_sample_mean_square
 from meanflow_tune.losses import (
     LOSS_KINDS,
     AnyLoss,
@@ -19,19 +19,19 @@ from meanflow_tune.losses import (
     FlowMatching,
     Forward,
     Generalized,
-    Ingredients,
     Loss,
     LossMix,
     Ramp,
     SecondOrder,
+    TargetInputs,
     TriConsistency,
     combine,
 )
-from tests.closed_form import GaussianFlow, flow_batch, gaussian_flow
+from tests.support.closed_form import GaussianFlow, flow_batch, gaussian_flow
 
 EXACT = (Backward, Forward, SecondOrder, Generalized, TriConsistency)
 LOSS_NAMES = LossMix.model_fields.keys() - {"form", "clamp", "derivative"}
-OPTIONAL = {field.name for field in fields(Ingredients)} - {"path", "v_t", "u", "along"}
+OPTIONAL = {field.name for field in fields(TargetInputs)} - {"path", "v_t", "u", "along"}
 MIXTURES = (
     LossMix.mixture(backward=1.0),
     LossMix.mixture(backward=0.45, forward=0.45, second_order=0.1),
@@ -44,14 +44,14 @@ def path_at(x: Tensor, t: Tensor, s: Tensor) -> PathSample:
     return PathSample(x_0=x, x_1=x, x_t=x, v_t=torch.zeros_like(x), t=t, s=s, label=None)
 
 
-def exact_ingredients(flow: GaussianFlow, smallest_gap: float = 0.05) -> Ingredients:
+def exact_ingredients(flow: GaussianFlow, smallest_gap: float = 0.05) -> TargetInputs:
     """What a student that is exact on `flow` gives, with a ratio of each row's own."""
     x, t, s = flow_batch(flow, batch=32, smallest_gap=smallest_gap)
     jet = flow.jet(x, t, s)
     ratio = torch.linspace(0.05, 1.0, len(t), dtype=torch.float64)
     middle = s - ratio * (s - t)
     x_split = flow.flow(x, t, middle)
-    return Ingredients(
+    return TargetInputs(
         path=path_at(x, t, s),
         v_t=flow.velocity(x, t),
         u=jet.u,
@@ -65,8 +65,8 @@ def exact_ingredients(flow: GaussianFlow, smallest_gap: float = 0.05) -> Ingredi
     )
 
 
-def random_ingredients(batch: int = 6, diagonal: int = 0) -> Ingredients:
-    """Ingredients that satisfy no identity; the first `diagonal` rows have t = s."""
+def random_ingredients(batch: int = 6, diagonal: int = 0) -> TargetInputs:
+    """TargetInputs that satisfy no identity; the first `diagonal` rows have t = s."""
     generator = torch.Generator().manual_seed(5)
 
     def draw() -> Tensor:
@@ -76,10 +76,10 @@ def random_ingredients(batch: int = 6, diagonal: int = 0) -> Ingredients:
     s = torch.cat([t[:diagonal], 0.6 + 0.4 * t[diagonal:]])
     ratio = 0.1 + t
     optional = {name: draw() for name in sorted(OPTIONAL - {"ratio"})}
-    return Ingredients(path=path_at(draw(), t, s), v_t=draw(), u=draw(), ratio=ratio, **optional)
+    return TargetInputs(path=path_at(draw(), t, s), v_t=draw(), u=draw(), ratio=ratio, **optional)
 
 
-def mixed(mix: LossMix, u: Tensor, inputs: Ingredients, progress: float) -> Tensor:
+def mixed(mix: LossMix, u: Tensor, inputs: TargetInputs, progress: float) -> Tensor:
     """The residual of a mixed target."""
     return combine(mix, u, inputs, progress).residuals["mixed"]
 
@@ -186,7 +186,7 @@ def test_tri_consistency_tends_to_forward_at_first_order_in_the_ratio() -> None:
         return x + (end - t)[:, None] * student(end)
 
     u, d_s = jvp(student, (s,), (torch.ones_like(s),))
-    inputs = Ingredients(path_at(x, t, s), v_t=u, u=u, v_s=flow.velocity(jump(s), s), d_s=d_s)
+    inputs = TargetInputs(path_at(x, t, s), v_t=u, u=u, v_s=flow.velocity(jump(s), s), d_s=d_s)
     limit = Forward().residual(u, inputs)
     errors = []
     for ratio in (0.02, 0.01, 0.005):

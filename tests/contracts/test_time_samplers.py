@@ -1,4 +1,4 @@
-"""Time samplers: their laws by Kolmogorov-Smirnov tests, and the contract of the family."""
+"""Time samplers: their distributions by Kolmogorov-Smirnov tests, and the contract of the family."""
 
 import math
 
@@ -66,18 +66,18 @@ def test_diagonal_times_are_either_end_with_equal_chances(sampler: TimeSamplerSe
     t, s = draw(sampler, 20_000, share=1.0, seed=1)
     assert torch.equal(t, s)
     x = t.double()
-    law = 0.5 * (sampler.marginal_cdf("t", x) + sampler.marginal_cdf("s", x))
-    assert distance(x, law) < 1.95
+    distribution = 0.5 * (sampler.marginal_cdf("t", x) + sampler.marginal_cdf("s", x))
+    assert distance(x, distribution) < 1.95
 
 
 @each_sampler
 def test_distribution_functions(sampler: TimeSamplerSettings) -> None:
     start, end = sampler.marginal_cdf("t", GRID), sampler.marginal_cdf("s", GRID)
-    for law in (start, end):
-        assert law.dtype == torch.float64
-        assert law[0].item() == pytest.approx(0.0, abs=1e-12)
-        assert law[-1].item() == pytest.approx(1.0, abs=1e-12)
-        assert (law.diff() >= -1e-12).all()
+    for distribution in (start, end):
+        assert distribution.dtype == torch.float64
+        assert distribution[0].item() == pytest.approx(0.0, abs=1e-12)
+        assert distribution[-1].item() == pytest.approx(1.0, abs=1e-12)
+        assert (distribution.diff() >= -1e-12).all()
     assert (start >= end - 1e-12).all()  # t <= s
     assert sampler.marginal_cdf("t", GRID.reshape(3, 67)).shape == (3, 67)
 
@@ -187,11 +187,13 @@ def test_logit_normal_is_reversed_with_the_sign_of_its_mean() -> None:
 
 @pytest.mark.parametrize("a, b", [(0.4, 0.7), (1.0, 1.0), (3.0, 0.8), (8.0, 5.0)])
 def test_uniform_part_of_a_beta_length(a: float, b: float) -> None:
-    law = stats.beta(a, b)
+    distribution = stats.beta(a, b)
     for x in (1e-4, 0.05, 0.4, 0.97):
-        beyond = integrate.quad(lambda v, x=x: x / law.isf(v), 0.0, law.sf(x), limit=200)[0]
+        beyond = integrate.quad(
+            lambda v, x=x: x / distribution.isf(v), 0.0, distribution.sf(x), limit=200
+        )[0]
         ours = uniform_below_cdf(a, b, torch.tensor([x], dtype=torch.float64)).item()
-        assert ours == pytest.approx(law.cdf(x) + beyond, abs=2e-5)
+        assert ours == pytest.approx(distribution.cdf(x) + beyond, abs=2e-5)
 
 
 def test_degenerate_draws_stay_inside_the_interval() -> None:

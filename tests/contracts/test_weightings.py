@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from meanflow_tune.core.random import make_generator
-from meanflow_tune.core.weighting import (
+from meanflow_tune.core.residuals import (
     bound_factor,
     limited,
     mean_cosine,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from meanflow_tune.core.ode import Method, integrate
-from tests.closed_form import flow_batch, gaussian_flow
+from tests.support.closed_form import flow_batch, gaussian_flow
 
 METHODS = (("euler", 1, 1), ("heun", 2, 2), ("rk4", 4, 4))
 

@@ -5,9 +5,9 @@ import torch
 
 from meanflow_tune.core.generation import generate
 from meanflow_tune.core.paths import linear_path
+from meanflow_tune.core.residuals import adaptive_weight, per_sample_mean_square, weighted_mean
 from meanflow_tune.core.types import TimePair
-from meanflow_tune.core.weighting import adaptive_weight, per_sample_mean_square, weighted_mean
-from tests.closed_form import flow_batch, gaussian_flow
+from tests.support.closed_form import flow_batch, gaussian_flow
 
 
 def test_path_runs_from_noise_to_data_with_its_slope_as_velocity() -> None:

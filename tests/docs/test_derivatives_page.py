@@ -5,14 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from meanflow_tune.benchmarks import tables
-from meanflow_tune.benchmarks.derivatives import TABLES
+from benchmarks.derivatives import tables
+from benchmarks.derivatives.command import TABLES
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "derivatives.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
 
@@ -26,7 +25,7 @@ except ModuleNotFoundError:
 else:
     raise AssertionError("the whole package is importable")
 import json
-from meanflow_tune.core.jet_catalogue import supported_operators
+from meanflow_tune.core.jets import supported_operators
 print(json.dumps(supported_operators()))
 """
 AFTER = """

@@ -10,18 +10,18 @@ import copy
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from meanflow_tune.search.cma import population_size
-from meanflow_tune.search.samplers import SAMPLER_KINDS, SamplerKind, make_sampler
-from tests.search.sampler_play import LAWS, STARTUP, ask, grid, made, needs_cmaes, study_of
+from meanflow_tune.search.samplers.cmaes import population_size
+from meanflow_tune.search.samplers.factory import SAMPLER_KINDS, SamplerKind, make_sampler
+from tests.support.paths import ROOT
+from tests.support.sampler_history import LAWS, STARTUP, ask, grid, made, needs_cmaes, study_of
 
-PAGE = Path(__file__).parents[2] / "docs" / "samplers.md"
+PAGE = ROOT / "docs" / "samplers.md"
 COMPLETE, PRUNED, RUNNING, FAIL = (
     TrialState.COMPLETE,
     TrialState.PRUNED,
@@ -152,7 +152,7 @@ def learned_of_infeasible(kind: SamplerKind, objectives: int, state: TrialState)
 
 def modelled(kind: SamplerKind, objectives: int, name: str) -> str:
     """Whether results have a say in a parameter: `rate`, of branch "a" alone, or the categorical."""
-    laws: dict[str, BaseDistribution] = {
+    distributions: dict[str, BaseDistribution] = {
         "x": LAWS["x"],
         "kind": CategoricalDistribution(["a", "b"]),
         "rate": LAWS["y"],
@@ -173,7 +173,7 @@ def modelled(kind: SamplerKind, objectives: int, name: str) -> str:
             part = params.get("rate", 0.5) if name == "rate" else i % 2
             value = 1.0 - part if turned else part
             values = [value, params["x"]][:objectives]
-            trials.append(made(params, values, laws=laws))
+            trials.append(made(params, values, distributions=distributions))
         fixed = {"kind": "a"} if name == "rate" else None
         return ask(study_of(trials, objectives), kind, seed, suggest, fixed)[name]
 

@@ -2,4 +2,4 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.end_to_end.commands")
+pytest.register_assert_rewrite("tests.support.processes.commands")

@@ -12,9 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.commands import assert_agreement, command, environment, run, study
-from tests.end_to_end.test_search import TRIALS, wait_for
-from tests.ports import free_ports
+from tests.support.ports import free_ports
+from tests.support.processes.commands import (
+    TRIALS,
+    assert_agreement,
+    command,
+    environment,
+    run,
+    study,
+    wait_for,
+)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 

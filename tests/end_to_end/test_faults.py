@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.disks import fill, small_disk
-from tests.end_to_end.commands import (
+from tests.support.disks import fill, small_disk
+from tests.support.processes.commands import (
     ROOT,
     assert_agreement,
     command,
@@ -22,8 +22,8 @@ from tests.end_to_end.commands import (
     states,
     study,
     too_busy,
+    wait_for,
 )
-from tests.end_to_end.test_search import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(2400)]
 

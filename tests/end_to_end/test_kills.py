@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.end_to_end.commands import (
+from tests.support.processes.commands import (
     ROOT,
     assert_agreement,
     command,
@@ -27,7 +27,7 @@ from tests.end_to_end.commands import (
     table,
     too_busy,
 )
-from tests.end_to_end.killed import POINTS
+from tests.support.processes.killed import POINTS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.commands import ROOT, SPACE, command, run
+from tests.support.processes.commands import ROOT, SPACE, command, run
 
 
 def one_line(done: subprocess.CompletedProcess[str], status: int, *words: str) -> None:
@@ -93,7 +93,7 @@ def test_a_second_driver_is_status_4_and_names_the_first(tmp_path: Path) -> None
     folder = tmp_path / "runs" / "tiny_space"
     hold = f"""
 import sys, time
-from meanflow_tune.search.lease import Lease
+from meanflow_tune.search.store.lease import Lease
 with Lease.acquire({str(folder)!r}):
     print("held", flush=True)
     sys.stdin.read()
@@ -128,7 +128,8 @@ def test_help_is_quick_and_has_examples(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "examples:" in done.stdout
     assert "exit status:" in done.stdout
-    script = "import sys, meanflow_tune.cli; print({'torch', 'ray', 'mlflow', 'optuna'} & set(sys.modules))"
+    heavy = {"torch", "ray", "mlflow", "optuna"}
+    script = f"import sys, meanflow_tune.driver.cli; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "set()"
 

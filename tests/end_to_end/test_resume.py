@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.commands import (
+from tests.support.processes.commands import (
     SPACE,
     assert_agreement,
     command,

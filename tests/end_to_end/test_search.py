@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.end_to_end.commands import (
+from tests.support.processes.commands import (
     ROOT,
     SPACE,
+    TRIALS,
     assert_agreement,
     command,
     environment,
@@ -22,10 +23,10 @@ from tests.end_to_end.commands import (
     states,
     study,
     table,
+    wait_for,
 )
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
-TRIALS = 6
 
 
 @pytest.fixture(scope="module")
@@ -213,20 +214,6 @@ def test_repeats_and_a_confirmation_of_all_baselines(tmp_path: Path) -> None:
     again = run(command(storage, *options, trials=5))
     assert again.returncode == 0
     assert "starting Ray" not in again.stdout, "nothing is left to confirm"
-
-
-def wait_for(storage: Path, driver: subprocess.Popen[bytes], finished: int) -> None:
-    """Until `finished` trials of the study have ended."""
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline and driver.poll() is None:
-        try:
-            now = sum(state in ("COMPLETE", "PRUNED") for state in states(storage).values())
-        except (KeyError, ValueError, OSError):
-            now = 0
-        if now >= finished:
-            return
-        time.sleep(0.2)
-    pytest.fail(f"{finished} trials never finished (driver: {driver.poll()})")
 
 
 def test_ctrl_c_stops_at_a_safe_point_and_goes_on(tmp_path: Path) -> None:

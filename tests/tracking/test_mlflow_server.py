@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from meanflow_tune.tracking.events import Tracker
 from meanflow_tune.tracking.mlflow_sink import MlflowSink
 from meanflow_tune.tracking.outbox import Outbox
 from meanflow_tune.tracking.replay import Replayer
-from meanflow_tune.tracking.run_tree import Tracker
-from tests.tracking.stories import STUDY, make_record, make_report, tell
+from tests.support.stories import STUDY, make_record, make_report, tell
 
 pytestmark = pytest.mark.slow
 PATIENCE = 120.0

@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meanflow_tune.config import flatten
+from meanflow_tune.config.overrides import flatten
 from meanflow_tune.records import Job, Outcome, Report
 from meanflow_tune.search.errors import LeaseLost
+from meanflow_tune.tracking.events import Tracker
 from meanflow_tune.tracking.mlflow_sink import MlflowSink, default_artifacts, default_uri
 from meanflow_tune.tracking.outbox import Event, Outbox
 from meanflow_tune.tracking.replay import Rejected, Replayer
-from meanflow_tune.tracking.run_tree import Tracker
-from tests.tracking.stories import START, STUDY, make_record, make_report, small_config, tell
+from tests.support.paths import ROOT
+from tests.support.stories import START, STUDY, make_record, make_report, small_config, tell
 
 pytestmark = pytest.mark.slow
 PATIENCE = 120.0
@@ -359,7 +360,7 @@ def test_kill_9_after_a_run_was_made_makes_no_second_one(storage: Path, tmp_path
     outbox = Outbox(tmp_path)
     tell(Tracker(outbox, STUDY), tmp_path / "files")
     outbox.close()
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     script = [sys.executable, "-c", KILLED, str(tmp_path), str(storage)]
     assert subprocess.run(script, env=environment, check=False).returncode == -signal.SIGKILL
     assert len(picture_of(storage)) == 3  # search, first trial, "models"
@@ -499,7 +500,7 @@ MlflowSink.for_storage(Path(sys.argv[1])).prepare()
 def test_a_kill_while_the_database_is_made_leaves_none_or_a_whole_one(tmp_path: Path) -> None:
     """MLflow refuses a half migrated one for ever: "Detected out-of-date database schema"."""
     command = [sys.executable, "-c", MAKE, str(tmp_path)]
-    root = Path(__file__).parents[2]
+    root = ROOT
     killed = subprocess.run([*command, "20"], cwd=root, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "mlflow.db").exists()

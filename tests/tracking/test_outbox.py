@@ -11,6 +11,7 @@ import pytest
 
 from meanflow_tune.tracking.outbox import Event, Outbox
 from meanflow_tune.tracking.replay import Rejected, Replayer
+from tests.support.paths import ROOT
 
 PATIENCE = 30.0
 
@@ -215,7 +216,7 @@ with Replayer(outbox, Suicidal()) as replayer:
 def test_a_kill_between_effect_and_cursor_repeats_exactly_that_event(tmp_path: Path) -> None:
     effects = tmp_path / "effects"
     script = [sys.executable, "-c", KILLED, str(tmp_path), str(effects)]
-    root = str(Path(__file__).parents[2])
+    root = str(ROOT)
     process = subprocess.run(script, env=os.environ | {"PYTHONPATH": root}, check=False)
     assert process.returncode == -signal.SIGKILL
     assert effects.read_text().split() == ["0", "1", "2"]

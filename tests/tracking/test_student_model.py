@@ -12,9 +12,9 @@ import torch
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.core.generation import generate
 from meanflow_tune.core.random import make_generator
-from meanflow_tune.export import export_student
+from meanflow_tune.student_files import export_student
 from meanflow_tune.tracking.student_model import load_student
-from tests.tracking.stories import CLASSES, SHAPE, make_student, small_config
+from tests.support.stories import CLASSES, SHAPE, make_student, small_config
 
 
 def frame(rows: int = 3, **columns: object) -> pd.DataFrame:

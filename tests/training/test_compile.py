@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from meanflow_tune.config import Optimizer, TrialConfig
-from meanflow_tune.core import engine
+from meanflow_tune.core.jets import engine
 from meanflow_tune.losses import LossMix
 from meanflow_tune.records import Job
 from meanflow_tune.time_samplers import LogitNormalPairs, UniformPairs
-from meanflow_tune.training import serve
-from meanflow_tune.training.loop import Run
+from meanflow_tune.training import job
+from meanflow_tune.training.job import serve_job
 from meanflow_tune.training.resources import Resources
-from meanflow_tune.training.serve import serve_job
+from meanflow_tune.training.run import Run
 from meanflow_tune.training.world import World
-from tests.training.test_ranks import launch
-from tests.training.tiny import CONFIGS, Memory, tiny_config
+from tests.support.ranks import launch
+from tests.support.tiny_run import CONFIGS, Memory, tiny_config
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def without_code(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(
         engine.torch, "compile", lambda f, **options: real(f, backend="eager", **options)
     )
-    monkeypatch.setattr(serve, "_resources", {})
+    monkeypatch.setattr(job, "_resources", {})
     torch._dynamo.reset()
     engine.compiled.cache_clear()
     yield
@@ -93,11 +93,11 @@ COMPILED_RANKS = """
 import sys, torch, torch.distributed as dist
 from pathlib import Path
 from torch.nn.parallel import DistributedDataParallel
-from meanflow_tune.core import engine
-from meanflow_tune.training.loop import Run
+from meanflow_tune.core.jets import engine
+from meanflow_tune.training.run import Run
 from meanflow_tune.training.resources import Resources
 from meanflow_tune.training.world import World, end_rank
-from tests.training.tiny import Memory, tiny_config
+from tests.support.tiny_run import Memory, tiny_config
 
 real = torch.compile
 torch.compile = lambda f, **options: real(f, backend="aot_eager", **options)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.core.random import make_generator
-from meanflow_tune.search.spaces import load_space
-from meanflow_tune.training.loop import Run
+from meanflow_tune.search.space.load import load_space
+from meanflow_tune.training.run import Run
 from meanflow_tune.training.world import World
 
 SPACE = "second_order"

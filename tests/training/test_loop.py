@@ -1,19 +1,19 @@
-"""The loop: bitwise resume, rungs and verdicts, divergence, and freedom from the number of ranks."""
+"""The loop: bitwise resume, rungs and decisions, divergence, and freedom from the number of ranks."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from meanflow_tune.config import Budget, TrialConfig, Weighting
+from meanflow_tune.training.checkpoints import newest_checkpoint
 from meanflow_tune.training.evaluation import Evaluator
-from meanflow_tune.training.loop import Diverged, Run, train
+from meanflow_tune.training.loop import train
 from meanflow_tune.training.resources import Resources
-from meanflow_tune.training.state import newest_checkpoint
+from meanflow_tune.training.run import Diverged, Run
 from meanflow_tune.training.world import World
-from tests.training.tiny import Memory, tiny_config
+from tests.support.tiny_run import Memory, assert_same, tiny_config
 
 WORLD = World()
 
@@ -27,20 +27,6 @@ def start(config: TrialConfig, resources: Resources) -> tuple[Run, Evaluator | N
     teacher = resources.teacher(config, Memory())
     run = Run.start(config, WORLD, resources.data(config), teacher)
     return run, resources.evaluator(config, Memory())
-
-
-def flat(state: Any, prefix: str = "") -> dict[str, Tensor]:
-    if isinstance(state, dict):
-        return {k: v for key, x in state.items() for k, v in flat(x, f"{prefix}/{key}").items()}
-    return {prefix: state} if isinstance(state, Tensor) else {}
-
-
-def assert_same(run: Run, other: Run) -> None:
-    mine, theirs = flat(run.state_dict()), flat(other.state_dict())
-    assert mine.keys() == theirs.keys()
-    assert len(mine) > 10
-    for name, value in mine.items():
-        assert torch.equal(value, theirs[name]), name
 
 
 def test_resume_is_bitwise(resources: Resources, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from meanflow_tune.data import Digits
 from meanflow_tune.losses import FlowMatching, LossMix
 from meanflow_tune.models import MLP, MODEL_KINDS, DiT, NetworkSettings, UNet
 from meanflow_tune.time_samplers import UniformPairs
-from meanflow_tune.training.loop import Run, train
+from meanflow_tune.training.loop import train
+from meanflow_tune.training.run import Run
 from meanflow_tune.training.world import World
-from tests.training.tiny import Memory
+from tests.support.tiny_run import Memory
 
 SMALL: dict[type[NetworkSettings], NetworkSettings] = {
     MLP: MLP(width=64, blocks=2),

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from meanflow_tune.core.engine import EAGER, engine_of
+from meanflow_tune.core.jets.engine import EAGER, engine_of
 from meanflow_tune.ds_schedules import Constant, Exponential
 from meanflow_tune.losses import Backward, FiniteDifference, LossMix, SecondOrder, TriConsistency
-from meanflow_tune.training.loop import Run
 from meanflow_tune.training.resources import Resources
+from meanflow_tune.training.run import Run
 from meanflow_tune.training.world import World
-from tests.core.jet_networks import batch, make, relative_error
-from tests.training.tiny import Memory, tiny_config
+from tests.support.jets.networks import batch, make, relative_error
+from tests.support.tiny_run import Memory, tiny_config
 
 
 class Watched(nn.Module):

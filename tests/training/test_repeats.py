@@ -1,4 +1,4 @@
-"""Repeats of a trial on other seeds: made where the verdict asks, each once, resumed like any run."""
+"""Repeats of a trial on other seeds: made where the decision asks, each once, resumed like any run."""
 
 import json
 from collections.abc import Callable
@@ -8,30 +8,30 @@ from typing import Any
 import pytest
 
 from meanflow_tune.records import Job, Outcome, Report
-from meanflow_tune.training import loop, serve
-from meanflow_tune.training.loop import Run
-from meanflow_tune.training.serve import Fenced, serve_job
+from meanflow_tune.training import job, loop
+from meanflow_tune.training.job import Fenced, serve_job
+from meanflow_tune.training.run import Run
 from meanflow_tune.training.world import World
-from tests.training.tiny import Memory, tiny_config
+from tests.support.tiny_run import Memory, tiny_config
 
 SEEDS = (11, 12)
 
 
 class Slot:
-    """The slot's side: `judge(report)` is the verdict; it stops after so many questions whether to."""
+    """The slot's side: `pruner(report)` is the decision; it stops after so many questions whether to."""
 
     def __init__(
         self,
-        judge: Callable[[dict[str, Any]], bool] = lambda report: True,
+        pruner: Callable[[dict[str, Any]], bool] = lambda report: True,
         stop_after: int | None = None,
     ) -> None:
         self.reports: list[dict[str, Any]] = []
         self.phases: list[str] = []
-        self._judge, self._left = judge, stop_after
+        self._pruner, self._left = pruner, stop_after
 
     def report(self, report: dict[str, Any]) -> bool:
         self.reports.append(report)
-        return self._judge(report)
+        return self._pruner(report)
 
     def tick(self, progress: dict[str, Any]) -> None:
         self.phases.append(progress["phase"])
@@ -105,14 +105,14 @@ def test_a_verdict_ends_the_repeats(tmp_path: Path, trained: list[int], at: int)
 def test_after_a_kill_in_a_repeat_nothing_that_ended_runs_again(
     tmp_path: Path, trained: list[int]
 ) -> None:
-    def judge(report: dict[str, Any]) -> bool:
+    def pruner(report: dict[str, Any]) -> bool:
         if report["repeat"] == 2:
             raise KeyboardInterrupt  # the process dies before the driver has heard
         return True
 
     folder = tmp_path / "trial"
     with pytest.raises(KeyboardInterrupt):
-        run(folder, Slot(judge))
+        run(folder, Slot(pruner))
     assert len(trained) == 30
     again = Slot()
     assert run(folder, again, attempt=1).status == "completed"
@@ -159,14 +159,14 @@ def test_a_kill_in_a_repeat_costs_one_rung_interval(tmp_path: Path, trained: lis
 def test_a_repeat_that_diverges_ends_the_trial_and_names_its_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = serve.train
+    real = job.train
 
     def train(run: Run, *args: Any, **kwargs: Any) -> Outcome:
         if run.config.seed == 12:
             return Outcome("diverged", "backward not finite at step 3", violation=2.0)
         return real(run, *args, **kwargs)
 
-    monkeypatch.setattr(serve, "train", train)
+    monkeypatch.setattr(job, "train", train)
     outcome = run(tmp_path / "trial", Slot())
     expected = "repeat 2, on seed 12: backward not finite at step 3"
     assert outcome == Outcome("diverged", expected, violation=2.0)
@@ -177,13 +177,13 @@ def test_a_newer_lease_stops_the_writing_of_a_repeat(tmp_path: Path) -> None:
     study = tmp_path / "study"
     study.mkdir()
 
-    def judge(report: dict[str, Any]) -> bool:
+    def pruner(report: dict[str, Any]) -> bool:
         if report["images"] == 320:
             (study / "lease.json").write_text(json.dumps({"epoch": 2}))
         return True
 
     with pytest.raises(Fenced):
-        run(study / "trials", Slot(judge))
+        run(study / "trials", Slot(pruner))
     assert not (study / "trials" / "repeats" / "1" / "checkpoints").exists()
 
 

@@ -17,18 +17,18 @@ from meanflow_tune.config import (
     TrialConfig,
 )
 from meanflow_tune.data import Digits, EightGaussians
-from meanflow_tune.export import export_student
 from meanflow_tune.losses import LossMix
 from meanflow_tune.metrics import SlicedWasserstein
 from meanflow_tune.models import MLP
+from meanflow_tune.student_files import export_student
 from meanflow_tune.time_samplers import UniformPairs
 from meanflow_tune.tracking.student_model import load_student
-from meanflow_tune.training.loop import Meter, Run, train
+from meanflow_tune.training.loop import train
 from meanflow_tune.training.resources import Resources
+from meanflow_tune.training.run import Meter, Run
 from meanflow_tune.training.world import World
 from meanflow_tune.weightings import Adaptive, LogVariance
-from tests.training.test_loop import assert_same
-from tests.training.tiny import Memory, tiny_config
+from tests.support.tiny_run import Memory, assert_same, tiny_config
 
 WORLD = World()
 SLICED = Evaluation(nfe=(1, 2), samples=256, metrics=(SlicedWasserstein(),))

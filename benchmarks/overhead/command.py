@@ -1,0 +1,200 @@
+"""The command `benchmark.py search`: what a search costs beside training, ours and others in one run."""
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import machine
+from benchmarks.overhead.sides_run import Figures, measure
+from benchmarks.overhead.tables import SIDES, books_table, resume_table, sides_table
+
+TITLES = {
+    "trivial": "trivial trials: three reports and three small checkpoints, so that all is overhead",
+    "short": "short trials: {steps} steps of a small network, three evaluations and checkpoints",
+}
+BOOKS, RESUME = 1000, 10_000
+
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    p.add_argument("--trials", type=_positive, default=20, metavar="N", help="(default: 20)")
+    p.add_argument(
+        "--sides",
+        nargs="+",
+        choices=SIDES,
+        default=tuple(SIDES),
+        metavar="NAME",
+        help=f"of {', '.join(SIDES)} (default: all)",
+    )
+    p.add_argument("--skip-real", action="store_true", help="trivial trials only")
+    p.add_argument("--mlflow", action="store_true", help="ours with tracking; without by default")
+    p.add_argument(
+        "--patience",
+        type=_positive,
+        default=300,
+        metavar="SECONDS",
+        help="a side without a finished trial for this long is ended (default: %(default)s)",
+    )
+    p.add_argument(
+        "--bookkeeping",
+        nargs="?",
+        type=_positive,
+        const=BOOKS,
+        metavar="N",
+        help=f"instead: books of N trials of simulated 5 s (default: {BOOKS})",
+    )
+    p.add_argument(
+        "--resume",
+        nargs="?",
+        type=_positive,
+        const=RESUME,
+        metavar="N",
+        help=f"instead: resume a study of N stored trials (default: {RESUME})",
+    )
+    p.add_argument(
+        "--json", dest="json_file", type=Path, metavar="FILE", help="write figures there too"
+    )
+
+
+def search(
+    *,
+    trials: int,
+    sides: Sequence[str],
+    skip_real: bool,
+    mlflow: bool,
+    patience: int,
+    bookkeeping: int | None,
+    resume: int | None,
+    json_file: Path | None,
+    command: Sequence[str],
+) -> int:
+    """Print the machine, the command and a table each; 1 where a side broke off.
+
+    Raises ValueError before anything is measured for what cannot be done.
+    """
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise ValueError(f"--json {json_file}: there is no folder {json_file.parent}")
+    where = machine()
+    print(f"{where}\n$ {shlex.join(command)}", flush=True)
+    data: dict[str, Any] = {"machine": where, "command": shlex.join(command)}
+    status = 0
+    with tempfile.TemporaryDirectory(prefix="mft-benchmark-") as folder:
+        if bookkeeping is not None:
+            data["bookkeeping"] = _bookkeeping(Path(folder) / "books", bookkeeping)
+        if resume is not None:
+            data["resume"] = _resume(Path(folder) / "resume", resume)
+        if bookkeeping is None and resume is None:
+            kinds = ("trivial",) if skip_real else ("trivial", "short")
+            found = _compare(Path(folder), kinds, sides, trials, mlflow, patience)
+            data["sides"] = [asdict(one) for one in found]
+            status = int(any(one.note for one in found))
+    if json_file is not None:
+        json_file.write_text(json.dumps(data, indent=1))
+    return status
+
+
+# ---- the sides -------------------------------------------------------------------------------
+
+
+def _compare(
+    folder: Path,
+    kinds: Sequence[str],
+    sides: Sequence[str],
+    trials: int,
+    mlflow: bool,
+    patience: int,
+) -> list[Figures]:
+    from benchmarks.overhead.short_space import STEPS
+
+    (folder / "teachers").mkdir()
+    if "short" in kinds:
+        _progress("training the teacher that short trials share")
+        _train_teacher(folder / "teachers")
+    found: list[Figures] = []
+    for kind in kinds:
+        for side in sides:
+            place = folder / f"{kind}-{side}"
+            place.mkdir()
+            (place / "teachers").symlink_to(folder / "teachers")
+            found.append(measure(side, kind, trials, place, mlflow, patience, _progress))
+        here = [one for one in found if one.kind == kind]
+        print(f"\n{TITLES[kind].format(steps=STEPS)}\n{sides_table(here)}", flush=True)
+    return found
+
+
+class _Silent:
+    """A sink that nobody listens to."""
+
+    def report(self, report: Any) -> bool:
+        return True
+
+    def tick(self, progress: dict[str, Any]) -> None: ...
+
+    def stopping(self) -> bool:
+        return False
+
+
+def _train_teacher(cache: Path) -> None:
+    """Into the cache, so that no side's first trial trains it."""
+    import torch
+
+    from benchmarks.overhead import short_space
+    from benchmarks.overhead.trials import config_of
+    from meanflow_tune.config import TrialConfig
+    from meanflow_tune.training.resources import Resources
+    from meanflow_tune.training.world import World
+
+    torch.set_num_threads(1)
+    config = TrialConfig.from_dict(config_of(short_space.BASELINES["plain"]))
+    Resources(cache, World(0, 1, "cpu")).teacher(config, _Silent())
+
+
+# ---- books -----------------------------------------------------------------------------------
+
+
+def _request(folder: Path, trials: int) -> Any:
+    from benchmarks.overhead.books import STUDY
+    from meanflow_tune.plan.request import SearchRequest
+
+    return SearchRequest(study=STUDY, trials=trials, storage=folder, confirm=0, confirm_seeds=0)
+
+
+def _bookkeeping(folder: Path, trials: int) -> dict[str, float]:
+    from benchmarks.overhead import books
+
+    _progress(f"{trials} simulated trials")
+    found = books.bookkeeping(_request(folder, trials), _progress).summary()
+    print(f"\n{books_table(found)}", flush=True)
+    return found
+
+
+def _resume(folder: Path, stored: int) -> dict[str, Any]:
+    from benchmarks.overhead import books
+
+    _progress(f"making a study of {stored} trials")
+    books.stored_trials(_request(folder, stored), stored, _progress)
+    journal = folder / books.STUDY / "study.journal"
+    size = journal.stat().st_size / 2**20
+    _progress(f"resuming it; its journal has {size:.0f} MiB")
+    seconds, processor = books.resume(_request(folder, stored + 10))
+    print(f"\n{resume_table(stored, size, seconds, processor)}", flush=True)
+    return {"stored": stored, "journal_mib": size, "seconds": seconds, "processor": processor}
+
+
+def _progress(line: str) -> None:
+    end = "" if sys.stderr.isatty() else "\n"
+    start = "\r\x1b[K" if sys.stderr.isatty() else ""
+    print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, but got {value}")
+    return value

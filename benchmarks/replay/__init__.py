@@ -1,0 +1,1 @@
+"""Samplers and schedulers replayed on a finished study."""

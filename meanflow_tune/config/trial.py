@@ -1,0 +1,264 @@
+"""TrialConfig: the one description of a training run, resolved, validated and immutable.
+
+A configuration is data: `to_dict` is what Ray ships, what MLflow logs, what a checkpoint stores and
+what `scripts/train.py --config` runs.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import ValidationError, model_validator
+from torch import Generator, nn
+
+from meanflow_tune.config.overrides import describe, flatten
+from meanflow_tune.config.parts import (
+    Budget,
+    Ema,
+    Evaluation,
+    LabelDropout,
+    Optimizer,
+    TeacherConfig,
+)
+from meanflow_tune.config.sources import Guidance, StudentJump, XSource
+from meanflow_tune.core.jets.engine import Precision
+from meanflow_tune.data import Data
+from meanflow_tune.ds_schedules import DsSchedule
+from meanflow_tune.losses import FlowMatching, LossMix
+from meanflow_tune.models import Model
+from meanflow_tune.settings import Settings
+from meanflow_tune.time_samplers import TimeSampler, UniformPairs
+from meanflow_tune.weightings import Adaptive, AnyWeighting
+
+# Of ds / (s - t) in bfloat16, whose relative rounding is 4e-3.
+SMALLEST_HALF_RATIO = 0.1
+
+
+class TrialConfig(Settings):
+    """Everything that determines a training run. Times: noise at 0, data at 1.
+
+    velocity_source: "teacher" takes v(x_t, t) and v(x_s, s) from the frozen teacher (distillation).
+    "from_scratch" takes x_1 - x_0 at t, in targets and as the tangent of D, which is unbiased there
+    because every target is linear in it; at s it takes sg[u_EMA(x_s, s, s)], the moving average of
+    the student as its own teacher, which the diagonal t = s trains by flow matching.
+
+    guidance: baked into the velocities. That of a teacher needs teacher.label_dropout. From scratch
+    it needs label_dropout, and the target on the path is MeanFlow's (arXiv 2505.13447, section 4.2,
+    with κ = 0): scale·(x_1 - x_0) + (1 - scale)·sg[u(x_t, t, t)] without label.
+
+    label_dropout: the share of labels replaced by the null class, of index `classes`. student_init:
+    weights to start from, drawn from the seed or those of the teacher, whose network must then be
+    the same. With from_scratch a teacher serves these weights and the evaluation only.
+
+    precision: "bfloat16" runs the networks of training under autocast, with matrix products in bfloat16
+    and all else in float32. compile: they run through torch.compile; steps are quicker, but the first
+    trial of a network in a process waits for the compiler, up to minutes on a CPU.
+    """
+
+    data: Data
+    teacher: TeacherConfig | None
+    model: Model
+    student_init: Literal["random", "teacher"] = "random"
+    velocity_source: Literal["teacher", "from_scratch"] = "teacher"
+    guidance: Guidance | None = None
+    label_dropout: LabelDropout = 0.0
+    losses: LossMix
+    x_source: XSource = StudentJump()
+    time_sampler: TimeSampler
+    ds_schedule: DsSchedule | None = None
+    weighting: AnyWeighting = Adaptive()
+    optimizer: Optimizer = Optimizer()
+    ema: Ema = Ema()
+    budget: Budget
+    evaluation: Evaluation | None = Evaluation()
+    precision: Precision = "float32"
+    compile: bool = False
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self._check_velocity()
+        self._check_guidance()
+        self._check_differences()
+        self._check_precision()
+        if self.student_init == "teacher" and (
+            self.teacher is None or self.teacher.model != self.model
+        ):
+            raise ValueError(
+                "student_init 'teacher' needs a teacher with the student's network: make teacher.model "
+                "equal to model, or set student_init to 'random'."
+            )
+        if (
+            self.student_init == "teacher"
+            and self.label_dropout > 0.0
+            and self.teacher is not None
+            and self.teacher.label_dropout == 0.0
+        ):
+            raise ValueError(
+                "student_init 'teacher' with label_dropout > 0 needs a teacher with a null class, but "
+                "teacher.label_dropout is 0; set it to 0.1, or set student_init to 'random'."
+            )
+        if self.teacher is None and self.evaluation is not None:
+            lacking = [m.kind for m in self.evaluation.metrics if m.needs_teacher]
+            if lacking:
+                raise ValueError(
+                    f"evaluation.metrics {', '.join(lacking)} compare with a teacher, but teacher is "
+                    "null; leave them out, or give a teacher."
+                )
+        return self
+
+    def _check_velocity(self) -> None:
+        if self.velocity_source == "teacher":
+            if self.teacher is None:
+                raise ValueError(
+                    "velocity_source 'teacher' needs a teacher, but teacher is null; give one, or set "
+                    "velocity_source to 'from_scratch'."
+                )
+            return
+        if self.time_sampler.diagonal_share == 0.0:
+            raise ValueError(
+                "velocity_source 'from_scratch' learns the velocity where t = s, so that "
+                "`time_sampler.diagonal_share > 0` must hold, but it is 0; 0.25 to 0.75 are usual."
+            )
+        if self.x_source.kind != "student_jump":
+            raise ValueError(
+                f"x_source {self.x_source.kind!r} integrates a teacher, which velocity_source "
+                "'from_scratch' has not; take 'student_jump'."
+            )
+        tri = self.losses.tri_consistency
+        if tri is not None and tri.second_part == "teacher":
+            raise ValueError(
+                "losses.tri_consistency.second_part 'teacher' integrates a teacher, which "
+                "velocity_source 'from_scratch' has not; take 'student'."
+            )
+        if self.teacher is not None and self.evaluation is None and self.student_init == "random":
+            raise ValueError(
+                "teacher is used by nothing: with velocity_source 'from_scratch' it serves the "
+                "evaluation and student_init only; set teacher to null."
+            )
+
+    def _check_guidance(self) -> None:
+        distilled = self.velocity_source == "teacher"
+        if self.label_dropout > 0.0 and distilled:
+            raise ValueError(
+                f"label_dropout {self.label_dropout:g} belongs to velocity_source 'from_scratch'; for "
+                "a guided teacher set teacher.label_dropout."
+            )
+        if self.guidance is None:
+            return
+        dropouts = {} if distilled else {"label_dropout": self.label_dropout}
+        if self.teacher is not None:
+            dropouts["teacher.label_dropout"] = self.teacher.label_dropout
+        for name, dropout in dropouts.items():
+            if dropout == 0.0:
+                raise ValueError(
+                    f"guidance needs a velocity without label, so that `{name} > 0` must hold, but it "
+                    "is 0; 0.1 is usual."
+                )
+
+    def _check_differences(self) -> None:
+        losses = self.losses
+        if (self.ds_schedule is not None) != losses.differences:
+            raise ValueError(
+                "ds_schedule belongs to losses.tri_consistency and to losses.derivative "
+                "'finite_difference': give it with one of them and only then, but got "
+                f"ds_schedule={self.ds_schedule!r} with losses {sorted(losses.active)} and derivative "
+                f"{losses.derivative.kind!r}."
+            )
+        tri, schedule = losses.tri_consistency, self.ds_schedule
+        if tri is None or tri.second_part == "teacher" or schedule is None:
+            return
+        gap = torch.tensor([0.1, 0.5, 1.0])
+        if all(bool((schedule.ratio(p, gap) == 1.0).all()) for p in (0.0, 0.25, 0.5, 0.75, 1.0)):
+            raise ValueError(
+                "losses.tri_consistency.second_part 'student' says nothing where ds = s - t, but "
+                f"ds_schedule {schedule!r} never gives less; 0.5 is the shortcut form."
+            )
+
+    def _check_precision(self) -> None:
+        if self.precision == "float32":
+            return
+        if self.losses.derivative.kind == "finite_difference":
+            raise ValueError(
+                "losses.derivative 'finite_difference' needs precision 'float32', for in bfloat16 rounding "
+                f"exceeds the difference, but precision is {self.precision!r}; take 'exact'."
+            )
+        if self.losses.tri_consistency is None or self.ds_schedule is None:
+            return
+        gap = torch.tensor([0.1, 0.5, 1.0])
+        least = min(float(self.ds_schedule.ratio(p, gap).min()) for p in (0.0, 0.5, 1.0))
+        if least < SMALLEST_HALF_RATIO:
+            raise ValueError(
+                "losses.tri_consistency divides a difference by ds / (s - t), which magnifies the rounding "
+                f"of precision {self.precision!r}: `ratio >= {SMALLEST_HALF_RATIO}` must hold, but "
+                f"ds_schedule falls to {least:.3g}; take precision 'float32'."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data from which `from_dict` builds an equal configuration."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "TrialConfig":
+        """Validate `data`; raises ValueError with one line a fault, naming the setting and its value."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ValueError(describe(error)) from None
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted path -> scalar, for tables and trackers; tuples of scalars become one JSON text."""
+        return flatten(self.to_dict())
+
+    def content_hash(self, *more: str) -> str:
+        """Sixteen hexadecimal digits that name this configuration (and `more`) in a cache."""
+        text = json.dumps([self.to_dict(), *more], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def has_null_class(self) -> bool:
+        """Whether the student embeds one more class, which stands for no label."""
+        begins_with_one = (
+            self.student_init == "teacher"
+            and self.teacher is not None
+            and self.teacher.label_dropout > 0.0
+        )
+        return self.label_dropout > 0.0 or begins_with_one
+
+    def network(
+        self, shape: tuple[int, ...], classes: int | None, generator: Generator
+    ) -> nn.Module:
+        """The student's network for samples of `shape` (*D), its weights drawn from `generator`.
+
+        Raises ValueError where labels are to be dropped and `classes` is None.
+        """
+        if not self.has_null_class:
+            return self.model.build(shape, classes, generator)
+        if classes is None:
+            raise ValueError(
+                "label_dropout (or teacher.label_dropout) > 0 needs data with classes, but data "
+                f"{self.data.kind!r} has none; set it to 0."
+            )
+        return self.model.build(shape, classes + 1, generator)
+
+    def teacher_run(self) -> "TrialConfig":
+        """The training run that makes this trial's teacher: flow matching on the diagonal t = s."""
+        if self.teacher is None:
+            raise ValueError("This configuration has no teacher.")
+        return TrialConfig(
+            data=self.data,
+            teacher=None,
+            model=self.teacher.model,
+            velocity_source="from_scratch",
+            label_dropout=self.teacher.label_dropout,
+            losses=LossMix(flow_matching=FlowMatching(share=1.0)),
+            time_sampler=UniformPairs(diagonal_share=1.0),
+            weighting=Adaptive(power=0.0),
+            optimizer=self.teacher.optimizer,
+            ema=self.teacher.ema,
+            budget=self.teacher.budget,
+            evaluation=None,
+            seed=self.teacher.seed,
+        )

@@ -1,0 +1,153 @@
+"""Rules for operators that choose elements: minima and maxima, sorting, pooling by maximum, clamping.
+
+The derivatives are those of the elements chosen, which is exact except where the choice changes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from meanflow_tune.core.jets.errors import warn_of_kink
+from meanflow_tune.core.jets.jet import Jet
+from meanflow_tune.core.jets.register import everywhere, in_place, register_rule
+from meanflow_tune.core.jets.rules.nonsmooth import LINEAR, clamp_numbers
+
+_CHOICE = "it chooses elements, so that its first derivative jumps where the choice changes"
+
+
+def _pick(name: str, operator: Any) -> Callable[[Any, Any], Any]:
+    def rule(x: Any, other: Any) -> Any:
+        warn_of_kink(name, _CHOICE)
+        return torch.where(operator(x, other), x, other)
+
+    register_rule(*everywhere(name, f"f{name[:3]}"))(rule)
+    return rule
+
+
+minimum, maximum = _pick("minimum", torch.le), _pick("maximum", torch.ge)
+
+
+@register_rule(*everywhere("clamp", "clip"))
+def clamp(x: Any, min: Any = None, max: Any = None) -> Any:
+    if any(isinstance(bound, Jet | Tensor) for bound in (min, max)):
+        warn_of_kink("clamp", LINEAR)
+        x = x if min is None else torch.where(torch.ge(x, min), x, min)
+        return x if max is None else torch.where(torch.le(x, max), x, max)
+    return clamp_numbers(x, min, max)
+
+
+@register_rule(*everywhere("clamp_min"))
+def clamp_min(x: Any, min: Any) -> Any:
+    return clamp(x, min=min)
+
+
+@register_rule(*everywhere("clamp_max"))
+def clamp_max(x: Any, max: Any) -> Any:
+    return clamp(x, max=max)
+
+
+for _rule, _name in ((clamp, "clamp"), (clamp, "clip"), (clamp_min, "clamp_min"),
+                     (clamp_max, "clamp_max")):  # fmt: skip
+    register_rule(*everywhere(f"{_name}_"))(in_place(_rule))
+
+
+def _gathered(x: Jet, indices: Tensor, dim: int) -> Jet:
+    return Jet(torch.stack([part.gather(dim, indices) for part in x.parts]))
+
+
+def _extreme(name: str) -> None:
+    by_axis = getattr(torch, name)
+    argument = getattr(torch, f"arg{name}", None)
+    pick = {"max": maximum, "min": minimum}.get(name)
+
+    def rule(x: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
+        other = dim if isinstance(dim, Tensor | Jet) else other
+        if other is not None and pick is not None:
+            return pick(x, other)
+        warn_of_kink(name, _CHOICE)
+        if dim is None:
+            flat = x.reshape(-1)
+            where = (
+                by_axis(flat.parts[0], 0).indices if argument is None else argument(flat.parts[0])
+            )
+            return flat[where]
+        value = x.parts[0]
+        indices = by_axis(value, dim, True).indices
+        values = _gathered(x, indices, dim) if value.dim() else x
+        if not keepdim:
+            values, indices = values.squeeze(dim), indices.squeeze(dim)
+        return getattr(torch.return_types, name)((values, indices))
+
+    register_rule(*everywhere(name))(rule)
+
+
+for _name in ("max", "min", "median"):
+    _extreme(_name)
+
+
+def _extremes(name: str, whole: Any) -> None:
+    """amax and amin: over several axes, without indices."""
+
+    def rule(x: Jet, dim: Any = (), keepdim: bool = False) -> Jet:
+        warn_of_kink(name, _CHOICE)
+        parts, rank = x.parts, x.parts.dim() - 1
+        dims = (dim,) if isinstance(dim, int) else tuple(dim)
+        axes = [d % rank for d in dims] if dims else list(range(rank))
+        kept = [d for d in range(rank) if d not in axes]
+        flat = parts.permute(0, *(d + 1 for d in kept), *(d + 1 for d in axes)).flatten(
+            len(kept) + 1
+        )
+        found = _gathered(Jet(flat), whole(flat[0], -1, True), -1).parts.squeeze(-1)
+        if keepdim:
+            for d in sorted(axes):
+                found = found.unsqueeze(d + 1)
+        return Jet(found)
+
+    register_rule(*everywhere(name))(rule)
+
+
+_extremes("amax", torch.argmax)
+_extremes("amin", torch.argmin)
+
+
+@register_rule(*everywhere("sort"))
+def sort(x: Jet, dim: int = -1, descending: bool = False, *, stable: bool | None = None) -> Any:
+    warn_of_kink("sort", _CHOICE)
+    indices = torch.sort(x.parts[0], dim=dim, descending=descending, stable=bool(stable)).indices
+    return torch.return_types.sort((_gathered(x, indices, dim), indices))  # type: ignore[arg-type]
+
+
+@register_rule(*everywhere("topk"))
+def topk(x: Jet, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
+    warn_of_kink("topk", _CHOICE)
+    indices = torch.topk(x.parts[0], k, dim, largest, sorted).indices
+    return torch.return_types.topk((_gathered(x, indices, dim), indices))  # type: ignore[arg-type]
+
+
+def _max_pool(name: str, spatial: int) -> Callable[..., Any]:
+    pooled = getattr(F, f"{name}_with_indices")
+
+    def with_indices(x: Jet, *options: Any, **named: Any) -> tuple[Jet, Tensor]:
+        warn_of_kink(name, _CHOICE)
+        named.pop("return_indices", None)
+        _, where = pooled(x.parts[0], *options, **named)
+        flat = _gathered(Jet(x.parts.flatten(-spatial)), where.flatten(-spatial), -1).parts
+        return Jet(flat.reshape(*flat.shape[:-1], *where.shape[-spatial:])), where
+
+    def alone(x: Jet, *options: Any, **named: Any) -> Any:
+        both = with_indices(x, *options, **named)
+        return both if named.get("return_indices") else both[0]
+
+    register_rule(*everywhere(name))(alone)
+    register_rule(pooled)(with_indices)
+    return with_indices
+
+
+for _spatial in (3, 2, 1):
+    _max_pool(f"max_pool{_spatial}d", _spatial)
+    _both = _max_pool(f"adaptive_max_pool{_spatial}d", _spatial)
+# Unlike torch.max_pool1d and F.adaptive_max_pool1d, this one gives both.
+register_rule(torch.adaptive_max_pool1d)(_both)

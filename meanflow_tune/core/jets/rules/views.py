@@ -1,0 +1,223 @@
+"""Rules for views, copies, types and writing into elements: what moves or stores numbers.
+
+An operator that gives a view of a tensor gives a view of a jet's storage [K, *shape], so that what
+is written into the one is seen in the other.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meanflow_tune.core.jets.errors import INTEGERS, UnsupportedOperator
+from meanflow_tune.core.jets.jet import Jet, axis, broadcast, value_of
+from meanflow_tune.core.jets.register import everywhere, register_rule
+from meanflow_tune.core.jets.rules.shapes import (
+    arranged,
+    cat,
+    contiguous,
+    moves,
+    reshape,
+)
+
+# --- views ----------------------------------------------------------------------------------------
+
+
+@register_rule(*everywhere("narrow"))
+@moves(torch.narrow)
+def narrow(x: Jet, dim: int, start: Any, length: int) -> Jet:
+    return Jet(x.parts.narrow(axis(dim), start, length))
+
+
+@register_rule(*everywhere("select"))
+@moves(torch.select)
+def select(x: Jet, dim: int, index: int) -> Jet:
+    return Jet(x.parts.select(axis(dim), index))
+
+
+@register_rule(*everywhere("movedim", "moveaxis"))
+@moves(torch.movedim)
+def movedim(x: Jet, source: Any, destination: Any) -> Jet:
+    def axes(dims: Any) -> Any:
+        return axis(dims) if isinstance(dims, int) else tuple(map(axis, dims))
+
+    return Jet(x.parts.movedim(axes(source), axes(destination)))
+
+
+@register_rule(*everywhere("diagonal"))
+@moves(torch.diagonal)
+def diagonal(x: Jet, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Jet:
+    return Jet(x.parts.diagonal(offset, axis(dim1), axis(dim2)))
+
+
+@register_rule(torch.linalg.diagonal)
+def diagonal_of_matrices(x: Jet, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Jet:
+    return diagonal(x, offset, dim1, dim2)
+
+
+@register_rule(*everywhere("unflatten"))
+def unflatten(x: Jet, dim: int, sizes: Sequence[int]) -> Any:
+    before, size, after = x.shape[:dim], x.shape[dim], x.shape[dim:][1:]
+    known = math.prod([n for n in sizes if n != -1])  # not left to reshape: a batch may be empty
+    return reshape(x, *before, *(size // known if n == -1 else n for n in sizes), *after)
+
+
+@register_rule(*everywhere("ravel"))
+@moves(torch.ravel)
+def ravel(x: Jet) -> Jet:
+    return Jet(x.parts.flatten(1))
+
+
+@register_rule(*everywhere("t"))
+def t(x: Jet) -> Jet:
+    if x.parts.dim() > 3:
+        raise ValueError(f"t() needs at most 2 axes, but got {x.parts.dim() - 1}")
+    return x.T  # type: ignore[no-any-return]
+
+
+@register_rule(*everywhere("adjoint"))
+def adjoint(x: Jet) -> Jet:
+    return x.mT  # type: ignore[no-any-return]
+
+
+@register_rule(Tensor.unfold)
+@moves(Tensor.unfold)
+def unfold(x: Jet, dimension: int, size: int, step: int) -> Jet:
+    return Jet(x.parts.unfold(axis(dimension), size, step))
+
+
+@register_rule(*everywhere("tensor_split"))
+@moves(torch.tensor_split)
+def tensor_split(x: Jet, parts: Any, dim: int = 0) -> tuple[Jet, ...]:
+    return tuple(map(Jet, x.parts.tensor_split(parts, axis(dim))))
+
+
+@register_rule(*everywhere("hsplit"))
+def hsplit(x: Jet, parts: Any) -> tuple[Jet, ...]:
+    return tensor_split(x, parts, 0 if x.parts.dim() == 2 else 1)
+
+
+@register_rule(*everywhere("vsplit"))
+def vsplit(x: Jet, parts: Any) -> tuple[Jet, ...]:
+    return tensor_split(x, parts, 0)
+
+
+@register_rule(*everywhere("dsplit"))
+def dsplit(x: Jet, parts: Any) -> tuple[Jet, ...]:
+    return tensor_split(x, parts, 2)
+
+
+@register_rule(*everywhere("broadcast_tensors"))
+def broadcast_tensors(*tensors: Any) -> tuple[Any, ...]:
+    if len(tensors) == 1 and isinstance(tensors[0], list | tuple):
+        tensors = tuple(tensors[0])
+    shape = broadcast(*(x.shape for x in tensors))
+    return tuple(x.expand(shape) for x in tensors)
+
+
+@register_rule(*everywhere("atleast_1d"))
+def atleast_1d(x: Any) -> Any:
+    return x.reshape(1) if x.dim() == 0 else x
+
+
+@register_rule(*everywhere("atleast_2d"))
+def atleast_2d(x: Any) -> Any:
+    return atleast_1d(x).unsqueeze(0) if x.dim() < 2 else x
+
+
+@register_rule(*everywhere("atleast_3d"))
+def atleast_3d(x: Any) -> Any:
+    return atleast_2d(x).unsqueeze(-1) if x.dim() < 3 else x
+
+
+# --- joining --------------------------------------------------------------------------------------
+
+
+@register_rule(*everywhere("hstack"))
+def hstack(tensors: Sequence[Any]) -> Jet:
+    tensors = [atleast_1d(x) for x in tensors]
+    return cat(tensors, 0 if tensors[0].dim() == 1 else 1)
+
+
+@register_rule(*everywhere("vstack", "row_stack"))
+def vstack(tensors: Sequence[Any]) -> Jet:
+    return cat([atleast_2d(x) for x in tensors], 0)
+
+
+@register_rule(*everywhere("dstack"))
+def dstack(tensors: Sequence[Any]) -> Jet:
+    return cat([atleast_3d(x) for x in tensors], 2)
+
+
+@register_rule(*everywhere("column_stack"))
+def column_stack(tensors: Sequence[Any]) -> Jet:
+    return cat([x.reshape(-1, 1) if x.dim() < 2 else x for x in tensors], 1)
+
+
+@register_rule(*everywhere("diag"))
+def diag(x: Jet, diagonal: int = 0) -> Jet:
+    return Jet(torch.stack([torch.diag(part, diagonal) for part in x.parts]))
+
+
+# --- copies, types and places ---------------------------------------------------------------------
+
+
+@register_rule(*everywhere("clone"))
+def clone(x: Jet, *, memory_format: Any = torch.preserve_format) -> Jet:
+    return arranged(torch.clone, x, memory_format)
+
+
+@register_rule(*everywhere("detach"))
+@moves(torch.detach)
+def detach(x: Jet) -> Jet:
+    """Cuts the graph of gradients, and keeps the derivatives: the function of (x, t, s) is the same.
+
+    So do `Tensor.data` and `torch.no_grad` in a network, as in forward-mode differentiation.
+    """
+    return Jet(x.parts.detach())
+
+
+@register_rule(*everywhere("to"))
+def to(x: Any, *where: Any, memory_format: Any = torch.preserve_format, **named: Any) -> Any:
+    where = tuple(map(value_of, where))
+    if "other" in named:
+        named["other"] = value_of(named["other"])
+    if not isinstance(x, Jet):
+        return x.to(*where, memory_format=memory_format, **named)
+    parts = _real(x.parts.to(*where, **named))
+    return (
+        Jet(parts)
+        if memory_format == torch.preserve_format
+        else contiguous(Jet(parts), memory_format=memory_format)
+    )
+
+
+def _real(parts: Tensor) -> Tensor:
+    if not parts.is_floating_point():
+        raise UnsupportedOperator(f"the conversion of a jet to {parts.dtype}", INTEGERS)
+    return parts
+
+
+@register_rule(*everywhere("type"))
+def type_(x: Jet, dtype: Any = None, non_blocking: bool = False) -> Any:
+    if dtype is None:
+        return x.parts.type()
+    return Jet(_real(x.parts.type(dtype, non_blocking)))
+
+
+@register_rule(*everywhere("type_as"))
+def type_as(x: Any, other: Any) -> Any:
+    return to(x, value_of(other).dtype)
+
+
+def _converted(name: str) -> None:
+    def rule(x: Jet, *options: Any, **named: Any) -> Jet:
+        return Jet(getattr(x.parts, name)(*options, **named))
+
+    register_rule(*everywhere(name))(rule)
+
+
+for _name in ("float", "double", "half", "bfloat16", "cpu", "cuda"):
+    _converted(_name)

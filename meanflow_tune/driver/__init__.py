@@ -1,0 +1,1 @@
+"""The only package above all others: joins study, cluster, tracking and reports."""

@@ -1,0 +1,390 @@
+"""The driver: joins the study, the cluster, tracking and results into one search.
+
+Only this process writes the study. Everything that it needs to go on after a kill is in the study's
+folder, so that resuming is running the same command again.
+"""
+
+import logging
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from meanflow_tune.cluster.errors import ClusterError
+from meanflow_tune.cluster.runner import Runner
+from meanflow_tune.cluster.session import check_reachable
+from meanflow_tune.cluster.signals import AnyOf, Interrupt
+from meanflow_tune.driver.resume import begin
+from meanflow_tune.driver.stage import Stage, later
+from meanflow_tune.driver.status_writer import Status
+from meanflow_tune.files import WaitForSpace, is_full
+from meanflow_tune.plan import confirm
+from meanflow_tune.plan.findings import Findings, find
+from meanflow_tune.plan.plan import Plan, make_plan
+from meanflow_tune.plan.request import (
+    EXIT_ALL_FAILED,
+    EXIT_IN_USE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_UNUSABLE,
+    SearchRequest,
+    UserError,
+    usable_folder,
+)
+from meanflow_tune.records import TrialRecord
+from meanflow_tune.report import summary
+from meanflow_tune.report.live import View
+from meanflow_tune.report.result_files import write_files
+from meanflow_tune.search.errors import (
+    LeaseLost,
+    SearchStopped,
+    SpaceError,
+    StorageError,
+    StudyChanged,
+    StudyInUse,
+)
+from meanflow_tune.search.samplers.limits import independent_note
+from meanflow_tune.search.store.lease import Lease
+from meanflow_tune.search.store.manifest import MANIFEST_NAME, Manifest
+from meanflow_tune.search.store.storage import open_storage, shown_url
+from meanflow_tune.search.store.time_budget import TimeBudget
+from meanflow_tune.search.store.trials import read_records
+from meanflow_tune.search.study.ledger import Ledger
+from meanflow_tune.search.study.relocate import open_study
+from meanflow_tune.tracking.mlflow_sink import MlflowSink
+from meanflow_tune.tracking.outbox import Outbox
+from meanflow_tune.tracking.replay import Replayer, Sink
+
+log = logging.getLogger(__name__)
+DRAIN_SECONDS = 120.0
+
+
+def run(request: SearchRequest, command: str, quiet: bool = False, verbose: bool = False) -> int:
+    """Search, confirm, and report. Returns the exit status; raises UserError with its own.
+
+    command: what a person types to go on, for messages.
+    """
+    usable_folder(request.storage)
+    if request.cluster is not None:
+        try:
+            check_reachable(request.cluster)
+        except ValueError as error:
+            raise UserError(f"--cluster {request.cluster}: {error}.") from None
+        except ClusterError as error:
+            raise UserError(str(error), EXIT_UNUSABLE) from None
+    plan = make_plan(request)
+    if request.resume == "must" and not (request.folder / MANIFEST_NAME).exists():
+        raise UserError(f"--resume must: there is no study {request.study} in {request.storage}.")
+    if request.resume == "fresh":
+        _put_aside(request)
+    try:
+        with Lease.acquire(request.folder) as lease, View(quiet) as view:
+            return Driver(plan, lease, view, command, verbose).run()
+    except StudyInUse as error:
+        raise UserError(str(error), EXIT_IN_USE) from error
+    except (StudyChanged, SpaceError) as error:
+        raise UserError(str(error)) from error
+    except (StorageError, LeaseLost, ClusterError) as error:
+        raise UserError(str(error), EXIT_UNUSABLE) from error
+    except OSError as error:
+        where = error.filename or request.storage
+        raise UserError(
+            f"{where}: {error.strerror or error}; nothing is lost, mend that and run the same command.",
+            EXIT_UNUSABLE,
+        ) from error
+
+
+def _put_aside(request: SearchRequest) -> None:
+    """Rename an existing study's folder; refuses while a driver holds it."""
+    if not request.folder.exists():
+        return
+    try:
+        Lease.acquire(request.folder).release()
+    except StudyInUse as error:
+        raise UserError(str(error), EXIT_IN_USE) from None
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    os.rename(request.folder, request.storage / f"{request.study}-aside-{stamp}")
+
+
+class Driver:
+    """One run of the command, from a held lease to the summary.
+
+    serve: what a slot does with a job, in place of training it (see `cluster.rank.Serve`).
+    """
+
+    serve: Any = None
+
+    def __init__(self, plan: Plan, lease: Lease, view: View, command: str, verbose: bool) -> None:
+        self.plan, self.request = plan, plan.request
+        self.lease, self.view, self.command, self.verbose = lease, view, command, verbose
+        self.storage: Any = None
+        self.stages: list[Stage] = []
+        self.interrupt = Interrupt()
+        self.write_policy = WaitForSpace(view.error, lambda: self.interrupt.requested)
+
+    def run(self) -> int:
+        """Returns the exit status."""
+        request, lease = self.request, self.lease
+        opened = partial(
+            open_storage,
+            fence=lease.check,
+            recover=lease.taken_over,
+            write_policy=self.write_policy,
+        )
+        self.storage = open_study(
+            request.folder, request.study, request.study_storage, opened, self.view.event
+        )
+        self._check_manifest()
+        if note := independent_note(request.sampler, self.plan.independent):
+            self.view.event(note)
+        self.time_budget = TimeBudget(
+            request.folder, lease.epoch, lease.check, request.time_budget, self.view.event
+        )
+        with ExitStack() as stack:
+            # One thread draws and tracks, in order, so that Tune's loop never waits for a picture.
+            self.background = stack.enter_context(ThreadPoolExecutor(1, "pictures"))
+            search = self._search_stage(stack)
+            self.status = Status(self.plan, lease, self.view, self.time_budget, self.stages)
+            self._keep_status(stack)
+            stopped: SearchStopped | None = None
+            try:
+                self._work(search, stack)
+            except KeyboardInterrupt:
+                self.interrupt.request()
+            except SearchStopped as error:
+                stopped = error
+            except OSError as error:
+                # Stopped by a person where it waited for space.
+                if not (self.interrupt.requested and is_full(error)):
+                    raise
+            status = self._close(search, self.interrupt.requested, stopped)
+        if stopped is not None:
+            raise UserError(str(stopped), stopped.exit_code) from stopped
+        return status
+
+    def _keep_status(self, stack: ExitStack) -> None:
+        stack.callback(self.status.stop)
+        self.status.start()
+
+    def _check_manifest(self) -> None:
+        request, space = self.request, self.plan.space
+        new = Manifest.make(
+            study=request.study,
+            space=request.space,
+            space_hash=space.source_hash,
+            goal=space.goal,
+            objective=str(self.plan.objectives),
+            overrides=request.settings,
+            sampler=request.sampler,
+            seed=request.seed,
+            rungs=str(self.plan.rungs),
+            data_fingerprint=self.plan.data_fingerprint,
+            startup_trials=request.startup_trials,
+            trials=request.trials,
+            time_budget=request.time_budget,
+            study_storage=shown_url(request.study_storage) if request.study_storage else None,
+        )
+        self.terms, self.manifest = begin(self.storage, request, self.plan, new, self.view.event)
+
+    def _search_stage(self, stack: ExitStack) -> Stage:
+        request = self.request
+        ledger = Ledger(
+            storage=self.storage,
+            study_name=request.study,
+            suggest=self.plan.suggest,
+            baselines=self.plan.space.baselines,
+            objectives=self.plan.objectives,
+            rungs=self.plan.rungs,
+            sampler=request.sampler,
+            seed=request.seed,
+            total=request.trials,
+            folder=request.folder,
+            fence=self.lease.check,
+            epoch=self.lease.epoch,
+            startup_trials=request.startup_trials,
+            repeats=request.repeats,
+            max_failures=request.max_failures,
+            terms=self.manifest.terms,
+        )
+        stage = self._stage(request.study, request.folder, ledger, "trial", request.trials, stack)
+        stage.tracker.search_started(self.manifest.facts())
+        stage.catch_up()
+        return stage
+
+    def _stage(
+        self,
+        name: str,
+        folder: Path,
+        ledger: Ledger,
+        label: str,
+        total: int,
+        stack: ExitStack,
+    ) -> Stage:
+        folder.mkdir(parents=True, exist_ok=True)
+        outbox = Outbox(folder, self.lease.check, self.write_policy)
+        replayer = stack.enter_context(Replayer(outbox, self._sink()))
+        stage = Stage(
+            name, ledger, outbox, replayer, self.view, self.background, label, total, self.interrupt
+        )
+        self.stages.append(stage)
+        return stage
+
+    def _sink(self) -> Sink:
+        """Where tracking ends up; a measurement of the search alone puts nothing there."""
+        request = self.request
+        return MlflowSink.for_storage(request.storage, request.tracking_uri, self.lease.check)
+
+    def _confirm_stage(self, search: Stage, stack: ExitStack) -> Stage | None:
+        """The sibling study of what is still to be confirmed; None where there is nothing."""
+        found = self._confirm_ledger(search)
+        if found is None:
+            return None
+        folder = self.request.folder / "confirm"
+        ledger, total = found
+        stage = self._stage(self._confirm_name, folder, ledger, "confirmation", total, stack)
+        stage.tracker.search_started({"study": self._confirm_name, "confirms": self.request.study})
+        stage.catch_up()
+        return stage
+
+    def _confirm_ledger(self, search: Stage) -> tuple[Ledger, int] | None:
+        """The confirming study and how many of its runs are known by now; None without any."""
+        records, lease = search.ledger.records(), self.lease
+        return confirm.make_ledger(
+            self.plan, self.storage, records, self._confirmed(), lease.check, lease.epoch
+        )
+
+    @property
+    def _confirm_name(self) -> str:
+        return confirm.study_name(self.request)
+
+    def _confirmed(self) -> list[TrialRecord]:
+        return self._records(self._confirm_name, self.request.folder / "confirm")
+
+    def _records(self, name: str, folder: Path) -> list[TrialRecord]:
+        """The trials of a study of this storage; none where it is not there yet."""
+        try:
+            return read_records(self.storage, name, folder)
+        except StorageError:
+            return []
+
+    def _work(self, search: Stage, stack: ExitStack) -> None:
+        """Run what is left of the search, then of its confirmation; Ray is up only meanwhile."""
+        request = self.request
+        with ExitStack() as cluster:
+            runner: Runner | None = None
+            for confirming in (False, True):
+                stage = self._confirm_stage(search, stack) if confirming else search
+                if stage is None or stage.exhausted() or (stage is search and self._out_of_time()):
+                    continue
+                self.terms.enforce()
+                if runner is None:
+                    self.view.event("starting Ray and the workers")
+                    runner = cluster.enter_context(
+                        Runner.start(
+                            cluster=request.cluster,
+                            workers=request.workers_per_trial,
+                            max_concurrent=request.max_concurrent,
+                            cpus_per_worker=request.cpus_per_worker,
+                            gpus_per_worker=request.gpus_per_worker,
+                            storage=request.storage,
+                            interrupt=self.interrupt,
+                            verbose=self.verbose,
+                            serve=self.serve,
+                        )
+                    )
+                    self.view.event(runner.description)
+                    self.status.slots = runner.slots
+                if stage is search:
+                    with self.time_budget:
+                        runner.search(stage, stage.name, AnyOf(self.interrupt, self.time_budget))
+                else:
+                    runner.search(stage, stage.name, self.interrupt)
+                if self.interrupt.requested:
+                    return
+                # What the tuning of baselines has settled is only now known by name.
+                while confirming and (more := self._confirm_ledger(search)) is not None:
+                    if more[1] <= stage.total:
+                        break
+                    stage.ledger, stage.total = more
+                    runner.search(stage, stage.name, self.interrupt)
+                    if self.interrupt.requested:
+                        return
+
+    def _out_of_time(self) -> bool:
+        if self.time_budget.requested:
+            self.view.event("the time budget is used up, so no trial is started")
+        return self.time_budget.requested
+
+    def _findings(self, search: Stage) -> Findings:
+        return find(self.plan, search.ledger.records(), self._confirmed())
+
+    def _close(self, search: Stage, interrupted: bool, stopped: SearchStopped | None = None) -> int:
+        """Files, summary, tracking; returns the exit status."""
+        if not interrupted and search.exhausted():
+            search.end()
+        findings = self._findings(search)
+        files = self._write_files(findings)
+        completed = any(record.status == "completed" for record in findings.records)
+        state = "interrupted" if interrupted else "completed" if completed else "failed"
+        state = "failed" if stopped is not None else state
+        facts: dict[str, Any] = {"status": state}
+        winner = findings.winner
+        if winner is not None:
+            facts["best_trial"] = winner.number
+            if winner.value is not None:
+                facts["best_value"] = winner.value
+            else:
+                names = map(str, self.plan.objectives.parts)
+                facts["best_values"] = dict(zip(names, winner.values, strict=True))
+        for stage in self.stages if not interrupted else ():
+            later(self.background, stage.tracker.settled, stage.ledger.records())
+        later(self.background, search.tracker.search_ended, facts, files)
+        for stage in self.stages[1:]:
+            later(self.background, stage.tracker.search_ended, {"status": state})
+        self.background.shutdown(wait=True)
+        self.status.end()
+        self._drain(5.0 if interrupted else DRAIN_SECONDS)
+        console = self.view.console
+        if interrupted:
+            self.view.error(f"\nInterrupted; nothing is lost. Go on with:\n  {self.command}")
+            return EXIT_INTERRUPTED
+        if stopped is not None:
+            return EXIT_ALL_FAILED
+        summary.show(console, self.plan, findings)
+        if self.time_budget.requested and not search.exhausted():
+            console.print(
+                f"The time budget ended the search after {self.time_budget.spent:.0f} s of work; a larger"
+                " --time-budget goes on where it stopped."
+            )
+        summary.show_places(console, self.request, files, self.command)
+        return EXIT_OK if completed else EXIT_ALL_FAILED
+
+    def _write_files(self, findings: Findings) -> list[Path]:
+        """Result files, after a wait for space where there is none; nothing if that is interrupted."""
+        folder = self.request.folder
+        try:
+            return self.write_policy(lambda: write_files(self.plan, findings), folder)
+        except OSError as error:
+            if not (self.interrupt.requested and is_full(error)):
+                raise
+            self.view.error(f"no space for the results in {folder}: the same command writes them")
+            return []
+
+    def _drain(self, seconds: float) -> None:
+        """Let MLflow catch up for at most `seconds`; a server that fails is not waited for."""
+        deadline = time.monotonic() + seconds
+        for stage in self.stages:
+            if stage.replayer.drain(0.5):
+                self.view.event(f"sending what is left to MLflow ({stage.name})")
+            left = stage.replayer.drain(1.0)
+            while left and time.monotonic() < deadline and not stage.replayer.status().error:
+                left = stage.replayer.drain(1.0)
+            if left:
+                why = stage.replayer.status().error or "it is slow"
+                self.view.error(
+                    f"{left} events of {stage.name} wait for MLflow ({why}); they are kept, and the "
+                    "same command sends them."
+                )

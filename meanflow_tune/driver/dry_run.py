@@ -1,0 +1,246 @@
+"""The plan of a search, in words and figures: `--dry-run`, with `--calibrate` and `-v`."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.live import Live
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from meanflow_tune.cluster.layout import Layout, plan_layout
+from meanflow_tune.plan.calibration import Calibration, Progress, busy, calibrate
+from meanflow_tune.plan.plan import Plan, make_plan
+from meanflow_tune.plan.request import EXIT_OK, SearchRequest, UserError, usable_folder
+from meanflow_tune.records import TrialRecord
+from meanflow_tune.report.forecast_tables import show_forecast
+from meanflow_tune.report.space_plots import show_plots
+from meanflow_tune.report.text import make_console, size
+from meanflow_tune.search.errors import SpaceError, StorageError
+from meanflow_tune.search.objectives import SearchObjective
+from meanflow_tune.search.space.describe import find_parameters
+from meanflow_tune.search.space.draws import draw_random
+from meanflow_tune.search.store.manifest import MANIFEST_NAME
+from meanflow_tune.search.store.storage import open_storage
+from meanflow_tune.search.store.trials import read_records
+from meanflow_tune.search.study.relocate import find_study
+
+DRAWN = 3  # configurations that are shown, and timed
+VARIETY = 96  # draws among which a picture of each family is looked for
+
+
+def dry_run(request: SearchRequest, calibrating: bool = False, verbose: bool = False) -> int:
+    """Check everything that can be checked without Ray, and print what the search would do.
+
+    Returns the exit status; raises UserError. Writes nothing in the study.
+    """
+    usable_folder(request.storage)
+    plan = make_plan(request)
+    console = make_console()
+    _show_goal(console, plan)
+    _show_space(console, plan)
+    _show_draws(console, plan)
+    if verbose:
+        drawn = [draw_random(plan.space.suggest, seed) for seed in range(VARIETY)]
+        show_plots(console, [*plan.examples, *drawn])
+    layout = _layout(request)
+    _show_resources(console, plan, layout)
+    records = _stored(request)
+    measured = _calibrate(console, plan, layout) if calibrating else None
+    show_forecast(console, plan, layout, records, measured)
+    console.print("\nNothing was started.")
+    return EXIT_OK
+
+
+def _show_goal(console: Console, plan: Plan) -> None:
+    parts = plan.objectives.parts
+    listed = [f"{part}, {_better(part)} is better" for part in parts]
+    console.print(f"[bold]{plan.request.study}[/bold]: {plan.space.goal}")
+    if len(listed) == 1:
+        console.print(f"objective: {listed[0]}")
+    else:
+        console.print(f"{len(listed)} objectives: {'; '.join(listed)}")
+
+
+def _better(objective: SearchObjective) -> str:
+    return "lower" if objective.direction == "minimize" else "higher"
+
+
+def _show_space(console: Console, plan: Plan) -> None:
+    """Each parameter with its range and when it is asked for; the baselines; what --set fixed."""
+    space, request = plan.space, plan.request
+    try:
+        parameters = find_parameters(space.suggest, space.baselines)
+    except SpaceError as error:
+        raise UserError(f"--space {request.space}: {error}") from None
+    console.print(f"\n[bold]The space {space.name}[/bold]: {len(parameters)} parameters")
+    width = 4 + max(len(parameter.name) for parameter in parameters)
+    condition = ""
+    for parameter in parameters:
+        if parameter.condition != condition:
+            condition = parameter.condition
+            if condition:
+                console.print(Padding(Text(condition, style="dim"), (0, 0, 0, 2)))
+        indent = 4 if condition else 2
+        row = Table.grid(padding=(0, 2))
+        row.add_column(width=width - indent)
+        row.add_column(overflow="fold")
+        row.add_row(parameter.name, parameter.domain)
+        console.print(Padding(row, (0, 0, 0, indent)))
+    if request.settings:
+        console.print(f"fixed by --set: {', '.join(request.settings)}")
+    others = [name for name in space.baselines if name not in space.reference]
+    console.print(f"baselines to beat, never stopped: {', '.join(space.reference) or 'none'}")
+    if others:
+        console.print(f"other baselines, never stopped: {', '.join(others)}")
+
+
+def _show_draws(console: Console, plan: Plan) -> None:
+    """Three configurations that the search could propose: what differs between them."""
+    baselines = len(plan.space.baselines)
+    proposed = [config.flat() for config in plan.examples[baselines : baselines + DRAWN]]
+    known = dict.fromkeys(key for flat in proposed for key in flat)
+    varying = [k for k in known if len({str(flat.get(k)) for flat in proposed}) > 1]
+    console.print(f"\n[bold]{DRAWN} configurations of the space[/bold], where they differ")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("setting", overflow="fold")
+    for index in range(len(proposed)):
+        table.add_column(f"draw {index + 1}")
+    for key in varying:
+        table.add_row(key, *(_short(flat.get(key)) for flat in proposed))
+    console.print(table)
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _layout(request: SearchRequest) -> Layout | None:
+    """What runs at once on this machine; None where the cluster decides."""
+    if request.cluster is not None and request.max_concurrent is None:
+        return None
+    import torch
+
+    needed = -(-request.workers_per_trial * request.cpus_per_worker // 1)
+    here = {"CPU": max(os.cpu_count() or 1, needed), "GPU": float(torch.cuda.device_count())}
+    return plan_layout(
+        here,
+        request.workers_per_trial,
+        request.cpus_per_worker,
+        request.gpus_per_worker,
+        request.max_concurrent,
+    )
+
+
+def _show_resources(console: Console, plan: Plan, layout: Layout | None) -> None:
+    request = plan.request
+    ranks = _count(request.workers_per_trial, "rank")
+    if layout is None:
+        gpus = request.gpus_per_worker
+        wanted = "a GPU where there are enough" if gpus is None else f"{gpus:g} GPU"
+        text = f"{ranks} of {request.cpus_per_worker:g} CPU and {wanted}"
+        at_once = "how many run at once depends on the cluster"
+    else:
+        text = f"{ranks} of {layout.cpus:g} CPU" + (
+            f" and {layout.gpus:g} GPU" if layout.gpus else ", no GPU"
+        )
+        where = "on the cluster" if request.cluster is not None else "on this machine"
+        at_once = f"{_count(layout.slots, 'trial')} at once {where}"
+    console.print(f"\n[bold]Resources[/bold] of a trial: {text}; {at_once}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def _stored(request: SearchRequest) -> list[TrialRecord]:
+    """The trials that the study holds already; none where it has not begun."""
+    if not (request.folder / MANIFEST_NAME).exists():
+        return []
+    try:
+        storage = open_storage(find_study(request.folder, request.study_storage))
+        return read_records(storage, request.study, request.folder)
+    except StorageError:
+        return []
+
+
+def _calibrate(console: Console, plan: Plan, layout: Layout | None) -> Calibration:
+    """Time the first baseline and the drawn configurations, and print what they took."""
+    import torch
+
+    request = plan.request
+    baselines = len(plan.space.baselines)
+    first = min(baselines, 1)
+    named = [
+        *zip(list(plan.space.baselines)[:first], plan.examples[:first], strict=True),
+        *(
+            (f"draw {index + 1}", config)
+            for index, config in enumerate(plan.examples[baselines : baselines + DRAWN])
+        ),
+    ]
+    on_gpu = torch.cuda.is_available() and (layout is None or layout.gpus > 0)
+    shared = busy()
+    with _progress(console) as progress:
+        found = calibrate(
+            named,
+            first,
+            request.teachers,
+            request.workers_per_trial,
+            "cuda" if on_gpu else "cpu",
+            progress,
+        )
+    console.print(f"\n[bold]Calibration[/bold] on {found.device}, in the middle of training")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", overflow="fold")
+    for name in ("a step", "10 to 90 %", "evaluation", "checkpoint"):
+        table.add_column(name, justify="right")
+    for timing in found.timings:
+        if timing.trouble:
+            continue
+        low, high = timing.spread
+        assert timing.sizes is not None
+        table.add_row(
+            timing.name,
+            f"{1e3 * timing.median:.2f} ms",
+            f"{1e3 * low:.2f} to {1e3 * high:.2f} ms",
+            f"{timing.evaluation:.2f} s",
+            f"{size(timing.sizes.checkpoint)}, {1e3 * timing.checkpoint:.0f} ms",
+        )
+    console.print(table)
+    for timing in found.timings:
+        if timing.trouble:
+            console.print(f"{timing.name} is not timed: {timing.trouble}", style="red")
+    if shared:
+        console.print(f"{shared}; these times are too long", style="yellow")
+    if request.workers_per_trial > 1:
+        console.print("steps are those of one rank alone, without the communication between ranks")
+    return found
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Progress]:
+    """One line that changes in place; where that is not possible, a line for each thing."""
+    if console.is_terminal:
+        with Live(console=console, transient=True, refresh_per_second=8) as live:
+
+            def show(what: str, done: int, of: int) -> None:
+                bar = "█" * round(20 * done / of) if of else ""
+                live.update(Text(f"calibrating: {what}  {bar}", no_wrap=True))
+
+            yield show
+        return
+    said: set[str] = set()
+
+    def say(what: str, done: int, of: int) -> None:
+        if what not in said:
+            said.add(what)
+            print(f"calibrating: {what}", file=sys.stderr, flush=True)
+
+    yield say

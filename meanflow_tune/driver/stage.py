@@ -1,0 +1,209 @@
+"""A stage of a search, its study with its tracking, as the director that Ray Tune asks."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from meanflow_tune.cluster.signals import Interrupt
+from meanflow_tune.files import is_full, no_space, space_again
+from meanflow_tune.records import INFEASIBLE, Job, Outcome, Report, TrialRecord
+from meanflow_tune.report.live import View
+from meanflow_tune.report.outlook import ProgressTracker
+from meanflow_tune.report.result_files import model_of, with_pictures
+from meanflow_tune.search.errors import LeaseLost
+from meanflow_tune.search.pruning.rules import show
+from meanflow_tune.search.study.ledger import Ledger
+from meanflow_tune.tracking.events import Tracker
+from meanflow_tune.tracking.outbox import Outbox
+from meanflow_tune.tracking.replay import Replayer
+from meanflow_tune.training.disk_wait import NO_SPACE
+
+log = logging.getLogger(__name__)
+
+
+def later(background: ThreadPoolExecutor, call: Callable[..., None], *arguments: Any) -> None:
+    """Call in the background. A failure is logged; the next driver tells tracking what was missed."""
+
+    def guarded() -> None:
+        try:
+            call(*arguments)
+        except LeaseLost:
+            log.debug("the new driver tells it")  # and why this one ends, its main thread says
+        except Exception as error:
+            missed = "tracking missed an event; running the same command again adds it"
+            if is_full(error):
+                log.warning("%s: %s", missed, error)
+            else:
+                log.exception("%s", missed)
+
+    background.submit(guarded)
+
+
+class Stage:
+    """A study with its tracking: the search itself, or its confirmation. Answers Ray Tune.
+
+    Called in Tune's loop, so nothing here waits for a network or draws a picture.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ledger: Ledger,
+        outbox: Outbox,
+        replayer: Replayer,
+        view: View,
+        background: ThreadPoolExecutor,
+        label: str,
+        total: int,
+        interrupt: Interrupt,
+    ) -> None:
+        self.name, self.ledger, self.view = name, ledger, view
+        self.tracker = Tracker(outbox, name)
+        self.replayer = replayer
+        self._background = background
+        self._label = label
+        self.total = total
+        self._interrupt = interrupt
+        self._told_of_stop = False
+        self._outbox = outbox
+        self._refused: dict[int, str] = {}  # why a trial's report could not be used
+        self._full: str | None = None  # the folder whose lack of space was told
+        self._rows: dict[int, dict[str, Any]] = {}
+        self._phase = ""
+        self.progress_tracker = ProgressTracker()
+
+    def catch_up(self) -> None:
+        """Tell tracking what a killed driver did not; pictures that were lost are drawn again."""
+        self.tracker.catch_up(self.ledger.records(), model_of, with_pictures)
+
+    def next_job(self) -> Job | None:
+        """The next trial, unfinished ones of an earlier driver first; None when there is none now."""
+        job = self.ledger.next()
+        if job is None:
+            return None
+        record = self.ledger.record_of(job.number)
+        self.tracker.trial_started(job, record)
+        what = record.baseline or "proposed"
+        self._rows[job.number] = {"name": self._title(job.number), "what": what, "phase": "waiting"}
+        again = f", attempt {job.attempt + 1}" if job.attempt else ""
+        self.view.event(f"{self._title(job.number)} started ({what}{again})")
+        self._refresh()
+        return job
+
+    def exhausted(self) -> bool:
+        """Whether no trial is left to hand out."""
+        return self.ledger.exhausted()
+
+    def on_report(self, number: int, report: Report) -> bool:
+        """Store a rung and decide; the decision goes back to the workers."""
+        known = _reports(self.ledger.record_of(number))
+        try:
+            decision = self.ledger.record(number, report)
+        except ValueError as error:  # no objective in it: the end of this trial, not of the search
+            self._refused[number] = f"its report at {report.images:,} images has no value: {error}"
+            return False
+        record = self.ledger.record_of(number)
+        if _reports(record) > known:
+            values = self.ledger.objectives.values(report)
+            self._rows.setdefault(number, {})["last"] = show(values)
+            text = f"{show(values)} at {report.images:,} images"
+            self.view.event(f"{self._title(number)}: {text} ({decision.reason})")
+        later(self._background, self._track_report, record, report)
+        self._refresh()
+        return decision.go_on
+
+    def on_end(self, number: int, outcome: Outcome) -> None:
+        """Tell the study how a trial ended; one that was interrupted stays for the next driver."""
+        self._rows.pop(number, None)
+        if number in self._refused:
+            outcome = Outcome("failed", self._refused.pop(number), deterministic=True)
+        self.progress_tracker.ended(number)
+        if outcome.status == "running":
+            return
+        try:
+            self.ledger.finish(number, outcome)
+        finally:  # also where this trial is the last of a row that stops the search
+            self._tell_end(self.ledger.record_of(number), outcome)
+
+    def _tell_end(self, record: TrialRecord, outcome: Outcome) -> None:
+        """To tracking and to the person who watches: how a trial ended, or that it did not yet."""
+        title = self._title(record.number)
+        if record.status == "running":
+            self.view.event(f"{title} {outcome.reason}; it is left to the next run", "failed")
+        elif record.status == "paused":
+            later(self._background, self.tracker.paused, record)
+            self.view.event(f"{title} paused{_value(record)}", record.status)
+        else:
+            self._track_end(record, outcome)
+            why = f": {outcome.reason}" if outcome.status in (*INFEASIBLE, "failed") else ""
+            self.view.event(f"{title} {record.status}{_value(record)}{why}", record.status)
+        self._refresh()
+
+    def end(self) -> None:
+        """Nothing is left to hand out: what is still paused has been pruned."""
+        for number in self.ledger.end():
+            record = self.ledger.record_of(number)
+            self._track_end(record, Outcome(record.status, record.reason))
+
+    def on_tick(self, snapshot: dict[str, Any]) -> None:
+        """Progress of the running trials, for the live view; training a teacher is an event."""
+        if self._interrupt.requested and not self._told_of_stop:
+            self._told_of_stop = True
+            self.view.event("stopping at the next safe point; Ctrl-C again stops at once")
+        self._outbox.fence()  # a driver that was suspended and replaced ends without a report, too
+        self._tell_of_space(snapshot["progress"].values())
+        for number, progress in snapshot["progress"].items():
+            if number in self._rows:
+                self._rows[number] |= progress
+                self.progress_tracker.heard(number, progress)
+        if self._phase == "" and any(row.get("phase") == "teacher" for row in self._rows.values()):
+            self._phase = "teacher"
+            self.view.event("training the teacher, once; later searches take it from the cache")
+        self._refresh()
+
+    def _tell_of_space(self, progress: Iterable[Mapping[str, Any]]) -> None:
+        """Say once that trials wait for disk space, and once that they go on."""
+        waiting = [now for now in progress if now.get("phase") == NO_SPACE]
+        if waiting and self._full is None:
+            self._full = waiting[0]["folder"]
+            self.view.error(no_space(self._full, waiting[0]["free"]))
+        elif self._full is not None and not waiting:
+            self.view.error(space_again(self._full))
+            self._full = None
+
+    def _title(self, number: int) -> str:
+        return f"{self._label} {number}"
+
+    def _track_end(self, record: TrialRecord, outcome: Outcome) -> None:
+        # After its last report, which may still be on its way through the background thread.
+        later(self._background, self.tracker.ended, record, outcome, model_of(record))
+
+    def _track_report(self, record: TrialRecord, report: Report) -> None:
+        def draw() -> Report:
+            self._outbox.fence()
+            return with_pictures(record, report)
+
+        try:
+            drawn = self._outbox.write_policy(draw, Path(record.folder))
+        except LeaseLost:
+            raise
+        except Exception as error:
+            if is_full(error):  # and a person gave up waiting for space
+                log.warning("no space to draw the samples of trial %d", record.number)
+            else:
+                log.exception("could not draw the samples of trial %d", record.number)
+            drawn = report
+        self.tracker.reported(record, drawn)
+
+    def _refresh(self) -> None:
+        self.view.state |= {"running": [dict(row) for row in self._rows.values() if "name" in row]}
+
+
+def _reports(record: TrialRecord) -> int:
+    return len(record.reports) + len(record.repeats)
+
+
+def _value(record: TrialRecord) -> str:
+    return f" with {show(record.values)}" if record.values else ""

@@ -1,0 +1,143 @@
+"""Where a search stands, once a second: for the live view, for status.json, and for `--status`."""
+
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from meanflow_tune.driver.stage import Stage
+from meanflow_tune.files import is_full, write_atomic
+from meanflow_tune.plan.plan import Plan
+from meanflow_tune.records import TrialRecord
+from meanflow_tune.report.forecast_tables import confirmation_work, ladder_of
+from meanflow_tune.report.live import View
+from meanflow_tune.report.outlook import Outlook, look_ahead
+from meanflow_tune.report.status import STATUS_NAME
+from meanflow_tune.search.analysis.forecast import Ladder
+from meanflow_tune.search.errors import LeaseLost
+from meanflow_tune.search.store.lease import Lease
+from meanflow_tune.search.store.time_budget import TimeBudget
+from meanflow_tune.search.store.trials import best_record
+
+log = logging.getLogger(__name__)
+# Trials for each look at them that a forecast is kept: it reads all of them and changes little.
+KEEP = 100
+
+
+class Status:
+    """TrialCache by a thread of its own from `start` to `end`. slots: how many trials run at once.
+
+    stages: the driver's own list, of which the last is at work.
+    """
+
+    def __init__(
+        self, plan: Plan, lease: Lease, view: View, time_budget: TimeBudget, stages: list[Stage]
+    ) -> None:
+        self.slots = 1
+        self._plan, self._lease, self._view, self._time_budget = plan, lease, view, time_budget
+        self._stages = stages
+        self._stopped = threading.Event()
+        self._ahead: tuple[Any, Outlook] = None, Outlook()
+        self._looks = 0  # since it was made
+
+    def start(self) -> None:
+        threading.Thread(target=self._keep, daemon=True).start()
+
+    def stop(self) -> None:
+        """Write no more."""
+        self._stopped.set()
+
+    def end(self) -> None:
+        """Say that the driver has ended; a full disk does not stop it from doing so."""
+        self.stop()
+        try:
+            self.write()
+        except OSError as error:
+            log.warning("could not write the status: %s", error)
+
+    def _keep(self) -> None:
+        pause = 1.0
+        while not self._stopped.wait(pause):
+            began = time.monotonic()
+            try:
+                self.write()
+            except LeaseLost:
+                return
+            except OSError as error:
+                if not is_full(error):  # which the search itself tells
+                    log.warning("could not write the status: %s", error)
+            # Reading a large study takes long; little of the time should go into this.
+            pause = min(10.0, max(1.0, 20.0 * (time.monotonic() - began)))
+
+    def write(self) -> None:
+        """status.json, from which `--status` shows the running trials; and the view's counts."""
+        self._lease.check()
+        stage = self._stages[-1]
+        records = stage.ledger.records()
+        done = Counter(record.status for record in records)
+        best = self._best(stage, records)
+        self._view.state |= {
+            "study": stage.name,
+            "total": stage.total,
+            "done": dict(done),
+            "budget_left": self._time_budget.left,
+            "best": f"best so far: {_describe(best)}" if best else "",
+            **self._look_ahead(stage, records).to_dict(),
+        }
+        keys = ("study", "total", "done", "running", *Outlook.__dataclass_fields__)
+        state = {key: self._view.state.get(key) for key in keys}
+        state |= {"time": time.time(), "ended": self._stopped.is_set()}
+        write_atomic(self._plan.request.folder / STATUS_NAME, json.dumps(state, indent=1))
+        self._view.beat()
+
+    def _best(self, stage: Stage, records: list[TrialRecord]) -> TrialRecord | None:
+        """Of the search, also while its confirmation runs; None where there are several objectives."""
+        search = self._stages[0]
+        single = search.ledger.objectives.single
+        if single is None:
+            return None
+        return best_record(
+            records if stage is search else search.ledger.records(), single.direction
+        )
+
+    @cached_property
+    def _ladder(self) -> Ladder:
+        return ladder_of(self._plan)  # kept, since what it expects takes a while for many trials
+
+    def _look_ahead(self, stage: Stage, records: list[TrialRecord]) -> Outlook:
+        """The outlook, made anew the more seldom the more trials there are."""
+        known, kept = self._ahead
+        self._looks += 1
+        now = stage.name, self._stopped.is_set()
+        if known != now or kept.seconds_left is None or self._looks >= len(records) / KEEP:
+            kept = self._outlook(stage, records)
+            self._ahead, self._looks = (now, kept), 0
+        return kept
+
+    def _outlook(self, stage: Stage, records: list[TrialRecord]) -> Outlook:
+        """How the stage stands, and when the search and its confirmation will end."""
+        ladder, afterwards = self._ladder, None
+        if stage is self._stages[0]:
+            afterwards = confirmation_work(self._plan, ladder.images[-1])
+        else:
+            ladder = Ladder(ladder.images[-1:], None, stage.total, stage.total)
+        found = look_ahead(
+            records,
+            ladder,
+            self._plan.objectives,
+            self.slots,
+            stage.progress_tracker.images,
+            stage.progress_tracker.pace,
+            afterwards,
+            self._time_budget.left if stage is self._stages[0] else None,
+        )
+        return replace(found, seconds_left=None, forecast="") if self._stopped.is_set() else found
+
+
+def _describe(record: TrialRecord) -> str:
+    what = f" ({record.baseline})" if record.baseline else ""
+    return f"trial {record.number}{what} with {record.value:.4f}"

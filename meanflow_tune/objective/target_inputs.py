@@ -1,0 +1,229 @@
+"""TargetInputMaker: what targets are made of, from the student and a velocity field.
+
+Every evaluation of the student is one of `average_velocity`, `_mixed_jet` and `_first_order_jet`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from meanflow_tune.config import Annealed, TeacherOde, TrialConfig
+from meanflow_tune.core.jets import FirstOrderJet
+from meanflow_tune.core.jets.engine import engine_of
+from meanflow_tune.core.ode import integrate
+from meanflow_tune.core.stencils import end_time_stencil
+from meanflow_tune.core.types import PathSample, Velocity, VelocityJet, expand_as
+from meanflow_tune.losses import Coefficients, FiniteDifference, Solver, TargetInputs
+from meanflow_tune.objective.velocities import guided_path_velocity
+
+_DERIVATIVES = frozenset({"d_s", "d_t", "d_t_d_s"})
+_SPLIT = frozenset({"u_split", "ode_velocity", "ratio"})
+
+
+class TargetInputMaker:
+    """Computes what the active losses of `config` need, and nothing else.
+
+    `student` is u(x, t, s, label); `field` is v(x, t, label) of the velocity source, the frozen
+    teacher or the student's moving average, or None where neither is used; `null_label` is the index
+    of the null class. The student runs by `engine`, which the setting `compile` chooses. It holds no
+    parameters of its own.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        field: Velocity | None,
+        config: TrialConfig,
+        null_label: int | None = None,
+    ) -> None:
+        self.student = student
+        self.config = config
+        self.engine = engine_of(config.compile, config.precision)
+        self._field = field
+        self._null_label = null_label
+
+    def average_velocity(self, x: Tensor, t: Tensor, s: Tensor, label: Tensor | None) -> Tensor:
+        """u(x, t, s) of the student, by a plain evaluation."""
+        return self.engine.forward(self.student, x, t, s, label=label)
+
+    def _mixed_jet(self, path: PathSample, v_t: Tensor) -> VelocityJet:
+        extra = {} if path.label is None else {"label": path.label}
+        return self.engine.velocity_jet(self.student, path.x_t, path.t, path.s, v_t, **extra)
+
+    def _first_order_jet(
+        self, path: PathSample, dx: Tensor | None, dt: float, ds: float
+    ) -> FirstOrderJet:
+        extra = {} if path.label is None else {"label": path.label}
+        at = (path.x_t, path.t, path.s)
+        return self.engine.directional_jet(self.student, *at, dx=dx, dt=dt, ds=ds, **extra)
+
+    @torch.no_grad()
+    def velocity(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        """v(x, t) of the velocity source, [B, *D]."""
+        assert self._field is not None
+        return self._field(x, t, label)
+
+    @torch.no_grad()
+    def path_velocity(self, path: PathSample) -> Tensor:
+        """v at (x_t, t), the target on the diagonal and the tangent of D: [B, *D].
+
+        From scratch it is the conditional x_1 - x_0, with guidance `guided_path_velocity`.
+        """
+        if self.config.velocity_source == "teacher":
+            return self.velocity(path.x_t, path.t, path.label)
+        guidance = self.config.guidance
+        if guidance is None:
+            return path.v_t
+        return guided_path_velocity(path, guidance, self._null_label, self.average_velocity)
+
+    def without_derivatives(
+        self, path: PathSample, u: Tensor, v_t: Tensor, progress: float
+    ) -> TargetInputs:
+        """All but the derivatives, for rows with t < s; u [B, *D] may carry a gradient."""
+        needs = self.config.losses.needs
+        found: dict[str, Tensor] = {}
+        if "v_s" in needs:
+            x_s = self._x_at(path, u, path.s, progress)
+            found["v_s"] = self.velocity(x_s, path.s, path.label)
+        if needs & _SPLIT:
+            found |= self._split(path, progress)
+        return TargetInputs(path=path, v_t=v_t, u=u, **found)
+
+    def with_derivatives(
+        self, inputs: TargetInputs, progress: float, rest: bool = False
+    ) -> TargetInputs:
+        """`inputs` with the derivatives that their rows need; rest: without second_order."""
+        losses = self.config.losses
+        direction = losses.direction(progress) if rest else None
+        wanted = (losses.first_order_needs if rest else losses.needs) & _DERIVATIVES
+        live = losses.live - ({"tri_consistency", "second_order"} if rest else {"tri_consistency"})
+        with torch.set_grad_enabled(bool(live) and torch.is_grad_enabled()):
+            if direction is not None:
+                return replace(inputs, along=self._along(inputs, direction))
+            found = self._derivatives(inputs, wanted, progress)
+            return replace(
+                inputs,
+                d_s=found.get("d_s"),
+                d_t=found.get("d_t"),
+                d_t_d_s=found.get("d_t_d_s"),
+            )
+
+    def _along(self, inputs: TargetInputs, direction: Coefficients) -> Tensor:
+        """One derivative for a sum of first-order ones, all of them with a gradient or none."""
+        dx = direction.d_t * inputs.v_t
+        return self._first_order_jet(inputs.path, dx, direction.d_t, direction.d_s).derivative
+
+    def _derivatives(
+        self, inputs: TargetInputs, wanted: frozenset[str], progress: float
+    ) -> Mapping[str, Tensor]:
+        """The wanted ones of ∂_s u, D u and D ∂_s u; a single first-order one costs two components."""
+        path, v_t = inputs.path, inputs.v_t
+        derivative = self.config.losses.derivative
+        if isinstance(derivative, FiniteDifference) and "d_t_d_s" in wanted:
+            rest = self._derivatives(inputs, wanted & {"d_s"}, progress)
+            return {**self._differences(path, v_t, derivative.order, progress), **rest}
+        if not wanted:
+            return {}
+        if wanted == {"d_t"}:
+            return {"d_t": self._first_order_jet(path, v_t, 1.0, 0.0).derivative}
+        if wanted == {"d_s"}:
+            return {"d_s": self._first_order_jet(path, None, 0.0, 1.0).derivative}
+        full = self._mixed_jet(path, v_t)
+        return {"d_s": full.d_s, "d_t": full.d_t, "d_t_d_s": full.d_t_d_s}
+
+    def _differences(
+        self, path: PathSample, v_t: Tensor, order: int, progress: float
+    ) -> Mapping[str, Tensor]:
+        """D u, and D ∂_s u by differences in s of it, in one first-order pass over all nodes."""
+        _refuse_half_precision(path.x_t)
+        stencil = end_time_stencil(path.s, self._ratio(path, progress) * path.gap, order)
+        count = 1 + len(stencil.nodes)
+        nodes = _repeat(path, count, s=torch.cat([path.s, stencil.nodes.flatten()]))
+        slopes = self._first_order_jet(nodes, torch.cat([v_t] * count), 1.0, 0.0).derivative
+        _refuse_half_precision(slopes)
+        each = slopes.reshape(count, *path.x_t.shape)
+        mixed = torch.zeros_like(each[0])
+        for coefficient, slope in zip(stencil.coefficients, each[1:], strict=True):
+            mixed = mixed + expand_as(coefficient, slope) * (slope - each[0])
+        return {"d_t": each[0], "d_t_d_s": mixed}
+
+    @torch.no_grad()
+    def _x_at(self, path: PathSample, u: Tensor, end: Tensor, progress: float) -> Tensor:
+        """x at time `end` [B] from x_t, by the setting x_source; u [B, *D] jumps from t to `end`."""
+        jump = path.x_t + expand_as(end - path.t, u) * u
+        source = self.config.x_source
+        count = round(source.teacher_share(progress) * len(u))
+        if count == 0:
+            return jump
+        assert isinstance(source, TeacherOde | Annealed)
+        label = None if path.label is None else path.label[:count]
+        exact = self._ode(path.x_t[:count], path.t[:count], end[:count], label, source.solver)
+        return torch.cat([exact, jump[count:]])
+
+    @torch.no_grad()
+    def _ode(
+        self, x: Tensor, start: Tensor, end: Tensor, label: Tensor | None, solver: Solver
+    ) -> Tensor:
+        def velocity(y: Tensor, t: Tensor) -> Tensor:
+            return self.velocity(y, t, label)
+
+        return integrate(velocity, x, start, end, solver.steps, solver.method)
+
+    def _split(self, path: PathSample, progress: float) -> Mapping[str, Tensor]:
+        """Tri-consistency: [t, s] split at s - ds with ds = ρ (s - t), and the mean velocity after it."""
+        tri = self.config.losses.tri_consistency
+        assert tri is not None
+        ratio = self._ratio(path, progress)
+        middle = path.s - ratio * path.gap
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not tri.stop_gradient):
+            u_split = self.average_velocity(path.x_t, path.t, middle, path.label)
+        with torch.no_grad():
+            x_split = self._x_at(path, u_split, middle, progress)
+            if tri.solver is None:
+                velocity = self.average_velocity(x_split, middle, path.s, path.label)
+            else:
+                end = self._ode(x_split, middle, path.s, path.label, tri.solver)
+                velocity = (end - x_split) / expand_as(ratio * path.gap, x_split)
+        return {"u_split": u_split, "ode_velocity": velocity, "ratio": ratio}
+
+    def _ratio(self, path: PathSample, progress: float) -> Tensor:
+        assert self.config.ds_schedule is not None
+        return self.config.ds_schedule.ratio(progress, path.gap)
+
+
+def select(inputs: TargetInputs, rows: Tensor) -> TargetInputs:
+    """The given rows of all ingredients."""
+    found = _tensors(inputs)
+    return replace(
+        inputs,
+        path=select_path(inputs.path, rows),
+        **{name: tensor[rows] for name, tensor in found.items()},
+    )
+
+
+def select_path(path: PathSample, rows: Tensor) -> PathSample:
+    """The given rows of a path."""
+    return replace(path, **{name: tensor[rows] for name, tensor in _tensors(path).items()})
+
+
+def _repeat(path: PathSample, count: int, s: Tensor) -> PathSample:
+    """`count` copies of a path one after another, with end times s [count · B]."""
+    copies = {name: torch.cat([tensor] * count) for name, tensor in _tensors(path).items()}
+    return replace(path, **(copies | {"s": s}))
+
+
+def _tensors(record: TargetInputs | PathSample) -> dict[str, Any]:
+    found = {field.name: getattr(record, field.name) for field in fields(record)}
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+
+def _refuse_half_precision(x: Tensor) -> None:
+    if x.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(x.device.type):
+        raise ValueError(
+            "losses.derivative 'finite_difference' needs float32 or float64, for in half precision "
+            f"rounding exceeds the difference, but got ({x.dtype}, autocast "
+            f"{torch.is_autocast_enabled(x.device.type)}); take 'exact'."
+        )

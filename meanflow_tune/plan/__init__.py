@@ -1,0 +1,1 @@
+"""What is to be done, checked before Ray starts."""

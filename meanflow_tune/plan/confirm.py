@@ -1,0 +1,263 @@
+"""Confirmation: the best trials and the baselines retrained on fresh seeds and judged on fresh latents.
+
+The sibling study `NAME/confirm` holds these runs, so that they resume like any others. Runs of one
+seed share all that it decides (weights, data order, noise, times), and all runs share latents that
+the search never used. A baseline whose learning rate nobody has tuned first runs at three of them,
+on one more seed with latents of its own; of these, the best goes on.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from meanflow_tune.core.random import fold
+from meanflow_tune.plan.plan import Plan
+from meanflow_tune.plan.request import SearchRequest
+from meanflow_tune.records import TrialRecord
+from meanflow_tune.search.analysis.ranking import Row, final_table, ranked
+from meanflow_tune.search.objectives import Objectives
+from meanflow_tune.search.space.load import Space
+from meanflow_tune.search.study.ledger import Ledger
+
+SEED_LIMIT = 2**31
+# What a learning rate is multiplied by to tune it.
+FACTORS = (1 / 3, 1.0, 3.0)
+FACTOR = "learning_rate_factor"
+HIGHEST_RATE = 1.0  # what a configuration allows
+
+
+@dataclass(frozen=True)
+class Side:
+    """One configuration to confirm: a trial of the search, or a family of baselines.
+
+    candidate: the trial whose configuration is trained; untuned: its learning rate is to be the best
+    of three, which the search has not tried.
+    """
+
+    name: str
+    candidate: TrialRecord
+    untuned: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run: which trial of the search, on which seed, at which multiple of its learning rate.
+
+    factor: None for its own learning rate outside of tuning.
+    """
+
+    candidate: int
+    seed: int
+    factor: float | None = None
+
+    @property
+    def name(self) -> str:
+        rate = "" if self.factor is None else f" at {self.factor:.3g} x its learning rate"
+        return f"trial {self.candidate}{rate}, seed {self.seed}"
+
+    @property
+    def params(self) -> dict[str, float]:
+        rate = {} if self.factor is None else {FACTOR: self.factor}
+        return {"candidate": self.candidate, "seed": self.seed, **rate}
+
+
+def sides(
+    records: Iterable[TrialRecord], space: Space, objectives: Objectives, count: int
+) -> list[Side]:
+    """What is confirmed: the best reference baseline first, then what is compared with it.
+
+    count 1: the best of all trials but the reference's. From 2 on: the `count` best proposed trials,
+    and every other family of baselines. Empty where count is 0, and where no trial of the reference,
+    or no other one, completed.
+    """
+    order = ranked(records, objectives)
+    reference = [record for record in order if record.baseline in space.reference]
+    others = [record for record in order if record.baseline not in space.reference]
+    if count == 0 or not reference or not others:
+        return []
+    family_of = {name: family for family, names in space.families.items() for name in names}
+    alone = {names[0] for names in space.families.values() if len(names) == 1}
+
+    if count == 1:
+        return [Side(title(record), record) for record in (reference[0], others[0])]
+    found, seen = [], set()
+    for record in (*reference, *others):
+        family = family_of.get(record.baseline or "")
+        if family is not None and family not in seen:
+            seen.add(family)
+            found.append(Side(title(record), record, untuned=record.baseline in alone))
+    proposed = [record for record in others if record.baseline is None]
+    return [*found, *(Side(title(record), record) for record in proposed[:count])]
+
+
+def planned_runs(space: Space, count: int, seeds: int) -> int:
+    """How many runs a confirmation of a new search makes, where enough trials complete."""
+    if count == 0 or seeds == 0:
+        return 0
+    if count == 1:
+        return 2 * seeds
+    untuned = sum(len(names) == 1 for names in space.families.values())
+    return len(FACTORS) * untuned + (len(space.families) + count) * seeds
+
+
+def title(record: TrialRecord) -> str:
+    """`trial 7`, of a baseline with its name."""
+    return f"trial {record.number}" + (f" ({record.baseline})" if record.baseline else "")
+
+
+def entries(
+    chosen: Sequence[Side],
+    confirmed: Iterable[TrialRecord],
+    objectives: Objectives,
+    search_seed: int,
+    count: int,
+) -> list[Entry]:
+    """All runs that can be named by now: tuning, then `count` seeds of each side, seed by seed.
+
+    confirmed: the runs so far. A side whose tuning has not ended has no further runs yet; asked again
+    after that, this names them too. Pairs run side by side.
+    """
+    if count == 0:
+        return []
+    records, seed = list(confirmed), tuning_seed(search_seed)
+    tuning = [Entry(side.candidate.number, seed, f) for side in chosen for f in _factors(side)]
+    ended = {_entry_of(r) for r in records if r.status not in ("running", "paused")}
+    ready = [
+        s for s in chosen if all(Entry(s.candidate.number, seed, f) in ended for f in _factors(s))
+    ]
+    fresh = [
+        Entry(side.candidate.number, one, factor(side, records, objectives, search_seed))
+        for one in fresh_seeds(search_seed, count)
+        for side in ready
+    ]
+    return [*tuning, *fresh]
+
+
+def fresh_seeds(search_seed: int, count: int) -> list[int]:
+    """Seeds on which nothing of the search was trained; more of them begin with the same."""
+    return [fold(search_seed, "confirm", index) % SEED_LIMIT for index in range(count)]
+
+
+def tuning_seed(search_seed: int) -> int:
+    """The one seed on which baselines are tuned, and nothing is confirmed."""
+    return fold(search_seed, "confirm", "tuning") % SEED_LIMIT
+
+
+def factor(
+    side: Side, confirmed: Iterable[TrialRecord], objectives: Objectives, search_seed: int
+) -> float | None:
+    """The multiple of its learning rate that a side is confirmed at; None for its own."""
+    seed = tuning_seed(search_seed)
+    of_side = (r for r in confirmed if _entry_of(r).candidate == side.candidate.number)
+    order = ranked((r for r in of_side if _entry_of(r).seed == seed), objectives)
+    best = _entry_of(order[0]).factor if side.untuned and order else None
+    return None if best == 1.0 else best
+
+
+def runs_of(
+    side: Side, confirmed: Sequence[TrialRecord], objectives: Objectives, search_seed: int
+) -> list[TrialRecord]:
+    """The runs of a side on fresh seeds, at the learning rate that its tuning chose."""
+    chosen = factor(side, confirmed, objectives, search_seed)
+    return [
+        record
+        for record in confirmed
+        if (entry := _entry_of(record)).candidate == side.candidate.number
+        and entry.seed != tuning_seed(search_seed)
+        and entry.factor == chosen
+    ]
+
+
+def suggester(
+    records: Sequence[TrialRecord], wanted: Iterable[Entry], search_seed: int
+) -> Callable[[Any], dict[str, Any]]:
+    """`suggest` of the confirming study: a trial's configuration on another seed, one rung."""
+    configs = {record.number: record.config for record in records}
+    rated = {(entry.candidate, entry.seed) for entry in wanted if entry.factor is not None}
+
+    def suggest(trial: Any) -> dict[str, Any]:
+        candidate = trial.suggest_int("candidate", 0, SEED_LIMIT)
+        seed = trial.suggest_int("seed", 0, SEED_LIMIT)
+        config = dict(configs[candidate])
+        if (candidate, seed) in rated:
+            rate = config["optimizer"]["learning_rate"] * trial.suggest_float(FACTOR, 0.1, 10.0)
+            config["optimizer"] = config["optimizer"] | {"learning_rate": rate}
+        purpose = "tuning latents" if seed == tuning_seed(search_seed) else "latents"
+        latent_seed = fold(search_seed, "confirm", purpose) % SEED_LIMIT
+        config["seed"] = seed
+        config["budget"] = config["budget"] | {"rungs": [1.0]}
+        config["evaluation"] = config["evaluation"] | {"latent_seed": latent_seed}
+        return config
+
+    return suggest
+
+
+def study_name(request: SearchRequest) -> str:
+    """The sibling study of a search that holds its confirmation."""
+    return f"{request.study}/confirm"
+
+
+def make_ledger(
+    plan: Plan,
+    storage: Any,
+    records: Sequence[TrialRecord],
+    confirmed: Sequence[TrialRecord],
+    fence: Callable[[], None],
+    epoch: int,
+) -> tuple[Ledger, int] | None:
+    """The confirming study with all runs that can be named by now, and their number in all, those of
+    earlier wishes included; None where nothing is to be confirmed.
+
+    storage: Optuna's; records: of the search; confirmed: of the confirming study so far.
+    """
+    request, objectives = plan.request, plan.objectives
+    chosen = sides(records, plan.space, objectives, request.confirm)
+    wanted = entries(chosen, confirmed, objectives, request.seed, request.confirm_seeds)
+    if not wanted:
+        return None
+    total = len({record.baseline for record in confirmed} | {entry.name for entry in wanted})
+    ledger = Ledger(
+        storage=storage,
+        study_name=study_name(request),
+        suggest=suggester(records, wanted, request.seed),
+        baselines={entry.name: entry.params for entry in wanted},
+        objectives=objectives,
+        rungs=None,
+        sampler="random",
+        seed=request.seed,
+        total=total,
+        folder=request.folder / "confirm",
+        fence=fence,
+        epoch=epoch,
+        max_failures=request.max_failures,
+    )
+    return ledger, total
+
+
+def table(
+    chosen: Sequence[Side],
+    confirmed: Sequence[TrialRecord],
+    objectives: Objectives,
+    search_seed: int,
+) -> list[Row]:
+    """What the fresh seeds say; empty before the best reference baseline and another have runs."""
+    named = {}
+    for side in chosen:
+        rate = factor(side, confirmed, objectives, search_seed)
+        more = "" if rate is None else f" at {rate:.3g} x its learning rate"
+        named[side.name + more] = runs_of(side, confirmed, objectives, search_seed)
+    rows = final_table(named, objectives)
+    return rows if any(row.against for row in rows) else []
+
+
+def _factors(side: Side) -> tuple[float, ...]:
+    """At which multiples of its learning rate a side is tuned; none where it needs no tuning."""
+    if not side.untuned:
+        return ()
+    rate = float(side.candidate.config["optimizer"]["learning_rate"])
+    return tuple(factor for factor in FACTORS if rate * factor <= HIGHEST_RATE)
+
+
+def _entry_of(record: TrialRecord) -> Entry:
+    given = record.params
+    return Entry(int(given["candidate"]), int(given["seed"]), given.get(FACTOR))

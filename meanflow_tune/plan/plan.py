@@ -1,0 +1,174 @@
+"""Plan: a request made concrete and checked, before any lease is taken and before Ray starts."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from meanflow_tune.config import TrialConfig
+from meanflow_tune.config.overrides import flatten, override
+from meanflow_tune.plan.request import EXIT_UNUSABLE, SearchRequest, UserError
+from meanflow_tune.search.errors import SpaceError
+from meanflow_tune.search.objectives import Objectives, SearchObjective
+from meanflow_tune.search.pruning.rules import Rungs
+from meanflow_tune.search.samplers.limits import check_sampler
+from meanflow_tune.search.space.draws import draw_baseline, draw_random
+from meanflow_tune.search.space.load import Space, load_space
+
+DRAWS = 24
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search will do. `suggest` gives the resolved configuration of a trial as data.
+
+    independent: parameters that the sampler draws independently of all others and of the results.
+    """
+
+    request: SearchRequest
+    space: Space
+    objectives: Objectives
+    suggest: Callable[[Any], dict[str, Any]]
+    examples: tuple[TrialConfig, ...]
+    data_fingerprint: str
+    rungs: Rungs | None
+    independent: tuple[str, ...] = ()
+
+    @property
+    def objective(self) -> SearchObjective:
+        """The objective, the first where there are several."""
+        return self.objectives.parts[0]
+
+
+def make_plan(request: SearchRequest) -> Plan:
+    """Load the space, apply the request's settings, and try every baseline and some random draws.
+
+    Raises UserError with one line that names the setting, its value and the remedy.
+    """
+    try:
+        space = load_space(request.space)
+    except (SpaceError, ValueError) as error:
+        raise UserError(f"--space {request.space}: {error}") from None
+    objectives = Objectives.of(space.objective)
+    if request.objectives is not None:
+        try:
+            objectives = Objectives.parse(request.objectives)
+        except ValueError as error:
+            raise UserError(f"--objectives: {error}") from None
+
+    rungs = make_rungs(request)
+    try:
+        if rungs is not None:
+            rungs.check(objectives.directions)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+    def suggest(trial: Any) -> dict[str, Any]:
+        config: TrialConfig = space.suggest(trial)
+        if not request.settings:
+            return config.to_dict()
+        return TrialConfig.from_dict(override(config.to_dict(), request.settings)).to_dict()
+
+    try:
+        baselines = [draw_baseline(space, name) for name in space.baselines]
+        drawn = [draw_random(space.suggest, seed) for seed in range(DRAWS)]
+        plain = [config.to_dict() for config in (*baselines, *drawn)]
+    except (SpaceError, ValueError) as error:
+        raise UserError(f"--space {request.space}: {error}") from None
+    _refuse_searched(request, plain)
+    try:
+        independent = check_sampler(
+            request.sampler,
+            space.suggest,
+            len(objectives.parts),
+            list(space.baselines.values()),
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    try:
+        examples = tuple(TrialConfig.from_dict(override(data, request.settings)) for data in plain)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    for config in examples:
+        _check_against_objectives(config, objectives)
+        batch = config.budget.global_batch
+        if batch % request.workers_per_trial:
+            raise UserError(
+                f"--workers-per-trial {request.workers_per_trial}: budget.global_batch {batch} must "
+                "be a multiple of it."
+            )
+    if request.trials < len(space.baselines):
+        raise UserError(
+            f"--trials {request.trials}: the space has {len(space.baselines)} baselines, which are "
+            f"always run; ask for at least {len(space.baselines)}."
+        )
+    try:
+        data = examples[0].data.load()
+    except (ValueError, OSError) as error:
+        raise UserError(f"data: {error}", EXIT_UNUSABLE) from None
+    kinds = {m.kind for c in examples if c.evaluation is not None for m in c.evaluation.metrics}
+    if data.classes is None and "frechet_features" in kinds:
+        raise UserError(
+            "evaluation.metrics: frechet_features needs a classifier of labelled data, but data has "
+            "no labels; leave that metric out, or take labelled data."
+        )
+    if data.classes is None and any(_drops_labels(config) for config in examples):
+        raise UserError(
+            "label_dropout and guidance need data with labels, but data has none; set them to 0 and "
+            "null, or take labelled data."
+        )
+    return Plan(request, space, objectives, suggest, examples, data.fingerprint, rungs, independent)
+
+
+def make_rungs(request: SearchRequest) -> Rungs | None:
+    """The early stopping that a request asks for; None where nothing stops."""
+    if request.scheduler == "none":
+        return None
+    return Rungs(
+        kind=request.scheduler,
+        reduction=request.reduction,
+        grace=request.grace,
+        brackets=request.brackets,
+        promotion=request.promotion,
+        protect=request.protect,
+    )
+
+
+def _drops_labels(config: TrialConfig) -> bool:
+    teacher = config.teacher
+    return config.label_dropout > 0.0 or (teacher is not None and teacher.label_dropout > 0.0)
+
+
+def _check_against_objectives(config: TrialConfig, objectives: Objectives) -> None:
+    evaluation = config.evaluation
+    known = (
+        [f"{metric.name}@{nfe}" for metric in evaluation.metrics for nfe in evaluation.nfe]
+        if evaluation is not None
+        else []
+    )
+    missing = [name for name in objectives.metrics if name not in known]
+    if missing:
+        raise UserError(
+            f"the objective {objectives} needs {', '.join(missing)}, but evaluation measures only "
+            f"{', '.join(known) or 'nothing'}; change evaluation.nfe or evaluation.metrics."
+        )
+
+
+def _refuse_searched(request: SearchRequest, plain: list[dict[str, Any]]) -> None:
+    """Fixing a setting that the space searches would leave a dead parameter to the sampler."""
+    for setting in request.settings:
+        path = setting.partition("=")[0].strip()
+        values = {
+            json.dumps([value for key, value in flatten(data).items() if _within(key, path)])
+            for data in plain
+        }
+        if len(values) > 1:
+            raise UserError(
+                f"--set {setting}: the space {request.space} searches `{path}`, so fixing it would "
+                "leave its parameters without effect; copy the space's file, fix it there, and give "
+                "the copy to --space."
+            )
+
+
+def _within(key: str, path: str) -> bool:
+    return key == path or key.startswith(f"{path}.")

@@ -1,0 +1,308 @@
+"""The forecast of a plan, printed: images and time of each rung, of the search, and its disk space."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+
+from meanflow_tune.cluster.layout import Layout
+from meanflow_tune.config import TrialConfig
+from meanflow_tune.plan.calibration import Calibration, Sizes, computed_sizes
+from meanflow_tune.plan.confirm import planned_runs
+from meanflow_tune.plan.plan import Plan
+from meanflow_tune.plan.request import SearchRequest
+from meanflow_tune.records import TrialRecord
+from meanflow_tune.report.text import about, rounded, size
+from meanflow_tune.search.analysis.forecast import (
+    Ladder,
+    Pace,
+    Work,
+    measured_pace,
+    remaining_work,
+    trials_within,
+    wall_seconds,
+)
+from meanflow_tune.training.checkpoints import KEPT
+from meanflow_tune.training.resources import Resources
+from meanflow_tune.training.world import World
+
+MOST_TRIALS = 1000  # that a time budget is said to afford
+
+
+def rungs_of(config: TrialConfig) -> tuple[int, ...]:
+    """Images at each rung of a configuration."""
+    return tuple(step * config.budget.global_batch for step in config.budget.rung_steps)
+
+
+def ladder_of(plan: Plan) -> Ladder:
+    """The search of a plan, as far as a forecast needs it."""
+    request = plan.request
+    return Ladder(
+        rungs_of(plan.examples[0]),
+        plan.rungs,
+        request.trials,
+        len(plan.space.baselines),
+        request.repeats,
+    )
+
+
+def confirmation_work(plan: Plan, images: int) -> Work:
+    """The most that a confirmation trains, at `images` a run."""
+    request = plan.request
+    runs = planned_runs(plan.space, request.confirm, request.confirm_seeds)
+    return Work(runs * images, runs, runs)
+
+
+def show_forecast(
+    console: Console,
+    plan: Plan,
+    layout: Layout | None,
+    records: Sequence[TrialRecord],
+    calibration: Calibration | None,
+) -> None:
+    """What the search is expected to train, how long that takes where it is known, and its files."""
+    _Forecast(console, plan, layout, records, calibration).show()
+
+
+@dataclass(frozen=True)
+class _Forecast:
+    console: Console
+    plan: Plan
+    layout: Layout | None
+    records: Sequence[TrialRecord]
+    calibration: Calibration | None
+
+    def show(self) -> None:
+        request = self.plan.request
+        self.console.print(f"\n[bold]Forecast[/bold]: {request.trials} trials{self._baselines()}")
+        self._say(f"stopping: {stopping_text(request)}")
+        self._show_rungs()
+        self._show_totals()
+        self._show_times()
+        self._show_disk()
+
+    @property
+    def _first(self) -> TrialConfig:
+        return self.plan.examples[0]
+
+    @cached_property
+    def _ladder(self) -> Ladder:
+        return ladder_of(self.plan)
+
+    @property
+    def _rungs(self) -> tuple[int, ...]:
+        return self._ladder.images
+
+    @property
+    def _slots(self) -> int:
+        return self.layout.slots if self.layout is not None else 1
+
+    @property
+    def _pace(self) -> Pace | None:
+        if self.calibration is not None:
+            return self.calibration.pace
+        return measured_pace(self.records)
+
+    def _say(self, text: str) -> None:
+        """An indented paragraph."""
+        self.console.print(Padding(text, (0, 0, 0, 2)))
+
+    def _baselines(self) -> str:
+        count = self._ladder.baselines
+        return f", {count} of them baselines" if count else ""
+
+    def _show_rungs(self) -> None:
+        """Images and cost of each rung, and how many trials are expected there."""
+        numbers = self._ladder.reach
+        pace = self._pace
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in ("rung", "images", "steps", "trials there", "images of all"):
+            table.add_column(name, justify="right")
+        if pace is not None:
+            table.add_column("time of one", justify="right")
+            table.add_column("time of all", justify="right")
+        batch = self._first.budget.global_batch
+        for index, (before, images) in enumerate(pairwise((0, *self._rungs))):
+            number = numbers[index]
+            cells = [
+                str(index + 1),
+                f"{images:,}",
+                f"{images // batch:,}",
+                f"{number:.0f}" if number == round(number) else f"about {number:.1f}",
+                rounded(number * (images - before)),
+            ]
+            if pace is not None:
+                one = Work(images - before, 1.0, 1.0 if index == 0 else 0.0)
+                cells += [about(pace.seconds(one)), about(number * pace.seconds(one))]
+            table.add_row(*cells)
+        self.console.print(table)
+        budgets = {config.budget for config in self.plan.examples}
+        if len(budgets) > 1:
+            self._say(
+                f"budgets differ between configurations ({len(budgets)} in {len(self.plan.examples)} "
+                "draws); these are the first baseline's"
+            )
+
+    def _show_totals(self) -> None:
+        request = self.plan.request
+        full = request.trials * self._rungs[-1]
+        again = request.repeats * self._ladder.repeated
+        own = self._ladder.work.images - again * self._rungs[-1]
+        self._say(
+            f"search: about {rounded(own)} images, {100 * own / full:.0f} % of the {full:,} without "
+            "stopping"
+        )
+        if request.repeats:
+            self._say(
+                f"repeats: {_seeds(request.repeats)} of the best at the last rung, about "
+                f"{self._ladder.repeated:.1f} trials: {rounded(again * self._rungs[-1])} images"
+            )
+        confirmation = confirmation_work(self.plan, self._rungs[-1])
+        if confirmation.trials:
+            self._say(
+                f"confirmation: up to {confirmation.trials:.0f} runs of {self._rungs[-1]:,} images"
+            )
+        teacher = self._first.teacher
+        if teacher is not None:
+            state = "cached already" if self._teacher_cached else "trained once, before the first"
+            self._say(
+                f"teacher: {teacher.budget.steps:,} steps of {teacher.budget.global_batch} images, "
+                f"{state}"
+            )
+
+    @property
+    def _teacher_cached(self) -> bool:
+        folder = Resources(self.plan.request.teachers, World()).teacher_folder(self._first)
+        return (folder / "teacher.safetensors").exists()
+
+    def _show_times(self) -> None:
+        request, pace = self.plan.request, self._pace
+        if pace is None:
+            why = (
+                "no configuration could be timed" if self.calibration else "nothing is measured yet"
+            )
+            hint = "" if self.calibration else "; --calibrate times a short training of this space"
+            self._say(f"time: unknown, because {why}{hint}")
+            if request.time_budget is not None:
+                self._say(f"what --time-budget {about(request.time_budget)} affords is unknown too")
+            return
+        if self.calibration is not None:
+            source = "calibration, one trial alone; several at once may slow each other"
+        else:
+            trials = sum(bool(record.reports) for record in self.records)
+            source = f"measured in {trials} trials of this study"
+        self._say(f"times: {source}")
+        whole = Work(self._rungs[-1], len(self._rungs), 1.0)
+        longest = pace.seconds(whole)
+        parts = {"search": wall_seconds(self._ladder.work, pace, self._slots, whole)}
+        confirmation = confirmation_work(self.plan, self._rungs[-1])
+        if confirmation.trials:
+            one = Work(self._rungs[-1], 1.0, 1.0)
+            parts["confirmation"] = wall_seconds(confirmation, pace, self._slots, one)
+        if self.calibration is not None and self._first.teacher is not None:
+            parts["teacher"] = self.calibration.teacher + self.calibration.preparation
+        listed = ", ".join(f"{name} {about(seconds)}" for name, seconds in parts.items())
+        at = f"with {self._slots} at once" if self.layout is not None else "in one slot"
+        self._say(f"a whole trial {about(longest)}; {at}: {listed}")
+        self._say(f"[bold]in all about {about(sum(parts.values()))}[/bold] {at}")
+        self._show_left(pace)
+        self._show_budget(pace)
+
+    def _show_left(self, pace: Pace) -> None:
+        """Of a study that has begun, what is left."""
+        if not self.records:
+            return
+        work, longest = remaining_work(self.records, self._ladder)
+        seconds = wall_seconds(work, pace, self._slots, longest)
+        self._say(
+            f"the study holds {len(self.records)} trials; of the search about {about(seconds)} is left"
+        )
+
+    def _show_budget(self, pace: Pace) -> None:
+        request = self.plan.request
+        if request.time_budget is None:
+            return
+        number = trials_within(request.time_budget, self._ladder, pace, self._slots, MOST_TRIALS)
+        enough = (
+            f"enough for the {request.trials} of --trials"
+            if number >= request.trials
+            else f"fewer than the {request.trials} of --trials"
+        )
+        more = "at least " if number == MOST_TRIALS else "about "
+        self._say(
+            f"--time-budget {about(request.time_budget)} affords {more}{number} trials, {enough}"
+        )
+
+    def _show_disk(self) -> None:
+        """Checkpoints, samples and models of a trial and in all, against what is free."""
+        sizes, source = self._sizes()
+        request = self.plan.request
+        numbers = self._ladder.reach
+        runs = confirmation_work(self.plan, 1).trials + request.repeats * self._ladder.repeated
+        kept = min(KEPT, len(self._rungs))
+        a_trial = kept * sizes.checkpoint + len(self._rungs) * sizes.samples + 2 * sizes.model
+        checkpoints = (sum(numbers[:kept]) + runs) * sizes.checkpoint
+        outputs = (sum(numbers) + runs) * sizes.samples + 2 * (numbers[-1] + runs) * sizes.model
+        total = checkpoints + outputs
+        free = shutil.disk_usage(request.storage).free
+        self.console.print(f"\n[bold]Disk[/bold], {source}, without pictures")
+        self._say(
+            f"a trial: {size(a_trial)} ({kept} checkpoints of {size(sizes.checkpoint)}, "
+            f"{len(self._rungs)} times samples of {size(sizes.samples)}, the model of "
+            f"{size(sizes.model)} twice, once for MLflow)"
+        )
+        self._say(
+            f"in all about {size(total)}: checkpoints {size(checkpoints)}, outputs {size(outputs)}; "
+            f"{size(free)} are free in {request.storage}"
+        )
+        if total > free:
+            self._say(
+                f"[bold red]does not fit: {size(total - free)} are missing;[/bold red] give --storage "
+                "a larger place, or ask for fewer trials"
+            )
+
+    def _sizes(self) -> tuple[Sizes, str]:
+        """The largest of the configurations, measured where that was done."""
+        timed = self.calibration.timings if self.calibration is not None else ()
+        found = [timing.sizes for timing in timed if timing.sizes is not None]
+        source = "measured"
+        if not found:
+            distinct = {(c.model, c.weighting, c.evaluation): c for c in self.plan.examples}
+            resources = Resources(self.plan.request.teachers, World())
+            found = [computed_sizes(c, resources.data(c)) for c in distinct.values()]
+            source = "counted from the networks"
+        largest = Sizes(
+            max(sizes.checkpoint for sizes in found),
+            max(sizes.samples for sizes in found),
+            max(sizes.model for sizes in found),
+        )
+        return largest, source
+
+
+def stopping_text(request: SearchRequest) -> str:
+    """The stopping rule in words."""
+    if request.scheduler == "none":
+        return "none, every trial runs to its end"
+    if request.scheduler == "median":
+        words = ["what is worse than the median at a rung ends"]
+    else:
+        words = [f"successive halving, the best 1/{request.reduction:g} go on at a rung"]
+        if request.promotion:
+            words.append("a paused trial goes on when it is among them after all")
+        if request.brackets > 1:
+            words.append(f"{request.brackets} brackets")
+    if request.grace:
+        words.append(f"none before {request.grace:,} images")
+    if request.protect:
+        words.append(f"{100 * request.protect:g} % of the proposed are never stopped")
+    return "; ".join(words)
+
+
+def _seeds(count: int) -> str:
+    return f"{count} more seed{'s' * (count != 1)}"

@@ -1,0 +1,141 @@
+"""What a person sees while a search runs: a live view on a terminal, one plain line an event elsewhere."""
+
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from meanflow_tune.report.text import COLOURS, clock, make_console
+
+BEAT_SECONDS = 60.0
+TALL = 36  # lines of a terminal that has room for a picture
+
+
+class View:
+    """Shows `state` (filled by the driver) and events. Use as a context manager.
+
+    state keys: study, total, done (counts by status), best (text), running (list of rows), note, and
+    those of `progress.Outlook`.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = make_console()
+        self.interactive = self.console.is_terminal and not quiet
+        self.quiet = quiet
+        self.began = time.monotonic()
+        self.state: dict[str, Any] = {}
+        self._events: deque[str] = deque(maxlen=8)
+        self._live: Live | None = None
+        self._lock = threading.Lock()
+        self._beaten: tuple[float, int] = (self.began, 0)
+
+    def __enter__(self) -> "View":
+        if self.interactive:
+            self._live = Live(
+                get_renderable=self._render,
+                console=self.console,
+                refresh_per_second=2,
+                transient=True,
+            )
+            self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since this view was made."""
+        return time.monotonic() - self.began
+
+    def event(self, text: str, style: str = "") -> None:
+        """Something happened: a line with the seconds since the start."""
+        if self.quiet:
+            return
+        stamp = f"[{self.elapsed:6.1f} s]"
+        with self._lock:
+            if self._live is not None:
+                self._live.console.print(Text(f"{stamp} ", style="dim").append(text, style=style))
+            else:
+                print(f"{stamp} {text}", flush=True)
+
+    def beat(self) -> None:
+        """Where there is no live view: a line on where the search stands, now and then.
+
+        After BEAT_SECONDS, and earlier when trials ended.
+        """
+        if self.quiet or self.interactive or not self.state.get("total"):
+            return
+        ended, now = self._ended(), time.monotonic()
+        if ended == self._beaten[1] and now - self._beaten[0] < BEAT_SECONDS:
+            return
+        self._beaten = (now, ended)
+        done = self.state.get("done", {})
+        parts = [f"{ended}/{self.state['total']} trials"]
+        parts += [
+            f"{done[status]} {status}" for status in ("running", "paused") if done.get(status)
+        ]
+        words = [", ".join(parts), self.state.get("best"), self.state.get("forecast")]
+        self.event("; ".join(word for word in words if word))
+
+    def _ended(self) -> int:
+        done = self.state.get("done", {})
+        return sum(n for status, n in done.items() if status not in ("running", "paused"))
+
+    def error(self, text: str) -> None:
+        """A line on standard error, shown in every mode."""
+        print(text, file=sys.stderr, flush=True)
+
+    def _render(self) -> Group:
+        state = dict(self.state)
+        done = state.get("done", {})
+        head = Text(f"{state.get('study', '')}  ", style="bold")
+        head.append(f"{self._ended()}/{state.get('total', '?')} trials", style="bold cyan")
+        for status, count in done.items():
+            if count and status != "running":
+                head.append(f"  {count} {status}", style=COLOURS.get(status, ""))
+        head.append(f"  {clock(self.elapsed)}", style="dim")
+        parts: list[Any] = [head]
+        if state.get("best"):
+            parts.append(Text(state["best"]))
+        bar = 24 if self.console.width >= 100 else 9
+        table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
+        for name in ("trial", "what", "phase", "progress", "images", "last rung"):
+            table.add_column(name, header_style="dim", no_wrap=True)
+        for row in state.get("running", []):
+            of = max(row.get("of", 0), 1)
+            table.add_row(
+                row["name"],
+                row["what"],
+                row.get("phase", ""),
+                ProgressBar(total=of, completed=row.get("images", 0), width=bar),
+                f"{row['images']:,} / {row['of']:,}" if row.get("of") else "",
+                row.get("last", ""),
+            )
+        parts.append(table)
+        parts += outlook_lines(state, picture=self.console.height >= TALL)
+        if state.get("note"):
+            parts.append(Text(state["note"], style="dim"))
+        return Group(*parts)
+
+
+def outlook_lines(state: Mapping[str, Any], picture: bool) -> list[Text]:
+    """What a `progress.Outlook` says, a text a line; picture: whether there is room for one."""
+    lines = [
+        Text(str(state[key]), style=style)
+        for key, style in (("forecast", "bold"), ("rungs", "dim"), ("front", ""))
+        if state.get(key)
+    ]
+    if picture:
+        lines += [Text(line, style="cyan", no_wrap=True) for line in state.get("picture") or ()]
+    return lines

@@ -1,0 +1,163 @@
+"""Where a running search stands and when it will end, for the live view and for `--status`."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from meanflow_tune.records import TrialRecord
+from meanflow_tune.report.text import about
+from meanflow_tune.report.textplot import scatter
+from meanflow_tune.search.analysis.forecast import (
+    Ladder,
+    Pace,
+    Work,
+    measured_pace,
+    remaining_work,
+    seen_at,
+    wall_seconds,
+)
+from meanflow_tune.search.objectives import Objectives
+from meanflow_tune.search.pareto import hypervolume, non_dominated, reference_point
+from meanflow_tune.search.pruning.rules import show
+
+DAY = 86_400.0
+SCATTER_WIDTH, SCATTER_HEIGHT = 44, 7
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Texts for a person, "" where there is nothing to say, and the seconds left, None if unknown.
+
+    picture: lines of a scatter of two objectives.
+    """
+
+    seconds_left: float | None = None
+    forecast: str = ""
+    rungs: str = ""
+    front: str = ""
+    picture: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class ProgressTracker:
+    """What is heard of running trials between rungs: how far they are, and how quickly they train."""
+
+    def __init__(self) -> None:
+        # Of each: (monotonic seconds, images) when it was first and last heard to train.
+        self._heard: dict[int, tuple[tuple[float, int], tuple[float, int]]] = {}
+
+    def heard(self, number: int, progress: Mapping[str, Any]) -> None:
+        """A tick of a trial; only what says that it trains counts."""
+        if progress.get("phase") == "train":
+            now = (time.monotonic(), int(progress["images"]))
+            self._heard[number] = (self._heard.get(number, (now, now))[0], now)
+
+    def ended(self, number: int) -> None:
+        """A trial runs no more, for now."""
+        self._heard.pop(number, None)
+
+    @property
+    def images(self) -> dict[int, int]:
+        """Images seen by each running trial."""
+        return {number: last[1] for number, (_, last) in list(self._heard.items())}
+
+    @property
+    def pace(self) -> Pace | None:
+        """That of the running trials since they began to train; None where none has got on."""
+        spans = list(self._heard.values())
+        images = sum(last[1] - first[1] for first, last in spans)
+        seconds = sum(last[0] - first[0] for first, last in spans)
+        return Pace(seconds / images) if images > 0 and seconds > 0.0 else None
+
+
+def look_ahead(
+    records: Sequence[TrialRecord],
+    ladder: Ladder,
+    objectives: Objectives,
+    slots: int,
+    progress: Mapping[int, int],
+    ticked: Pace | None = None,
+    afterwards: Work | None = None,
+    budget_left: float | None = None,
+    now: float | None = None,
+) -> Outlook:
+    """What is left of a search and how it stands.
+
+    progress: images of running trials; ticked: their pace, for the time before the first rung;
+    afterwards: the confirmation; budget_left: seconds after which a time budget ends the search; now:
+    unix seconds.
+    """
+    front, picture = _front(records, objectives)
+    rungs = _rungs(records, ladder)
+    pace = measured_pace(records) or ticked
+    if pace is None:
+        return Outlook(None, "the end can be forecast once a trial trains", rungs, front, picture)
+    work, longest = remaining_work(records, ladder, progress)
+    seconds = wall_seconds(work, pace, slots, longest)
+    notes = []
+    if budget_left is not None and seconds > budget_left:
+        notes.append(
+            f"the search alone would take {about(seconds)}, but --time-budget ends it before"
+        )
+        seconds = budget_left
+    if afterwards is not None and afterwards.trials:
+        one = Work(*(part / afterwards.trials for part in asdict(afterwards).values()))
+        more = wall_seconds(afterwards, pace, slots, one)
+        seconds += more
+        notes.append(f"{about(more)} of it to confirm")
+    if seconds <= 0.0:
+        return Outlook(0.0, "", rungs, front, picture)
+    text = f"about {about(seconds)} left (end {end_of(seconds, now)})"
+    return Outlook(seconds, "; ".join([text, *notes]), rungs, front, picture)
+
+
+def end_of(seconds: float, now: float | None = None) -> str:
+    """The time of day in `seconds`, with the day of the week where that is more than a day off."""
+    moment = (time.time() if now is None else now) + seconds
+    return time.strftime("%a %H:%M" if seconds > DAY else "%H:%M", time.localtime(moment))
+
+
+def _rungs(records: Sequence[TrialRecord], ladder: Ladder) -> str:
+    parts = [
+        f"{seen.stopped} of {seen.came} at {images:,} images"
+        for images, seen in zip(ladder.images, seen_at(records, ladder), strict=False)
+        if seen.came
+    ]
+    return f"stopped {', '.join(parts)}" if parts and ladder.rule is not None else ""
+
+
+def _front(records: Sequence[TrialRecord], objectives: Objectives) -> tuple[str, tuple[str, ...]]:
+    """The Pareto front in words, and a picture of it where there are two objectives."""
+    done = [record for record in records if record.status == "completed" and record.values]
+    if objectives.single is not None or not done:
+        return "", ()
+    ways = objectives.directions
+    points = [record.values for record in done]
+    best = non_dominated(points, ways)
+    text = f"{sum(best)} of {len(done)} completed trials on the front"
+    baselines = [record.values for record in done if record.baseline is not None]
+    if baselines:
+        reference = reference_point(baselines, ways)
+        volume = hypervolume(points, reference, ways)
+        text += f", hypervolume {volume:.4g} within {show(reference)}, the worst of the baselines"
+    if len(ways) != 2 or len(done) < 2:
+        return text, ()
+    first, second = objectives.parts
+    rows = scatter([(a, b) for a, b in points], best, SCATTER_WIDTH, SCATTER_HEIGHT)
+    low, high = _span(points, 1)
+    left, right = _span(points, 0)
+    lines = [
+        f"{second}, {high} at the top, {low} at the bottom",
+        *(f"│{row}" for row in rows),
+        f"└{'─' * SCATTER_WIDTH}",
+        f" {left:<{SCATTER_WIDTH - len(right)}}{right}  {first}",
+    ]
+    return text, tuple(line.rstrip() for line in lines)
+
+
+def _span(points: Sequence[tuple[float, ...]], axis: int) -> tuple[str, str]:
+    values = [point[axis] for point in points]
+    return f"{min(values):.4g}", f"{max(values):.4g}"

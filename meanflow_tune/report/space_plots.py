@@ -1,0 +1,126 @@
+"""Pictures of a space in the terminal: distributions of (t, s), schedules of ds, and ramps of shares."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import torch
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from meanflow_tune.config import TrialConfig
+from meanflow_tune.core.random import make_generator
+from meanflow_tune.ds_schedules import DsScheduleSettings
+from meanflow_tune.losses import LossMix
+from meanflow_tune.report.textplot import density, histogram, sparkline
+from meanflow_tune.time_samplers import TimeSamplerSettings
+
+SAMPLES = 20_000
+GAPS = (0.1, 0.5, 1.0)
+SMALLEST = 1e-3  # of ρ, at the foot of a column
+DENSITY_ROWS = 8
+
+Member = TypeVar("Member", TimeSamplerSettings, DsScheduleSettings)
+
+
+def show_plots(console: Console, configs: Sequence[TrialConfig]) -> None:
+    """One example of each family that the configurations draw from, and the ramps of their shares."""
+    width = min(console.width, 110)
+    samplers = _first_of_each(config.time_sampler for config in configs)
+    console.print("\n[bold]Times (t, s)[/bold]: t to the right, s upwards, without the share t = s")
+    for sampler in samplers:
+        console.print(Padding(_times(sampler, width), (0, 0, 1, 2)))
+    schedules = _first_of_each(c.ds_schedule for c in configs if c.ds_schedule is not None)
+    if schedules:
+        console.print(
+            f"[bold]Schedules[/bold] of ρ = ds / (s - t) over progress, from {SMALLEST:g} to 1, "
+            "logarithmic"
+        )
+        console.print(Padding(_schedules(schedules, width), (0, 0, 1, 2)))
+    ramped = _ramped(config.losses for config in configs)
+    if ramped:
+        console.print("[bold]Shares[/bold] that ramp, over progress, each on its own scale")
+        console.print(Padding(_ramps(ramped, width), (0, 0, 1, 2)))
+
+
+def _first_of_each(members: Iterable[Member]) -> list[Member]:
+    """One member a kind, in the order of appearance."""
+    found: dict[str, Member] = {}
+    for member in members:
+        found.setdefault(member.kind, member)
+    return list(found.values())
+
+
+def _numbers(member: TimeSamplerSettings | DsScheduleSettings) -> str:
+    fields = member.model_dump(exclude={"kind", "diagonal_share", "temperature", "smallest"})
+    return "  ".join(f"{name} {_short(value)}" for name, value in fields.items())
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _times(sampler: TimeSamplerSettings, width: int) -> Table:
+    pairs = sampler.sample(SAMPLES, make_generator(0, "plot"))
+    off = pairs.s > pairs.t
+    t, s = pairs.t[off], pairs.s[off]
+    columns = 2 * DENSITY_ROWS
+    bins = min(width - columns - 19, 56)
+    square = "\n".join(f"│{row}│" for row in density(t.tolist(), s.tolist(), columns, DENSITY_ROWS))
+    frame = f"┌{'─' * columns}┐\n{square}\n└{'─' * columns}┘"
+    words = Text(sampler.kind, style="bold")
+    words.append(f"  {_numbers(sampler)}\n", style="not bold")
+    words.append(f"{100 * sampler.diagonal_share:.0f} % with t = s\n\n", style="not bold dim")
+    for name, values in (("t", t), ("s", s), ("s - t", s - t)):
+        words.append(f"{name:>5} ", style="not bold")
+        words.append(histogram(values.tolist(), bins), style="not bold cyan")
+        words.append(f" {float(values.mean()):.2f}\n", style="not bold dim")
+    words.append(f"{'':>5} 0{'1':>{bins - 1}} mean", style="not bold dim")
+    table = Table.grid(padding=(0, 2))
+    table.add_row(Text(frame, style="cyan"), words)
+    return table
+
+
+def _schedules(schedules: Sequence[DsScheduleSettings], width: int) -> Table:
+    table = Table.grid(padding=(0, 2))
+    columns = max(16, min(40, width - 60))
+    for schedule in schedules:
+        by_gap = {gap: _ratios(schedule, gap, columns) for gap in GAPS}
+        if len({tuple(values) for values in by_gap.values()}) == 1:
+            by_gap = {1.0: by_gap[1.0]}
+        for index, (gap, values) in enumerate(by_gap.items()):
+            name = schedule.kind if index == 0 else ""
+            which = f"s - t = {gap:g}" if len(by_gap) > 1 else _numbers(schedule)
+            logs = [math.log(max(value, SMALLEST)) for value in values]
+            line = sparkline(logs, low=math.log(SMALLEST), high=0.0)
+            ends = f"{values[0]:.2g} → {values[-1]:.2g}"
+            table.add_row(Text(name, style="bold"), Text(line, style="cyan"), ends, which)
+    return table
+
+
+def _ratios(schedule: DsScheduleSettings, gap: float, count: int) -> list[float]:
+    at = torch.tensor([gap])
+    return [float(schedule.ratio(index / (count - 1), at)) for index in range(count)]
+
+
+def _ramped(mixes: Iterable[LossMix]) -> list[LossMix]:
+    """Up to three mixtures with a ramp."""
+    found = [m for m in mixes if any(loss.ramp.length > 0.0 for loss in m.active.values())]
+    return found[:3]
+
+
+def _ramps(mixes: Sequence[LossMix], width: int) -> Table:
+    table = Table.grid(padding=(0, 2))
+    columns = max(16, min(40, width - 44))
+    for mix in mixes:
+        weights = [mix.weights(index / (columns - 1)) for index in range(columns)]
+        for name in mix.active:
+            values = [weight[name] for weight in weights]
+            line = sparkline(values, low=min(0.0, *values), high=max(0.0, *values), floor=1)
+            ends = f"{values[0]:.2g} → {values[-1]:.2g}"
+            table.add_row(name, Text(line, style="cyan"), ends)
+        if mix is not mixes[-1]:
+            table.add_row("", "", "")
+    return table

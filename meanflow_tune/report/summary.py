@@ -1,0 +1,89 @@
+"""The summary of a search in words and tables, its status from another terminal, and its plan."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from meanflow_tune.plan.confirm import title
+from meanflow_tune.plan.findings import Findings
+from meanflow_tune.plan.plan import Plan
+from meanflow_tune.plan.request import SearchRequest
+from meanflow_tune.records import INFEASIBLE
+from meanflow_tune.report.tables import (
+    show_audit,
+    show_final,
+    show_front,
+    show_search,
+    show_winner,
+)
+
+
+def show(console: Console, plan: Plan, findings: Findings) -> None:
+    """The figures of the search and of the confirmation, with a decision in words."""
+    objectives = plan.objectives
+    counts: dict[str, int] = {}
+    for record in findings.records:
+        counts[record.status] = counts.get(record.status, 0) + 1
+    listed = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none"
+    console.print(f"\n[bold]{plan.request.study}[/bold]: {len(findings.records)} trials ({listed})")
+    for part in objectives.parts:
+        lower = "lower" if part.direction == "minimize" else "higher"
+        console.print(f"objective {part}, {lower} is better")
+    console.print()
+    show_search(console, objectives, findings)
+    for record in findings.records:
+        if record.status in (*INFEASIBLE, "failed"):
+            console.print(f"{title(record)} {record.status}: {record.reason}")
+    if objectives.single is None:
+        show_front(console, objectives, findings)
+    show_winner(console, plan, findings)
+    show_audit(console, plan, findings)
+    if findings.rows:
+        show_final(console, objectives, findings)
+    elif findings.best is None:
+        console.print("No trial but the baselines completed; raise --trials, or see the reasons.")
+    else:
+        console.print("Not confirmed on fresh seeds, so nothing is called better.")
+
+
+def show_places(
+    console: Console, request: SearchRequest, files: Sequence[Path], command: str
+) -> None:
+    """Where everything is, and the exact commands that go on from here."""
+    uri = request.mlflow_uri
+    console.print("\nWhere it is:")
+    for path in files:
+        console.print(f"  {path}", soft_wrap=True)
+    console.print(f"  {request.folder / 'trials'}: checkpoints, samples and models", soft_wrap=True)
+    console.print("\nWhat to do next:")
+    view = f"mlflow ui --backend-store-uri {uri} --host 127.0.0.1 --port 5000"
+    python = Path(sys.executable)
+    lines = [
+        (
+            "compare in MLflow",
+            f"open {uri}" if uri.startswith("http") else f"{python.with_name('mlflow')}{view[6:]}",
+        ),
+        ("resume or repeat this report", command),
+        ("extend the search", _extended(request, command)),
+        (
+            "train the best alone",
+            f"{python} scripts/train.py --config {request.folder / 'best.json'} "
+            f"--output {request.storage / 'best'}",
+        ),
+    ]
+    for what, line in lines:
+        console.print(f"  {what}:\n    {line}", soft_wrap=True)
+
+
+def _extended(request: SearchRequest, command: str) -> str:
+    """The command with half as many trials again."""
+    words = shlex.split(command)
+    total = str(request.trials + max(4, request.trials // 2))
+    if "--trials" in words:
+        words[words.index("--trials") + 1] = total
+    else:
+        words += ["--trials", total]
+    return shlex.join(words)

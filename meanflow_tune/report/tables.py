@@ -1,0 +1,238 @@
+"""Tables of a search's summary: trials, the front of several objectives, and what fresh seeds say."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from meanflow_tune.plan.confirm import title
+from meanflow_tune.plan.findings import Findings
+from meanflow_tune.plan.plan import Plan
+from meanflow_tune.records import TrialRecord
+from meanflow_tune.search.analysis.ranking import Row, columns, front, word
+from meanflow_tune.search.analysis.rung_audit import Audit, RungAudit, audit
+from meanflow_tune.search.analysis.significance import LEVEL, Contest, Interval
+from meanflow_tune.search.objectives import COST, Objectives, measures
+from meanflow_tune.search.pareto import hypervolume, reference_point
+
+# So many seeds give an interval of the bootstrap its level; of fewer it is less sure.
+SEEDS_FOR_LEVEL = 6
+SHOWN = 8
+
+
+def make_table(*names: str) -> Table:
+    """A plain table whose columns but the first are numbers."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(names):
+        table.add_column(name, justify="right" if index else "left", overflow="fold")
+    return table
+
+
+def show_search(console: Console, objectives: Objectives, findings: Findings) -> None:
+    """The baselines and the best, on the search's own seed and latents; the teacher as a reference."""
+    shown = columns(objectives)
+    table = make_table("in the search", *shown)
+    teacher = teacher_figures(findings)
+    if teacher:
+        cells = [
+            f"{o.value(teacher):.4f}" if all(m in teacher for m in o.metrics) else ""
+            for o in shown.values()
+        ]
+        table.add_row("teacher (Euler)", *cells)
+    for record in findings.records:
+        mark = (
+            "baseline: "
+            if record is findings.baseline
+            else "best: "
+            if record is findings.best
+            else ""
+        )
+        if record.status == "completed" and (mark or record.baseline):
+            table.add_row(f"{mark}{title(record)}", *_cells(record, objectives))
+    console.print(table)
+
+
+def show_front(console: Console, objectives: Objectives, findings: Findings) -> None:
+    """The trials that no other dominates, and the hypervolume of them."""
+    best = front(findings.records, objectives)
+    if not best:
+        return
+    names = [str(part) for part in objectives.parts]
+    table = make_table("Pareto front", *names)
+    for record in best:
+        values = objectives.values(record.reports[-1])
+        table.add_row(title(record), *(f"{value:.4f}" for value in values))
+    console.print(table)
+    directions = objectives.directions
+    worst = [
+        objectives.values(r.reports[-1])
+        for r in findings.records
+        if r.status == "completed" and r.baseline is not None
+    ]
+    if worst:
+        corner = reference_point(worst, directions)
+        points = [objectives.values(record.reports[-1]) for record in best]
+        place = ", ".join(f"{n} {x:.4f}" for n, x in zip(names, corner, strict=True))
+        volume = hypervolume(points, corner, directions)
+        console.print(
+            f"{len(best)} trials that no other dominates; hypervolume {volume:.4g}, measured from "
+            f"the worst values of the baselines ({place})."
+        )
+
+
+def show_winner(console: Console, plan: Plan, findings: Findings) -> None:
+    """Which trial best.json holds and why, and which ones may be as good."""
+    winner = findings.winner
+    if winner is None:
+        return
+    if plan.objectives.single is None:
+        console.print(
+            f"best.json holds {title(winner)}: of the front the nearest to its ideal point, each "
+            "objective in units of its spread there."
+        )
+        return
+    done = [record for record in findings.records if record.status == "completed"]
+    if not winner.repeats:
+        if any(record.repeats for record in done):
+            console.print(f"best.json holds {title(winner)}, which was not repeated on more seeds.")
+        elif len(done) > 1:
+            console.print(
+                f"best.json holds {title(winner)}. Each trial ran on one seed, so part of this order "
+                "is luck; --repeats trains survivors on more."
+            )
+        return
+    console.print(
+        f"best.json holds {title(winner)}, the leader by paired differences on "
+        f"{len(winner.repeats) + 1} seeds."
+    )
+    ahead = [c for c in findings.rivals if _ahead_on_first(c, plan.objective.direction)]
+    for contest in findings.rivals[:SHOWN]:
+        first = f" (trial {contest.other} was ahead on the first one)" if contest in ahead else ""
+        console.print(
+            f"trials {contest.trial} and {contest.other} cannot be told apart: difference "
+            f"{signed(contest.interval)} on {contest.interval.count} seeds{first}"
+        )
+    if len(findings.rivals) > SHOWN:
+        console.print(f"and {len(findings.rivals) - SHOWN} more trials cannot be told from it")
+
+
+def show_final(console: Console, objectives: Objectives, findings: Findings) -> None:
+    """Means and paired differences on fresh seeds; only an interval without 0 is called anything."""
+    rows, shown = findings.rows, columns(objectives)
+    reference = rows[0]
+    seeds = max(len(row.seeds) for row in rows)
+    table = make_table(f"retrained on {seeds} fresh seed{'s' * (seeds > 1)}, fresh latents", *shown)
+    for row in rows:
+        name = f"baseline: {row.name}" if row is reference else row.name
+        table.add_row(name, *(plain(row.means[column]) for column in shown))
+    table.add_section()
+    for row in rows[1:]:
+        if row.against:
+            cells = (_difference(row, column) for column in shown)
+            table.add_row(f"{row.name} - baseline", *cells, style="bold")
+    console.print(table)
+    for row in rows[1:]:
+        if not row.against:
+            console.print(f"{row.name} shares no completed seed with the baseline.")
+            continue
+        words = [f"{c} {word(row.against[c], o.direction)}" for c, o in shown.items()]
+        console.print(f"{row.name} against the baseline {reference.name}: {'; '.join(words)}.")
+    console.print(_how_sure([row for row in rows[1:] if row.against]))
+
+
+def show_audit(console: Console, plan: Plan, findings: Findings) -> None:
+    """Whether the rungs told how trials end, with advice where the first one did not."""
+    if plan.rungs is None:
+        return
+    for objective in plan.objectives.parts:
+        if objective.metrics == (COST,):
+            continue
+        found = audit(findings.records, objective)
+        if not found.rungs:
+            continue
+        name = f" of {objective}" if plan.objectives.single is None else ""
+        for line in audit_lines(found):
+            console.print(f"rungs{name}: {line}")
+
+
+def audit_lines(found: Audit) -> list[str]:
+    """The audit in words: one line of figures, and one of advice where there is any."""
+    lines = ["; ".join(_rung_words(rung) for rung in found.rungs)]
+    if any(rung.correlation is not None and not rung.unselected for rung in found.rungs):
+        lines.append(
+            "these are trials that the rungs let through, in which the correlation is lower than "
+            "among all; --protect keeps a share that is never stopped"
+        )
+    if found.advice is not None:
+        lines.append(f"warning: {found.advice}")
+    return lines
+
+
+def teacher_figures(findings: Findings) -> dict[str, float]:
+    """Metrics of the teacher's own Euler steps on the search's latents, where a trial has reported."""
+    for record in findings.records:
+        if record.reports:
+            source = Path(record.reports[-1].artifacts.get("samples", ""))
+            if source.is_file():
+                with np.load(source) as arrays:
+                    figures: dict[str, float] = json.loads(str(arrays["teacher_metrics"]))
+                    return figures
+    return {}
+
+
+def plain(found: Interval) -> str:
+    """A mean with its interval below it."""
+    if found.low is None or found.high is None:
+        return f"{found.mean:.4f}"
+    return f"{found.mean:.4f}\n[{found.low:.4f}, {found.high:.4f}]"
+
+
+def signed(found: Interval) -> str:
+    """A difference with its interval, in one line."""
+    if found.low is None or found.high is None:
+        return f"{found.mean:+.4f}"
+    return f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+
+
+def _cells(record: TrialRecord, objectives: Objectives) -> list[str]:
+    found = measures(record.reports[-1])
+    return [f"{objective.value(found):.4f}" for objective in columns(objectives).values()]
+
+
+def _difference(row: Row, column: str) -> str:
+    share = row.relative[column]
+    percent = f"\n{100 * share:+.1f} %" if share is not None else ""
+    return signed(row.against[column]).replace(" [", "\n[") + percent
+
+
+def _how_sure(rows: Sequence[Row]) -> str:
+    """What an interval of so many seeds is worth."""
+    count = min((next(iter(row.against.values())).count for row in rows), default=0)
+    if count == 1:
+        return "One seed gives no interval, so nothing is called better; see --confirm-seeds."
+    if count >= SEEDS_FOR_LEVEL:
+        return f"Intervals are of paired differences over {count} seeds, at {LEVEL:.0%}."
+    chance, less = 2**count, "" if count <= 4 else "hardly less than "
+    return (
+        f"Of {count} seeds an interval is {less}their range, and holds the true difference "
+        f"in {1 - 2 ** (1 - count):.0%} of the cases at most: without any difference, chance alone says "
+        f"better once in {chance} times. --confirm-seeds {SEEDS_FOR_LEVEL} makes it {LEVEL:.0%}."
+    )
+
+
+def _ahead_on_first(contest: Contest, direction: str) -> bool:
+    first = next(iter(contest.differences.values()))
+    return first > 0 if direction == "minimize" else first < 0
+
+
+def _rung_words(rung: RungAudit) -> str:
+    if rung.correlation is None:
+        return f"{rung.images:,} images: too few trials ran through to pruner it ({rung.count})"
+    return (
+        f"{rung.images:,} images: rank correlation with the end {rung.correlation:+.2f} "
+        f"[{rung.low:+.2f}, {rung.high:+.2f}] over {rung.count} trials"
+    )

@@ -1,0 +1,1 @@
+"""Early stopping: the rules, and the pruner that applies them to a study."""

@@ -1,0 +1,144 @@
+"""The pruner: decisions at rungs and promotions, out of what the study holds and nothing else."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from meanflow_tune.records import Decision, Report
+from meanflow_tune.search.objectives import Objectives
+from meanflow_tune.search.pruning.rules import Mark, Rungs, Values, show
+from meanflow_tune.search.store.trials import (
+    BASELINE,
+    BRACKET,
+    CONFIG,
+    PROTECTED,
+    TrialCache,
+    paused_at,
+    stored_reports,
+    stored_values,
+)
+
+
+class Pruner:
+    """rungs: None where nothing stops; repeats: seeds on which a survivor of the last rung is repeated."""
+
+    def __init__(self, rungs: Rungs | None, objectives: Objectives, repeats: int) -> None:
+        self._rungs, self._repeats = rungs, repeats
+        self._directions = objectives.directions
+        self._look = TrialCache(_Seen)
+        if rungs is not None:
+            rungs.check(self._directions)
+
+    @property
+    def pauses(self) -> bool:
+        """Whether a stopped trial is only paused."""
+        return self._rungs is not None and self._rungs.pauses
+
+    def marks_of_birth(self, seed: int, number: int, is_baseline: bool) -> dict[str, Any]:
+        """Attributes that a trial has from the start, where they differ from the usual."""
+        marks: dict[str, Any] = {}
+        if self._rungs is not None:
+            if not is_baseline and self._rungs.is_protected(seed, number):
+                marks[PROTECTED] = True
+            if self._rungs.bracket(number):
+                marks[BRACKET] = self._rungs.bracket(number)
+        return marks
+
+    def decision(
+        self, trial: FrozenTrial, report: Report, values: Values, trials: Iterable[FrozenTrial]
+    ) -> Decision:
+        """Of `trial` with the objectives `values` in a report that is not stored yet."""
+        if report.repeat:
+            return Decision(True, f"repeat {report.repeat} with {show(values)}")
+        history = [stored_values(entry) for entry in stored_reports(trial).values()]
+        own = Mark(trial.number, (*history, values))
+        if report.images >= last_rung(trial.user_attrs[CONFIG]):
+            return self._at_the_last(own, _marks(self._look.each(trials), report.images, None))
+        if self._rungs is None:
+            return Decision(True, "trials are not stopped early in this search")
+        bracket = trial.user_attrs.get(BRACKET, 0)
+        peers = _marks(self._look.each(trials), report.images, bracket)
+        marks = [*_others(peers, own), own]
+        decision = self._rungs.decide(marks, own.number, self._directions)
+        spared = None if decision.go_on else self._spared(trial, report.images, self._rungs)
+        return Decision(True, f"{decision.reason}, but {spared}") if spared else decision
+
+    def promotion(self, trials: list[FrozenTrial]) -> tuple[int, int, str] | None:
+        """The paused trial that is to go on, at how many images, and why; late rungs come first."""
+        if self._rungs is None or not self._rungs.pauses:
+            return None
+        seen = self._look.each(trials)
+        waiting: dict[tuple[int, int], list[int]] = {}
+        for trial in seen:
+            if trial.paused_at is not None:
+                waiting.setdefault((trial.paused_at, trial.bracket), []).append(trial.number)
+        for images, bracket in sorted(waiting, key=lambda place: (-place[0], place[1])):
+            marks = _marks(seen, images, bracket)
+            found = self._rungs.promotable(marks, waiting[images, bracket], self._directions)
+            if found is not None:
+                return found[0], images, found[1]
+        return None
+
+    def _spared(self, trial: FrozenTrial, images: int, rungs: Rungs) -> str | None:
+        """Why a trial that is not among the best goes on all the same; None where it does not."""
+        if BASELINE in trial.user_attrs:
+            return "a baseline is never stopped"
+        if trial.user_attrs.get(PROTECTED):
+            return "it is protected to audit the rungs"
+        if images < rungs.grace:
+            return f"the grace is {rungs.grace:,} images"
+        bracket = trial.user_attrs.get(BRACKET, 0)
+        if sum(before >= rungs.grace for before in stored_reports(trial)) < bracket:
+            return f"bracket {bracket} spares this rung"
+        return None
+
+    def _at_the_last(self, own: Mark, marks: list[Mark]) -> Decision:
+        """At the last rung nothing stops; the decision says whether the repeats are made."""
+        text = f"the last rung, with {show(own.values)}"
+        if not self._repeats:
+            return Decision(True, text)
+        reduction = self._rungs.reduction if self._rungs is not None else 2.0
+        found = Rungs(reduction=reduction, min_peers=1).decide(
+            [*_others(marks, own), own], own.number, self._directions
+        )
+        seeds = f"{self._repeats} more seed{'s' * (self._repeats > 1)}"
+        if found.go_on:
+            return Decision(True, f"{text}; it is repeated on {seeds}")
+        return Decision(False, f"{text}; {found.reason} to {seeds}")
+
+
+def last_rung(config: Mapping[str, Any]) -> float:
+    """Images at the end of a trial's budget, in whole batches; infinite where none is declared."""
+    budget = config.get("budget")
+    if not isinstance(budget, Mapping) or "images" not in budget:
+        return float("inf")
+    batch = budget.get("global_batch", 1)
+    return float(budget["images"] // batch * batch)
+
+
+class _Seen:
+    """What the pruner looks at in a trial. marks: images of each rung that it has reported -> its mark."""
+
+    def __init__(self, trial: FrozenTrial) -> None:
+        self.number = trial.number
+        self.bracket: int = trial.user_attrs.get(BRACKET, 0)
+        self.paused_at = paused_at(trial)
+        self.marks: dict[int, Mark] = {}
+        history: tuple[Values, ...] = ()
+        for images, entry in stored_reports(trial).items():
+            history = (*history, stored_values(entry))
+            self.marks[images] = Mark(trial.number, history)
+
+
+def _marks(trials: Iterable[_Seen], images: int, bracket: int | None) -> list[Mark]:
+    """The marks of all trials that have reported at a rung, of one bracket or (None) of all."""
+    return [
+        trial.marks[images]
+        for trial in trials
+        if images in trial.marks and bracket in (None, trial.bracket)
+    ]
+
+
+def _others(marks: Iterable[Mark], own: Mark) -> list[Mark]:
+    return [mark for mark in marks if mark.number != own.number]

@@ -1,0 +1,163 @@
+"""Early stopping as pure functions of the values that the study holds."""
+
+import bisect
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from meanflow_tune.records import Decision
+from meanflow_tune.search.pareto import places
+from meanflow_tune.search.seeds import draw_seed
+from meanflow_tune.settings import Settings
+
+Direction = Literal["minimize", "maximize"]
+Values = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a trial has shown by a rung: its number, and its objectives at this rung and before."""
+
+    number: int
+    history: tuple[Values, ...]
+
+    @property
+    def values(self) -> Values:
+        return self.history[-1]
+
+
+class Rungs(Settings):
+    """When trials stop early.
+
+    asha: at every rung the best 1/reduction of the trials of a bracket go on (Li et al., "A System for
+    Massively Parallel Hyperparameter Tuning", 2020). With promotion the others are paused, and go on
+    once they are among the best after all, as in the paper; without, they end.
+    median: a trial ends when its best value so far is worse than the median of the others' means up to
+    this rung (Golovin et al., "Google Vizier", 2017).
+
+    min_peers: with fewer values than this at a rung, every trial goes on; grace: images before which
+    nothing stops; brackets: the k-th, counted from 0, spares the first k rungs after the grace, and
+    compares only its own trials; protect: share of proposed trials that are never stopped, without
+    which only survivors would show whether a rung predicts the end.
+    """
+
+    kind: Literal["asha", "median"] = "asha"
+    reduction: float = Field(default=3.0, gt=1.0)
+    min_peers: int = Field(default=3, ge=1)
+    grace: int = Field(default=0, ge=0)
+    brackets: int = Field(default=1, ge=1)
+    promotion: bool = True
+    protect: float = Field(default=0.0, ge=0.0, le=1.0)
+
+    @property
+    def pauses(self) -> bool:
+        """Whether a stopped trial is only paused."""
+        return self.kind == "asha" and self.promotion
+
+    def check(self, directions: Sequence[Direction]) -> None:
+        """Raise ValueError where the rule cannot pruner by so many objectives."""
+        if self.kind == "median" and len(directions) > 1:
+            raise ValueError(
+                f"--scheduler median: its rule knows one objective, but there are {len(directions)};"
+                " take asha or none"
+            )
+
+    def bracket(self, number: int) -> int:
+        """The bracket of a trial: they take turns."""
+        return number % self.brackets
+
+    def is_protected(self, seed: int, number: int) -> bool:
+        """Whether a proposed trial is drawn to be never stopped, a function of search seed and number."""
+        return draw_seed(seed, number, "protect") < self.protect * 2**32
+
+    def decide(
+        self,
+        marks: Sequence[Mark],
+        number: int,
+        directions: Sequence[Direction] = ("minimize",),
+    ) -> Decision:
+        """Pruner trial `number` among all marks at a rung, one a trial of the bracket, its own too.
+
+        Ties go on. Several objectives are ranked by non-dominated fronts, and within a front by
+        crowding distance (Deb et al., NSGA-II, 2002).
+
+        Raises:
+            ValueError: the trial has no mark.
+        """
+        own = next((mark for mark in marks if mark.number == number), None)
+        if own is None:
+            raise ValueError(f"marks must contain the trial's own, but {number} has none")
+        count = len(marks)
+        needed = max(self.min_peers, math.ceil(self.reduction) if self.kind == "asha" else 2)
+        if self.kind == "median":
+            return self._against_median(marks, own, directions, needed)
+        place = _places(marks, directions)[marks.index(own)]
+        text = f"place {place + 1} of {count} at this rung with {show(own.values)}"
+        if count < needed:
+            return Decision(True, f"{text}; nothing is stopped before {needed} values")
+        keep = self.keeps(count)
+        if place < keep:
+            return Decision(True, f"{text}; the best {keep} go on")
+        return Decision(False, f"{text}; only the best {keep} go on")
+
+    def keeps(self, count: int) -> int:
+        """How many of `count` trials at a rung go on."""
+        return max(1, math.floor(count / self.reduction))
+
+    def promotable(
+        self,
+        marks: Sequence[Mark],
+        paused: Sequence[int],
+        directions: Sequence[Direction] = ("minimize",),
+    ) -> tuple[int, str] | None:
+        """The best of the `paused` trials of a rung that is among those that go on by now, and why."""
+        if not paused or len(marks) < max(self.min_peers, math.ceil(self.reduction)):
+            return None
+        keep = self.keeps(len(marks))
+        waiting = set(paused)
+        found = [
+            (place, mark)
+            for place, mark in zip(_places(marks, directions), marks, strict=True)
+            if mark.number in waiting and place < keep
+        ]
+        if not found:
+            return None
+        place, mark = min(found, key=lambda entry: (entry[0], entry[1].number))
+        text = f"place {place + 1} of {len(marks)} at this rung with {show(mark.values)}"
+        return mark.number, f"{text}; promoted, since by now the best {keep} go on"
+
+    def _against_median(
+        self, marks: Sequence[Mark], own: Mark, directions: Sequence[Direction], needed: int
+    ) -> Decision:
+        sign = 1.0 if directions[0] == "minimize" else -1.0
+        best = sign * min(sign * values[0] for values in own.history)
+        means = [
+            math.fsum(values[0] for values in mark.history) / len(mark.history)
+            for mark in marks
+            if mark.number != own.number
+        ]
+        if len(means) + 1 < needed:
+            return Decision(True, f"{best:.6g}; nothing is stopped before {needed} values")
+        median = statistics.median(means)
+        text = f"best value so far {best:.6g}, median of the others' means {median:.6g}"
+        return Decision(sign * best <= sign * median, text)
+
+
+def _places(marks: Sequence[Mark], directions: Sequence[Direction]) -> list[int]:
+    """How many marks are better than each; equal values share a place where there is one objective."""
+    if len(directions) > 1:
+        return places([mark.values for mark in marks], directions)
+    sign = 1.0 if directions[0] == "minimize" else -1.0
+    values = [sign * mark.values[0] for mark in marks]
+    ordered = sorted(values)
+    return [bisect.bisect_left(ordered, value) for value in values]
+
+
+def show(values: Values) -> str:
+    """0.0712, or (0.0712, 3.1) where there are several objectives."""
+    listed = ", ".join(f"{value:.6g}" for value in values)
+    return listed if len(values) == 1 else f"({listed})"

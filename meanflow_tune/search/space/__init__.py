@@ -1,0 +1,1 @@
+"""Search spaces: loading, describing and sampling them without a search."""

@@ -1,0 +1,252 @@
+"""Loading a search space: a module with GOAL, OBJECTIVE, BASELINES and suggest(trial)."""
+
+import ast
+import hashlib
+import importlib.util
+import json
+import re
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from optuna.trial import FixedTrial, Trial
+
+import meanflow_tune
+from meanflow_tune.search.errors import SpaceError, one_line
+from meanflow_tune.search.objectives import SearchObjective
+
+PACKAGE = "search_spaces"
+REQUIRED = ("GOAL", "OBJECTIVE", "BASELINES", "suggest")
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a search is about.
+
+    suggest: gives a configuration for an Optuna trial; goal: what the study is to settle, one
+    sentence; baselines: name -> every parameter, in the order in which they run; source_hash: of
+    the file and of the search spaces that it imports, so that a study notices when its space
+    changed; reference: the baselines of which the best is what proposed trials are compared with
+    (the module's REFERENCE, else all); families: name -> baselines that differ in their learning rate
+    only, of which the best stands for all (the module's FAMILIES; a baseline that is in none is one by
+    itself).
+    """
+
+    name: str
+    suggest: Callable[[Trial], Any]
+    goal: str
+    objective: SearchObjective
+    baselines: dict[str, dict[str, Any]]
+    source_hash: str
+    reference: tuple[str, ...]
+    families: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def load_space(name_or_path: str | Path) -> Space:
+    """Load search_spaces/NAME.py, or the file at a path that ends in .py, and check it.
+
+    Raises:
+        SpaceError: it is unknown, does not load, lacks a part, or a baseline does not fix exactly
+            the parameters that suggest asks for.
+    """
+    text = str(name_or_path)
+    if text.endswith(".py"):
+        path, name = Path(text).absolute(), Path(text).stem
+        if not path.is_file():
+            raise SpaceError(f"there is no search space at {path}")
+    else:
+        name, path = text, spaces_folder() / f"{text}.py"
+        if text not in known_spaces():
+            known = ", ".join(known_spaces()) or "none"
+            raise SpaceError(
+                f"search space {text!r} is unknown; known: {known}; or give a .py file"
+            )
+    module = _load_module(name, path)
+    missing = [part for part in REQUIRED if not hasattr(module, part)]
+    if missing:
+        raise SpaceError(f"search space {path} lacks {', '.join(missing)}")
+    space = Space(
+        name=name,
+        suggest=module.suggest,
+        goal=_goal(module.GOAL, path),
+        objective=_objective(module.OBJECTIVE, path),
+        baselines=_baselines(module.BASELINES, path),
+        source_hash=_source_hash(path),
+        reference=_reference(module, path),
+        families=_families(module, path),
+    )
+    for baseline, params in space.baselines.items():
+        check_baseline(space.suggest, baseline, params)
+    return space
+
+
+def spaces_folder() -> Path:
+    """The folder of the search spaces that come with this project."""
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is not None and spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations)))
+    return Path(meanflow_tune.__file__).resolve().parents[1] / PACKAGE
+
+
+def known_spaces() -> list[str]:
+    """Names that `load_space` takes."""
+    return sorted(p.stem for p in spaces_folder().glob("*.py") if not p.stem.startswith("_"))
+
+
+def check_baseline(suggest: Callable[[Any], Any], name: str, params: Mapping[str, Any]) -> None:
+    """Check that a baseline fixes every parameter that suggest asks for, in range, and no other.
+
+    Raises:
+        SpaceError: it does not; the parameter is named.
+    """
+    trial = FixedTrial(dict(params))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            suggest(NamedErrors(trial))
+        except Exception as error:  # whatever code of a space may raise
+            raise SpaceError(f"baseline {name!r}: {one_line(error)}") from error
+    extra = sorted(set(params) - set(trial.params))
+    if extra:
+        raise SpaceError(
+            f"baseline {name!r} fixes {', '.join(extra)}, which suggest does not ask for"
+        )
+    for warning in caught:
+        if re.search(r"out of\s+the range", str(warning.message)):
+            raise SpaceError(f"baseline {name!r}: {one_line(Warning(warning.message))}")
+
+
+class NamedErrors:
+    """A trial whose `suggest_...` name the parameter in an error about its range or value."""
+
+    def __init__(self, trial: Any) -> None:
+        self._trial = trial
+
+    def __getattr__(self, method: str) -> Any:
+        found = getattr(self._trial, method)
+        if not method.startswith("suggest_"):
+            return found
+
+        def suggest(name: str, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return found(name, *args, **kwargs)
+            except ValueError as error:
+                text = str(error)
+                raise ValueError(text if name in text else f"parameter {name!r}: {text}") from error
+
+        return suggest
+
+
+def _load_module(name: str, path: Path) -> ModuleType:
+    module_name = f"{PACKAGE}.{name}" if path.parent == spaces_folder() else f"_space_{name}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    before = sys.modules.get(module_name)
+    sys.modules[module_name] = (
+        module  # dataclasses and pydantic look their module up while it loads
+    )
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever code of a space may raise
+        if before is None:
+            del sys.modules[module_name]
+        else:
+            sys.modules[module_name] = before
+        raise SpaceError(
+            f"search space {path}: {type(error).__name__}: {one_line(error)}"
+        ) from error
+    return module
+
+
+def _source_hash(path: Path) -> str:
+    """Of the file alone, or of it and all files of search_spaces that it imports, at any depth."""
+    found: dict[Path, bytes] = {}
+    waiting = [path]
+    while waiting:
+        file = waiting.pop()
+        if file not in found:
+            found[file] = file.read_bytes()
+            waiting += _imported_spaces(found[file])
+    digest = hashlib.sha256(found.pop(path))
+    for file in sorted(found):
+        digest.update(f"\0{file.name}\0{len(found[file])}\0".encode() + found[file])
+    return digest.hexdigest()
+
+
+def _imported_spaces(source: bytes) -> list[Path]:
+    """Files of search_spaces that a module imports, wherever in it the import stands."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    parts = [name.split(".") for name in sorted(names)]
+    files = [spaces_folder() / f"{p[1]}.py" for p in parts if p[0] == PACKAGE and len(p) > 1]
+    return [file for file in files if file.is_file()]
+
+
+def _goal(goal: object, path: Path) -> str:
+    if not isinstance(goal, str) or not goal.strip():
+        raise SpaceError(f"GOAL of search space {path} must say in a sentence what it is to settle")
+    return goal
+
+
+def _objective(objective: object, path: Path) -> SearchObjective:
+    if isinstance(objective, SearchObjective):
+        return objective
+    if not isinstance(objective, str):
+        raise SpaceError(f"OBJECTIVE of search space {path} must be text or a SearchObjective")
+    try:
+        return SearchObjective.parse(objective)
+    except ValueError as error:
+        raise SpaceError(f"OBJECTIVE of search space {path}: {error}") from error
+
+
+def _baselines(baselines: object, path: Path) -> dict[str, dict[str, Any]]:
+    if not isinstance(baselines, Mapping):
+        raise SpaceError(f"BASELINES of search space {path} must map names to parameters")
+    try:
+        plain: dict[str, dict[str, Any]] = json.loads(json.dumps(baselines))
+    except TypeError as error:
+        raise SpaceError(f"BASELINES of search space {path} must be JSON data: {error}") from error
+    return plain
+
+
+def _reference(module: ModuleType, path: Path) -> tuple[str, ...]:
+    reference = tuple(getattr(module, "REFERENCE", module.BASELINES))
+    unknown = [name for name in reference if name not in module.BASELINES]
+    if unknown:
+        raise SpaceError(
+            f"REFERENCE of search space {path} names {unknown}, which are no BASELINES"
+        )
+    return reference
+
+
+def _families(module: ModuleType, path: Path) -> dict[str, tuple[str, ...]]:
+    default = {"reference": module.REFERENCE} if hasattr(module, "REFERENCE") else {}
+    given = getattr(module, "FAMILIES", default)
+    if not isinstance(given, Mapping):
+        raise SpaceError(f"FAMILIES of search space {path} must map names to names of BASELINES")
+    families = {str(name): tuple(members) for name, members in given.items()}
+    named = [member for members in families.values() for member in members]
+    unknown = [name for name in named if name not in module.BASELINES]
+    twice = sorted({name for name in named if named.count(name) > 1})
+    if unknown or twice:
+        raise SpaceError(
+            f"FAMILIES of search space {path}: {', '.join(unknown or twice)} "
+            f"{'is no BASELINE' if unknown else 'is in two families'}"
+        )
+    alone = {name: (name,) for name in module.BASELINES if name not in named}
+    if clash := [name for name in alone if name in families]:
+        raise SpaceError(
+            f"FAMILIES of search space {path}: {', '.join(clash)} is also the name of a baseline that "
+            "is in no family"
+        )
+    return families | alone

@@ -1,0 +1,328 @@
+"""manifest.json: the terms under which a study was made, and what has changed since."""
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+import meanflow_tune
+from meanflow_tune.files import write_atomic
+from meanflow_tune.search.errors import StorageError, StudyChanged, one_line
+from meanflow_tune.settings import Settings
+
+MANIFEST_NAME = "manifest.json"
+PACKAGES = (
+    "torch",
+    "ray",
+    "optuna",
+    "mlflow",
+    "numpy",
+    "pydantic",
+    "scikit-learn",
+)
+
+UNBOUND = {"mlflow", "meanflow-tune"}  # determine no number (our own code has its own hashes)
+
+# The parts of meanflow_tune that determine numbers and decisions; the others show them, or keep them.
+DECIDING = (
+    "core",
+    "losses",
+    "weightings",
+    "time_samplers",
+    "ds_schedules",
+    "models",
+    "data",
+    "metrics",
+    "config",
+    "objective",
+    "training",
+    "search",
+    "plan/confirm",
+)
+# Modules of these that decide nothing: they keep, copy, guard or analyse what was decided.
+KEEPING = (
+    "search/errors",
+    "search/analysis/forecast",
+    "search/analysis/ranking",
+    "search/analysis/rung_audit",
+    "search/space/describe",
+    "search/store/lease",
+    "search/store/manifest",
+    "search/store/proxy",
+    "search/store/storage",
+    "search/store/time_budget",
+    "search/study/relocate",
+)
+
+# Values of trials made under different terms of these are not comparable without a word about it.
+BINDING = ("space_hash", "objective", "overrides", "data_fingerprint", "code", "versions")
+FREE = ("space", "sampler", "startup_trials", "seed", "rungs", "trials", "time_budget")
+
+
+class Change(Settings):
+    """An entry of a study's history.
+
+    time: unix seconds; changes: what differed, in words; first_trial: the first number that could
+    not have been asked for before; terms: index of the terms from then on; accepted: whether it
+    needed `--accept-changes`.
+    """
+
+    time: float
+    changes: tuple[str, ...]
+    first_trial: int
+    terms: int
+    accepted: bool
+
+
+class Manifest(Settings):
+    """overrides: `path=value` settings of every trial; rungs: the early stopping, or "none".
+
+    space_hash: of the space's file; code_hash: of all of meanflow_tune; code: part -> hash, of the
+    parts that determine numbers; created: unix seconds; terms: how often a change was accepted;
+    study_storage: URL of the study's database, None for the journal beside it. What a manifest of an
+    earlier version does not have is None, and is not compared.
+    """
+
+    study: str
+    space: str
+    space_hash: str
+    goal: str
+    objective: str
+    overrides: tuple[str, ...]
+    sampler: str
+    seed: int
+    rungs: str
+    data_fingerprint: str
+    code_hash: str
+    versions: dict[str, str]
+    created: float
+    code: dict[str, str] | None = None
+    startup_trials: int | None = None
+    trials: int | None = None
+    time_budget: float | None = None
+    study_storage: str | None = None
+    terms: int = 0
+    history: tuple[Change, ...] = ()
+
+    @classmethod
+    def make(
+        cls,
+        *,
+        study: str,
+        space: str,
+        space_hash: str,
+        goal: str,
+        objective: str,
+        overrides: Iterable[str],
+        sampler: str,
+        seed: int,
+        rungs: str,
+        data_fingerprint: str,
+        startup_trials: int | None = None,
+        trials: int | None = None,
+        time_budget: float | None = None,
+        study_storage: str | None = None,
+    ) -> "Manifest":
+        """A manifest for a study that starts now, with this machine's versions and code."""
+        package = Path(meanflow_tune.__file__).resolve().parent
+        return cls(
+            study=study,
+            space=space,
+            space_hash=space_hash,
+            goal=goal,
+            objective=objective,
+            overrides=tuple(overrides),
+            sampler=sampler,
+            seed=seed,
+            rungs=rungs,
+            data_fingerprint=data_fingerprint,
+            code_hash=code_hash(package),
+            versions=package_versions(),
+            created=time.time(),
+            code=part_hashes(package),
+            startup_trials=startup_trials,
+            trials=trials,
+            time_budget=time_budget,
+            study_storage=study_storage,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What describes the search for others, without its history."""
+        return self.model_dump(mode="json", exclude={"history", "code"})
+
+    def write(self, folder: Path) -> None:
+        """Write manifest.json into a study's folder, atomically."""
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True)
+        write_atomic(folder / MANIFEST_NAME, text + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest | None":
+        """The manifest of a study's folder, None where there is none yet.
+
+        Raises:
+            StorageError: the file is there, and is not a manifest.
+        """
+        path = folder / MANIFEST_NAME
+        try:
+            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (json.JSONDecodeError, ValidationError) as error:
+            raise StorageError(f"{path} is not a readable manifest: {one_line(error)}") from error
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a driver goes on under, against what the study was made under.
+
+    manifest: to be written before anything is run; binding: changes that need a word, empty once
+    they are accepted; notes: what else changed, or what was accepted, one line each.
+    """
+
+    manifest: Manifest
+    binding: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def enforce(self) -> None:
+        """Called where work is left. Raises StudyChanged unless all changes are accepted."""
+        if self.binding:
+            raise StudyChanged(
+                f"study {self.manifest.study} cannot go on as before, because"
+                f" {'; '.join(self.binding)}. Undo that, give the search another study name, or"
+                " add --accept-changes to go on: every trial then keeps the index of its terms"
+            )
+
+    @property
+    def idle_notes(self) -> tuple[str, ...]:
+        """What to say where no work is left, so that nothing is refused."""
+        return tuple(f"note: {change}; no trial is left to run" for change in self.binding)
+
+
+def settle(old: Manifest | None, new: Manifest, trials: int, accept: bool) -> Terms:
+    """The terms of a driver. old: of the study's folder; trials: how many its study has.
+
+    Raises:
+        StudyChanged: the folder is that of a study with another name.
+    """
+    if old is None:
+        return Terms(new)
+    if old.study != new.study:
+        raise StudyChanged(
+            f"the folder of study {new.study} was made for study {old.study}; give it its old name"
+            " back, or run the search under that name"
+        )
+    kept = {"created": old.created, "terms": old.terms, "history": old.history}
+    if trials == 0:
+        return Terms(new.model_copy(update=kept))
+    binding, free = compare(old, new, BINDING), compare(old, new, FREE)
+    history = list(old.history)
+    notes = [f"note: {change}" for change in free]
+    if free:
+        history.append(_entry(free, trials, old.terms, accepted=False))
+    terms = old.terms
+    if binding and accept:
+        terms += 1
+        history.append(_entry(binding, trials, terms, accepted=True))
+        notes += [f"accepted from trial {trials} on: {change}" for change in binding]
+    updated = new.model_copy(update=kept | {"terms": terms, "history": tuple(history)})
+    return Terms(updated, () if accept else tuple(binding), tuple(notes))
+
+
+def compare(old: Manifest, new: Manifest, names: Iterable[str] = (*BINDING, *FREE)) -> list[str]:
+    """One sentence for each term that differs."""
+    return [sentence for name in names for sentence in _change(name, old, new)]
+
+
+def code_hash(package: Path) -> str:
+    """Hash of the names and contents of all .py files below a folder."""
+    return _hash(sorted(package.rglob("*.py")), package)
+
+
+def part_hashes(package: Path) -> dict[str, str]:
+    """part -> hash of its .py files, for the parts of DECIDING without the modules of KEEPING."""
+    found = {}
+    for part in DECIDING:
+        file = package / f"{part}.py"
+        files = [file] if file.exists() else sorted((package / part).rglob("*.py"))
+        kept = [f"{name}.py" for name in KEEPING]
+        files = [f for f in files if f.relative_to(package).as_posix() not in kept]
+        found[part] = _hash(files, package)
+    return found
+
+
+def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """name -> version of Python and of those packages that are installed."""
+    versions = {"python": platform.python_version()}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _entry(changes: Iterable[str], first: int, terms: int, accepted: bool) -> Change:
+    return Change(
+        time=time.time(),
+        changes=tuple(changes),
+        first_trial=first,
+        terms=terms,
+        accepted=accepted,
+    )
+
+
+def _hash(files: Iterable[Path], root: Path) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _change(name: str, old: Manifest, new: Manifest) -> list[str]:
+    before, after = getattr(old, name), getattr(new, name)
+    if before == after or (before is None and name != "time_budget"):
+        return []
+    if name == "versions":
+        # Only what the old one names: an earlier version may have recorded fewer.
+        both = before.keys() - UNBOUND
+        return [
+            f"{package} was {before[package]} and is {after.get(package, 'not installed')}"
+            for package in sorted(both)
+            if before[package] != after.get(package)
+        ]
+    if name == "code":
+        parts = sorted(set(before) | set(after))
+        changed = [part for part in parts if before.get(part) != after.get(part)]
+        return [f"the code of {', '.join(changed)} changed"]
+    if name == "space_hash":
+        return [f"the source of the search space changed ({before[:8]} -> {after[:8]})"]
+    return [f"{_TITLES.get(name, name)} was {_show(before)} and is {_show(after)}"]
+
+
+_TITLES: Mapping[str, str] = {
+    "data_fingerprint": "the fingerprint of the data",
+    "overrides": "--set",
+    "space": "--space",
+    "sampler": "--sampler",
+    "startup_trials": "--startup-trials",
+    "seed": "--seed",
+    "rungs": "early stopping",
+    "trials": "--trials",
+    "time_budget": "--time-budget",
+}
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g} s"
+    return (" ".join(value) or "none") if isinstance(value, tuple) else str(value or "none")

@@ -1,0 +1,285 @@
+"""Opening a study's storage: an Optuna journal file beside the trials, or a database URL."""
+
+import gc
+import io
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from optuna.storages import BaseStorage, JournalStorage, get_storage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+
+from meanflow_tune.files import WritePolicy, sync_folder, write_once
+from meanflow_tune.search.errors import StorageError
+from meanflow_tune.search.store.proxy import FencedStorage
+
+JOURNAL_NAME = "study.journal"
+LOOSE_BYTES = 2**16  # of a journal that are at most not synced
+TAIL_BYTES = 2**20  # of a journal in which its last sound line is looked for first
+
+
+def is_url(location: str | Path) -> bool:
+    """Whether a storage location is a database URL rather than a path of a journal."""
+    return isinstance(location, str) and "://" in location
+
+
+def _file_of(url: str) -> Path | None:
+    """The file of an SQLite database; None for one that a server keeps."""
+    scheme, _, name = url.partition(":///")
+    return Path(name) if scheme.partition("+")[0] == "sqlite" and name else None
+
+
+def shown_url(url: str) -> str:
+    """A URL without the password in it, for messages and files."""
+    return re.sub(r"://[^@/]*@", "://***@", url)
+
+
+class FencedJournal(JournalFileBackend):
+    """A journal whose every single write is fenced, and whose failed writes leave no torn line.
+
+    fence raises when the lease is lost; None opens the journal for reading only. writing: how a write
+    is made, see `files.WaitForSpace`.
+    """
+
+    def __init__(
+        self, path: Path, fence: Callable[[], None] | None, write_policy: WritePolicy = write_once
+    ) -> None:
+        # The lock that other Optuna programs use too; 30 s is what they wait for a dead holder.
+        self._journal_lock = JournalFileSymlinkLock(str(path), grace_period=30)
+        super().__init__(str(path), lock_obj=self._journal_lock)
+        self._path = path
+        self._fence = fence
+        self._write_policy = write_policy
+        self._read = (0, 0)  # how many lines were read, and where the next one begins
+        self._loose = b""  # at the end of the file, not synced yet
+        self._owed = b""  # read by the storage, and cut off the file again when a sync failed
+        self._turn = threading.Lock()
+        self._here = threading.local()
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """Lines from number log_number_from (from 0) on, as far as they are whole.
+
+        Raises:
+            StorageError: a damaged line has others behind it, so that a crash cannot have torn it.
+        """
+        number, start = self._read if log_number_from >= self._read[0] else (0, 0)
+        with open(self._path, "rb") as file:
+            file.seek(start)
+            damaged: int | None = None
+            for line in file:
+                record = _record(line)
+                if damaged is not None:
+                    raise StorageError(
+                        f"line {damaged} of {self._path} is damaged and readable lines follow it;"
+                        " restore the file from a copy, or remove that line"
+                    )
+                if record is None:
+                    damaged = number + 1
+                    continue
+                number, start = number + 1, start + len(line)
+                self._read = number, start
+                if number > log_number_from:
+                    yield record
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        if self._fence is None:
+            raise StorageError(f"{self._path} was opened for reading only")
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        self._write_policy(lambda: self._write(lines), self._path.parent)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Lines that this thread appends meanwhile reach the disk by one sync, at the end.
+
+        They are in the file at once, so that a killed process loses none. A power cut may lose them, so
+        nobody may be told of them before the end.
+        """
+        if self._fence is None or getattr(self._here, "deferred", False):
+            yield
+            return
+        self._here.deferred = True
+        try:
+            yield
+        finally:
+            self._here.deferred = False
+            if self._loose or self._owed:
+                self._write_policy(lambda: self._write(b""), self._path.parent)
+
+    def _write(self, lines: bytes) -> None:
+        assert self._fence is not None
+        self._journal_lock.acquire()
+        try:
+            self._fence()
+            self._append(lines)
+        finally:
+            # Whoever took over from a suspended driver has removed the lock that it held.
+            with suppress(RuntimeError):
+                self._journal_lock.release()
+
+    def _append(self, data: bytes) -> None:
+        """Append data; durably, or not at all, unless it belongs to others that come `together`."""
+        # Unbuffered: a buffer that a full disk refused is written again when its file is closed, after
+        # the part that did fit has been cut off.
+        with self._turn, open(self._path, "ab", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            whole = self._owed + data
+            deferred = getattr(self._here, "deferred", False)
+            try:
+                left = memoryview(whole)
+                while left:
+                    left = left[file.write(left) :]
+                if deferred and len(self._loose) + len(whole) < LOOSE_BYTES:
+                    self._owed, self._loose = b"", self._loose + whole
+                    return
+                os.fsync(file.fileno())
+                self._owed = self._loose = b""
+            except BaseException as error:
+                # What others have read already is appended again before anything else.
+                os.truncate(self._path, size - len(self._loose))
+                self._owed, self._loose = self._loose + self._owed, b""
+                if isinstance(error, OSError):
+                    raise StorageError(
+                        f"cannot write {self._path}: {error}; free some space there, then run the same"
+                        " command again"
+                    ) from error
+                raise
+
+
+class StudyJournal(JournalStorage):
+    """Optuna's storage over a FencedJournal."""
+
+    def __init__(self, journal: FencedJournal) -> None:
+        super().__init__(journal)
+        self.together = journal.together
+
+
+def open_storage(
+    location: str | Path,
+    fence: Callable[[], None] | None = None,
+    recover: bool = False,
+    write_policy: WritePolicy = write_once,
+) -> BaseStorage:
+    """Open the journal at a path, or the database at a URL.
+
+    fence: called before every write; None opens it for reading only, which never touches a
+    journal's file. With a fence the caller holds the study's lease, so a torn last line is cut
+    off (a copy of the file stays beside it). recover: the lease was taken over from a dead driver,
+    whose lock on the journal is then removed rather than waited for. writing: how a write to a journal,
+    or to a database that is a file, is made; `files.WaitForSpace` waits while the disk is full.
+
+    Raises:
+        StorageError: the location cannot be opened, or lines inside the journal are damaged.
+    """
+    if is_url(location):
+        try:
+            inner = get_storage(str(location))
+        except Exception as error:  # any driver of any database, each with its own errors
+            raise StorageError(
+                f"cannot open the study storage {shown_url(str(location))}: {type(error).__name__};"
+                " check that the database is up and that its driver is installed"
+            ) from error
+        file = _file_of(str(location))
+        return FencedStorage(inner, fence, shown_url(str(location)), file, write_policy)
+    path = Path(location)
+    try:
+        if fence is None:
+            if not path.exists():
+                raise StorageError(f"there is no study at {path}")
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if recover:
+                Path(f"{path}.lock").unlink(missing_ok=True)
+            repair_journal(path)
+        with _collector_off():
+            return StudyJournal(FencedJournal(path, fence, write_policy))
+    except (OSError, ValueError) as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"cannot open the study storage {path}: {error}") from error
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    """No search for garbage: of 10,000 trials that are read nothing is, and the search takes 1 s."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def repair_journal(path: Path) -> Path | None:
+    """Cut a torn tail off a journal; return the copy kept beside it, None if nothing was torn.
+
+    A write that a crash tore was never acknowledged, and is repeated by whoever goes on. Only the
+    end is looked at; other damage before a sound line is found, and not cut, when the lines are read.
+    """
+    if not path.exists():
+        return None
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        good = _before_hole(file, _sound_end(file, size))
+    if good == size:
+        return None
+    copy = _free_name(path)
+    shutil.copy2(path, copy)
+    with open(path, "r+b") as file:
+        file.truncate(good)
+        os.fsync(file.fileno())
+    sync_folder(path.parent)
+    return copy
+
+
+def _sound_end(file: BinaryIO, size: int) -> int:
+    """Where the last sound line of a file of `size` bytes ends; 0 where it has none."""
+    block = TAIL_BYTES
+    while True:
+        start = max(0, size - block)
+        file.seek(start)
+        lines = list(io.BytesIO(file.read(size - start)))
+        end = size
+        for line in reversed(lines if start == 0 else lines[1:]):
+            if _record(line) is not None:
+                return end
+            end -= len(line)
+        if start == 0:
+            return 0
+        block *= 4
+
+
+def _before_hole(file: BinaryIO, end: int) -> int:
+    """`end`, or where the line begins that a power cut left as zeros (later lines may have survived).
+
+    Only of bytes that were never synced together; zeros further back are damage of another kind.
+    """
+    start = max(0, end - LOOSE_BYTES)
+    file.seek(start)
+    tail = file.read(end - start)
+    hole = tail.find(b"\0")
+    return end if hole < 0 else start + tail.rfind(b"\n", 0, hole) + 1
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The operation on a line of a journal, None where the line is torn or is none."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "op_code" in record else None
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (copy := path.with_name(f"{path.name}.torn-{number}")).exists():
+        number += 1
+    return copy

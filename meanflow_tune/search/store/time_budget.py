@@ -1,0 +1,111 @@
+"""How long drivers were at work on a search, over all of them: what `--time-budget` is counted in.
+
+TrialCache in a file beside the study, not in it: written every few seconds for a week, it would fill the
+journal. A kill loses at most the seconds since the last write.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from meanflow_tune.files import write_atomic
+from meanflow_tune.search.errors import LeaseLost, StorageError
+
+CLOCK_NAME = "clock.json"
+WRITE_SECONDS = 10.0
+
+
+class TimeBudget:
+    """A context manager, entered while the search runs. Seconds, by a clock that no one can set.
+
+    epoch: the lease's, so that each driver has an entry of its own; fence: called before a write;
+    budget: seconds in all, None for no limit; say: told once when the budget is used up.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        epoch: int,
+        fence: Callable[[], None],
+        budget: float | None,
+        say: Callable[[str], None] = lambda text: None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._path = Path(folder) / CLOCK_NAME
+        self._epoch, self._fence, self._budget, self._say = epoch, fence, budget, say
+        self._now = now
+        self._spent = _read(self._path)
+        self._before = sum(self._spent.values())
+        self._own = 0.0
+        self._began: float | None = None
+        self._done = threading.Event()
+        self._lock = threading.Lock()
+
+    @property
+    def spent(self) -> float:
+        """Seconds of all drivers until now."""
+        running = 0.0 if self._began is None else self._now() - self._began
+        return self._before + self._own + running
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that the budget still has, at least 0; None without a budget."""
+        return None if self._budget is None else max(0.0, self._budget - self.spent)
+
+    @property
+    def requested(self) -> bool:
+        """Whether the budget is used up, so that the search is to stop (a `Stop` of the cluster)."""
+        return self.left == 0.0
+
+    def __enter__(self) -> "TimeBudget":
+        self._done.clear()
+        self._began = self._now()
+        self._thread = threading.Thread(target=self._keep, name="clock", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        assert self._began is not None
+        self._own, self._began = self._own + self._now() - self._began, None
+        self.write()
+
+    def write(self) -> None:
+        """Store what was spent. A full disk or a lost lease is left to whoever writes the study."""
+        with self._lock:
+            entry = {str(self._epoch): round(self.spent - self._before, 3)}
+            try:
+                self._fence()
+                write_atomic(self._path, json.dumps(self._spent | entry, indent=1) + "\n")
+            except (OSError, LeaseLost):
+                return
+
+    def _keep(self) -> None:
+        told = False
+        while True:
+            left = self.left
+            pause = WRITE_SECONDS if left is None or left == 0.0 else min(WRITE_SECONDS, left)
+            if self._done.wait(pause):
+                return
+            self.write()
+            if self.requested and not told:
+                told = True
+                self._say(
+                    "the time budget is used up; running trials stop at their next safe point, and go"
+                    " on with a larger --time-budget"
+                )
+
+
+def _read(path: Path) -> dict[str, float]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return {str(epoch): float(seconds) for epoch, seconds in data.items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise StorageError(
+            f"{path} is not readable ({error}); remove it to count the time budget from zero"
+        ) from error

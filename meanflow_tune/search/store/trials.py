@@ -1,0 +1,233 @@
+"""Reading a study: Optuna's trials as TrialRecords. Nothing here writes."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from meanflow_tune.records import Decision, Report, Status, TrialRecord
+from meanflow_tune.search.errors import StorageError
+
+T = TypeVar("T")
+
+BASELINE, CONFIG, ATTEMPT, OUTCOME = "baseline", "config", "attempt", "outcome"
+PAUSED = "paused_at"  # images of the rung where a trial was paused last; see `paused_at`
+PROTECTED, BRACKET = "protected", "bracket"
+BROKE_OFF = "broke_off"  # in how many drivers its retries were used up
+TERMS = "terms"  # index of the manifest's terms under which a trial was made; absent: 0
+IMPORTED = "imported_from"  # the study that a finished trial was taken over from
+REPORT_PREFIX, REPEAT_PREFIX, PROMOTED_PREFIX = "report/", "repeat/", "promoted/"
+
+_STATUS: Mapping[TrialState, Status] = {
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "completed",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+
+
+class TrialCache(Generic[T]):
+    """What `make` finds in a trial, made again only when the trial has changed.
+
+    A storage never changes a trial that it gave away: a write puts another object in its place.
+    """
+
+    def __init__(self, make: Callable[[FrozenTrial], T]) -> None:
+        self._make = make
+        self._known: dict[int, tuple[FrozenTrial, T]] = {}
+
+    def __call__(self, trial: FrozenTrial) -> T:
+        return self.each([trial])[0]
+
+    def each(self, trials: Iterable[FrozenTrial]) -> list[T]:
+        """In the order of the trials."""
+        known, found = self._known, []
+        for trial in trials:
+            entry = known.get(trial._trial_id)
+            if entry is None or entry[0] is not trial:
+                entry = known[trial._trial_id] = trial, self._make(trial)
+            found.append(entry[1])
+        return found
+
+
+def trial_folder(study_folder: Path, number: int) -> Path:
+    """Where a trial keeps its configuration, checkpoints and pictures."""
+    return study_folder / "trials" / f"{number:05d}"
+
+
+def report_key(report: Report) -> str:
+    """The user attribute that holds a report, its values and its decision."""
+    return f"{REPEAT_PREFIX}{report.repeat}" if report.repeat else rung_key(report.images)
+
+
+def rung_key(images: int) -> str:
+    """The user attribute of the report of a trial's own run at `images` images."""
+    return f"{REPORT_PREFIX}{images}"
+
+
+def promoted_key(images: int) -> str:
+    """The user attribute that says why a trial paused at `images` images goes on after all."""
+    return f"{PROMOTED_PREFIX}{images}"
+
+
+def _stored(trial: FrozenTrial, prefix: str) -> dict[int, dict[str, Any]]:
+    found = {
+        int(key.removeprefix(prefix)): entry
+        for key, entry in trial.user_attrs.items()
+        if key.startswith(prefix)
+    }
+    return dict(sorted(found.items()))
+
+
+def stored_reports(trial: FrozenTrial) -> dict[int, dict[str, Any]]:
+    """images -> {"report", "value", "values", "decision"} of its own run, ascending in images."""
+    return _stored(trial, REPORT_PREFIX)
+
+
+def stored_repeats(trial: FrozenTrial) -> dict[int, dict[str, Any]]:
+    """k -> the same of its k-th repeat on another seed, ascending."""
+    return _stored(trial, REPEAT_PREFIX)
+
+
+def stored_values(entry: Mapping[str, Any]) -> tuple[float, ...]:
+    """The objectives of a stored report; earlier revisions stored the one value only."""
+    return tuple(entry["values"]) if "values" in entry else (entry["value"],)
+
+
+def decision_at(trial: FrozenTrial, images: int) -> Decision:
+    """The decision on a trial at a rung that it has reported: the first one, unless it was promoted."""
+    promoted = trial.user_attrs.get(promoted_key(images))
+    if promoted is not None:
+        return Decision(True, promoted)
+    return Decision(**trial.user_attrs[rung_key(images)]["verdict"])
+
+
+def paused_at(trial: FrozenTrial) -> int | None:
+    """Images of the rung at which a trial waits to be promoted; None where it does not."""
+    if trial.state != TrialState.RUNNING:
+        return None
+    attrs = trial.user_attrs
+    images: int | None = attrs.get(PAUSED)
+    if images is None or OUTCOME in attrs or promoted_key(images) in attrs:
+        return None
+    return images
+
+
+def to_record(trial: FrozenTrial, study_name: str, study_folder: Path) -> TrialRecord:
+    """A trial whose configuration is stored, as the other layers see it."""
+    attrs, folder = trial.user_attrs, trial_folder(study_folder, trial.number)
+    entries = stored_reports(trial)
+    rung_values = tuple(stored_values(entry) for entry in entries.values())
+    values = rung_values[-1] if rung_values else ()
+    outcome = attrs.get(OUTCOME, {})
+    unfinished: Status = "running" if paused_at(trial) is None else "paused"
+    return TrialRecord(
+        study=study_name,
+        number=trial.number,
+        status=outcome.get("status", _STATUS[trial.state])
+        if trial.state.is_finished()
+        else unfinished,
+        params=every_param(trial),
+        config=attrs[CONFIG],
+        value=values[0] if len(values) == 1 else None,
+        baseline=attrs.get(BASELINE),
+        reports=tuple(here(Report(**entry["report"]), folder) for entry in entries.values()),
+        reason=outcome.get("reason", ""),
+        attempt=attrs.get(ATTEMPT, 0),
+        folder=str(folder),
+        started=trial.datetime_start.timestamp() if trial.datetime_start else None,
+        ended=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
+        values=values,
+        rung_values=rung_values,
+        decisions=tuple(decision_at(trial, images).reason for images in entries),
+        repeats=tuple(
+            here(Report(**entry["report"]), folder) for entry in stored_repeats(trial).values()
+        ),
+        protected=bool(attrs.get(PROTECTED, False)),
+        bracket=int(attrs.get(BRACKET, 0)),
+        terms=int(attrs.get(TERMS, 0)),
+    )
+
+
+def read_records(storage: BaseStorage, study_name: str, study_folder: Path) -> list[TrialRecord]:
+    """All trials of a study that have a configuration, in order of their numbers.
+
+    Raises:
+        StorageError: the storage holds no study of this name.
+    """
+    try:
+        stored = current_name(storage, study_name)
+        trials = storage.get_all_trials(storage.get_study_id_from_name(stored), deepcopy=False)
+    except KeyError:
+        known = ", ".join(sorted(optuna.get_all_study_names(storage))) or "none"
+        raise StorageError(f"there is no study {study_name!r}; known: {known}") from None
+    return [
+        to_record(trial, study_name, study_folder)
+        for trial in trials
+        if CONFIG in trial.user_attrs and IMPORTED not in trial.user_attrs
+    ]
+
+
+def best_record(
+    records: list[TrialRecord], direction: str = "minimize", baseline: bool | None = None
+) -> TrialRecord | None:
+    """The completed trial with the best value, the lowest number among equals.
+
+    baseline: True for baselines only, False for proposed trials only, None for all.
+    """
+    done = [
+        (record.value if direction == "minimize" else -record.value, record.number, record)
+        for record in records
+        if record.status == "completed"
+        and record.value is not None
+        and baseline in (None, record.baseline is not None)
+    ]
+    return min(done, key=lambda entry: entry[:2])[2] if done else None
+
+
+READY = "ready"  # user attribute of a complete generation above the first
+IMPORTED_PARAMS = "imported_params"  # of a trial: parameters that do not fit its study's space
+
+IMPORTED_REPORTS = "imported_reports"  # of a trial that was not trained in this search
+
+
+def current_name(storage: BaseStorage, name: str) -> str:
+    """The stored name of a search's current generation; `name` itself where there is just one."""
+    return stored_name(name, current_generation(storage, name))
+
+
+def stored_name(name: str, generation: int) -> str:
+    """Optuna's name for a generation, counted from 1."""
+    return name if generation == 1 else f"{name}@{generation}"
+
+
+def current_generation(storage: BaseStorage, name: str) -> int:
+    """The highest complete generation; 1 where there is no study of this name yet."""
+    later = re.compile(rf"{re.escape(name)}@(\d+)")
+    found = [
+        int(match[1])
+        for study in storage.get_all_studies()
+        if (match := later.fullmatch(study.study_name)) and study.user_attrs.get(READY)
+    ]
+    return max(found, default=1)
+
+
+def every_param(trial: FrozenTrial) -> dict[str, Any]:
+    """The parameters that a trial was trained with, whether its study has a place for them or not."""
+    left_out: dict[str, Any] = trial.user_attrs.get(IMPORTED_PARAMS, {})
+    return trial.params | left_out
+
+
+def here(report: Report, folder: Path) -> Report:
+    """The report with its artifacts in `folder`, the trial's folder as it is called today."""
+    mark = f"/trials/{folder.name}/"
+    artifacts = {}
+    for name, path in report.artifacts.items():
+        _, found, inside = path.rpartition(mark)
+        artifacts[name] = str(folder / inside) if found else path
+    return report if artifacts == report.artifacts else replace(report, artifacts=artifacts)

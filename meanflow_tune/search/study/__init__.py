@@ -1,0 +1,1 @@
+"""The only writer of a study, and what changes a study as a whole."""

@@ -1,0 +1,245 @@
+"""A new generation of a study: where Optuna cannot change one in place, another takes its trials over.
+
+Optuna refuses other choices, another kind or another scale of a parameter under the same name, and
+other objectives in the same study. A generation is a study of its own, NAME@k, that begins with all
+trials of the one before: the same numbers, states, reports and decisions. It counts once it is
+complete (`current`); the one before stays as it was.
+"""
+
+import copy
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from meanflow_tune.records import INFEASIBLE, Report
+from meanflow_tune.search.errors import StudyChanged
+from meanflow_tune.search.objectives import Objectives
+from meanflow_tune.search.space.distributions import Distributions, conflicts, fit, freeze
+from meanflow_tune.search.store.trials import (
+    BASELINE,
+    CONFIG,
+    IMPORTED,
+    IMPORTED_PARAMS,
+    IMPORTED_REPORTS,
+    READY,
+    REPEAT_PREFIX,
+    current_generation,
+    current_name,
+    every_param,
+    rung_key,
+    stored_name,
+    stored_repeats,
+    stored_reports,
+)
+from meanflow_tune.search.study.ledger import FIXED, plain
+from meanflow_tune.search.study.writer import OBJECTIVE
+
+FORMER_BASELINE = "former_baseline"
+# What a trial's system attributes keep: the rest is the memory of a sampler about another space.
+_KEPT = (FIXED,)
+SAY_SECONDS = 10.0  # between two messages of a long copy
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a study shall be able to go on with.
+
+    distributions: parameters of the space, None where they are as they were; suggest: configuration of a
+    trial; baselines: name -> parameters.
+    """
+
+    objectives: Objectives
+    distributions: Distributions | None = None
+    suggest: Callable[[Any], Any] | None = None
+    baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Count:
+    """Trials of a study's own: all of them, and those that can still run."""
+
+    all: int
+    unfinished: int
+
+
+def count_trials(storage: BaseStorage, name: str) -> Count:
+    """How many trials a search has, without those that it imported; none where there is no study."""
+    stored = current_name(storage, name)
+    try:
+        study_id = storage.get_study_id_from_name(stored)
+    except KeyError:
+        return Count(0, 0)
+    own = [
+        trial
+        for trial in storage.get_all_trials(study_id, deepcopy=False)
+        if IMPORTED not in trial.user_attrs
+    ]
+    return Count(len(own), sum(not trial.state.is_finished() for trial in own))
+
+
+def reasons(storage: BaseStorage, name: str, target: Target) -> list[str]:
+    """Why the current generation of a study cannot go on in place; empty where it can."""
+    stored = stored_name(name, current_generation(storage, name))
+    try:
+        study = optuna.load_study(study_name=stored, storage=storage)
+    except KeyError:
+        return []
+    found = []
+    made_for = study.user_attrs.get(OBJECTIVE)
+    if made_for is not None and not _same_objectives(study, made_for, target.objectives):
+        found.append(f"the objective was {made_for[0]} and is {target.objectives}")
+    trials = study.get_trials(deepcopy=False)
+    if target.distributions is not None:
+        found += conflicts(trials, target.distributions).values()
+    for trial in trials:
+        baseline = trial.user_attrs.get(BASELINE)
+        params = target.baselines.get(baseline or "")
+        if params is not None and params != trial.system_attrs.get(FIXED):
+            found.append(f"baseline {baseline} has other parameters")
+    return found
+
+
+def renew(
+    storage: BaseStorage, name: str, target: Target, say: Callable[[str], None] = log.info
+) -> int | None:
+    """Make a new generation where one is needed; returns its number, None where it is not.
+
+    Repeats nothing after a kill: what was not complete is deleted and made again.
+
+    Raises:
+        StudyChanged: a trial did not measure what the objective needs.
+    """
+    why = reasons(storage, name, target)
+    if not why:
+        return None
+    now = current_generation(storage, name)
+    source = optuna.load_study(study_name=stored_name(name, now), storage=storage)
+    trials = source.get_trials(deepcopy=False)
+    # All are made before the first write, so that a refusal leaves nothing behind.
+    made = [_taken_over(trial, target) for trial in trials]
+    fresh = stored_name(name, now + 1)
+    say(f"the study goes on as generation {now + 1} with its {len(made)} trials: {'; '.join(why)}")
+    if fresh in optuna.get_all_study_names(storage):  # left by a kill
+        storage.delete_study(storage.get_study_id_from_name(fresh))
+    directions = [StudyDirection[d.upper()] for d in target.objectives.directions]
+    study_id = storage.create_new_study(directions, fresh)
+    for key, value in source.user_attrs.items():
+        if key not in (READY, OBJECTIVE):
+            storage.set_study_user_attr(study_id, key, value)
+    add_trials(storage, study_id, made, say)
+    storage.set_study_user_attr(study_id, READY, True)
+    return now + 1
+
+
+def add_trials(
+    storage: BaseStorage, study_id: int, trials: Sequence[FrozenTrial], say: Callable[[str], None]
+) -> None:
+    """Append trials as they are; their numbers follow from the order."""
+    told = time.monotonic()
+    for index, trial in enumerate(trials, start=1):
+        storage.create_new_trial(study_id, template_trial=trial)
+        if time.monotonic() - told > SAY_SECONDS:
+            told = time.monotonic()
+            say(f"{index} of {len(trials)} trials are copied")
+
+
+def revalued(entry: Mapping[str, Any], objectives: Objectives) -> dict[str, Any]:
+    """A stored report with the values of other objectives; its decision is history and stays.
+
+    Raises:
+        ValueError: the report lacks a metric.
+    """
+    values = objectives.values(Report(**entry["report"]))
+    single = values[0] if len(values) == 1 else None
+    return {**entry, "value": single, "values": list(values)}
+
+
+def told(
+    state: TrialState, reports: Sequence[Report], objectives: Objectives
+) -> tuple[dict[int, float], list[float] | None]:
+    """What Optuna holds of a trial with these reports: intermediate values and final ones.
+
+    Intermediate values where there is one objective; final ones of a complete trial, and with one
+    objective of a pruned one too.
+
+    Raises:
+        ValueError: a report lacks a metric.
+    """
+    values = {report.images: objectives.values(report) for report in reports}
+    single = objectives.single is not None
+    intermediate = {images: value[0] for images, value in values.items()} if single else {}
+    kept = state == TrialState.COMPLETE or (single and state == TrialState.PRUNED)
+    return intermediate, list(values[max(values)]) if values and kept else None
+
+
+def constraints_of(trial: FrozenTrial) -> dict[str, float]:
+    """System attributes with all constraints of a trial; those of an earlier version are held."""
+    return {f"constraints:{name}": trial.constraints.get(name, 0.0) for name in INFEASIBLE}
+
+
+def _same_objectives(study: optuna.Study, made_for: Any, objectives: Objectives) -> bool:
+    directions = tuple(direction.name.lower() for direction in study.directions)
+    return bool(made_for[0] == str(objectives) and directions == objectives.directions)
+
+
+def _taken_over(trial: FrozenTrial, target: Target) -> FrozenTrial:
+    made = copy.deepcopy(trial)
+    if target.distributions is not None:
+        _move_params(made, trial, target)
+    stored = [entry["report"] for entry in stored_reports(trial).values()]
+    stored += trial.user_attrs.get(IMPORTED_REPORTS, {}).values()
+    reports = [Report(**report) for report in stored]
+    try:
+        entries = {i: revalued(e, target.objectives) for i, e in stored_reports(trial).items()}
+        repeats = {k: revalued(e, target.objectives) for k, e in stored_repeats(trial).items()}
+        made.intermediate_values, made.values = told(trial.state, reports, target.objectives)
+    except ValueError as error:
+        raise StudyChanged(
+            f"trial {trial.number}: {error}; keep the objective, or give the search another study name"
+        ) from None
+    made.user_attrs |= {rung_key(images): entry for images, entry in entries.items()}
+    made.user_attrs |= {f"{REPEAT_PREFIX}{k}": entry for k, entry in repeats.items()}
+    return made
+
+
+def _move_params(made: FrozenTrial, trial: FrozenTrial, target: Target) -> None:
+    assert target.distributions is not None
+    attrs, system = made.user_attrs, made.system_attrs
+    made.system_attrs = {
+        key: value for key, value in system.items() if key in _KEPT or key.endswith(":generation")
+    }
+    if trial.constraints:
+        made.system_attrs |= constraints_of(trial)
+    # One killed in the middle of its ask is asked anew, wholly under the new space.
+    params = every_param(trial) if CONFIG in attrs or IMPORTED in attrs else {}
+    baseline = target.baselines.get(attrs.get(BASELINE, ""))
+    if baseline is not None and baseline != made.system_attrs.get(FIXED):
+        if CONFIG not in attrs or _gives(target, baseline, attrs[CONFIG]):
+            # Still the same baseline, only put in other words.
+            made.system_attrs[FIXED] = dict(baseline)
+            params = dict(baseline) if CONFIG in attrs else {}
+        else:
+            # The space means something else by this name, and runs it anew.
+            attrs[FORMER_BASELINE] = attrs.pop(BASELINE)
+    fitted = fit(params, target.distributions)
+    made.params, made.distributions = fitted.params, fitted.distributions
+    attrs.pop(IMPORTED_PARAMS, None)
+    if fitted.left_out:
+        attrs[IMPORTED_PARAMS] = fitted.left_out
+
+
+def _gives(target: Target, params: Mapping[str, Any], config: Any) -> bool:
+    assert target.suggest is not None
+    return json.dumps(plain(freeze(target.suggest, params)), sort_keys=True) == json.dumps(
+        config, sort_keys=True
+    )

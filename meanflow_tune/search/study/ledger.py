@@ -1,0 +1,386 @@
+"""The ledger: the only writer of a study.
+
+Every step is one line of the journal, or a first line that says what will be done and later lines
+that do it, which opening the study completes. So a kill anywhere loses nothing and repeats nothing:
+
+- a trial is asked for parameter by parameter; the seeds depend on what is drawn (`samplers`);
+- a report is stored with its value and its decision in one line, and a repeat gets the same decision;
+- an outcome is stored before it is told, and a decision "stop" is carried out when the worker cannot.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from meanflow_tune.records import Decision, Job, Outcome, Report, TrialRecord
+from meanflow_tune.search.errors import (
+    SearchStopped,
+    SpaceError,
+    StorageError,
+    StudyChanged,
+    StudyInUse,
+    one_line,
+)
+from meanflow_tune.search.objectives import Objectives, SearchObjective
+from meanflow_tune.search.pruning.pruner import Pruner, last_rung
+from meanflow_tune.search.pruning.rules import Rungs
+from meanflow_tune.search.samplers.factory import SamplerKind, make_sampler
+from meanflow_tune.search.seeds import draw_seed
+from meanflow_tune.search.space.distributions import is_refused_distribution
+from meanflow_tune.search.store.trials import (
+    ATTEMPT,
+    BASELINE,
+    BROKE_OFF,
+    CONFIG,
+    OUTCOME,
+    PAUSED,
+    TERMS,
+    TrialCache,
+    best_record,
+    decision_at,
+    paused_at,
+    promoted_key,
+    report_key,
+    stored_reports,
+    stored_values,
+    to_record,
+    trial_folder,
+)
+from meanflow_tune.search.study.writer import StudyWriter
+
+# In so many drivers a trial may break off by failures of the machines before it has failed itself.
+DRIVERS_A_TRIAL = 2
+FIXED = "fixed_params"  # where Optuna keeps the parameters of an enqueued trial
+
+
+class Ledger:
+    """One driver's hold on one study. Methods may be called from any thread, one at a time runs.
+
+    suggest: gives a configuration (a dict, or anything with `to_dict`) for an Optuna trial.
+    baselines: name -> parameters, handed out first, in this order. total: number of trials in all.
+    fence: called before every write; raises when the lease is lost. epoch: the lease's, for jobs.
+    startup_trials: finished trials before a sampler models anything. repeats: whole runs on further
+    seeds that a survivor of the last rung makes. max_failures: the search stops after so many trials
+    in a row that failed deterministically. terms: index of the manifest's terms, kept with trials.
+
+    rolled_forward: numbers of the trials whose end an earlier driver left to this one.
+    """
+
+    def __init__(
+        self,
+        storage: BaseStorage,
+        study_name: str,
+        suggest: Callable[[Trial], Any],
+        baselines: Mapping[str, Mapping[str, Any]],
+        objectives: Objectives | SearchObjective,
+        rungs: Rungs | None,
+        sampler: SamplerKind,
+        seed: int,
+        total: int,
+        folder: Path,
+        fence: Callable[[], None],
+        epoch: int = 0,
+        startup_trials: int = 10,
+        repeats: int = 0,
+        max_failures: int = 3,
+        terms: int = 0,
+    ) -> None:
+        self._name = study_name
+        self._suggest = suggest
+        self._baselines = {name: dict(params) for name, params in baselines.items()}
+        self.objectives = Objectives.of(objectives)
+        self._pruner = Pruner(rungs, self.objectives, repeats)
+        self._sampler: SamplerKind = sampler
+        self._seed = seed
+        self._total = total
+        self._folder = Path(folder).absolute()
+        self._epoch = epoch
+        self._startup_trials = startup_trials
+        self._repeats = tuple(draw_seed(seed, k, "repeat") // 2 for k in range(1, repeats + 1))
+        self._max_failures = max_failures
+        self._terms = terms
+        self._lock = threading.RLock()
+        self._handed: set[int] = set()
+        self._failures = 0
+        self._record = TrialCache(lambda trial: to_record(trial, self._name, self._folder))
+        make_sampler(sampler, seed, 0, startup_trials)  # refuse an unknown kind before any write
+        self._writer = StudyWriter(storage, study_name, self.objectives, fence)
+        self._check_baselines()
+        self.rolled_forward = self._roll_forward()
+
+    def next(self) -> Job | None:
+        """The next trial to run, None when there is none to hand out now.
+
+        Unfinished trials of earlier drivers come first, then paused ones that are among the best by
+        now, then baselines, then new ones.
+
+        Raises:
+            SpaceError: the space gave an unusable configuration.
+            LeaseLost: another driver took the study over.
+        """
+        with self._lock:
+            with self._writer.together():
+                self._writer.check()
+                job = self._next()
+            if job is not None:
+                self._handed.add(job.number)
+            return job
+
+    def _next(self) -> Job | None:
+        trials = self._writer.trials()
+        unfinished = self._unfinished(trials)
+        if unfinished:
+            return self._job(unfinished[0])
+        promotion = self._pruner.promotion(trials)
+        if promotion is not None:
+            number, images, reason = promotion
+            self._writer.set_attr(number, promoted_key(images), reason)
+            return self._job(number)
+        if not any(trial.state == TrialState.WAITING for trial in trials):
+            if len(trials) >= self._total:
+                return None
+            self._enqueue_baseline(trials)
+        return self._job(self._writer.ask())
+
+    def exhausted(self) -> bool:
+        """Whether `next` gives None from now on, provided that no trial is running."""
+        with self._lock:
+            trials = self._writer.trials()
+            return (
+                len(trials) >= self._total
+                and not any(trial.state == TrialState.WAITING for trial in trials)
+                and not self._unfinished(trials)
+                and self._pruner.promotion(trials) is None
+            )
+
+    def record(self, number: int, report: Report) -> Decision:
+        """Store what a trial reported at a rung, and decide whether it goes on.
+
+        A repetition of a report changes nothing and gets the decision of the first time, or of the
+        promotion since. At the last rung of a trial's own run the decision says whether its repeats on
+        other seeds are made.
+
+        Raises:
+            ValueError: the trial is unknown, or the objective's value is missing or not finite.
+        """
+        with self._lock, self._writer.together():
+            self._writer.check()
+            trial = self._writer.trial(number)
+            key = report_key(report)
+            if key in trial.user_attrs:
+                if report.repeat:
+                    return Decision(**trial.user_attrs[key]["verdict"])
+                return decision_at(trial, report.images)
+            if trial.state.is_finished():
+                return Decision(False, f"trial {number} has already ended as {trial.state.name}")
+            values = self.objectives.values(report)
+            decision = self._pruner.decision(trial, report, values, self._writer.trials())
+            entry = {
+                "report": report.to_dict(),
+                "value": values[0] if len(values) == 1 else None,
+                "values": values,
+                "verdict": decision.to_dict(),
+            }
+            self._writer.set_attr(number, key, entry)
+            if not report.repeat:
+                self._writer.set_intermediate(number, report.images, values)
+            return decision
+
+    def finish(self, number: int, outcome: Outcome) -> None:
+        """End a trial, or pause it; nothing happens if it has ended, or if the outcome is "running".
+
+        A running outcome (an interrupted driver) leaves the trial to the next driver; so does a failure
+        of the machines, the first time. A trial that was stopped at a rung is only paused where rungs
+        promote.
+
+        Raises:
+            ValueError: the trial is unknown, or completed without ever having reported.
+            SearchStopped: too many trials failed in a row.
+        """
+        with self._lock, self._writer.together():
+            self._writer.check()
+            trial = self._writer.trial(number)
+            if outcome.status == "running" or trial.state.is_finished():
+                return
+            reports = stored_reports(trial)
+            if outcome.status == "completed" and not reports:
+                raise ValueError(
+                    f"trial {number} never reported, so it cannot be completed; end it as failed"
+                )
+            stop = outcome.status == "pruned" and bool(reports) and self._pruner.pauses
+            if stop and not decision_at(trial, max(reports)).go_on:
+                self._writer.set_attr(number, PAUSED, max(reports))
+                self._handed.discard(number)
+                return
+            broke_off = outcome.status == "failed" and not outcome.deterministic
+            if broke_off:
+                times = trial.user_attrs.get(BROKE_OFF, 0) + 1
+                self._writer.set_attr(number, BROKE_OFF, times)
+            if not broke_off or times >= DRIVERS_A_TRIAL:
+                self._writer.set_attr(number, OUTCOME, outcome.to_dict())
+                self._writer.tell(number)
+            self._count_failures(number, outcome)
+
+    def end(self) -> tuple[int, ...]:
+        """The search is over: tell the trials that are still paused as PRUNED; returns their numbers."""
+        with self._lock:
+            paused = [trial for trial in self._writer.trials() if paused_at(trial) is not None]
+            for trial in paused:
+                decision = decision_at(trial, trial.user_attrs[PAUSED])
+                outcome = Outcome("pruned", decision.reason)
+                with self._writer.together():
+                    self._writer.set_attr(trial.number, OUTCOME, outcome.to_dict())
+                    self._writer.tell(trial.number)
+            return tuple(trial.number for trial in paused)
+
+    def records(self) -> list[TrialRecord]:
+        """All trials that were ever handed out or are about to be, in order of their numbers."""
+        with self._lock:
+            return self._record.each(t for t in self._writer.trials() if CONFIG in t.user_attrs)
+
+    def record_of(self, number: int) -> TrialRecord:
+        """One trial; ValueError when the study has no such number."""
+        with self._lock:
+            return self._record(self._writer.trial(number))
+
+    def best(self, baseline: bool | None = None) -> TrialRecord | None:
+        """The best completed trial: of all (None), of the baselines, or of the proposed ones.
+
+        None where there are several objectives.
+        """
+        single = self.objectives.single
+        return best_record(self.records(), single.direction, baseline) if single else None
+
+    def _unfinished(self, trials: Iterable[FrozenTrial]) -> list[int]:
+        """Running trials that no slot of this driver has, and that do not wait at a rung."""
+        return [
+            trial.number
+            for trial in trials
+            if trial.state == TrialState.RUNNING
+            and trial.number not in self._handed
+            and paused_at(trial) is None
+        ]
+
+    def _check_baselines(self) -> None:
+        for trial in self._writer.trials():
+            name = trial.user_attrs.get(BASELINE)
+            now = self._baselines.get(name) if name is not None else None
+            if now is not None and now != (was := trial.system_attrs.get(FIXED)):
+                raise StudyChanged(
+                    f"baseline {name!r} is trial {trial.number} with the parameters {was}, but the"
+                    f" space now gives {now}; rename the baseline or the study, or add --accept-changes"
+                )
+
+    def _roll_forward(self) -> tuple[int, ...]:
+        """Complete what a kill cut short, in the order in which it would have happened."""
+        ended = []
+        running = [t for t in self._writer.trials() if t.state == TrialState.RUNNING]
+        for trial in running:
+            self._resolve(trial.number)
+        for trial in running:
+            entries = stored_reports(trial)
+            for images, entry in entries.items():
+                if images not in trial.intermediate_values:
+                    self._writer.set_intermediate(trial.number, images, stored_values(entry))
+            if OUTCOME not in trial.user_attrs:
+                if not entries or paused_at(trial) is not None:
+                    continue
+                images = max(entries)
+                decision = decision_at(trial, images)
+                # At the last rung a decision is about repeats only.
+                if decision.go_on or images >= last_rung(trial.user_attrs[CONFIG]):
+                    continue
+                if self._pruner.pauses:
+                    self._writer.set_attr(trial.number, PAUSED, images)
+                    continue
+                outcome = Outcome("pruned", decision.reason)
+                self._writer.set_attr(trial.number, OUTCOME, outcome.to_dict())
+            self._writer.tell(trial.number)
+            ended.append(trial.number)
+        return tuple(ended)
+
+    def _enqueue_baseline(self, trials: list[FrozenTrial]) -> None:
+        """Put the first baseline that the study lacks in the queue, if there is one."""
+        present = {trial.user_attrs.get(BASELINE) for trial in trials}
+        for name, params in self._baselines.items():
+            if name not in present:
+                self._writer.enqueue(params, {BASELINE: name})
+                return
+
+    def _job(self, number: int) -> Job:
+        config = self._resolve(number)
+        attempt = self._writer.trial(number).user_attrs.get(ATTEMPT, -1) + 1
+        self._writer.set_attr(number, ATTEMPT, attempt)
+        return Job(
+            study=self._name,
+            number=number,
+            config=config,
+            folder=str(trial_folder(self._folder, number)),
+            attempt=attempt,
+            epoch=self._epoch,
+            repeats=self._repeats,
+        )
+
+    def _resolve(self, number: int) -> dict[str, Any]:
+        """The stored configuration of a trial; where there is none yet, ask for it and store it."""
+        attrs = self._writer.trial(number).user_attrs
+        stored: dict[str, Any] | None = attrs.get(CONFIG)
+        if stored is not None:
+            return stored
+        sampler = make_sampler(self._sampler, self._seed, number, self._startup_trials)
+        # A new study object has no cached trials, so that the history is the stored one.
+        study = optuna.load_study(
+            study_name=self._writer.stored, storage=self._writer.storage, sampler=sampler
+        )
+        trial = Trial(study, self._writer.trial_id(number))
+        try:
+            config = plain(self._suggest(trial))
+        except (StorageError, StudyInUse):
+            raise
+        except Exception as error:
+            if is_refused_distribution(error):
+                raise SpaceError(
+                    f"{one_line(error).rstrip('.')}: earlier trials have that parameter with other"
+                    " choices, another kind or another scale, and random draws of the space did not"
+                    " show it; give the parameter another name in the space, or the search another"
+                    " study name"
+                ) from error
+            raise SpaceError(
+                f"the space gave no usable configuration for trial {number} with the parameters"
+                f" {trial.params}: {one_line(error)}"
+            ) from error
+        birth = self._pruner.marks_of_birth(self._seed, number, BASELINE in attrs)
+        for key, value in (birth | ({TERMS: self._terms} if self._terms else {})).items():
+            self._writer.set_attr(number, key, value)
+        self._writer.set_attr(number, CONFIG, config)
+        return config
+
+    def _count_failures(self, number: int, outcome: Outcome) -> None:
+        self._failures = self._failures + 1 if outcome.status == "failed" else 0
+        if self._failures < self._max_failures:
+            return
+        kind = (
+            "by an error that a retry cannot cure" if outcome.deterministic else "again and again"
+        )
+        raise SearchStopped(
+            f"the search stops after {self._failures} trials in a row that failed, the last one (trial"
+            f" {number}) {kind}: {outcome.reason}; mend that and run the same command again, or raise"
+            " --max-failures"
+        )
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A configuration as the JSON data that every later reader of the study sees."""
+    data = config.to_dict() if hasattr(config, "to_dict") else config
+    plain = json.loads(json.dumps(data, allow_nan=False))
+    if not isinstance(plain, dict):
+        raise TypeError(
+            f"suggest must give a dict or have to_dict, but gave {type(config).__name__}"
+        )
+    return plain

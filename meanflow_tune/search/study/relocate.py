@@ -1,0 +1,190 @@
+"""Moving a study from its journal to a database, from there back, or to another database.
+
+The copy is exact: all studies of the search with their generations and confirmation, all trials with
+numbers, states, attributes and dates. It is made once; then the source says where it went (a journal
+by its new name), so that two places never hold the same study as theirs.
+"""
+
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import BaseStorage
+from optuna.study._frozen import FrozenStudy
+from optuna.trial import FrozenTrial
+
+from meanflow_tune.search.errors import StorageError
+from meanflow_tune.search.store.manifest import Manifest
+from meanflow_tune.search.store.storage import JOURNAL_NAME, is_url, shown_url
+from meanflow_tune.search.store.trials import CONFIG
+from meanflow_tune.search.study.generations import add_trials
+
+COPIED, MOVED = "copied", "moved_to"
+MOVED_SUFFIX = ".moved"
+
+log = logging.getLogger(__name__)
+
+
+def find_study(folder: Path, url: str | None) -> str | Path:
+    """Where a study is read from: the URL given, else its journal, else what its manifest names."""
+    journal = folder / JOURNAL_NAME
+    if url is not None or journal.exists():
+        return url or journal
+    manifest = Manifest.read(folder)
+    return (manifest.study_storage if manifest else None) or journal
+
+
+def open_study(
+    folder: Path,
+    name: str,
+    url: str | None,
+    opened: Callable[[str | Path], BaseStorage],
+    say: Callable[[str], None] = log.info,
+) -> BaseStorage:
+    """The storage of a study for writing, at `url` or in its journal, brought there if need be.
+
+    opened: `open_storage` with the fence of the lease.
+
+    Raises:
+        StorageError: a storage cannot be opened, or both places hold studies that differ.
+    """
+    journal = folder / JOURNAL_NAME
+    target: str | Path = url or journal
+    storage = opened(target)
+    source = _source(folder, url)
+    if source is None:
+        return storage
+    if "***" in str(source):
+        raise StorageError(
+            f"study {name} is in {source}, which needs a password: name it by --study-storage; to move"
+            " it, give it a URL without one first (drivers read it from ~/.pgpass or the like)"
+        )
+    _bring(opened(source), storage, name, source, target, say)
+    if isinstance(source, Path):
+        source.rename(_free(source))
+    return storage
+
+
+def _source(folder: Path, url: str | None) -> str | Path | None:
+    """Where the study was so far, if that is another place."""
+    journal = folder / JOURNAL_NAME
+    manifest = Manifest.read(folder)
+    before = manifest.study_storage if manifest else None
+    if url is not None and journal.exists():
+        return journal
+    if before is None or before == (shown_url(url) if url else None):
+        return None
+    return before
+
+
+def _bring(
+    source: BaseStorage,
+    target: BaseStorage,
+    name: str,
+    source_place: str | Path,
+    target_place: str | Path,
+    say: Callable[[str], None],
+) -> None:
+    old, new = _studies(source, name), _studies(target, name)
+    if name not in old or MOVED in old[name].user_attrs:
+        return
+    shown = [shown_url(str(place)) for place in (source_place, target_place)]
+    unfinished = name in new and new[name].user_attrs.get(COPIED) != "whole"
+    if (
+        name not in new
+        or (unfinished and not _is_used(target, new[name]))
+        or (MOVED in new[name].user_attrs and _continues(source, target, name))
+    ):
+        _copy(source, target, name, say, *shown)
+    elif _contents(source, name) != _contents(target, name):
+        raise StorageError(
+            f"both {shown[0]} and {shown[1]} hold a study {name}, and they differ; nothing was"
+            " written: remove or rename one of them, or give the search another study name"
+        )
+    if is_url(source_place):
+        source.set_study_user_attr(old[name]._study_id, MOVED, shown[1])
+
+
+def _is_used(storage: BaseStorage, study: FrozenStudy) -> bool:
+    """Whether a study is more than what a kill left of a copy."""
+    begun = study.user_attrs.get(COPIED) == "begun"
+    return not begun and storage.get_n_trials(study._study_id) > 0
+
+
+def _copy(
+    source: BaseStorage,
+    target: BaseStorage,
+    name: str,
+    say: Callable[[str], None],
+    shown_source: str,
+    shown_target: str,
+) -> None:
+    for left in _studies(target, name).values():
+        target.delete_study(left._study_id)
+    studies = _studies(source, name)
+    count = sum(source.get_n_trials(study._study_id) for study in studies.values())
+    say(f"copying the study with its {count} trials from {shown_source} to {shown_target}")
+    # The search's own study comes last: once it is whole, everything is.
+    for study in sorted(studies.values(), key=lambda one: one.study_name == name):
+        study_id = target.create_new_study(study.directions, study.study_name)
+        target.set_study_user_attr(study_id, COPIED, "begun")
+        for key, value in study.user_attrs.items():
+            if key not in (COPIED, MOVED):
+                target.set_study_user_attr(study_id, key, value)
+        for key, value in study.system_attrs.items():
+            if ":parent:" not in key:  # a sampler's memory of trial ids, which differ over there
+                target.set_study_system_attr(study_id, key, value)
+        add_trials(target, study_id, source.get_all_trials(study._study_id), say)
+        target.set_study_user_attr(study_id, COPIED, "whole")
+
+
+def _studies(storage: BaseStorage, name: str) -> dict[str, FrozenStudy]:
+    """The studies of a search: NAME, its generations, and siblings such as NAME/confirm."""
+    own = re.compile(rf"{re.escape(name)}(/[^@]+)?(@\d+)?")
+    return {s.study_name: s for s in storage.get_all_studies() if own.fullmatch(s.study_name)}
+
+
+def _contents(storage: BaseStorage, name: str) -> dict[str, list[dict[str, Any]]]:
+    return {
+        study: [_content(trial) for trial in storage.get_all_trials(frozen._study_id)]
+        for study, frozen in sorted(_studies(storage, name).items())
+    }
+
+
+def _content(trial: FrozenTrial) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "state": trial.state,
+        "values": trial.values,
+        "params": trial.params,
+        "attributes": trial.user_attrs,
+        "rungs": trial.intermediate_values,
+    }
+
+
+def _continues(source: BaseStorage, target: BaseStorage, name: str) -> bool:
+    """Whether the source is what became of the target: the same configurations by the same numbers."""
+    old, new = _studies(source, name), _studies(target, name)
+    return all(
+        study in old
+        and all(
+            trial.number < source.get_n_trials(old[study]._study_id)
+            and trial.user_attrs.get(CONFIG)
+            in (None, source.get_trial(_id(source, old[study], trial)).user_attrs.get(CONFIG))
+            for trial in target.get_all_trials(frozen._study_id, deepcopy=False)
+        )
+        for study, frozen in new.items()
+    )
+
+
+def _id(storage: BaseStorage, study: FrozenStudy, trial: FrozenTrial) -> int:
+    return storage.get_trial_id_from_study_id_trial_number(study._study_id, trial.number)
+
+
+def _free(path: Path) -> Path:
+    number = 1
+    while (moved := path.with_name(f"{path.name}{MOVED_SUFFIX}-{number}")).exists():
+        number += 1
+    return moved

@@ -1,0 +1,147 @@
+"""The book: one study in a storage, read as it is and written under a fence, a line at a time."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from meanflow_tune.records import INFEASIBLE, Outcome
+from meanflow_tune.search.errors import StudyChanged
+from meanflow_tune.search.objectives import Objectives
+from meanflow_tune.search.store.storage import StudyJournal
+from meanflow_tune.search.store.trials import (
+    IMPORTED,
+    OUTCOME,
+    current_name,
+    stored_reports,
+    stored_values,
+)
+
+OBJECTIVE = "objective"
+
+_STATES = {
+    "completed": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "diverged": TrialState.PRUNED,
+    "out_of_memory": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+
+
+class StudyWriter:
+    """What the ledger knows about its study and writes into it. fence: raises when the lease is lost.
+
+    name: the study's; stored: what Optuna calls its current generation.
+
+    Raises:
+        StudyChanged: the study was made for other objectives.
+    """
+
+    def __init__(
+        self,
+        storage: BaseStorage,
+        name: str,
+        objectives: Objectives,
+        fence: Callable[[], None],
+    ) -> None:
+        self.storage, self.name, self.objectives = storage, name, objectives
+        self._fence = fence
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._fence()
+        self.stored = current_name(storage, name)
+        self._study = self._open()
+        self._id = storage.get_study_id_from_name(self.stored)
+        # They are taken over before a study is opened for a search, which brings no more of them.
+        self._imported = {t.number for t in self.everything() if IMPORTED in t.user_attrs}
+
+    def check(self) -> None:
+        """Raise LeaseLost where this driver must stop."""
+        self._fence()
+
+    def together(self) -> AbstractContextManager[None]:
+        """All lines written meanwhile are on disk at its end, by one sync where the storage can."""
+        storage = self.storage
+        return storage.together() if isinstance(storage, StudyJournal) else nullcontext()
+
+    def everything(self) -> list[FrozenTrial]:
+        """All trials, those imported from another study too; not to be changed."""
+        return self.storage.get_all_trials(self._id, deepcopy=False)
+
+    def trials(self) -> list[FrozenTrial]:
+        """The trials of this study's own."""
+        trials, imported = self.everything(), self._imported
+        return [t for t in trials if t.number not in imported] if imported else trials
+
+    def trial_id(self, number: int) -> int:
+        """Raises ValueError when the study has no such number."""
+        try:
+            return self.storage.get_trial_id_from_study_id_trial_number(self._id, number)
+        except KeyError:
+            raise ValueError(f"study {self.name} has no trial {number}") from None
+
+    def trial(self, number: int) -> FrozenTrial:
+        return self.storage.get_trial(self.trial_id(number))
+
+    def ask(self) -> int:
+        """The number of a new trial, or of one that waits in the queue; no parameter is drawn yet."""
+        self._fence()
+        return self._study.ask().number
+
+    def enqueue(self, params: Mapping[str, Any], attrs: Mapping[str, Any]) -> None:
+        """Put a trial with fixed parameters into the queue."""
+        self._fence()
+        self._study.enqueue_trial(dict(params), user_attrs=dict(attrs))
+
+    def set_attr(self, number: int, key: str, value: Any) -> None:
+        """One line: a user attribute of a trial."""
+        self._fence()
+        self.storage.set_trial_user_attr(self.trial_id(number), key, value)
+
+    def set_intermediate(self, number: int, images: int, values: tuple[float, ...]) -> None:
+        """One line: the value at a rung, where Optuna has a place for it (one objective)."""
+        if len(values) == 1:
+            self._fence()
+            self.storage.set_trial_intermediate_value(self.trial_id(number), images, values[0])
+
+    def tell(self, number: int) -> None:
+        """Carry out the stored outcome of a running trial; each step may have been done before.
+
+        Every trial gets the same constraints, since some samplers refuse studies where they differ:
+        0, or for an infeasible trial by how much it failed.
+        """
+        frozen = self.trial(number)
+        outcome = Outcome(**frozen.user_attrs[OUTCOME])
+        trial = Trial(self._study, self.trial_id(number))
+        for status in INFEASIBLE:
+            if status not in trial.constraints:
+                broken = outcome.status == status
+                self._fence()
+                trial.set_constraint(status, (outcome.violation or 1.0) if broken else 0.0)
+        values = None
+        if outcome.status == "completed":
+            values = stored_values(list(stored_reports(frozen).values())[-1])
+        self._fence()
+        self._study.tell(number, values, state=_STATES[outcome.status])
+
+    def _open(self) -> optuna.Study:
+        directions = list(self.objectives.directions)
+        try:
+            study = optuna.load_study(study_name=self.stored, storage=self.storage)
+        except KeyError:
+            study = optuna.create_study(
+                study_name=self.stored, storage=self.storage, directions=directions
+            )
+        made_for = study.user_attrs.get(OBJECTIVE)
+        asked = [str(self.objectives), *directions]
+        if made_for is None:
+            study.set_user_attr(OBJECTIVE, asked)
+        elif made_for != asked:
+            raise StudyChanged(
+                f"study {self.name} has the objective {' '.join(made_for)}, not {' '.join(asked)};"
+                " values of both cannot be compared: give the search another study name, or add"
+                " --accept-changes to have them computed anew"
+            )
+        return study

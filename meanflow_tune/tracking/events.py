@@ -1,0 +1,188 @@
+"""What MLflow shows of a search, as events: one run for the search, one below it for each trial.
+
+Events carry all that a replay needs, so that it depends on no state but the files they name.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from meanflow_tune.config.overrides import flatten
+from meanflow_tune.records import Job, Outcome, Report, TrialRecord
+from meanflow_tune.tracking.outbox import Outbox
+
+
+class Tracker:
+    """Puts the events of one study into its outbox; each method returns once they are on disk.
+
+    What is told twice is written once, so a resumed search may tell everything again (`catch_up`).
+    Records of a sibling study, `NAME/confirm`, become runs of the same search: `confirm/3`.
+    """
+
+    def __init__(self, outbox: Outbox, study: str) -> None:
+        self._outbox = outbox
+        self._study = study
+
+    def search_started(self, facts: Mapping[str, Any]) -> None:
+        """facts: what describes the search: space, goal, objective, sampler, seed, code hash."""
+        self._put("search_started", None, facts=flatten(facts))
+
+    def trial_started(self, job: Job, record: TrialRecord) -> None:
+        """A trial was handed out, for the first time or again."""
+        self._trial_started(record, job.config, job.attempt)
+
+    def _trial_started(self, record: TrialRecord, config: Mapping[str, Any], attempt: int) -> None:
+        self._put(
+            "trial_started",
+            _started_key(record, attempt),
+            trial=self._trial(record),
+            baseline=record.baseline,
+            attempt=attempt,
+            terms=record.terms,
+            config=config,
+            params=record.params,
+            started=record.started,
+        )
+
+    def reported(self, record: TrialRecord, report: Report) -> None:
+        """A trial reached a rung, or ended a repeat. Pictures (`.png`) among the artifacts are logged."""
+        if report.repeat:
+            self._repeated(record, report)
+            return
+        rung = sum(earlier.images < report.images for earlier in record.reports)
+        values = record.rung_values[rung] if rung < len(record.rung_values) else ()
+        self._put(
+            "reported",
+            _reported_key(record, report),
+            trial=self._trial(record),
+            rung=rung + 1,
+            value=values[0] if len(values) == 1 else None,
+            decision=record.decisions[rung] if rung < len(record.decisions) else None,
+            report=report.to_dict(),
+        )
+
+    def _repeated(self, record: TrialRecord, report: Report) -> None:
+        self._put(
+            "repeated",
+            _reported_key(record, report),
+            trial=self._trial(record),
+            baseline=record.baseline,
+            started=record.started,
+            report=report.to_dict(),
+        )
+
+    def paused(self, record: TrialRecord) -> None:
+        """A trial waits at a rung, and may go on later."""
+        self._put(
+            "trial_paused",
+            _paused_key(record),
+            trial=self._trial(record),
+        )
+
+    def ended(self, record: TrialRecord, outcome: Outcome, model: Path | None = None) -> None:
+        """A trial ended. model: the folder made by `export_student`, logged once for the run."""
+        if outcome.status in ("running", "paused"):
+            raise ValueError(
+                f"Trial {record.number} has not ended: its outcome is {outcome.status!r}."
+            )
+        self._put(
+            "trial_ended",
+            _ended_key(record),
+            trial=self._trial(record),
+            status=outcome.status,
+            reason=outcome.reason,
+            ended=record.ended,
+            images=record.reports[-1].images if record.reports else 0,
+            model=str(Path(model).resolve()) if model is not None else None,
+        )
+
+    def settled(self, records: Iterable[TrialRecord]) -> None:
+        """How each ended trial stands, at the end of a search, in one event; see `mlflow_sink`."""
+        trials = {
+            self._trial(record): {
+                "tags": _standing(record),
+                "ended": record.ended,
+                "objective": record.value,
+            }
+            for record in records
+            if record.status not in ("running", "paused")
+        }
+        self._put("trials_settled", None, trials=trials)
+
+    def search_ended(self, summary: Mapping[str, Any], files: Iterable[Path] = ()) -> None:
+        """The driver stops. summary["status"]: completed, interrupted or failed; the rest are tags.
+
+        files: results to keep with the search (best.json, results.parquet, best.png).
+        """
+        status = summary.get("status")
+        if status not in ("completed", "interrupted", "failed"):
+            raise ValueError(
+                f"summary['status'] must be completed, interrupted or failed, but got {status!r}."
+            )
+        paths = [str(Path(file).resolve()) for file in files]
+        self._put("search_ended", None, summary=flatten(summary), files=paths)
+
+    def catch_up(
+        self,
+        records: Iterable[TrialRecord],
+        model_of: Callable[[TrialRecord], Path | None] = lambda record: None,
+        with_pictures: Callable[[TrialRecord, Report], Report] = lambda record, report: report,
+    ) -> None:
+        """Tell what a killed driver did not: the study holds it, the outbox may not.
+
+        with_pictures: adds a report's pictures to it, drawn again where they were lost. It and
+        model_of look at files, and are called only for what was not told yet.
+        """
+        for record in records:
+            if not self._told(_started_key(record, record.attempt)):
+                self._trial_started(record, record.config, record.attempt)
+            for report in (*record.reports, *record.repeats):
+                if not self._told(_reported_key(record, report)):
+                    self.reported(record, with_pictures(record, report))
+            if record.status == "paused" and not self._told(_paused_key(record)):
+                self.paused(record)
+            ended = record.status not in ("running", "paused")
+            if ended and not self._told(_ended_key(record)):
+                self.ended(record, Outcome(record.status, record.reason), model_of(record))
+
+    def _told(self, key: str) -> bool:
+        return self._outbox.has(key)
+
+    def _trial(self, record: TrialRecord) -> str:
+        """The trial's name below the search: its number, or `confirm/3` in a sibling study."""
+        if record.study == self._study:
+            return f"{record.number}"
+        return f"{record.study.removeprefix(f'{self._study}/')}/{record.number}"
+
+    def _put(self, kind: str, key: str | None, **payload: Any) -> None:
+        self._outbox.put(kind, key=key, study=self._study, uid=self._outbox.uid, **payload)
+
+
+def _standing(record: TrialRecord) -> dict[str, Any]:
+    """The tags of an ended trial that change while it runs."""
+    tags: dict[str, Any] = {"state": record.status, "attempt": record.attempt}
+    if record.reason:
+        tags["reason"] = record.reason
+    if record.reports:
+        tags |= {"rung": len(record.reports), "images": record.reports[-1].images}
+        if len(record.decisions) >= len(record.reports):
+            tags["decision"] = record.decisions[len(record.reports) - 1]
+    return tags
+
+
+def _started_key(record: TrialRecord, attempt: int) -> str:
+    return f"{record.study}/{record.number}/attempt/{attempt}"
+
+
+def _reported_key(record: TrialRecord, report: Report) -> str:
+    place = f"repeat/{report.repeat}" if report.repeat else f"images/{report.images}"
+    return f"{record.study}/{record.number}/{place}"
+
+
+def _paused_key(record: TrialRecord) -> str:
+    place = f"paused/{record.reports[-1].images}/attempt/{record.attempt}"
+    return f"{record.study}/{record.number}/{place}"
+
+
+def _ended_key(record: TrialRecord) -> str:
+    return f"{record.study}/{record.number}/ended"

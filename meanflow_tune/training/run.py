@@ -1,0 +1,207 @@
+"""A training run: its state, and one step. Counted in images; every draw is a function of
+(seed, images seen, purpose), so that a resumed run is the same run and so is one on other ranks.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from meanflow_tune.config import TrialConfig
+from meanflow_tune.core.jets.engine import engine_of
+from meanflow_tune.core.paths import linear_path
+from meanflow_tune.core.random import make_generator, spread_draws
+from meanflow_tune.core.types import DataSplit, LossOutput, PathSample, TimePair, Velocity
+from meanflow_tune.objective.loss_module import Objective
+from meanflow_tune.objective.velocities import self_teacher
+from meanflow_tune.records import Report
+from meanflow_tune.training.optim import MovingAverage, learning_rate, make_optimizer
+from meanflow_tune.training.world import World
+
+
+class Diverged(ArithmeticError):
+    """A loss or gradient that is not finite: which step and which term."""
+
+
+@dataclass
+class Run:
+    """All state of a training run; what `state_dict` holds is all that a resume needs.
+
+    go_on: the sink's answer to the newest report; at the last rung it asks for repeats.
+    """
+
+    config: TrialConfig
+    world: World
+    data: DataSplit
+    objective: Objective
+    ema: MovingAverage
+    optimizer: torch.optim.Optimizer
+    step: int
+    cost: dict[str, float]
+    reports: list[Report]
+    go_on: bool = True
+
+    @classmethod
+    def start(
+        cls,
+        config: TrialConfig,
+        world: World,
+        data: DataSplit,
+        teacher: Velocity | None,
+        initial: Mapping[str, Tensor] | None = None,
+    ) -> "Run":
+        """A run at step 0, its weights drawn from the configuration's seed. `data` is on the device.
+
+        teacher: the guided v_phi; not used where the velocities are from scratch. initial: the
+        weights to begin with, where student_init is "teacher".
+
+        Raises ValueError when the global batch cannot be split evenly over the ranks, and when labels
+        are to be dropped that the data has not.
+        """
+        batch = config.budget.global_batch
+        if batch % world.size:
+            raise ValueError(
+                f"budget.global_batch must be a multiple of the ranks, but got {batch} and {world.size}."
+            )
+        generator = make_generator(config.seed, "weights")
+        student = config.network(data.shape, data.classes, generator).to(world.device)
+        if (config.student_init == "teacher") != (initial is not None):
+            raise ValueError(
+                f"student_init is {config.student_init!r}, but {initial is not None=}."
+            )
+        if initial is not None:
+            student.load_state_dict(initial)
+        ema = MovingAverage(student, config.ema)
+        if config.velocity_source == "from_scratch":
+            net = config.network(data.shape, data.classes, make_generator(0, "self-teacher"))
+            ema.share_with(net.to(world.device).eval().requires_grad_(False))
+            teacher = self_teacher(net, engine_of(config.compile, config.precision))
+        objective = Objective(student, teacher, config, data.classes).to(world.device)
+        optimizer = make_optimizer(objective.parameters(), config.optimizer)
+        return cls(config, world, data, objective, ema, optimizer, 0, {}, [])
+
+    @property
+    def images(self) -> int:
+        return self.step * self.config.budget.global_batch
+
+    def batch(self) -> PathSample:
+        """This rank's rows of the next global batch; the global batch does not depend on the ranks."""
+        count, device = self.config.budget.global_batch, self.world.device
+        seed, images, rows = self.config.seed, self.images, self.world.rows(count)
+
+        def draw(purpose: str, where: str = "cpu") -> torch.Generator:
+            return make_generator(seed, images, purpose, device=where)
+
+        index = torch.randint(len(self.data.train_x), (count,), generator=draw("data"))[rows]
+        index = index.to(device)
+        x_1 = self.data.train_x[index]
+        label = None if self.data.train_label is None else self.data.train_label[index]
+        if self.config.label_dropout > 0.0:
+            assert label is not None
+            assert self.data.classes is not None
+            dropped = torch.rand(count, generator=draw("label_dropout")) < self.config.label_dropout
+            label = label.masked_fill(dropped[rows].to(device), self.data.classes)
+        shape = (count, *self.data.shape)
+        x_0 = torch.randn(shape, generator=draw("noise", device), device=device)[rows]
+        times = self.config.time_sampler.sample(count, draw("times"))
+        here = TimePair(times.t[rows].to(device), times.s[rows].to(device))
+        path = linear_path(x_0, x_1, here, label)
+        if self.config.losses.fraction == 1.0:
+            return path
+        return replace(path, lot=spread_draws(count, draw("lot"))[rows].to(device))
+
+    def advance(self, module: nn.Module) -> LossOutput:
+        """One optimiser step through `module` (the objective, or DDP around it). Raises Diverged."""
+        budget, settings = self.config.budget, self.config.optimizer
+        output: LossOutput = module(self.batch(), self.step / budget.steps)
+        self.optimizer.zero_grad(set_to_none=True)
+        output.loss.backward()  # type: ignore[no-untyped-call]
+        parameters = list(self.objective.parameters())
+        norm = nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+        if not torch.isfinite(norm):
+            bad = [name for name, term in output.terms.items() if not torch.isfinite(term)]
+            culprit = ", ".join(bad) if bad else "gradient"
+            raise Diverged(f"{culprit} not finite at step {self.step} ({self.images} images)")
+        rate = learning_rate(settings, (self.step + 1) / budget.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.step += 1
+        self.ema.update(self.objective.student, self.images, budget.global_batch)
+        output.terms["gradient_norm"] = norm
+        return output
+
+    def averaged_state(self) -> dict[str, Tensor]:
+        """The student's state with the moving average in place of its weights, on the CPU."""
+        state = self.objective.student.state_dict() | self.ema.weights
+        return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "config": self.config.to_dict(),
+            "student": self.objective.student.state_dict(),
+            "weighting": self.objective.weighting.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "cost": self.cost,
+            "reports": [report.to_dict() for report in self.reports],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError when the state is of another configuration."""
+        if state["config"] != self.config.to_dict():
+            raise ValueError("the checkpoint is of another configuration than the trial's")
+        self.objective.student.load_state_dict(state["student"])
+        self.objective.weighting.load_state_dict(state["weighting"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+        self.cost = dict(state["cost"])
+        self.reports = [Report(**report) for report in state["reports"]]
+
+
+class Meter:
+    """Means of the loss terms since the last rung, and the processor time of all ranks.
+
+    A term with a `/` in its name may be missing from a step or a rank, where no sample had it: it is
+    the mean over the steps of this rank that had it. The others are means over all ranks.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.terms: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.count = 0
+        self.processor, self.wall = time.process_time(), time.perf_counter()
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        for name, value in terms.items():
+            self.terms[name] = self.terms.get(name, torch.zeros_like(value)) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+        self.count += 1
+
+    def flush(self, cost: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+        """(loss metrics, cost so far); starts anew. Collective."""
+        wall = time.perf_counter() - self.wall
+        on_gpu = self.world.device.startswith("cuda")
+        name = "gpu_seconds" if on_gpu else "cpu_seconds"
+        spent = self.world.sum(wall if on_gpu else time.process_time() - self.processor)
+        steps = cost.get("steps", 0.0) + self.count
+        total = cost.get("wall_seconds", 0.0) + wall
+        cost = {
+            name: cost.get(name, 0.0) + spent,
+            "wall_seconds": total,
+            "steps": steps,
+            "step_ms": 1e3 * total / max(steps, 1.0),
+        }
+        names = [key for key in self.terms if "/" not in key]
+        losses = {f"loss/{k}": self.world.sum(float(self.terms[k])) for k in names}
+        losses = {k: v / max(self.count, 1) / self.world.size for k, v in losses.items()}
+        for key in self.terms.keys() - set(names):
+            losses[f"loss/{key}"] = float(self.terms[key]) / self.counts[key]
+        self.__init__(self.world)  # type: ignore[misc]
+        return losses, cost

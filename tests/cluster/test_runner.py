@@ -1,0 +1,197 @@
+"""Searches over slots on a private Ray: real worker groups, a stand-in for the training."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meanflow_tune.cluster import session
+from meanflow_tune.cluster.errors import HostUnfit, SlotsLost
+from tests.support.processes.toy_director import ToyDirector
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(800)]
+
+SERVE = "tests.support.processes.fake_serve:serve_job"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_session() -> Iterator[session.Session]:
+    with session.start_local(cpus=4) as started:
+        yield started
+
+
+def search(
+    director: ToyDirector,
+    folder: Path,
+    count: int,
+    workers: int,
+    serve: Any = SERVE,
+    retries: int = 2,
+) -> None:
+    from meanflow_tune.cluster.broker import start_broker
+    from meanflow_tune.cluster.tuner import run_search
+    from meanflow_tune.cluster.worker_groups import WorkerGroups
+
+    broker = start_broker(max_retries=retries)
+    with WorkerGroups(broker, count, workers, {"CPU": 1.0}, False, folder, serve) as slots:
+        run_search(director, broker, count, folder, "toy", slots)
+    assert placement_groups() == []
+    assert [p.name for p in (folder / "slots").iterdir()] == []
+    assert [p.name for p in (folder / "tune").iterdir()] == []
+
+
+def placement_groups() -> list[str]:
+    """Reservations that are still held."""
+    from ray.util import placement_group_table
+
+    return [i for i, g in placement_group_table().items() if g["state"] != "REMOVED"]
+
+
+def test_two_slots_serve_six_jobs(tmp_path: Path) -> None:
+    configs: list[dict[str, Any]] = [{"x": float(i), "rungs": 3} for i in range(6)]
+    configs[2]["fail"] = "raise"
+    configs[4]["x"] = float("nan")
+    # Ray Tune takes "/" in the keys of a config apart, and refuses this pair.
+    configs[5] |= {"time_sampler": "beta", "time_sampler/beta/a": 2.0}
+    director = ToyDirector(configs, tmp_path, lambda number, images: (number, images) != (1, 200))
+    search(director, tmp_path, count=2, workers=1)
+    status = {n: o.status for n, o in director.outcomes.items()}
+    assert status == {n: {1: "pruned", 2: "failed"}.get(n, "completed") for n in range(6)}
+    assert director.outcomes[2].deterministic
+    assert "the step was not finite" in director.outcomes[2].reason
+    assert {n: sorted(r) for n, r in director.reports.items()} == {
+        0: [100, 200, 300],
+        1: [100, 200],
+        3: [100, 200, 300],
+        4: [100, 200, 300],
+        5: [100, 200, 300],
+    }
+
+
+def test_two_ranks_survive_a_killed_rank_and_a_raising_one(tmp_path: Path) -> None:
+    killed: list[int] = []
+
+    def kill_rank_1(number: int, images: int) -> bool:
+        if (number, images) == (1, 200) and not killed:
+            killed.append(int((director.folder(1) / "pid-1-0").read_text()))
+            os.kill(killed[0], signal.SIGKILL)
+        return True
+
+    configs: list[dict[str, Any]] = [{"x": 0.0, "rungs": 4, "seconds": 0.2} for _ in range(4)]
+    configs[2]["fail"] = "raise"
+    director = ToyDirector(configs, tmp_path, kill_rank_1)
+    search(director, tmp_path, count=1, workers=2)
+    assert killed
+    status = [director.outcomes[n].status for n in range(4)]
+    assert status == ["completed", "completed", "failed", "completed"]
+    # Rank 1 raised; rank 0, which waited for it, is not taken for the cause.
+    assert director.outcomes[2].reason.startswith("ArithmeticError")
+    assert (director.folder(1) / "pid-1-1").exists()
+    for number in (0, 1, 3):
+        totals = [r.metrics["total@1"] for r in director.reports[number].values()]
+        assert totals == [3.0] * 4
+
+
+def test_a_search_that_was_stopped_leaves_its_slots_to_the_next(tmp_path: Path) -> None:
+    """A time budget ends the search, and its confirmation begins in the same slots at once."""
+    import ray
+
+    from meanflow_tune.cluster.broker import start_broker
+    from meanflow_tune.cluster.tuner import run_search
+    from meanflow_tune.cluster.worker_groups import WorkerGroups
+
+    class Budget:
+        requested = False
+
+    budget = Budget()
+
+    def pruner(number: int, images: int) -> bool:
+        budget.requested = images >= 200
+        return True
+
+    long = [{"x": 0.0, "rungs": 1000, "seconds": 0.2} for _ in range(3)]
+    first = ToyDirector(long, tmp_path / "first", pruner)
+    short = [{"x": 0.0, "rungs": 3, "seconds": 0.5} for _ in range(2)]
+    second = ToyDirector(short, tmp_path / "second")
+    broker = start_broker()
+    with WorkerGroups(broker, 1, 2, {"CPU": 1.0}, False, tmp_path, SERVE) as slots:
+        run_search(first, broker, 1, tmp_path, "first", slots, budget)
+        ray.get(broker.forget.remote())
+        run_search(second, broker, 1, tmp_path, "second", slots)
+    assert {n: o.status for n, o in first.outcomes.items()} == {0: "running"}
+    assert {n: o.status for n, o in second.outcomes.items()} == {0: "completed", 1: "completed"}
+
+
+def test_a_rank_without_memory_tells_it_and_hangs_nobody(tmp_path: Path) -> None:
+    """Not a failure to retry, on two ranks as on one; the other rank waits in a collective."""
+    configs: list[dict[str, Any]] = [{"x": 0.0, "rungs": 2} for _ in range(3)]
+    configs[1]["fail"] = "memory"
+    for workers in (2, 1):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        director = ToyDirector(configs, folder)
+        search(director, folder, count=1, workers=workers)
+        status = [director.outcomes[n].status for n in range(3)]
+        assert status == ["completed", "out_of_memory", "completed"]
+        short = director.outcomes[1]
+        assert "8.00 TiB" in short.reason
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        assert short.violation == pytest.approx(8 * 2**40 / memory)
+        assert not (director.folder(1) / "pid-0-1").exists(), "it was not begun again"
+    # One rank alone gives its memory back and goes on.
+    pids = {(director.folder(n) / "pid-0-0").read_text() for n in range(3)}
+    assert len(pids) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_rank_with_notice_saves_its_job_which_is_begun_again(
+    tmp_path: Path, workers: int
+) -> None:
+    """SIGTERM to one process, as a spot instance gets it; no retry is counted (there is none here)."""
+    noticed: list[int] = []
+
+    def give_notice(number: int, images: int) -> bool:
+        if (number, images) == (0, 200) and not noticed:
+            noticed.append(int((director.folder(0) / f"pid-{workers - 1}-0").read_text()))
+            os.kill(noticed[0], signal.SIGTERM)
+        return True
+
+    configs: list[dict[str, Any]] = [{"x": 0.0, "rungs": 6, "seconds": 1.0}]
+    director = ToyDirector(configs, tmp_path, give_notice)
+    search(director, tmp_path, count=1, workers=workers, retries=0)
+    assert noticed
+    assert director.outcomes[0].status == "completed"
+    assert sorted(director.reports[0]) == [100, 200, 300, 400, 500, 600]
+    first, second = ((director.folder(0) / f"pid-{workers - 1}-{n}").read_text() for n in range(2))
+    assert first != second, "the process that was to go took nothing more"
+    assert not (director.folder(0) / "pid-0-2").exists()
+
+
+def test_an_error_of_the_director_ends_the_search(tmp_path: Path) -> None:
+    class Fenced(RuntimeError):
+        pass
+
+    def pruner(number: int, images: int) -> bool:
+        raise Fenced("another driver has taken over")
+
+    director = ToyDirector([{"x": 0.0, "rungs": 1}], tmp_path, pruner)
+    with pytest.raises(Fenced, match="taken over"):
+        search(director, tmp_path, count=1, workers=1)
+    assert director.outcomes == {}
+
+
+def test_code_that_cannot_be_loaded_ends_the_search(tmp_path: Path) -> None:
+    director = ToyDirector([{"x": 0.0, "rungs": 1}], tmp_path)
+    with pytest.raises(SlotsLost, match="no_such_module"):
+        search(director, tmp_path, count=1, workers=1, serve="no_such_module:serve")
+
+
+def test_too_much_is_asked_for() -> None:
+    from meanflow_tune.cluster.preflight import check_resources
+
+    check_resources(2, 2, {"CPU": 1.0})
+    with pytest.raises(HostUnfit, match=r"3 slots of 2 workers.*need 6.*has 4 CPU"):
+        check_resources(3, 2, {"CPU": 1.0})

@@ -1,0 +1,265 @@
+"""Search spaces: how they load, and the one that this project is about."""
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import FixedTrial
+
+from meanflow_tune.search.errors import SpaceError
+from meanflow_tune.search.samplers.factory import make_sampler
+from meanflow_tune.search.space import load
+from meanflow_tune.search.space.load import check_baseline, known_spaces, load_space
+
+TOY = """
+GOAL = "find x"
+OBJECTIVE = "gap@1"
+BASELINES = {"zero": {"x": 0.0, "kind": "a"}}
+def suggest(trial):
+    return {"x": trial.suggest_float("x", -1, 1), "kind": trial.suggest_categorical("kind", "ab")}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "toy.py"
+    path.write_text(text)
+    return path
+
+
+def test_load_from_a_path(tmp_path: Path) -> None:
+    space = load_space(write(tmp_path, TOY))
+    assert (space.name, space.goal, str(space.objective)) == ("toy", "find x", "gap@1")
+    assert space.baselines == {"zero": {"x": 0.0, "kind": "a"}}
+    other = load_space(write(tmp_path, TOY + "# changed\n"))
+    assert other.source_hash != space.source_hash
+
+
+def test_the_hash_covers_the_spaces_that_a_space_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of search_spaces that another one builds on is part of it, at any depth."""
+    monkeypatch.setattr(load, "spaces_folder", lambda: tmp_path)
+    base = tmp_path / "base.py"
+    base.write_text("X = 1\n")
+    (tmp_path / "middle.py").write_text("import search_spaces.base\n")
+    alone = write(tmp_path, TOY)
+    plain = load._source_hash(alone)
+    assert plain == hashlib.sha256(alone.read_bytes()).hexdigest()
+    for line in (
+        "from search_spaces.base import X",
+        "from search_spaces import base",
+        "import search_spaces.middle as m",
+    ):
+        base.write_text("X = 1\n")
+        before = load._source_hash(write(tmp_path, f"{line}\n{TOY}"))
+        base.write_text("X = 2\n")
+        assert load._source_hash(write(tmp_path, f"{line}\n{TOY}")) != before, line
+
+
+def test_the_toy_has_the_parameters_of_second_order() -> None:
+    toy, digits = load_space("eight_gaussians"), load_space("second_order")
+    for params in digits.baselines.values():
+        theirs, ours = digits.suggest(FixedTrial(params)), toy.suggest(FixedTrial(params))
+        assert ours.data.kind == "eight_gaussians"
+        assert ours.losses == theirs.losses
+        assert ours.time_sampler == theirs.time_sampler
+        assert ours.budget.rungs == (0.1, 0.25, 0.5, 1.0)
+    assert toy.baselines == digits.baselines
+    assert toy.source_hash != digits.source_hash
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('GOAL = "find x"', "", "lacks GOAL"),
+        ('"find x"', '" "', "GOAL of search space"),
+        ('"gap@1"', '"loss@1"', "OBJECTIVE of search space .* training loss"),
+        ('"gap@1"', "3", "must be text or a SearchObjective"),
+        ('{"zero"', '["zero"] and {1: {3}', "BASELINES .* must be JSON data"),
+        ('"x": 0.0, ', "", "baseline 'zero': .*parameter 'x' is not found"),
+        ('"x": 0.0', '"x": 0.0, "y": 1', "baseline 'zero' fixes y, which suggest does not ask for"),
+        ('"x": 0.0', '"x": 3.0', "baseline 'zero': .*3.0 .*'x' is out of the range"),
+        ('"kind": "a"', '"kind": "c"', "baseline 'zero': parameter 'kind': 'c' not in"),
+        ("def suggest", "import no_such_module\ndef suggest", "ModuleNotFoundError"),
+    ],
+)
+def test_faulty_spaces_are_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in TOY
+    text = TOY.replace(old, new, 1)
+    if "{3}" in new:
+        text = text.replace('{1: {3}: {"x": 0.0, "kind": "a"}}', "{1: {3}}")
+    with pytest.raises(SpaceError, match=message):
+        load_space(write(tmp_path, text))
+
+
+FAMILY = TOY.replace("def suggest", 'BASELINES["one"] = {"x": 1.0, "kind": "b"}\n{}\ndef suggest')
+
+
+def test_baselines_come_in_families(tmp_path: Path) -> None:
+    """Without FAMILIES the reference is one; whatever is in none is one by itself."""
+    plain = load_space(write(tmp_path, FAMILY.replace("{}\ndef", "\ndef")))
+    assert plain.families == {"zero": ("zero",), "one": ("one",)}
+    text = FAMILY.replace("{}\ndef", 'REFERENCE = ("one",)\ndef')
+    assert load_space(write(tmp_path, text)).families == {"reference": ("one",), "zero": ("zero",)}
+    text = FAMILY.replace("{}\ndef", 'FAMILIES = {"both": ("one", "zero")}\ndef')
+    assert load_space(write(tmp_path, text)).families == {"both": ("one", "zero")}
+    assert load_space("second_order").families["reference"] == load_space("second_order").reference
+
+
+@pytest.mark.parametrize(
+    ("families", "message"),
+    [
+        ('("one",)', "must map names"),
+        ('{"a": ("two",)}', "FAMILIES .*two is no BASELINE"),
+        ('{"a": ("one",), "b": ("one",)}', "one is in two families"),
+        ('{"zero": ("one",)}', "zero is also the name of a baseline"),
+    ],
+)
+def test_faulty_families_are_refused(tmp_path: Path, families: str, message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        load_space(write(tmp_path, FAMILY.replace("{}\ndef", f"FAMILIES = {families}\ndef")))
+
+
+def test_unknown_spaces_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match=r"'secondorder' is unknown; known: .*second_order"):
+        load_space("secondorder")
+    with pytest.raises(SpaceError, match="there is no search space at"):
+        load_space(tmp_path / "none.py")
+    assert "second_order" in known_spaces()
+
+
+@pytest.fixture(scope="module")
+def space() -> Any:
+    return load_space("second_order")
+
+
+@pytest.fixture(scope="module")
+def drawn(space: Any) -> list[tuple[dict[str, Any], Any]]:
+    """Parameters and configurations of blind draws, as a search makes them."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study()
+    trials = []
+    for number in range(150):
+        study.sampler = make_sampler("random", 1, number, 10)
+        trial = study.ask()
+        trials.append((trial, space.suggest(trial)))
+    return [(trial.params, config) for trial, config in trials]
+
+
+def test_baselines(space: Any) -> None:
+    assert list(space.baselines) == [
+        "backward_lr_mid",
+        "backward_lr_low",
+        "backward_lr_high",
+        "forward",
+        "backward_forward",
+        "second_order",
+    ]
+    rates = set()
+    for name, params in space.baselines.items():
+        config = space.suggest(FixedTrial(params))
+        shares = {key: loss.share for key, loss in config.losses.active.items()}
+        expected = {
+            "forward": {"forward": 1.0},
+            "backward_forward": {"backward": 0.5, "forward": 0.5},
+            "second_order": {"backward": 0.45, "forward": 0.45, "second_order": 0.1},
+        }
+        assert shares == pytest.approx(expected.get(name, {"backward": 1.0}))
+        assert config.time_sampler.kind == "logit_normal"
+        assert (config.time_sampler.mean, config.time_sampler.std) == (0.4, 1.0)
+        assert config.time_sampler.diagonal_share == 0.25
+        assert config.weighting.power == 0.75
+        rates.add(config.optimizer.learning_rate)
+    assert len(rates) == 3
+    params = dict(space.baselines["forward"])
+    del params["weighting/power"]
+    with pytest.raises(SpaceError, match="weighting/power"):
+        check_baseline(space.suggest, "forward", params)
+
+
+def test_draws_are_valid_and_shares_sum_to_one(drawn: list[tuple[dict[str, Any], Any]]) -> None:
+    for params, config in drawn:
+        shares = {name: loss.share for name, loss in config.losses.active.items()}
+        assert abs(math.fsum(shares.values()) - 1.0) <= 2**-52
+        sign = params["loss/second_order/sign"]
+        assert math.copysign(1, shares.get("second_order", sign)) == math.copysign(1, sign)
+        assert ("second_order" in shares) == (sign != 0)
+        assert ("tri_consistency" in shares) == params["loss/tri_consistency/active"]
+        assert all(share > 0 for name, share in shares.items() if name != "second_order")
+
+
+def test_every_branch_is_reached(drawn: list[tuple[dict[str, Any], Any]]) -> None:
+    configs = [config for _, config in drawn]
+    kinds = {config.ds_schedule.kind for config in configs if config.ds_schedule}
+    assert len(kinds) == 6
+    assert {c.time_sampler.kind for c in configs} == {
+        "uniform",
+        "logit_normal",
+        "beta",
+        "gap_first",
+    }
+    assert {c.x_source.kind for c in configs} == {"student_jump", "teacher_ode", "annealed"}
+    assert {params["loss/second_order/sign"] for params, _ in drawn} == {-1, 0, 1}
+
+
+def test_no_parameter_is_asked_for_in_vain(
+    space: Any, drawn: list[tuple[dict[str, Any], Any]]
+) -> None:
+    """Moving any parameter of a draw changes its configuration."""
+    seen: set[str] = set()
+    for params, config in drawn:
+        trial = FixedTrial(params)
+        space.suggest(trial)
+        for name, distribution in trial.distributions.items():
+            if name in seen or isinstance(
+                distribution, optuna.distributions.CategoricalDistribution
+            ):
+                continue
+            seen.add(name)
+            low, high = distribution.low, distribution.high
+            moved = params | {name: low if params[name] != low else high}
+            assert space.suggest(FixedTrial(moved)) != config, name
+    assert len(seen) > 20
+
+
+def test_the_flat_space_is_the_same_question_in_numbers_alone(space: Any) -> None:
+    flat = load_space("second_order_flat")
+    assert (flat.goal, flat.objective, flat.reference) == (
+        space.goal,
+        space.objective,
+        space.reference,
+    )
+    assert list(flat.baselines) == list(space.baselines)
+    for name, params in flat.baselines.items():
+        ours = flat.suggest(FixedTrial(params)).to_dict()
+        theirs = space.suggest(FixedTrial(space.baselines[name])).to_dict()
+        for loss in ("backward", "forward", "second_order"):
+            share = [(one["losses"][loss] or {"share": 0.0})["share"] for one in (ours, theirs)]
+            assert share[0] == pytest.approx(share[1], abs=1e-15)
+        assert ours | {"losses": None} == theirs | {"losses": None}
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    signs = set()
+    for _ in range(60):
+        trial = study.ask()
+        config = flat.suggest(trial)
+        distributions = trial.distributions
+        assert sorted(distributions) == sorted(flat.baselines["forward"])
+        assert not any(
+            isinstance(distribution, optuna.distributions.CategoricalDistribution)
+            for distribution in distributions.values()
+        )
+        shares = [loss.share for loss in config.losses.active.values()]
+        assert len(shares) == 3
+        assert abs(math.fsum(shares) - 1.0) <= 2**-52
+        signs.add(math.copysign(1, config.losses.second_order.share))
+        for name, distribution in distributions.items():
+            moved = trial.params | {
+                name: distribution.low
+                if trial.params[name] != distribution.low
+                else distribution.high
+            }
+            assert flat.suggest(FixedTrial(moved)) != config, name
+    assert signs == {-1, 1}

@@ -1,0 +1,68 @@
+"""A small search with its confirmation, as records."""
+
+from dataclasses import replace
+
+from meanflow_tune.plan.confirm import Entry
+from meanflow_tune.records import Report, Status, TrialRecord
+from meanflow_tune.search.objectives import Objectives
+from meanflow_tune.search.space.load import Space
+
+GAP = Objectives.parse("gap@1")
+SPACE = Space(
+    name="toy",
+    suggest=lambda trial: {},
+    goal="Which one is best?",
+    objective=GAP.parts[0],
+    baselines={name: {} for name in ("low", "mid", "forward", "bent")},
+    source_hash="",
+    reference=("low", "mid"),
+    families={"backward": ("low", "mid"), "forward": ("forward",), "bent": ("bent",)},
+)
+SEARCH_SEED = 3
+
+
+def record(
+    number: int, value: float, baseline: str | None = None, status: Status = "completed"
+) -> TrialRecord:
+    config = {
+        "seed": 0,
+        "optimizer": {"learning_rate": 0.01, "warmup": 0.1},
+        "budget": {"images": 100, "global_batch": 10, "rungs": [0.5, 1.0]},
+        "evaluation": {"latent_seed": 20_000, "samples": 8},
+        "mark": number,
+    }
+    return TrialRecord(
+        study="toy",
+        number=number,
+        status=status,
+        params={},
+        config=config,
+        value=value,
+        baseline=baseline,
+        reports=(Report(100, {"gap@1": value}, {}, 0.0),),
+        reason="",
+        attempt=0,
+        folder="",
+        started=None,
+        ended=None,
+    )
+
+
+SEARCH = [
+    record(0, 0.5, "low"),
+    record(1, 0.4, "mid"),
+    record(2, 0.35, "forward"),
+    record(3, 0.6, "bent"),
+    record(4, 0.3),
+    record(5, 0.2),
+    record(6, 0.1, status="pruned"),
+    record(7, 0.25),
+]
+
+
+def run(entry: Entry, value: float, number: int, status: Status = "completed") -> TrialRecord:
+    """What the confirming study holds of an entry."""
+    made = record(number, value, status=status)
+    return replace(
+        made, baseline=entry.name, params=entry.params, config=made.config | {"seed": entry.seed}
+    )

@@ -1,0 +1,22 @@
+"""The terms of a study that is none."""
+
+from typing import Any
+
+from meanflow_tune.search.store.manifest import Manifest
+
+TERMS: dict[str, Any] = {
+    "study": "digits",
+    "space": "second_order",
+    "space_hash": "a" * 64,
+    "goal": "settle it",
+    "objective": "gap@1",
+    "overrides": ("budget.images=100",),
+    "sampler": "tpe",
+    "seed": 3,
+    "rungs": "none",
+    "data_fingerprint": "f00",
+}
+
+
+def manifest(**changes: Any) -> Manifest:
+    return Manifest.make(**(TERMS | changes))

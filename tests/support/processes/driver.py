@@ -1,0 +1,60 @@
+"""A driver as a process of its own: `python -m tests.support.processes.driver FOLDER [ADDRESS]`.
+
+Prints a line for each thing that happens, and nothing else may appear on its terminal.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from meanflow_tune.cluster import session
+from meanflow_tune.cluster.signals import Interrupt
+from tests.support.processes.toy_director import ToyDirector
+
+
+class LoudDirector(ToyDirector):
+    def on_report(self, number: int, report: Any) -> bool:
+        print(f"report {number} {report.images}", flush=True)
+        return super().on_report(number, report)
+
+    def on_end(self, number: int, outcome: Any) -> None:
+        print(f"end {number} {outcome.status}", flush=True)
+        super().on_end(number, outcome)
+
+
+def main(folder: Path, address: str | None) -> int:
+    from meanflow_tune.cluster.broker import start_broker
+    from meanflow_tune.cluster.preflight import check_hosts
+    from meanflow_tune.cluster.worker_groups import WorkerGroups
+
+    started = session.join(address) if address else session.start_local(cpus=2)
+    with started, Interrupt() as interrupt:
+        if address:
+            print(f"hosts {len(check_hosts(folder))}", flush=True)
+        broker = start_broker()
+        config = json.loads((folder / "config.json").read_text())
+        director = LoudDirector([config] * 3, folder)
+        with WorkerGroups(
+            broker,
+            2,
+            1,
+            {"CPU": 1.0},
+            False,
+            folder,
+            "tests.support.processes.fake_serve:serve_job",
+            local=started.local,
+        ) as slots:
+            from meanflow_tune.cluster.tuner import run_search
+
+            run_search(director, broker, 2, folder, "toy", slots, interrupt)
+        return 130 if interrupt.requested else 0
+
+
+if __name__ == "__main__":
+    try:
+        status = main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None)
+    except KeyboardInterrupt:
+        print("at once", flush=True)
+        status = 131
+    session.end_process(status)

@@ -1,0 +1,126 @@
+"""Serving a job: resources made once, teachers shared between processes, fenced writes, an export."""
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from meanflow_tune.config import Budget, TeacherConfig
+from meanflow_tune.core.random import make_generator
+from meanflow_tune.records import Job
+from meanflow_tune.training import resources as resources_module
+from meanflow_tune.training.job import Fenced, check_fence, serve_job
+from meanflow_tune.training.resources import Interrupted, Resources
+from meanflow_tune.training.world import World
+from tests.support.tiny_run import NET, Memory, tiny_config
+
+
+class DataSink:
+    """The slot's side: reports are plain data."""
+
+    def __init__(self) -> None:
+        self.reports: list[dict[str, Any]] = []
+
+    def report(self, report: dict[str, Any]) -> bool:
+        self.reports.append(report)
+        return True
+
+    def tick(self, progress: dict[str, Any]) -> None: ...
+
+    def stopping(self) -> bool:
+        return False
+
+
+def job(folder: Path, epoch: int = 1) -> dict[str, Any]:
+    return Job("study", 0, tiny_config().to_dict(), str(folder), 0, epoch).to_dict()
+
+
+def test_a_job_leaves_configuration_checkpoint_samples_and_model(tmp_path: Path) -> None:
+    folder, sink = tmp_path / "study" / "trials" / "00000", DataSink()
+    outcome = serve_job(job(folder), 0, 1, "cpu", sink, cache=str(tmp_path / "teachers"))
+    assert outcome["status"] == "completed"
+    assert [report["images"] for report in sink.reports] == [128, 320]
+    assert json.loads((folder / "config.json").read_text()) == tiny_config().to_dict()
+    about = json.loads((folder / "model" / "config.json").read_text())
+    assert (about["shape"], about["classes"]) == ([2], None)
+    net = NET.build((2,), None, make_generator(0, "any"))
+    net.load_state_dict(load_file(folder / "model" / "student.safetensors"))
+    assert Path(sink.reports[-1]["artifacts"]["samples"]).is_file()
+
+
+def test_a_newer_lease_stops_the_writing(tmp_path: Path) -> None:
+    """A worker of a killed driver must not write into a trial that another driver took over."""
+    study = tmp_path / "study"
+    folder = study / "trials" / "00000"
+    folder.mkdir(parents=True)
+    (study / "lease.json").write_text(json.dumps({"epoch": 2}))
+    check_fence(folder, 2)
+    with pytest.raises(Fenced, match="epoch 2"):
+        check_fence(folder, 1)
+    with pytest.raises(Fenced):
+        serve_job(job(folder), 0, 1, "cpu", DataSink(), cache=str(tmp_path / "teachers"))
+    assert not (folder / "checkpoints").exists()
+
+
+def test_the_fence_of_a_confirmation_is_its_searchs(tmp_path: Path) -> None:
+    folder = tmp_path / "study" / "confirm" / "trials" / "00003"
+    folder.mkdir(parents=True)
+    (tmp_path / "study" / "lease.json").write_text(json.dumps({"epoch": 9}))
+    with pytest.raises(Fenced):
+        check_fence(folder, 8)
+
+
+def test_a_teacher_is_trained_once_and_found_by_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+    real = resources_module.train
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        trained.append(kwargs["phase"])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(resources_module, "train", counted)
+    x, t = torch.randn(5, 2), torch.full((5,), 0.3)
+    outputs = []
+    for _ in range(2):  # a second Resources is what a second process sees
+        velocity = Resources(tmp_path, World()).teacher(tiny_config(), Memory())
+        assert velocity is not None
+        outputs.append(velocity(x, t))
+    assert trained == ["teacher"]
+    assert torch.equal(*outputs)
+    other = tiny_config(teacher=TeacherConfig(model=NET, budget=Budget(images=64, global_batch=64)))
+    Resources(tmp_path, World()).teacher(other, Memory())
+    assert trained == ["teacher", "teacher"], "another budget is another teacher"
+
+
+def test_of_two_slots_one_trains_the_teacher_and_the_other_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+    real = resources_module.train
+    monkeypatch.setattr(
+        resources_module, "train", lambda *a, **k: trained.append("one") or real(*a, **k)
+    )
+    slots = [Resources(tmp_path, World()) for _ in range(2)]
+    threads = [threading.Thread(target=s.teacher, args=(tiny_config(), Memory())) for s in slots]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert trained == ["one"]
+    folder = slots[0].teacher_folder(tiny_config())
+    assert all(folder in slot._nets for slot in slots)
+
+
+def test_an_interrupted_teacher_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    config = tiny_config()
+    with pytest.raises(Interrupted):
+        Resources(tmp_path, World()).teacher(config, Memory(interrupt_after=4))
+    resources = Resources(tmp_path, World())
+    assert list((resources.teacher_folder(config) / "checkpoints").glob("*.pt"))
+    assert resources.teacher(config, Memory()) is not None
