@@ -22,7 +22,7 @@ from meanflow_tune.report.tables import (
 
 
 def show(console: Console, plan: Plan, findings: Findings) -> None:
-    """The figures of the search and of the confirmation, with a decision in words."""
+    """The figures of the search and of the confirmation, with a conclusion in words."""
     objectives = plan.objectives
     counts: dict[str, int] = {}
     for record in findings.records:

@@ -231,7 +231,7 @@ def _ahead_on_first(contest: Contest, direction: str) -> bool:
 
 def _rung_words(rung: RungAudit) -> str:
     if rung.correlation is None:
-        return f"{rung.images:,} images: too few trials ran through to pruner it ({rung.count})"
+        return f"{rung.images:,} images: too few trials ran through to judge it ({rung.count})"
     return (
         f"{rung.images:,} images: rank correlation with the end {rung.correlation:+.2f} "
         f"[{rung.low:+.2f}, {rung.high:+.2f}] over {rung.count} trials"

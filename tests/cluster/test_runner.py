@@ -108,12 +108,12 @@ def test_a_search_that_was_stopped_leaves_its_slots_to_the_next(tmp_path: Path) 
 
     budget = Budget()
 
-    def pruner(number: int, images: int) -> bool:
+    def decide(number: int, images: int) -> bool:
         budget.requested = images >= 200
         return True
 
     long = [{"x": 0.0, "rungs": 1000, "seconds": 0.2} for _ in range(3)]
-    first = ToyDirector(long, tmp_path / "first", pruner)
+    first = ToyDirector(long, tmp_path / "first", decide)
     short = [{"x": 0.0, "rungs": 3, "seconds": 0.5} for _ in range(2)]
     second = ToyDirector(short, tmp_path / "second")
     broker = start_broker()
@@ -174,10 +174,10 @@ def test_an_error_of_the_director_ends_the_search(tmp_path: Path) -> None:
     class Fenced(RuntimeError):
         pass
 
-    def pruner(number: int, images: int) -> bool:
+    def decide(number: int, images: int) -> bool:
         raise Fenced("another driver has taken over")
 
-    director = ToyDirector([{"x": 0.0, "rungs": 1}], tmp_path, pruner)
+    director = ToyDirector([{"x": 0.0, "rungs": 1}], tmp_path, decide)
     with pytest.raises(Fenced, match="taken over"):
         search(director, tmp_path, count=1, workers=1)
     assert director.outcomes == {}

@@ -158,16 +158,16 @@ def test_a_report_without_the_objective_ends_its_trial_and_not_the_search(tmp_pa
 
 
 class Bench:
-    """In the place of a Ray runner: every job ends as `pruner(number)` says, without training."""
+    """In the place of a Ray runner: every job ends as `decide(number)` says, without training."""
 
     description, slots = "no cluster", 1
 
-    def __init__(self, pruner: Any) -> None:
-        self._pruner = pruner
+    def __init__(self, decide: Any) -> None:
+        self._decide = decide
 
     def search(self, stage: Stage, name: str, interrupt: Interrupt) -> None:
         while (job := stage.next_job()) is not None:
-            outcome = self._pruner(job.number)
+            outcome = self._decide(job.number)
             if outcome.status == "completed":
                 metrics = {"teacher_gap@1": 1.0 + job.number, "teacher_gap@2": 1.0}
                 for images in (3200, 6400, 12_800):
@@ -176,13 +176,13 @@ class Bench:
 
 
 def run(
-    storage: Path, monkeypatch: pytest.MonkeyPatch, pruner: Any, **changes: Any
+    storage: Path, monkeypatch: pytest.MonkeyPatch, decide: Any, **changes: Any
 ) -> tuple[int, Notebook]:
     sink = Notebook()
 
     @contextmanager
     def start(**options: Any) -> Iterator[Bench]:
-        yield Bench(pruner)
+        yield Bench(decide)
 
     monkeypatch.setattr(driver.Runner, "start", start)
     monkeypatch.setattr(driver.MlflowSink, "for_storage", lambda *_: sink)
@@ -217,17 +217,17 @@ def test_retries_that_were_used_up_are_tried_once_more_by_the_next_driver(
 ) -> None:
     gone = Outcome("failed", "broke off 4 times: rank 0: ConnectionResetError")
 
-    def pruner(number: int) -> Outcome:
+    def decide(number: int) -> Outcome:
         return gone if number in (1, 3) else Outcome("completed")
 
     def statuses() -> list[str]:
         frame = pd.read_parquet(tmp_path / "s" / "results.parquet").query("is_last")
         return list(frame["status"])
 
-    assert run(tmp_path, monkeypatch, pruner)[0] == 0
+    assert run(tmp_path, monkeypatch, decide)[0] == 0
     others = ["completed", "running", "completed", "running", "completed", "completed"]
     assert statuses() == others
-    status, _ = run(tmp_path, monkeypatch, pruner)
+    status, _ = run(tmp_path, monkeypatch, decide)
     assert status == 0
     assert statuses() == [name.replace("running", "failed") for name in others]
 
@@ -259,10 +259,10 @@ def test_lack_of_memory_is_infeasible_in_study_table_and_tracking(
     """Stock Ray + Optuna: a trial that raises is FAIL, which samplers ignore, so they ask for its like."""
     short = Outcome("out_of_memory", "it asked for 20 GiB", violation=0.25)
 
-    def pruner(number: int) -> Outcome:
+    def decide(number: int) -> Outcome:
         return short if number % 2 else Outcome("completed")
 
-    status, sink = run(tmp_path, monkeypatch, pruner)
+    status, sink = run(tmp_path, monkeypatch, decide)
     assert status == 0
     frame = pd.read_parquet(tmp_path / "s" / "results.parquet").query("is_last")
     expected = ["completed", "out_of_memory"] * 3

@@ -18,20 +18,20 @@ SEEDS = (11, 12)
 
 
 class Slot:
-    """The slot's side: `pruner(report)` is the decision; it stops after so many questions whether to."""
+    """The slot's side: `decide(report)` is the decision; it stops after so many questions whether to."""
 
     def __init__(
         self,
-        pruner: Callable[[dict[str, Any]], bool] = lambda report: True,
+        decide: Callable[[dict[str, Any]], bool] = lambda report: True,
         stop_after: int | None = None,
     ) -> None:
         self.reports: list[dict[str, Any]] = []
         self.phases: list[str] = []
-        self._pruner, self._left = pruner, stop_after
+        self._decide, self._left = decide, stop_after
 
     def report(self, report: dict[str, Any]) -> bool:
         self.reports.append(report)
-        return self._pruner(report)
+        return self._decide(report)
 
     def tick(self, progress: dict[str, Any]) -> None:
         self.phases.append(progress["phase"])
@@ -105,14 +105,14 @@ def test_a_verdict_ends_the_repeats(tmp_path: Path, trained: list[int], at: int)
 def test_after_a_kill_in_a_repeat_nothing_that_ended_runs_again(
     tmp_path: Path, trained: list[int]
 ) -> None:
-    def pruner(report: dict[str, Any]) -> bool:
+    def decide(report: dict[str, Any]) -> bool:
         if report["repeat"] == 2:
             raise KeyboardInterrupt  # the process dies before the driver has heard
         return True
 
     folder = tmp_path / "trial"
     with pytest.raises(KeyboardInterrupt):
-        run(folder, Slot(pruner))
+        run(folder, Slot(decide))
     assert len(trained) == 30
     again = Slot()
     assert run(folder, again, attempt=1).status == "completed"
@@ -177,13 +177,13 @@ def test_a_newer_lease_stops_the_writing_of_a_repeat(tmp_path: Path) -> None:
     study = tmp_path / "study"
     study.mkdir()
 
-    def pruner(report: dict[str, Any]) -> bool:
+    def decide(report: dict[str, Any]) -> bool:
         if report["images"] == 320:
             (study / "lease.json").write_text(json.dumps({"epoch": 2}))
         return True
 
     with pytest.raises(Fenced):
-        run(study / "trials", Slot(pruner))
+        run(study / "trials", Slot(decide))
     assert not (study / "trials" / "repeats" / "1" / "checkpoints").exists()
 
 

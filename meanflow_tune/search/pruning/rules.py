@@ -59,7 +59,7 @@ class Rungs(Settings):
         return self.kind == "asha" and self.promotion
 
     def check(self, directions: Sequence[Direction]) -> None:
-        """Raise ValueError where the rule cannot pruner by so many objectives."""
+        """Raise ValueError where the rule cannot judge by so many objectives."""
         if self.kind == "median" and len(directions) > 1:
             raise ValueError(
                 f"--scheduler median: its rule knows one objective, but there are {len(directions)};"

@@ -85,7 +85,7 @@ def _stored(trial: FrozenTrial, prefix: str) -> dict[int, dict[str, Any]]:
 
 
 def stored_reports(trial: FrozenTrial) -> dict[int, dict[str, Any]]:
-    """images -> {"report", "value", "values", "decision"} of its own run, ascending in images."""
+    """images -> {"report", "value", "values", "verdict"} of its own run, ascending in images."""
     return _stored(trial, REPORT_PREFIX)
 
 

@@ -79,8 +79,8 @@ def test_few_trials_are_called_few() -> None:
     assert [rung.predicts for rung in found.rungs] == [None, None]
     assert found.advice is None
     assert audit_lines(found) == [
-        "100 images: too few trials ran through to pruner it (7); "
-        "200 images: too few trials ran through to pruner it (7)"
+        "100 images: too few trials ran through to judge it (7); "
+        "200 images: too few trials ran through to judge it (7)"
     ]
     assert audit([], GAP).rungs == ()
 

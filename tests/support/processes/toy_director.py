@@ -8,16 +8,16 @@ from meanflow_tune.records import Job, Outcome, Report
 
 
 class ToyDirector:
-    """Hands out one job per configuration; goes on where `pruner(number, images)` says so."""
+    """Hands out one job per configuration; goes on where `decide(number, images)` says so."""
 
     def __init__(
         self,
         configs: list[dict[str, Any]],
         folder: Path,
-        pruner: Callable[[int, int], bool] = lambda number, images: True,
+        decide: Callable[[int, int], bool] = lambda number, images: True,
         on_tick: Callable[[dict[str, Any]], None] = lambda snapshot: None,
     ) -> None:
-        self._configs, self._folder, self._pruner, self.on_tick = configs, folder, pruner, on_tick
+        self._configs, self._folder, self._decide, self.on_tick = configs, folder, decide, on_tick
         self.handed = 0
         self.reports: dict[int, dict[int, Report]] = {}
         self.outcomes: dict[int, Outcome] = {}
@@ -38,7 +38,7 @@ class ToyDirector:
 
     def on_report(self, number: int, report: Report) -> bool:
         self.reports.setdefault(number, {})[report.images] = report
-        return self._pruner(number, report.images)
+        return self._decide(number, report.images)
 
     def on_end(self, number: int, outcome: Outcome) -> None:
         assert number not in self.outcomes
