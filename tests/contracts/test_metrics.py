@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import scipy.linalg
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
@@ -189,12 +190,11 @@ def test_sliced_wasserstein_draws_from_the_seed_of_the_reference() -> None:
 
 
 def test_frechet_distance_of_gaussians() -> None:
-    scipy_linalg = pytest.importorskip("scipy.linalg")
     mean_a, mean_b = normal(4, seed=0), normal(4, seed=1)
     factor_a, factor_b = normal(4, 4, seed=2), normal(4, 4, seed=3)
     cov_a = factor_a @ factor_a.T + torch.eye(4, dtype=torch.float64)
     cov_b = factor_b @ factor_b.T + torch.eye(4, dtype=torch.float64)
-    root = torch.from_numpy(scipy_linalg.sqrtm((cov_a @ cov_b).numpy()).real)
+    root = torch.from_numpy(scipy.linalg.sqrtm((cov_a @ cov_b).numpy()).real)
     expected = float((mean_a - mean_b).square().sum() + (cov_a + cov_b - 2 * root).diagonal().sum())
     a = gaussian_rows(50, mean_a, cov_a, seed=4)
     b = gaussian_rows(70, mean_b, cov_b, seed=5)

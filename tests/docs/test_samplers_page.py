@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from meanflow_tune.search.samplers.cmaes import population_size
 from meanflow_tune.search.samplers.factory import SAMPLER_KINDS, SamplerKind, make_sampler
 from tests.support.paths import ROOT
-from tests.support.sampler_history import LAWS, STARTUP, ask, grid, made, needs_cmaes, study_of
+from tests.support.sampler_history import LAWS, STARTUP, ask, grid, made, study_of
 
 PAGE = ROOT / "docs" / "samplers.md"
 COMPLETE, PRUNED, RUNNING, FAIL = (
@@ -210,9 +210,8 @@ def table() -> dict[tuple[str, int], dict[str, str]]:
 
 
 def marks(kind: SamplerKind, objectives: int) -> list[pytest.MarkDecorator]:
-    if kind == "cmaes":
-        return [needs_cmaes] if objectives == 1 else []
-    return [pytest.mark.slow] if kind in ("gp", "nsgaii") or objectives > 1 else []
+    quick = kind == "cmaes" or (objectives == 1 and kind not in ("gp", "nsgaii"))
+    return [] if quick else [pytest.mark.slow]
 
 
 ROWS = [
@@ -227,7 +226,7 @@ def test_a_row_is_what_is_seen(kind: SamplerKind, objectives: int) -> None:
     row = table()[kind, objectives]
     assert list(row) == list(COLUMNS)
     if (kind, objectives) == ("cmaes", 2):
-        assert set(row.values()) == {"refused"}  # tests/search/test_sampler_check.py sees that
+        assert set(row.values()) == {"refused"}  # tests/search/samplers/test_limits.py
         return
     assert row == {name: find(kind, objectives) for name, find in COLUMNS.items()}
 

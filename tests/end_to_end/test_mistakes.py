@@ -1,15 +1,14 @@
 """A person's mistakes: one clear line that names the setting, and status 2, 4 or 5, before Ray starts."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.support.disks import small_disk
 from tests.support.processes.commands import ROOT, SPACE, command, run
 
 
@@ -135,23 +134,13 @@ def test_help_is_quick_and_has_examples(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_keeps_the_study(tmp_path: Path) -> None:
-    """A file system of 1 MB: the message names the path; nothing is torn."""
-    mount = tmp_path / "small"
-    mount.mkdir()
-    if shutil.which("mount") is None or os.geteuid() != 0:
-        pytest.skip("needs root to mount a small file system")
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)])
-    if made.returncode != 0:
-        pytest.skip("cannot mount here")
-    try:
-        (mount / "filler").write_bytes(b"x" * 60_000)
-        done = run(command(mount / "runs"))
+    """The message names the path; nothing is torn."""
+    with small_disk(tmp_path / "small", 1 / 16) as disk:
+        (disk / "filler").write_bytes(b"x" * 60_000)
+        done = run(command(disk / "runs"))
         assert done.returncode == 5, done.stderr
         assert "space" in done.stderr.lower()
         assert "Traceback" not in done.stderr
-    finally:
-        time.sleep(0.2)
-        subprocess.run(["umount", str(mount)], check=True)
 
 
 def test_a_missing_data_file_is_status_5_and_says_how_to_get_it(tmp_path: Path) -> None:

@@ -1,27 +1,25 @@
 """Small file systems that can be filled: a tmpfs, where this process may mount one."""
 
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+from tests.support.needs import needs, needs_root, unavailable
 
 
 @contextmanager
 def small_disk(folder: Path, megabytes: float) -> Iterator[Path]:
-    """`folder` as a file system of that size; skips the test where mounting is not allowed."""
+    """`folder` as a file system of that size, for a test that needs root for it."""
+    needs_root("to mount a small file system")
+    needs("mount", "to mount a small file system")
     folder.mkdir(parents=True)
-    if shutil.which("mount") is None or os.geteuid() != 0:
-        pytest.skip("needs root to mount a small file system")
     size = f"size={round(megabytes * 1024)}k"
     made = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], capture_output=True, text=True
     )
     if made.returncode != 0:
-        pytest.skip(f"cannot mount here: {made.stderr.strip()}")
+        unavailable(f"cannot mount a small file system: {made.stderr.strip()}")
     try:
         yield folder
     finally:

@@ -10,18 +10,12 @@ from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from meanflow_tune.search.samplers.cmaes import is_installed
 from meanflow_tune.search.samplers.factory import SAMPLER_KINDS, SamplerKind, make_sampler
 
-needs_cmaes = pytest.mark.skipif(
-    not is_installed(), reason="the package cmaes, a dependency of pyproject.toml, is not installed"
-)
-# A new kind is tested by being there.
-EVERY_KIND = [
-    pytest.param(kind, marks=needs_cmaes) if kind == "cmaes" else kind for kind in SAMPLER_KINDS
+# A Gaussian process takes a second per ask.
+SLOW_GP_KINDS = [
+    pytest.param(kind, marks=pytest.mark.slow) if kind == "gp" else kind for kind in SAMPLER_KINDS
 ]
-# A Gaussian process takes a second an ask.
-SLOW_GP_KINDS = [pytest.param("gp", marks=pytest.mark.slow) if k == "gp" else k for k in EVERY_KIND]
 
 STARTUP = 5
 UNIT = FloatDistribution(0.0, 1.0)

@@ -1,5 +1,6 @@
 """Compiled passes give what eager ones give, for any number of rows, and are compiled once."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
@@ -13,6 +14,7 @@ from meanflow_tune.core.jets.engine import EAGER, Engine, compiled
 from meanflow_tune.core.jets.rules import attention
 from meanflow_tune.models import MLP, DiT
 from tests.support.jets.networks import NETWORKS, batch, make, relative_error
+from tests.support.needs import needs
 
 SHIPPED = {
     "mlp": MLP(width=32, blocks=2, time_features=8, condition_width=16),
@@ -55,6 +57,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
 
 @pytest.fixture
 def whole() -> Iterator[Engine]:
+    needs(os.environ.get("CXX", "g++"), "to compile for the processor")
     torch._dynamo.reset()
     compiled.cache_clear()
     yield compiled()

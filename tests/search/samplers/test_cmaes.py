@@ -21,7 +21,6 @@ from tests.support.sampler_history import (
     finished,
     grid,
     made,
-    needs_cmaes,
     study_of,
 )
 
@@ -201,7 +200,6 @@ def test_nothing_stored_is_a_pickle(recorder: type[Recorder]) -> None:
     assert longest < 2046  # what a database takes
 
 
-@needs_cmaes
 def test_the_package_finds_a_minimum() -> None:
     study = study_of(finished(STARTUP))
     for _ in range(150):

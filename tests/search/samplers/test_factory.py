@@ -14,7 +14,6 @@ from optuna.trial import TrialState
 from meanflow_tune.search.samplers.factory import SAMPLER_KINDS, SamplerKind, make_sampler
 from meanflow_tune.search.store.storage import open_storage
 from tests.support.sampler_history import (
-    EVERY_KIND,
     SLOW_GP_KINDS,
     STARTUP,
     answer,
@@ -26,7 +25,7 @@ from tests.support.sampler_history import (
     study_of,
 )
 
-MODELLING = [kind for kind in EVERY_KIND if kind not in ("random", "qmc")]
+MODELLING = [kind for kind in SAMPLER_KINDS if kind not in ("random", "qmc")]
 SLOW_GP = [pytest.param("gp", marks=pytest.mark.slow) if k == "gp" else k for k in MODELLING]
 
 
@@ -59,7 +58,7 @@ def named(names: str) -> Any:
     return lambda trial: {name: trial.suggest_float(name, 0, 1) for name in names}
 
 
-@pytest.mark.parametrize("kind", EVERY_KIND)
+@pytest.mark.parametrize("kind", SAMPLER_KINDS)
 @pytest.mark.parametrize("count", [0, 3, 12])
 def test_the_same_ask_twice(kind: SamplerKind, count: int) -> None:
     first = ask(study_of(finished(count)), kind, 4, named("xyz"))
@@ -67,21 +66,21 @@ def test_the_same_ask_twice(kind: SamplerKind, count: int) -> None:
     assert ask(study_of(finished(count)), kind, 5, named("xyz")) != first
 
 
-@pytest.mark.parametrize("kind", EVERY_KIND)
+@pytest.mark.parametrize("kind", SAMPLER_KINDS)
 @pytest.mark.parametrize("count", [0, 12])
 def test_the_order_of_the_questions_does_not_matter(kind: SamplerKind, count: int) -> None:
     forth = ask(study_of(finished(count)), kind, 4, named("xyz"))
     assert ask(study_of(finished(count)), kind, 4, named("zyx")) == forth
 
 
-@pytest.mark.parametrize("kind", EVERY_KIND)
+@pytest.mark.parametrize("kind", SAMPLER_KINDS)
 def test_parameters_and_trials_get_different_draws(kind: SamplerKind) -> None:
     study = study_of([])
     draws = [value for _ in range(6) for value in ask(study, kind, 4, named("abc")).values()]
     assert len(set(draws)) == len(draws)
 
 
-@pytest.mark.parametrize("kind", EVERY_KIND)
+@pytest.mark.parametrize("kind", SAMPLER_KINDS)
 def test_a_kill_at_any_write_of_an_ask_changes_nothing(kind: SamplerKind) -> None:
     """A trap: Optuna gives other draws after a kill in the middle of an ask.
 
@@ -131,7 +130,7 @@ def test_a_resume_gives_the_same_suggestions(kind: SamplerKind, tmp_path: Path) 
     assert resumed == straight
 
 
-@pytest.mark.parametrize("kind", EVERY_KIND)
+@pytest.mark.parametrize("kind", SAMPLER_KINDS)
 def test_startup_trials_are_finished_trials(kind: SamplerKind) -> None:
     """Completed and pruned ones count for every modelling sampler, failed ones for none.
 
@@ -163,7 +162,7 @@ def test_models_find_the_best_third(kind: SamplerKind) -> None:
     assert sum(ys) / len(ys) < 1 / 3
 
 
-@pytest.mark.parametrize("kind", EVERY_KIND)
+@pytest.mark.parametrize("kind", SAMPLER_KINDS)
 def test_nothing_reaches_the_terminal(
     kind: SamplerKind,
     monkeypatch: pytest.MonkeyPatch,

@@ -7,10 +7,10 @@ import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from meanflow_tune.search.samplers.factory import SamplerKind
+from meanflow_tune.search.samplers.factory import SAMPLER_KINDS, SamplerKind
 from meanflow_tune.search.samplers.history import sampler_view
 from meanflow_tune.search.store.trials import OUTCOME, PAUSED, promoted_key
-from tests.support.sampler_history import EVERY_KIND, ask, finished, grid, made, study_of
+from tests.support.sampler_history import ask, finished, grid, made, study_of
 
 RUNGS = {10: 0.9, 20: 0.7}
 WAITS: dict[str, Any] = {PAUSED: 20}
@@ -113,7 +113,7 @@ def test_every_method_of_a_storage_goes_through() -> None:
     assert inner.get_all_studies() == []
 
 
-@pytest.mark.parametrize("kind", EVERY_KIND)
+@pytest.mark.parametrize("kind", SAMPLER_KINDS)
 def test_a_paused_trial_teaches_what_a_pruned_one_does(kind: SamplerKind) -> None:
     """A trap: a trial left RUNNING repels for ever, by TPE's constant liar and GP's running trials."""
 

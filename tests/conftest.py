@@ -1,0 +1,41 @@
+"""Which tests run by default: the quick ones, and every test that the command line names.
+
+Where a folder or nothing is given, tests marked `slow` or `cluster` are deselected. A file, a node id
+and --lf name tests: those run whatever their marks. An explicit -m decides alone.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+DESELECTED = ("slow", "cluster")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.markexpr or "-m" in config.invocation_params.args:  # also -m ''
+        return
+    named = [_file_and_test(config, argument) for argument in config.args]
+    failed = config.cache.get("cache/lastfailed", {}) if config.option.lf and config.cache else {}
+
+    def is_named(item: pytest.Item) -> bool:
+        test = item.nodeid.partition("::")[2]
+        return item.nodeid in failed or any(
+            item.path == file
+            and (not name or test == name or test.startswith((f"{name}[", f"{name}::")))
+            for file, name in named
+        )
+
+    left_out = [
+        item
+        for item in items
+        if any(item.get_closest_marker(mark) for mark in DESELECTED) and not is_named(item)
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _file_and_test(config: pytest.Config, argument: str) -> tuple[Path, str]:
+    path, _, test = argument.partition("::")
+    return Path(os.path.abspath(config.invocation_params.dir / path)), test
