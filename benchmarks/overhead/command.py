@@ -8,17 +8,20 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.machine import machine
 from benchmarks.overhead.sides_run import Figures, measure
-from benchmarks.overhead.tables import SIDES, books_table, resume_table, sides_table
+from benchmarks.overhead.tables import SIDES, bookkeeping_table, resume_table, sides_table
+
+if TYPE_CHECKING:
+    from meanflow_tune.plan.request import SearchRequest
 
 TITLES = {
     "trivial": "trivial trials: three reports and three small checkpoints, so that all is overhead",
     "short": "short trials: {steps} steps of a small network, three evaluations and checkpoints",
 }
-BOOKS, RESUME = 1000, 10_000
+BOOKKEEPING, RESUME = 1000, 10_000
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -45,9 +48,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "--bookkeeping",
         nargs="?",
         type=_positive,
-        const=BOOKS,
+        const=BOOKKEEPING,
         metavar="N",
-        help=f"instead: books of N trials of simulated 5 s (default: {BOOKS})",
+        help=f"instead: bookkeeping of N trials of simulated 5 s (default: {BOOKKEEPING})",
     )
     p.add_argument(
         "--resume",
@@ -86,7 +89,7 @@ def search(
     status = 0
     with tempfile.TemporaryDirectory(prefix="mft-benchmark-") as folder:
         if bookkeeping is not None:
-            data["bookkeeping"] = _bookkeeping(Path(folder) / "books", bookkeeping)
+            data["bookkeeping"] = _bookkeeping(Path(folder) / "bookkeeping", bookkeeping)
         if resume is not None:
             data["resume"] = _resume(Path(folder) / "resume", resume)
         if bookkeeping is None and resume is None:
@@ -155,34 +158,34 @@ def _train_teacher(cache: Path) -> None:
     Resources(cache, World(0, 1, "cpu")).teacher(config, _Silent())
 
 
-# ---- books -----------------------------------------------------------------------------------
+# ---- bookkeeping -----------------------------------------------------------------------------
 
 
-def _request(folder: Path, trials: int) -> Any:
-    from benchmarks.overhead.books import STUDY
+def _request(folder: Path, trials: int) -> "SearchRequest":
+    from benchmarks.overhead.bookkeeping import STUDY
     from meanflow_tune.plan.request import SearchRequest
 
     return SearchRequest(study=STUDY, trials=trials, storage=folder, confirm=0, confirm_seeds=0)
 
 
 def _bookkeeping(folder: Path, trials: int) -> dict[str, float]:
-    from benchmarks.overhead import books
+    from benchmarks.overhead.bookkeeping import simulate
 
     _progress(f"{trials} simulated trials")
-    found = books.bookkeeping(_request(folder, trials), _progress).summary()
-    print(f"\n{books_table(found)}", flush=True)
+    found = simulate(_request(folder, trials), _progress).summary()
+    print(f"\n{bookkeeping_table(found)}", flush=True)
     return found
 
 
 def _resume(folder: Path, stored: int) -> dict[str, Any]:
-    from benchmarks.overhead import books
+    from benchmarks.overhead.bookkeeping import make_study, resume
 
     _progress(f"making a study of {stored} trials")
-    books.stored_trials(_request(folder, stored), stored, _progress)
-    journal = folder / books.STUDY / "study.journal"
-    size = journal.stat().st_size / 2**20
+    request = _request(folder, stored)
+    make_study(request, _progress)
+    size = (request.folder / "study.journal").stat().st_size / 2**20
     _progress(f"resuming it; its journal has {size:.0f} MiB")
-    seconds, processor = books.resume(_request(folder, stored + 10))
+    seconds, processor = resume(_request(folder, stored + 10))
     print(f"\n{resume_table(stored, size, seconds, processor)}", flush=True)
     return {"stored": stored, "journal_mib": size, "seconds": seconds, "processor": processor}
 

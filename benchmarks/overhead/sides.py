@@ -9,10 +9,10 @@ import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from benchmarks.overhead import short_space, stock
-from benchmarks.overhead.books import Unsent
+from benchmarks.overhead.bookkeeping import NullSink
+from benchmarks.overhead.stock import Tell
 from benchmarks.overhead.trials import serve_trivial
 from meanflow_tune.cluster.session import end_process
 from meanflow_tune.driver.driver import Driver
@@ -21,11 +21,10 @@ from meanflow_tune.plan.plan import make_plan
 from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import Outcome, Report
 from meanflow_tune.report.live import View
-from meanflow_tune.search.errors import SearchStopped
 from meanflow_tune.search.store.lease import Lease
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
     """Run a side; the lines go to standard output, and all else that is printed to standard error."""
     name, kind, trials, folder = argv[0], argv[1], int(argv[2]), Path(argv[3])
     lines = os.fdopen(os.dup(1), "w")
@@ -37,17 +36,17 @@ def main(argv: list[str]) -> int:
 
     what, _, ranks = name.partition("-")
     if what == "ours":
-        return _ours(kind, int(ranks), trials, folder, "mlflow" in argv[4:], tell)
-    if what == "trainer":
+        _ours(kind, int(ranks), trials, folder, "mlflow" in argv[4:], tell)
+    elif what == "trainer":
         stock.trainers(kind, int(ranks), trials, folder, tell)
     elif name == "tune":
         stock.functions(kind, trials, folder, tell)
     else:
         stock.one_process(kind, trials, folder, tell)
-    return 0
 
 
-def _ours(kind: str, ranks: int, trials: int, folder: Path, mlflow: bool, tell: Any) -> int:
+def _ours(kind: str, ranks: int, trials: int, folder: Path, mlflow: bool, tell: Tell) -> None:
+    """The whole driver but for its summary and, unless `mlflow`, the tracking server."""
     request = SearchRequest(
         space=str(Path(short_space.__file__)),
         study=f"{kind}-{ranks}",
@@ -61,54 +60,45 @@ def _ours(kind: str, ranks: int, trials: int, folder: Path, mlflow: bool, tell: 
         confirm_seeds=0,
     )
     plan = make_plan(request)
-    with Lease.acquire(request.folder) as lease, View(quiet=True) as view:
-        driver = _Measured(plan, lease, view, "", False)
-        driver.tell, driver.mlflow = tell, mlflow
-        if kind == "trivial":
-            driver.serve = serve_trivial
-        return driver.run()
+    with Lease.acquire(request.folder) as lease, View(quiet=True) as view, ExitStack() as stack:
+        driver = Driver(
+            plan,
+            lease,
+            view,
+            "",
+            verbose=False,
+            make_sink=None if mlflow else NullSink,
+            run_job=serve_trivial if kind == "trivial" else None,
+        )
+        search = driver.open(stack)
+        stack.callback(driver.status.stop)
+        driver.status.start()
+        with driver.start_runner() as runner, driver.time_budget:
+            runner.search(_Watched(search, tell), search.name, driver.interrupt)
+        driver.background.shutdown(wait=True)
+        driver.drain(120.0)
 
 
-class _Measured(Driver):
-    """The whole driver, but for its last words and, unless `mlflow`, the tracking server."""
+class _Watched:
+    """A search that tells when a trial has ended; raises RuntimeError where one did not complete."""
 
-    tell: Any = None
-    mlflow = False
-
-    def _sink(self) -> Any:
-        return super()._sink() if self.mlflow else Unsent()
-
-    def _work(self, search: Stage, stack: ExitStack) -> None:
-        super()._work(_Told(search, self.tell), stack)  # type: ignore[arg-type]
-
-    def _close(self, search: Stage, interrupted: bool, stopped: SearchStopped | None = None) -> int:
-        if stopped is not None:
-            raise stopped
-        self.background.shutdown(wait=True)
-        self._drain(120.0)
-        return 0
-
-
-class _Told:
-    """A stage that says when a trial has ended."""
-
-    def __init__(self, stage: Stage, tell: Any) -> None:
-        self._stage, self._tell = stage, tell
+    def __init__(self, search: Stage, tell: Tell) -> None:
+        self._search, self._tell = search, tell
         self._training: dict[int, float] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stage, name)
+        self.next_job, self.exhausted = search.next_job, search.exhausted
+        self.on_tick = search.on_tick
 
     def on_report(self, number: int, report: Report) -> bool:
         self._training[number] = report.cost["wall_seconds"]
-        return self._stage.on_report(number, report)
+        return self._search.on_report(number, report)
 
     def on_end(self, number: int, outcome: Outcome) -> None:
-        self._stage.on_end(number, outcome)
+        self._search.on_end(number, outcome)
         if outcome.status != "completed":
             raise RuntimeError(f"trial {number} ended as {outcome.status}: {outcome.reason}")
         self._tell(number, self._training[number])
 
 
 if __name__ == "__main__":
-    end_process(main(sys.argv[1:]))
+    main(sys.argv[1:])
+    end_process(0)

@@ -42,7 +42,7 @@ def sides_table(found: Sequence[Figures]) -> str:
     return "\n".join(lines)
 
 
-def books_table(found: Mapping[str, float]) -> str:
+def bookkeeping_table(found: Mapping[str, float]) -> str:
     """Seconds of bookkeeping a trial, and what share of the time that is."""
     edge = f"{found['edge']:.0f}"
     lines = [

@@ -5,19 +5,19 @@ folder, so that resuming is running the same command again.
 """
 
 import logging
-import os
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meanflow_tune.cluster.errors import ClusterError
 from meanflow_tune.cluster.runner import Runner
 from meanflow_tune.cluster.session import check_reachable
 from meanflow_tune.cluster.signals import AnyOf, Interrupt
-from meanflow_tune.driver.resume import begin
+from meanflow_tune.driver.resume import begin, put_aside
 from meanflow_tune.driver.stage import Stage, later
 from meanflow_tune.driver.status_writer import Status
 from meanflow_tune.files import WaitForSpace, is_full
@@ -58,6 +58,9 @@ from meanflow_tune.tracking.mlflow_sink import MlflowSink
 from meanflow_tune.tracking.outbox import Outbox
 from meanflow_tune.tracking.replay import Replayer, Sink
 
+if TYPE_CHECKING:  # it imports Ray
+    from meanflow_tune.cluster.worker import Serve
+
 log = logging.getLogger(__name__)
 DRAIN_SECONDS = 120.0
 
@@ -79,7 +82,7 @@ def run(request: SearchRequest, command: str, quiet: bool = False, verbose: bool
     if request.resume == "must" and not (request.folder / MANIFEST_NAME).exists():
         raise UserError(f"--resume must: there is no study {request.study} in {request.storage}.")
     if request.resume == "fresh":
-        _put_aside(request)
+        put_aside(request)
     try:
         with Lease.acquire(request.folder) as lease, View(quiet) as view:
             return Driver(plan, lease, view, command, verbose).run()
@@ -97,29 +100,27 @@ def run(request: SearchRequest, command: str, quiet: bool = False, verbose: bool
         ) from error
 
 
-def _put_aside(request: SearchRequest) -> None:
-    """Rename an existing study's folder; refuses while a driver holds it."""
-    if not request.folder.exists():
-        return
-    try:
-        Lease.acquire(request.folder).release()
-    except StudyInUse as error:
-        raise UserError(str(error), EXIT_IN_USE) from None
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    os.rename(request.folder, request.storage / f"{request.study}-aside-{stamp}")
-
-
 class Driver:
     """One run of the command, from a held lease to the summary.
 
-    serve: what a slot does with a job, in place of training it (see `cluster.rank.Serve`).
+    make_sink: what tracking is sent to, MLflow by default. run_job: what a worker does with a job
+    (see `cluster.worker.Serve`), training by default. A benchmark passes others, and calls `open`,
+    or its steps, in place of `run`.
     """
 
-    serve: Any = None
-
-    def __init__(self, plan: Plan, lease: Lease, view: View, command: str, verbose: bool) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        lease: Lease,
+        view: View,
+        command: str,
+        verbose: bool,
+        make_sink: Callable[[], Sink] | None = None,
+        run_job: "Serve | None" = None,
+    ) -> None:
         self.plan, self.request = plan, plan.request
         self.lease, self.view, self.command, self.verbose = lease, view, command, verbose
+        self._make_sink, self._run_job = make_sink or self._mlflow, run_job
         self.storage: Any = None
         self.stages: list[Stage] = []
         self.interrupt = Interrupt()
@@ -127,28 +128,10 @@ class Driver:
 
     def run(self) -> int:
         """Returns the exit status."""
-        request, lease = self.request, self.lease
-        opened = partial(
-            open_storage,
-            fence=lease.check,
-            recover=lease.taken_over,
-            write_policy=self.write_policy,
-        )
-        self.storage = open_study(
-            request.folder, request.study, request.study_storage, opened, self.view.event
-        )
-        self._check_manifest()
-        if note := independent_note(request.sampler, self.plan.independent):
-            self.view.event(note)
-        self.time_budget = TimeBudget(
-            request.folder, lease.epoch, lease.check, request.time_budget, self.view.event
-        )
         with ExitStack() as stack:
-            # One thread draws and tracks, in order, so that Tune's loop never waits for a picture.
-            self.background = stack.enter_context(ThreadPoolExecutor(1, "pictures"))
-            search = self._search_stage(stack)
-            self.status = Status(self.plan, lease, self.view, self.time_budget, self.stages)
-            self._keep_status(stack)
+            search = self.open(stack)
+            stack.callback(self.status.stop)
+            self.status.start()
             stopped: SearchStopped | None = None
             try:
                 self._work(search, stack)
@@ -165,11 +148,32 @@ class Driver:
             raise UserError(str(stopped), stopped.exit_code) from stopped
         return status
 
-    def _keep_status(self, stack: ExitStack) -> None:
-        stack.callback(self.status.stop)
-        self.status.start()
+    def open(self, stack: ExitStack) -> Stage:
+        """All that comes before the first trial; returns the search."""
+        self.open_study()
+        self.check_manifest()
+        if note := independent_note(self.request.sampler, self.plan.independent):
+            self.view.event(note)
+        search = self.open_search(self.make_ledger(), stack)
+        search.tracker.search_started(self.manifest.facts())
+        search.catch_up()
+        return search
 
-    def _check_manifest(self) -> None:
+    def open_study(self) -> None:
+        """Open, repair or create the study's storage."""
+        request, lease = self.request, self.lease
+        opened = partial(
+            open_storage,
+            fence=lease.check,
+            recover=lease.taken_over,
+            write_policy=self.write_policy,
+        )
+        self.storage = open_study(
+            request.folder, request.study, request.study_storage, opened, self.view.event
+        )
+
+    def check_manifest(self) -> None:
+        """Raises StudyChanged where the study in the storage was made on other terms."""
         request, space = self.request, self.plan.space
         new = Manifest.make(
             study=request.study,
@@ -189,9 +193,10 @@ class Driver:
         )
         self.terms, self.manifest = begin(self.storage, request, self.plan, new, self.view.event)
 
-    def _search_stage(self, stack: ExitStack) -> Stage:
+    def make_ledger(self) -> Ledger:
+        """The ledger of the search."""
         request = self.request
-        ledger = Ledger(
+        return Ledger(
             storage=self.storage,
             study_name=request.study,
             suggest=self.plan.suggest,
@@ -209,10 +214,18 @@ class Driver:
             max_failures=request.max_failures,
             terms=self.manifest.terms,
         )
-        stage = self._stage(request.study, request.folder, ledger, "trial", request.trials, stack)
-        stage.tracker.search_started(self.manifest.facts())
-        stage.catch_up()
-        return stage
+
+    def open_search(self, ledger: Ledger, stack: ExitStack) -> Stage:
+        """The search with its tracking, time budget and status; closed by `stack`."""
+        request, lease = self.request, self.lease
+        self.time_budget = TimeBudget(
+            request.folder, lease.epoch, lease.check, request.time_budget, self.view.event
+        )
+        # One thread draws and tracks, in order, so that Tune's loop never waits for a picture.
+        self.background = stack.enter_context(ThreadPoolExecutor(1, "pictures"))
+        search = self._stage(request.study, request.folder, ledger, "trial", request.trials, stack)
+        self.status = Status(self.plan, lease, self.view, self.time_budget, self.stages)
+        return search
 
     def _stage(
         self,
@@ -225,15 +238,14 @@ class Driver:
     ) -> Stage:
         folder.mkdir(parents=True, exist_ok=True)
         outbox = Outbox(folder, self.lease.check, self.write_policy)
-        replayer = stack.enter_context(Replayer(outbox, self._sink()))
+        replayer = stack.enter_context(Replayer(outbox, self._make_sink()))
         stage = Stage(
             name, ledger, outbox, replayer, self.view, self.background, label, total, self.interrupt
         )
         self.stages.append(stage)
         return stage
 
-    def _sink(self) -> Sink:
-        """Where tracking ends up; a measurement of the search alone puts nothing there."""
+    def _mlflow(self) -> Sink:
         request = self.request
         return MlflowSink.for_storage(request.storage, request.tracking_uri, self.lease.check)
 
@@ -261,18 +273,14 @@ class Driver:
         return confirm.study_name(self.request)
 
     def _confirmed(self) -> list[TrialRecord]:
-        return self._records(self._confirm_name, self.request.folder / "confirm")
-
-    def _records(self, name: str, folder: Path) -> list[TrialRecord]:
-        """The trials of a study of this storage; none where it is not there yet."""
+        """The runs of the confirming study; none where it is not there yet."""
         try:
-            return read_records(self.storage, name, folder)
+            return read_records(self.storage, self._confirm_name, self.request.folder / "confirm")
         except StorageError:
             return []
 
     def _work(self, search: Stage, stack: ExitStack) -> None:
         """Run what is left of the search, then of its confirmation; Ray is up only meanwhile."""
-        request = self.request
         with ExitStack() as cluster:
             runner: Runner | None = None
             for confirming in (False, True):
@@ -281,22 +289,7 @@ class Driver:
                     continue
                 self.terms.enforce()
                 if runner is None:
-                    self.view.event("starting Ray and the workers")
-                    runner = cluster.enter_context(
-                        Runner.start(
-                            cluster=request.cluster,
-                            workers=request.workers_per_trial,
-                            max_concurrent=request.max_concurrent,
-                            cpus_per_worker=request.cpus_per_worker,
-                            gpus_per_worker=request.gpus_per_worker,
-                            storage=request.storage,
-                            interrupt=self.interrupt,
-                            verbose=self.verbose,
-                            serve=self.serve,
-                        )
-                    )
-                    self.view.event(runner.description)
-                    self.status.slots = runner.slots
+                    runner = cluster.enter_context(self.start_runner())
                 if stage is search:
                     with self.time_budget:
                         runner.search(stage, stage.name, AnyOf(self.interrupt, self.time_budget))
@@ -318,14 +311,31 @@ class Driver:
             self.view.event("the time budget is used up, so no trial is started")
         return self.time_budget.requested
 
-    def _findings(self, search: Stage) -> Findings:
-        return find(self.plan, search.ledger.records(), self._confirmed())
+    @contextmanager
+    def start_runner(self) -> Iterator[Runner]:
+        """Ray and its workers, up until the end of the block."""
+        request = self.request
+        self.view.event("starting Ray and the workers")
+        with Runner.start(
+            cluster=request.cluster,
+            workers=request.workers_per_trial,
+            max_concurrent=request.max_concurrent,
+            cpus_per_worker=request.cpus_per_worker,
+            gpus_per_worker=request.gpus_per_worker,
+            storage=request.storage,
+            interrupt=self.interrupt,
+            verbose=self.verbose,
+            serve=self._run_job,
+        ) as runner:
+            self.view.event(runner.description)
+            self.status.slots = runner.slots
+            yield runner
 
     def _close(self, search: Stage, interrupted: bool, stopped: SearchStopped | None = None) -> int:
         """Files, summary, tracking; returns the exit status."""
         if not interrupted and search.exhausted():
             search.end()
-        findings = self._findings(search)
+        findings = find(self.plan, search.ledger.records(), self._confirmed())
         files = self._write_files(findings)
         completed = any(record.status == "completed" for record in findings.records)
         state = "interrupted" if interrupted else "completed" if completed else "failed"
@@ -346,7 +356,7 @@ class Driver:
             later(self.background, stage.tracker.search_ended, {"status": state})
         self.background.shutdown(wait=True)
         self.status.end()
-        self._drain(5.0 if interrupted else DRAIN_SECONDS)
+        self.drain(5.0 if interrupted else DRAIN_SECONDS)
         console = self.view.console
         if interrupted:
             self.view.error(f"\nInterrupted; nothing is lost. Go on with:\n  {self.command}")
@@ -373,7 +383,7 @@ class Driver:
             self.view.error(f"no space for the results in {folder}: the same command writes them")
             return []
 
-    def _drain(self, seconds: float) -> None:
+    def drain(self, seconds: float) -> None:
         """Let MLflow catch up for at most `seconds`; a server that fails is not waited for."""
         deadline = time.monotonic() + seconds
         for stage in self.stages:

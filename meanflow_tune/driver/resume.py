@@ -3,13 +3,16 @@
 Between the manifest, which says what changed, and the ledger, which goes on with what is there.
 """
 
+import os
+import time
 from collections.abc import Callable
 from typing import Any
 
 from meanflow_tune.plan.plan import Plan
-from meanflow_tune.plan.request import SearchRequest
-from meanflow_tune.search.errors import SpaceError, StudyChanged
+from meanflow_tune.plan.request import EXIT_IN_USE, SearchRequest, UserError
+from meanflow_tune.search.errors import SpaceError, StudyChanged, StudyInUse
 from meanflow_tune.search.space.distributions import Distributions, draw_distributions
+from meanflow_tune.search.store.lease import Lease
 from meanflow_tune.search.store.manifest import Manifest, Terms, settle
 from meanflow_tune.search.study.generations import Target, count_trials, renew
 from meanflow_tune.search.study.import_trials import find_origin, import_study
@@ -83,3 +86,15 @@ def _distributions(request: SearchRequest, plan: Plan) -> Distributions:
         return draw_distributions(plan.space.suggest, plan.space.baselines)
     except SpaceError as error:
         raise SpaceError(f"--space {request.space}: {error}") from None
+
+
+def put_aside(request: SearchRequest) -> None:
+    """Rename an existing study's folder; raises UserError while a driver holds it."""
+    if not request.folder.exists():
+        return
+    try:
+        Lease.acquire(request.folder).release()
+    except StudyInUse as error:
+        raise UserError(str(error), EXIT_IN_USE) from None
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    os.rename(request.folder, request.storage / f"{request.study}-aside-{stamp}")

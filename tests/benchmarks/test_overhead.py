@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.overhead import books, trials
+from benchmarks.overhead import trials
+from benchmarks.overhead.bookkeeping import STUDY, resume, simulate
 from benchmarks.overhead.copies import multiply
 from benchmarks.overhead.processes import Family
 from benchmarks.overhead.short_space import BASELINES, METRIC
 from benchmarks.overhead.sides_run import Figures, measure
-from benchmarks.overhead.tables import SIDES, books_table, resume_table, sides_table
+from benchmarks.overhead.tables import SIDES, bookkeeping_table, resume_table, sides_table
 from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.search.store.trials import read_records
@@ -27,31 +28,31 @@ def quiet(line: str) -> None: ...
 
 def request(folder: Path, count: int) -> SearchRequest:
     return SearchRequest(
-        study=books.STUDY, trials=count, storage=folder, confirm=0, confirm_seeds=0, promotion=False
+        study=STUDY, trials=count, storage=folder, confirm=0, confirm_seeds=0, promotion=False
     )
 
 
-def test_books_of_simulated_trials(tmp_path: Path) -> None:
-    found = books.bookkeeping(request(tmp_path, 9), quiet)
-    assert set(found.cost) == set(found.processor) == set(range(9))
+def test_bookkeeping_of_simulated_trials(tmp_path: Path) -> None:
+    found = simulate(request(tmp_path, 9), quiet)
+    assert set(found.seconds) == set(found.processor) == set(range(9))
     assert sum(found.statuses.values()) == 9
     # Six baselines of 5 s run through, and of the others some were stopped.
     assert 6 * 5.0 < found.trained <= 9 * 5.0
     summary = found.summary()
     assert summary["edge"] == 4
-    assert summary["seconds mean"] == pytest.approx(sum(found.cost.values()) / 9)
+    assert summary["seconds mean"] == pytest.approx(sum(found.seconds.values()) / 9)
     assert summary["share"] == pytest.approx(summary["seconds mean"] / 5.0)
-    status = json.loads((tmp_path / books.STUDY / "status.json").read_text())
+    status = json.loads((tmp_path / STUDY / "status.json").read_text())
     assert status["total"] == 9
-    assert "9 trials of simulated 5 s" in books_table(summary)
+    assert "9 trials of simulated 5 s" in bookkeeping_table(summary)
 
 
 def test_a_resume_of_copied_trials_goes_the_way_of_the_driver(tmp_path: Path) -> None:
-    books.bookkeeping(request(tmp_path, 9), quiet)
-    folder = tmp_path / books.STUDY
-    own = read_records(open_storage(folder / JOURNAL_NAME), books.STUDY, folder)
+    simulate(request(tmp_path, 9), quiet)
+    folder = tmp_path / STUDY
+    own = read_records(open_storage(folder / JOURNAL_NAME), STUDY, folder)
     multiply(folder, 30)
-    records = read_records(open_storage(folder / JOURNAL_NAME), books.STUDY, folder)
+    records = read_records(open_storage(folder / JOURNAL_NAME), STUDY, folder)
     assert [record.number for record in records] == list(range(30))
     assert all(record.status in ("completed", "pruned") for record in records)
     for record, copy in zip(own, records, strict=False):
@@ -61,16 +62,16 @@ def test_a_resume_of_copied_trials_goes_the_way_of_the_driver(tmp_path: Path) ->
     assert len(rates) == 21
     assert all(1e-3 <= rate <= 1e-2 for rate in rates)
     with pytest.raises(ValueError, match="ask for more trials"):
-        books.resume(request(tmp_path, 30))
+        resume(request(tmp_path, 30))
     outbox = Outbox(folder)
     told = outbox.written
     for record in records:
-        assert outbox.has(f"{books.STUDY}/{record.number}/ended")
+        assert outbox.has(f"{STUDY}/{record.number}/ended")
     outbox.close()
-    seconds, processor = books.resume(request(tmp_path, 31))
-    steps = ["journal", "manifest", "ledger", "outbox", "catch up", "first suggestion"]
+    seconds, processor = resume(request(tmp_path, 31))
+    steps = ["lease", "journal", "manifest", "ledger", "outbox", "catch up", "first suggestion"]
     assert list(processor) == steps
-    assert list(seconds) == ["lease", *steps, "total"]
+    assert list(seconds) == [*steps, "total"]
     assert seconds["total"] == pytest.approx(sum(list(seconds.values())[:-1]), rel=0.05)
     # Nothing was told again: the search that goes on, and its new trial.
     assert Outbox(folder).written == told + 2

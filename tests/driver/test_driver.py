@@ -35,7 +35,7 @@ def check(given: SearchRequest, begin: bool = False) -> Driver:
     with Lease.acquire(given.folder) as lease:
         driver = Driver(plan, lease, View(quiet=True), "again", verbose=False)
         driver.storage = open_storage(given.folder / "study.journal", lease.check)
-        driver._check_manifest()
+        driver.check_manifest()
         if begin:
             ledger = Ledger(
                 storage=driver.storage,
@@ -60,7 +60,7 @@ def run_whole(given: SearchRequest) -> list[TrialRecord]:
     with Lease.acquire(given.folder) as lease:
         driver = Driver(plan, lease, View(quiet=True), "again", verbose=False)
         driver.storage = open_storage(given.folder / "study.journal", lease.check)
-        driver._check_manifest()
+        driver.check_manifest()
         ledger = Ledger(
             storage=driver.storage,
             study_name=given.study,
@@ -209,7 +209,7 @@ def test_a_database_study_of_another_folder_is_not_taken(tmp_path: Path) -> None
         driver = Driver(plan, lease, View(quiet=True), "again", verbose=False)
         driver.storage = open_storage(url, lease.check)
         with pytest.raises(StudyChanged, match=r"studies.db holds a study s of another storage"):
-            driver._check_manifest()
+            driver.check_manifest()
 
 
 def test_a_second_driver_exits_with_4_and_names_the_first(tmp_path: Path) -> None:
@@ -278,11 +278,11 @@ def test_what_a_sampler_leaves_to_chance_is_in_the_plan_and_the_first_line(
     class Enough(Exception):
         pass
 
-    def stop(self: Driver, stack: object) -> None:
+    def stop(self: Driver) -> None:
         raise Enough
 
     lines: list[str] = []
-    monkeypatch.setattr(Driver, "_search_stage", stop)
+    monkeypatch.setattr(Driver, "make_ledger", stop)
     monkeypatch.setattr(View, "event", lambda self, text, style="": lines.append(text))
     with pytest.raises(Enough):
         run(request(tmp_path, sampler="gp"), "again")
