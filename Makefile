@@ -1,4 +1,4 @@
-# make tune: set up and run the main job. make test: set up and test. Nothing else is needed.
+# `make tune` sets up and runs the main job, `make test` sets up and tests. Nothing else is needed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,14 +8,17 @@ PARALLEL := -n auto --maxprocesses=4 --dist=worksteal
 .PHONY: tune test test-all lint format setup ui clean help
 
 help:
-	@echo "make tune      set up, then search on the digits data   (ARGS='--trials 40' for more)"
-	@echo "make ui        open the MLflow UI on the results"
-	@echo "make test      set up, then the quick tests    make test-all: all of them"
-	@echo "make lint      ruff and mypy                   make format: ruff's formatter"
+	@echo "make tune       set up, then search on the digits (options: make tune ARGS='--trials 40')"
+	@echo "make ui         serve the MLflow UI of the results at http://127.0.0.1:5000"
+	@echo "make test       set up, then run the quick tests"
+	@echo "make test-all   set up, then run all tests (about 40 minutes on two cores)"
+	@echo "make lint       check with ruff and mypy"
+	@echo "make format     format with ruff, and fix what it can"
+	@echo "make clean      delete the environment and the caches; runs/ stays"
 
 setup: $(VENV)/.installed
 
-# Installed once; again only when the requirements change.
+# Runs again only when the requirements change.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -33,7 +36,7 @@ ui: setup
 test: setup
 	@$(BIN)/python -m pytest $(PARALLEL)
 
-# Tests that start Ray clusters want the machine for themselves.
+# Tests that start Ray clusters run alone, one at a time.
 test-all: setup
 	@$(BIN)/python -m pytest -m 'not cluster' $(PARALLEL)
 	@$(BIN)/python -m pytest -m cluster

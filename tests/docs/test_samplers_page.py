@@ -1,9 +1,9 @@
-"""docs/samplers.md: every cell of its table is found by experiment, so that it cannot go stale.
+"""docs/samplers.md: every cell of its table is checked by experiment, so that it cannot go stale.
 
-An experiment compares what a sampler suggests next after two histories that differ in one trial: in
-its parameters ("place"), its value, that it is infeasible ("flag"), or by how much ("degree"). The
-other trials are completed, mostly pruned, or mostly infeasible, since a sampler may look at some
-trials only where it has few others.
+An experiment compares the next suggestions of a sampler after two histories that differ in one trial: in
+its parameters ("place"), its value, whether it is infeasible ("flag"), or by how much ("degree"). The
+other trials are completed, mostly pruned, or mostly infeasible, since a sampler may consider some trials
+only where it has few others.
 """
 
 import copy
@@ -34,16 +34,16 @@ FAR, NEAR = {"x": 0.9, "y": 0.95}, {"x": 0.05, "y": 0.05}  # of the best of the 
 
 @dataclass(frozen=True)
 class Told:
-    """What becomes of one trial.
+    """The end of one trial.
 
-    value: at its end, or for a pruned one at its last rung; second: of another objective, or the same.
+    value: the final one, or that of the last rung if pruned; second: of another objective, or the same.
     """
 
     state: TrialState = COMPLETE
     value: float | None = 0.5
     violation: float | None = None
     second: float | None = None
-    params: dict[str, float] = field(default_factory=dict)  # in place of its own
+    params: dict[str, float] = field(default_factory=dict)  # instead of its own
 
 
 def trial_of(
@@ -64,7 +64,7 @@ def trial_of(
 
 
 def contexts(infeasible: bool) -> Iterator[list[Told]]:
-    """What became of the other trials, in order of their numbers; several objectives form a front."""
+    """The ends of the other trials, by number; with several objectives they form a front."""
     limit = 0.0 if infeasible else None
     values = [0.3 + ((i * 7) % 18) / 20 for i in range(BASE + OTHERS - 1)]
     completed = [Told(COMPLETE, value, limit, second=1.3 - value) for value in values]
@@ -78,7 +78,7 @@ def contexts(infeasible: bool) -> Iterator[list[Told]]:
 
 @functools.cache
 def own(kind: SamplerKind) -> tuple[tuple[dict[str, Any], dict[str, Any]], ...]:
-    """Parameters and attributes of a history whose last trials the sampler asked for itself."""
+    """Parameters and attributes of a history whose last trials the sampler proposed itself."""
     points = [grid(i) for i in range(BASE)]
     if kind != "cmaes":
         return tuple((grid(i), {}) for i in range(BASE + OTHERS))
@@ -92,7 +92,7 @@ def own(kind: SamplerKind) -> tuple[tuple[dict[str, Any], dict[str, Any]], ...]:
 def suggestions(
     kind: SamplerKind, objectives: int, others: list[Told], last: Told
 ) -> Iterator[dict[str, Any]]:
-    """What it suggests next, with one search seed after another; nothing of it is stored as drawn."""
+    """Its next suggestions for several search seeds; none is stored in the study."""
     study = study_of(
         [
             trial_of(told, params, objectives, copy.deepcopy(attrs))
@@ -102,7 +102,7 @@ def suggestions(
     )
     number = study.ask().number
     trial = study.trials[number]
-    # Where one draw out of many is taken, as in TPE and NSGA-II, one seed may hide a difference.
+    # TPE and NSGA-II take one draw out of many, so that a single seed may hide a difference.
     for seed in range(24 if kind in ("tpe", "nsgaii") else 1):
         sampler = make_sampler(kind, seed, number, STARTUP)
         space = sampler.infer_relative_search_space(study, trial)
@@ -127,7 +127,7 @@ def differ(kind: SamplerKind, objectives: int, one: Told, other: Told) -> bool:
 
 
 def learned(kind: SamplerKind, objectives: int, state: TrialState, value: float | None) -> str:
-    """What a trial in a state teaches: "place", "value", both, or "nothing"."""
+    """What a trial in this state teaches: "place", "value", both, or "nothing"."""
     words = []
     if differ(kind, objectives, Told(state, value, params=FAR), Told(state, value, params=NEAR)):
         words.append("place")
@@ -151,7 +151,7 @@ def learned_of_infeasible(kind: SamplerKind, objectives: int, state: TrialState)
 
 
 def modelled(kind: SamplerKind, objectives: int, name: str) -> str:
-    """Whether results have a say in a parameter: `rate`, of branch "a" alone, or the categorical."""
+    """Whether results influence a parameter: `rate`, in branch "a" only, or the categorical one."""
     distributions: dict[str, BaseDistribution] = {
         "x": LAWS["x"],
         "kind": CategoricalDistribution(["a", "b"]),
@@ -194,13 +194,13 @@ COLUMNS: dict[str, Callable[[SamplerKind, int], str]] = {
 
 
 def table() -> dict[tuple[str, int], dict[str, str]]:
-    """(sampler, objectives) -> column -> cell, as the page has it."""
+    """(sampler, objectives) -> column -> cell of the page."""
     lines = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     start = next(i for i, row in enumerate(cells) if row[:2] == ["sampler", "objectives"])
     head = cells[start]
     rows = {}
-    for row in cells[start + 2 :]:  # behind the line of dashes
+    for row in cells[start + 2 :]:  # below the line of dashes
         if len(row) != len(head):
             break
         rows[row[0].strip("`"), {"one": 1, "several": 2}[row[1]]] = dict(
@@ -222,7 +222,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("kind", "objectives"), ROWS)
-def test_a_row_is_what_is_seen(kind: SamplerKind, objectives: int) -> None:
+def test_a_row_agrees_with_experiments(kind: SamplerKind, objectives: int) -> None:
     row = table()[kind, objectives]
     assert list(row) == list(COLUMNS)
     if (kind, objectives) == ("cmaes", 2):
