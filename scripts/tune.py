@@ -49,7 +49,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"tune.py: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
-        print("tune.py: interrupted; nothing is lost, run the same command.", file=sys.stderr)
+        print(
+            "tune.py: interrupted; nothing was lost. Run the same command again to resume.",
+            file=sys.stderr,
+        )
         return 130
 
 

@@ -95,7 +95,8 @@ def run(request: SearchRequest, command: str, quiet: bool = False, verbose: bool
     except OSError as error:
         where = error.filename or request.storage
         raise UserError(
-            f"{where}: {error.strerror or error}; nothing is lost, mend that and run the same command.",
+            f"{where}: {error.strerror or error}; nothing was lost; fix this and run the "
+            "same command again.",
             EXIT_UNUSABLE,
         ) from error
 
@@ -308,7 +309,7 @@ class Driver:
 
     def _out_of_time(self) -> bool:
         if self.time_budget.requested:
-            self.view.event("the time budget is used up, so no trial is started")
+            self.view.event("the time budget is used up; no trial is started")
         return self.time_budget.requested
 
     @contextmanager
@@ -359,7 +360,7 @@ class Driver:
         self.drain(5.0 if interrupted else DRAIN_SECONDS)
         console = self.view.console
         if interrupted:
-            self.view.error(f"\nInterrupted; nothing is lost. Go on with:\n  {self.command}")
+            self.view.error(f"\nInterrupted; nothing was lost. Resume with:\n  {self.command}")
             return EXIT_INTERRUPTED
         if stopped is not None:
             return EXIT_ALL_FAILED
@@ -367,7 +368,7 @@ class Driver:
         if self.time_budget.requested and not search.exhausted():
             console.print(
                 f"The time budget ended the search after {self.time_budget.spent:.0f} s of work; a larger"
-                " --time-budget goes on where it stopped."
+                " --time-budget resumes it."
             )
         summary.show_places(console, self.request, files, self.command)
         return EXIT_OK if completed else EXIT_ALL_FAILED
@@ -380,7 +381,9 @@ class Driver:
         except OSError as error:
             if not (self.interrupt.requested and is_full(error)):
                 raise
-            self.view.error(f"no space for the results in {folder}: the same command writes them")
+            self.view.error(
+                f"no space for the results in {folder}; run the same command again to write them"
+            )
             return []
 
     def drain(self, seconds: float) -> None:
@@ -388,13 +391,13 @@ class Driver:
         deadline = time.monotonic() + seconds
         for stage in self.stages:
             if stage.replayer.drain(0.5):
-                self.view.event(f"sending what is left to MLflow ({stage.name})")
+                self.view.event(f"sending the remaining events to MLflow ({stage.name})")
             left = stage.replayer.drain(1.0)
             while left and time.monotonic() < deadline and not stage.replayer.status().error:
                 left = stage.replayer.drain(1.0)
             if left:
                 why = stage.replayer.status().error or "it is slow"
                 self.view.error(
-                    f"{left} events of {stage.name} wait for MLflow ({why}); they are kept, and the "
-                    "same command sends them."
+                    f"{left} events of {stage.name} are waiting for MLflow ({why}); they are kept, "
+                    "and running the same command again sends them."
                 )

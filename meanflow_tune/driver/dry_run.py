@@ -153,7 +153,7 @@ def _show_resources(console: Console, plan: Plan, layout: Layout | None) -> None
         )
         where = "on the cluster" if request.cluster is not None else "on this machine"
         at_once = f"{_count(layout.slots, 'trial')} at once {where}"
-    console.print(f"\n[bold]Resources[/bold] of a trial: {text}; {at_once}")
+    console.print(f"\n[bold]Resources[/bold] per trial: {text}; {at_once}")
 
 
 def _count(number: int, what: str) -> str:
@@ -199,7 +199,7 @@ def _calibrate(console: Console, plan: Plan, layout: Layout | None) -> Calibrati
     console.print(f"\n[bold]Calibration[/bold] on {found.device}, in the middle of training")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", overflow="fold")
-    for name in ("a step", "10 to 90 %", "evaluation", "checkpoint"):
+    for name in ("per step", "10 to 90 %", "evaluation", "checkpoint"):
         table.add_column(name, justify="right")
     for timing in found.timings:
         if timing.trouble:
@@ -216,7 +216,7 @@ def _calibrate(console: Console, plan: Plan, layout: Layout | None) -> Calibrati
     console.print(table)
     for timing in found.timings:
         if timing.trouble:
-            console.print(f"{timing.name} is not timed: {timing.trouble}", style="red")
+            console.print(f"{timing.name} could not be timed: {timing.trouble}", style="red")
     if shared:
         console.print(f"{shared}; these times are too long", style="yellow")
     if request.workers_per_trial > 1:

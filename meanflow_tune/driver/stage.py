@@ -131,7 +131,7 @@ class Stage:
         """To tracking and to the person who watches: how a trial ended, or that it did not yet."""
         title = self._title(record.number)
         if record.status == "running":
-            self.view.event(f"{title} {outcome.reason}; it is left to the next run", "failed")
+            self.view.event(f"{title} {outcome.reason}; the next run resumes it", "failed")
         elif record.status == "paused":
             later(self._background, self.tracker.paused, record)
             self.view.event(f"{title} paused{_value(record)}", record.status)
@@ -160,7 +160,7 @@ class Stage:
                 self.progress_tracker.heard(number, progress)
         if self._phase == "" and any(row.get("phase") == "teacher" for row in self._rows.values()):
             self._phase = "teacher"
-            self.view.event("training the teacher, once; later searches take it from the cache")
+            self.view.event("training the teacher, once; later searches load it from the cache")
         self._refresh()
 
     def _tell_of_space(self, progress: Iterable[Mapping[str, Any]]) -> None:

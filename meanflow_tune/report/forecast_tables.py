@@ -156,7 +156,7 @@ class _Forecast:
         own = self._ladder.work.images - again * self._rungs[-1]
         self._say(
             f"search: about {rounded(own)} images, {100 * own / full:.0f} % of the {full:,} without "
-            "stopping"
+            "early stopping"
         )
         if request.repeats:
             self._say(
@@ -185,7 +185,9 @@ class _Forecast:
         request, pace = self.plan.request, self._pace
         if pace is None:
             why = (
-                "no configuration could be timed" if self.calibration else "nothing is measured yet"
+                "no configuration could be timed"
+                if self.calibration
+                else "nothing has been measured yet"
             )
             hint = "" if self.calibration else "; --calibrate times a short training of this space"
             self._say(f"time: unknown, because {why}{hint}")
@@ -210,7 +212,7 @@ class _Forecast:
         listed = ", ".join(f"{name} {about(seconds)}" for name, seconds in parts.items())
         at = f"with {self._slots} at once" if self.layout is not None else "in one slot"
         self._say(f"a whole trial {about(longest)}; {at}: {listed}")
-        self._say(f"[bold]in all about {about(sum(parts.values()))}[/bold] {at}")
+        self._say(f"[bold]about {about(sum(parts.values()))} in all[/bold] {at}")
         self._show_left(pace)
         self._show_budget(pace)
 
@@ -221,7 +223,7 @@ class _Forecast:
         work, longest = remaining_work(self.records, self._ladder)
         seconds = wall_seconds(work, pace, self._slots, longest)
         self._say(
-            f"the study holds {len(self.records)} trials; of the search about {about(seconds)} is left"
+            f"the study holds {len(self.records)} trials; about {about(seconds)} of the search is left"
         )
 
     def _show_budget(self, pace: Pace) -> None:
@@ -253,18 +255,18 @@ class _Forecast:
         free = shutil.disk_usage(request.storage).free
         self.console.print(f"\n[bold]Disk[/bold], {source}, without pictures")
         self._say(
-            f"a trial: {size(a_trial)} ({kept} checkpoints of {size(sizes.checkpoint)}, "
+            f"per trial: {size(a_trial)} ({kept} checkpoints of {size(sizes.checkpoint)}, "
             f"{len(self._rungs)} times samples of {size(sizes.samples)}, the model of "
             f"{size(sizes.model)} twice, once for MLflow)"
         )
         self._say(
-            f"in all about {size(total)}: checkpoints {size(checkpoints)}, outputs {size(outputs)}; "
+            f"about {size(total)} in all: checkpoints {size(checkpoints)}, outputs {size(outputs)}; "
             f"{size(free)} are free in {request.storage}"
         )
         if total > free:
             self._say(
-                f"[bold red]does not fit: {size(total - free)} are missing;[/bold red] give --storage "
-                "a larger place, or ask for fewer trials"
+                f"[bold red]does not fit: {size(total - free)} are missing;[/bold red] choose a "
+                "larger disk for --storage, or fewer trials"
             )
 
     def _sizes(self) -> tuple[Sizes, str]:
@@ -290,17 +292,17 @@ def stopping_text(request: SearchRequest) -> str:
     if request.scheduler == "none":
         return "none, every trial runs to its end"
     if request.scheduler == "median":
-        words = ["what is worse than the median at a rung ends"]
+        words = ["a trial worse than the median at a rung is stopped"]
     else:
-        words = [f"successive halving, the best 1/{request.reduction:g} go on at a rung"]
+        words = [f"successive halving, the best 1/{request.reduction:g} continue at each rung"]
         if request.promotion:
-            words.append("a paused trial goes on when it is among them after all")
+            words.append("a paused trial resumes once it is among them")
         if request.brackets > 1:
             words.append(f"{request.brackets} brackets")
     if request.grace:
-        words.append(f"none before {request.grace:,} images")
+        words.append(f"no trial is stopped before {request.grace:,} images")
     if request.protect:
-        words.append(f"{100 * request.protect:g} % of the proposed are never stopped")
+        words.append(f"{100 * request.protect:g} % of the proposed trials are never stopped")
     return "; ".join(words)
 
 

@@ -94,20 +94,22 @@ def look_ahead(
     rungs = _rungs(records, ladder)
     pace = measured_pace(records) or ticked
     if pace is None:
-        return Outlook(None, "the end can be forecast once a trial trains", rungs, front, picture)
+        return Outlook(
+            None, "the end can be forecast once a trial is training", rungs, front, picture
+        )
     work, longest = remaining_work(records, ladder, progress)
     seconds = wall_seconds(work, pace, slots, longest)
     notes = []
     if budget_left is not None and seconds > budget_left:
         notes.append(
-            f"the search alone would take {about(seconds)}, but --time-budget ends it before"
+            f"the search alone would take {about(seconds)}, but --time-budget ends it earlier"
         )
         seconds = budget_left
     if afterwards is not None and afterwards.trials:
         one = Work(*(part / afterwards.trials for part in asdict(afterwards).values()))
         more = wall_seconds(afterwards, pace, slots, one)
         seconds += more
-        notes.append(f"{about(more)} of it to confirm")
+        notes.append(f"including {about(more)} of confirmation")
     if seconds <= 0.0:
         return Outlook(0.0, "", rungs, front, picture)
     text = f"about {about(seconds)} left (end {end_of(seconds, now)})"
@@ -142,7 +144,7 @@ def _front(records: Sequence[TrialRecord], objectives: Objectives) -> tuple[str,
     if baselines:
         reference = reference_point(baselines, ways)
         volume = hypervolume(points, reference, ways)
-        text += f", hypervolume {volume:.4g} within {show(reference)}, the worst of the baselines"
+        text += f", hypervolume {volume:.4g} up to {show(reference)}, the baselines' worst values"
     if len(ways) != 2 or len(done) < 2:
         return text, ()
     first, second = objectives.parts

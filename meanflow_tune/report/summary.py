@@ -44,7 +44,9 @@ def show(console: Console, plan: Plan, findings: Findings) -> None:
     if findings.rows:
         show_final(console, objectives, findings)
     elif findings.best is None:
-        console.print("No trial but the baselines completed; raise --trials, or see the reasons.")
+        console.print(
+            "No trial besides the baselines completed; raise --trials, or see the reasons."
+        )
     else:
         console.print("Not confirmed on fresh seeds, so nothing is called better.")
 
@@ -54,11 +56,11 @@ def show_places(
 ) -> None:
     """Where everything is, and the exact commands that go on from here."""
     uri = request.mlflow_uri
-    console.print("\nWhere it is:")
+    console.print("\nResults:")
     for path in files:
         console.print(f"  {path}", soft_wrap=True)
     console.print(f"  {request.folder / 'trials'}: checkpoints, samples and models", soft_wrap=True)
-    console.print("\nWhat to do next:")
+    console.print("\nNext steps:")
     view = f"mlflow ui --backend-store-uri {uri} --host 127.0.0.1 --port 5000"
     python = Path(sys.executable)
     lines = [
@@ -69,7 +71,7 @@ def show_places(
         ("resume or repeat this report", command),
         ("extend the search", _extended(request, command)),
         (
-            "train the best alone",
+            "train the best configuration alone",
             f"{python} scripts/train.py --config {request.folder / 'best.json'} "
             f"--output {request.storage / 'best'}",
         ),

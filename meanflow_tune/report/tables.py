@@ -57,7 +57,7 @@ def show_search(console: Console, objectives: Objectives, findings: Findings) ->
 
 
 def show_front(console: Console, objectives: Objectives, findings: Findings) -> None:
-    """The trials that no other dominates, and the hypervolume of them."""
+    """The non-dominated trials and their hypervolume."""
     best = front(findings.records, objectives)
     if not best:
         return
@@ -79,8 +79,8 @@ def show_front(console: Console, objectives: Objectives, findings: Findings) -> 
         place = ", ".join(f"{n} {x:.4f}" for n, x in zip(names, corner, strict=True))
         volume = hypervolume(points, corner, directions)
         console.print(
-            f"{len(best)} trials that no other dominates; hypervolume {volume:.4g}, measured from "
-            f"the worst values of the baselines ({place})."
+            f"{len(best)} non-dominated trials; hypervolume {volume:.4g}, measured from the "
+            f"baselines' worst values ({place})."
         )
 
 
@@ -91,8 +91,8 @@ def show_winner(console: Console, plan: Plan, findings: Findings) -> None:
         return
     if plan.objectives.single is None:
         console.print(
-            f"best.json holds {title(winner)}: of the front the nearest to its ideal point, each "
-            "objective in units of its spread there."
+            f"best.json holds {title(winner)}: the trial of the front nearest to its ideal point, with "
+            "each objective in units of its spread on the front."
         )
         return
     done = [record for record in findings.records if record.status == "completed"]
@@ -102,7 +102,7 @@ def show_winner(console: Console, plan: Plan, findings: Findings) -> None:
         elif len(done) > 1:
             console.print(
                 f"best.json holds {title(winner)}. Each trial ran on one seed, so part of this order "
-                "is luck; --repeats trains survivors on more."
+                "is chance; --repeats trains the survivors on more seeds."
             )
         return
     console.print(
@@ -117,7 +117,9 @@ def show_winner(console: Console, plan: Plan, findings: Findings) -> None:
             f"{signed(contest.interval)} on {contest.interval.count} seeds{first}"
         )
     if len(findings.rivals) > SHOWN:
-        console.print(f"and {len(findings.rivals) - SHOWN} more trials cannot be told from it")
+        console.print(
+            f"and {len(findings.rivals) - SHOWN} more trials cannot be told apart from it"
+        )
 
 
 def show_final(console: Console, objectives: Objectives, findings: Findings) -> None:
@@ -164,8 +166,8 @@ def audit_lines(found: Audit) -> list[str]:
     lines = ["; ".join(_rung_words(rung) for rung in found.rungs)]
     if any(rung.correlation is not None and not rung.unselected for rung in found.rungs):
         lines.append(
-            "these are trials that the rungs let through, in which the correlation is lower than "
-            "among all; --protect keeps a share that is never stopped"
+            "only trials that the rungs let through are counted, and their correlation is lower than "
+            "that of all trials; --protect sets a share of trials that is never stopped"
         )
     if found.advice is not None:
         lines.append(f"warning: {found.advice}")
@@ -218,9 +220,9 @@ def _how_sure(rows: Sequence[Row]) -> str:
         return f"Intervals are of paired differences over {count} seeds, at {LEVEL:.0%}."
     chance, less = 2**count, "" if count <= 4 else "hardly less than "
     return (
-        f"Of {count} seeds an interval is {less}their range, and holds the true difference "
-        f"in {1 - 2 ** (1 - count):.0%} of the cases at most: without any difference, chance alone says "
-        f"better once in {chance} times. --confirm-seeds {SEEDS_FOR_LEVEL} makes it {LEVEL:.0%}."
+        f"With {count} seeds an interval is {less}their range and contains the true difference in at "
+        f"most {1 - 2 ** (1 - count):.0%} of cases: without any difference, chance alone says better "
+        f"once in {chance} times. --confirm-seeds {SEEDS_FOR_LEVEL} makes it {LEVEL:.0%}."
     )
 
 
@@ -231,8 +233,8 @@ def _ahead_on_first(contest: Contest, direction: str) -> bool:
 
 def _rung_words(rung: RungAudit) -> str:
     if rung.correlation is None:
-        return f"{rung.images:,} images: too few trials ran through to judge it ({rung.count})"
+        return f"{rung.images:,} images: too few trials ran to the end to judge it ({rung.count})"
     return (
-        f"{rung.images:,} images: rank correlation with the end {rung.correlation:+.2f} "
+        f"{rung.images:,} images: rank correlation with the final value {rung.correlation:+.2f} "
         f"[{rung.low:+.2f}, {rung.high:+.2f}] over {rung.count} trials"
     )

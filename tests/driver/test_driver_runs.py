@@ -96,7 +96,7 @@ def test_a_budget_ends_the_search_and_a_larger_one_goes_on(
     before = world.now
 
     assert run(request(tmp_path, 35.0)) == 0
-    assert any("the time budget is used up, so no trial is started" in text for text in world.said)
+    assert any("the time budget is used up; no trial is started" in text for text in world.said)
     assert records(tmp_path) == found
     assert world.now == before
 

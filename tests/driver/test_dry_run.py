@@ -89,9 +89,9 @@ def test_a_plan_without_a_measurement_names_no_time(
     assert "if loss/second_order/sign is -1 or 1 loss/second_order/size 0.001 to 0.3, log" in words
     assert "baselines to beat, never stopped: backward, backward_fast" in words
     assert "draw 1 draw 2 draw 3" in words
-    assert "Resources of a trial: 1 rank of 1 CPU, no GPU;" in words
+    assert "Resources per trial: 1 rank of 1 CPU, no GPU;" in words
     assert "trained once, before the first" in words
-    assert "time: unknown, because nothing is measured yet; --calibrate times" in words
+    assert "time: unknown, because nothing has been measured yet; --calibrate times" in words
     assert "--time-budget 2 h affords is unknown too" in words
     assert "Disk, counted from the networks" in words
     assert "does not fit" not in words
@@ -107,7 +107,7 @@ def test_rungs_and_totals_by_hand(
     words = flat(shown(capsys, asked(tmp_path, scheduler="none", confirm=2, confirm_seeds=3)))
     assert "stopping: none, every trial runs to its end" in words
     assert "1 3,200 50 6 19,200 2 6,400 100 6 19,200 3 12,800 200 6 38,400" in words
-    assert "search: about 76,800 images, 100 % of the 76,800 without stopping" in words
+    assert "search: about 76,800 images, 100 % of the 76,800 without early stopping" in words
     assert "confirmation: up to 9 runs of 12,800 images" in words
 
 
@@ -122,8 +122,8 @@ def test_a_study_that_has_begun_gives_the_times(
     assert {p: p.read_bytes() for p in request.folder.rglob("*") if p.is_file()} == before
     assert "times: measured in 1 trials of this study" in words
     assert "a whole trial 2 min; with 2 at once: search 7 min" in words  # 3 times 137 s
-    assert "in all about 7 min with 2 at once" in words
-    assert "the study holds 1 trials; of the search about 6 min is left" in words  # 5 times 68.5 s
+    assert "about 7 min in all with 2 at once" in words
+    assert "the study holds 1 trials; about 6 min of the search is left" in words  # 5 times 68.5 s
     assert "--time-budget 10 min affords about 8 trials, enough for the 6 of --trials" in words
 
 
@@ -151,12 +151,12 @@ def test_a_calibration_gives_the_times(
     assert seen == [(["backward", "draw 1", "draw 2", "draw 3"], 1)]
     assert "Calibration on a toy" in words
     assert "draw 1 100.00 ms 100.00 to 300.00 ms 0.75 s 2.0 GB, 250 ms" in words
-    assert "draw 2 is not timed: loss not finite at step 7" in words
+    assert "draw 2 could not be timed: loss not finite at step 7" in words
     assert "a whole trial 23 s; with 1 at once: search 2 min, teacher 60 s" in words
-    assert "in all about 3 min with 1 at once" in words  # 6 times 23 s and 60 s
+    assert "about 3 min in all with 1 at once" in words  # 6 times 23 s and 60 s
     assert "Disk, measured" in words
     assert "does not fit:" in words
-    assert "give --storage a larger place" in words
+    assert "choose a larger disk for --storage" in words
 
 
 def test_verbose_draws_the_families(
@@ -203,17 +203,18 @@ def test_on_a_cluster_it_depends(
     assert (
         "2 ranks of 1 CPU and a GPU where there are enough; how many run at once depends" in words
     )
-    assert "in all about 22 min in one slot" in words  # 6 times 137 s, and 4 times 131 s to confirm
+    assert "about 22 min in all in one slot" in words  # 6 times 137 s, and 4 times 131 s to confirm
 
 
 def test_stopping_in_words(tmp_path: Path) -> None:
     text = stopping_text(asked(tmp_path, reduction=3, brackets=2, grace=6400, promotion=False))
     assert text == (
-        "successive halving, the best 1/3 go on at a rung; 2 brackets; none before 6,400 images; "
-        "5 % of the proposed are never stopped"
+        "successive halving, the best 1/3 continue at each rung; 2 brackets; "
+        "no trial is stopped before 6,400 images; "
+        "5 % of the proposed trials are never stopped"
     )
     assert stopping_text(asked(tmp_path, scheduler="median", protect=0.0)) == (
-        "what is worse than the median at a rung ends"
+        "a trial worse than the median at a rung is stopped"
     )
 
 

@@ -107,7 +107,7 @@ def test_the_status_forecasts_the_end_and_shows_the_front(
         assert left[0] == pytest.approx(4 * 131.0)
     else:
         assert 131.0 < left[0] < budget
-    ends_early = ["--time-budget ends it before" in status["forecast"] for status in seen]
+    ends_early = ["--time-budget ends it earlier" in status["forecast"] for status in seen]
     assert ends_early == [budget is not None, *[False] * 4]
     for status, text in zip(seen[:4], shown[:4], strict=True):
         assert status["forecast"].startswith("about ")

@@ -93,7 +93,7 @@ def test_a_full_disk_pauses_the_search_which_goes_on_by_itself(tmp_path: Path) -
         driver.send_signal(signal.SIGINT)
         assert driver.wait() == 130, said.read_text()
         assert "Traceback" not in said.read_text(), said.read_text()
-        assert "Go on with" in said.read_text()
+        assert "Resume with" in said.read_text()
         filler.unlink()
         while too_busy(status := start(storage, said).wait(), said.read_text()):
             pass

@@ -54,7 +54,7 @@ def test_a_budget_a_moved_folder_and_another_space(tmp_path: Path) -> None:
 
     again = go([*command(first, *options, trials=MANY), f"--space={space}"])
     assert again.returncode == 0
-    assert "the time budget is used up, so no trial is started" in again.stdout
+    assert "the time budget is used up; no trial is started" in again.stdout
     assert states(first) == before
 
     second = tmp_path / "second" / "runs"

@@ -230,7 +230,7 @@ def test_ctrl_c_stops_at_a_safe_point_and_goes_on(tmp_path: Path) -> None:
     os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: the whole group
     _, said = driver.communicate(timeout=300)
     assert driver.returncode == 130, said
-    assert b"Go on with" in said
+    assert b"Resume with" in said
     assert b"Traceback" not in said
     left = states(storage)
     done = run(command(storage, "--confirm-seeds=0"))

@@ -59,14 +59,14 @@ def test_the_time_left_by_hand() -> None:
     assert found.forecast == f"about 14 s left (end {end_of(14.5, 0.0)})"
     more = look_ahead(records, WHOLE, ONE, 2, {1: 250}, afterwards=Work(800, 2, 2))
     assert more.seconds_left == pytest.approx(7.25 + 5.0)
-    assert more.forecast.endswith("; 5.0 s of it to confirm")
+    assert more.forecast.endswith("; including 5.0 s of confirmation")
 
 
 def test_a_time_budget_ends_the_search_and_not_its_confirmation() -> None:
     records = [record(0, "completed", 400), record(1, "running", 100)]
     found = look_ahead(records, WHOLE, ONE, 1, {}, budget_left=3.0, afterwards=Work(400, 1, 1))
     assert found.seconds_left == pytest.approx(3.0 + 5.0)
-    assert "the search alone would take 16 s, but --time-budget ends it before" in found.forecast
+    assert "the search alone would take 16 s, but --time-budget ends it earlier" in found.forecast
     assert "budget" not in look_ahead(records, WHOLE, ONE, 1, {}, budget_left=60.0).forecast
 
 
@@ -94,7 +94,7 @@ def test_the_front_its_volume_and_its_picture() -> None:
     ]
     found = look_ahead(records, WHOLE, TWO, 1, {})
     assert found.front == (
-        "2 of 3 completed trials on the front, hypervolume 7 within (4, 5), the worst of the baselines"
+        "2 of 3 completed trials on the front, hypervolume 7 up to (4, 5), the baselines' worst values"
     )
     assert sum(line.count("●") for line in found.picture) == 2
     assert sum(line.count("·") for line in found.picture) == 1

@@ -133,9 +133,11 @@ def test_several_objectives_have_a_front_a_hypervolume_and_a_stated_best(tmp_pat
     assert (found.winner, found.baseline) == (records[3], records[0])
     text = printed(made, found)
     # From the corner (8, 10): 7*1 + 6*5 + 1*1.
-    assert "3 trials that no other dominates; hypervolume 38, measured from the worst" in text
+    assert (
+        "3 non-dominated trials; hypervolume 38, measured from the baselines' worst values" in text
+    )
     assert "(gap@1 8.0000, cost 10.0000)" in text
-    assert "best.json holds trial 3: of the front the nearest to its ideal point" in text
+    assert "best.json holds trial 3: the trial of the front nearest to its ideal point" in text
     files = write_files(made, found)
     assert json.loads(files[1].read_text()) == records[3].config
     frame = pd.read_parquet(files[0])
@@ -155,7 +157,7 @@ def test_the_audit_of_the_rungs_is_part_of_the_summary(tmp_path: Path) -> None:
     records = [with_rungs(record(n, 0.01 * n, "mid" if n == 0 else None)) for n in range(12)]
     made = plan(tmp_path)
     text = printed(made, find(made, records, []))
-    assert "rungs: 50 images: rank correlation with the end -1.00 [-1.00, -1.00]" in text
+    assert "rungs: 50 images: rank correlation with the final value -1.00 [-1.00, -1.00]" in text
     assert "rungs: warning: the rung at 50 images hardly tells how trials end" in text
     nothing_stops = replace(made, rungs=None)
     assert "rungs:" not in printed(nothing_stops, find(nothing_stops, records, []))

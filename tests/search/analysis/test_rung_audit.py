@@ -63,7 +63,7 @@ def test_a_rung_that_predicts_and_one_that_does_not() -> None:
     good = audit(study(40, first=0.1, second=0.1), GAP)
     assert good.advice is None
     assert len(audit_lines(good)) == 1
-    assert "rank correlation with the end +0.9" in audit_lines(good)[0]
+    assert "rank correlation with the final value +0.9" in audit_lines(good)[0]
 
 
 def test_where_no_rung_predicts_it_advises_to_stop_nothing() -> None:
@@ -79,8 +79,8 @@ def test_few_trials_are_called_few() -> None:
     assert [rung.predicts for rung in found.rungs] == [None, None]
     assert found.advice is None
     assert audit_lines(found) == [
-        "100 images: too few trials ran through to judge it (7); "
-        "200 images: too few trials ran through to judge it (7)"
+        "100 images: too few trials ran to the end to judge it (7); "
+        "200 images: too few trials ran to the end to judge it (7)"
     ]
     assert audit([], GAP).rungs == ()
 
