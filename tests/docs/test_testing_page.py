@@ -68,9 +68,7 @@ FILE = "tests/test_marked.py"
 CASES: list[tuple[list[str], list[str]]] = [
     ([], QUICK),
     (["tests"], QUICK),
-    (["-n1", "tests"], QUICK),
     ([FILE], ALL_MARKED),
-    (["-n1", FILE], ALL_MARKED),
     (["tests/other/../test_marked.py::test_slow"], SLOW),
     ([f"{FILE}::test_cluster"], CLUSTER),
     ([f"{FILE}::test_cluster[1]"], CLUSTER[:1]),
