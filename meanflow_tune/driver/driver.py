@@ -48,7 +48,7 @@ from meanflow_tune.search.errors import (
 )
 from meanflow_tune.search.samplers.limits import independent_note
 from meanflow_tune.search.store.lease import Lease
-from meanflow_tune.search.store.manifest import MANIFEST_NAME, Manifest
+from meanflow_tune.search.store.manifest import MANIFEST_NAME, Manifest, environment
 from meanflow_tune.search.store.storage import open_storage, shown_url
 from meanflow_tune.search.store.time_budget import TimeBudget
 from meanflow_tune.search.store.trials import read_records
@@ -176,7 +176,7 @@ class Driver:
     def check_manifest(self) -> None:
         """Raises StudyChanged where the study in the storage was made on other terms."""
         request, space = self.request, self.plan.space
-        new = Manifest.make(
+        new = Manifest(
             study=request.study,
             space=request.space,
             space_hash=space.source_hash,
@@ -191,6 +191,7 @@ class Driver:
             trials=request.trials,
             time_budget=request.time_budget,
             study_storage=shown_url(request.study_storage) if request.study_storage else None,
+            **environment(),
         )
         self.terms, self.manifest = begin(self.storage, request, self.plan, new, self.view.event)
 

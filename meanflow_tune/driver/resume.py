@@ -13,8 +13,8 @@ from meanflow_tune.plan.request import EXIT_IN_USE, SearchRequest, UserError
 from meanflow_tune.search.errors import SpaceError, StudyChanged, StudyInUse
 from meanflow_tune.search.space.distributions import Distributions, draw_distributions
 from meanflow_tune.search.store.lease import Lease
-from meanflow_tune.search.store.manifest import Manifest, Terms, settle
-from meanflow_tune.search.study.generations import Target, count_trials, renew
+from meanflow_tune.search.store.manifest import Manifest, TermsCheck, check_terms
+from meanflow_tune.search.study.generations import Target, count_trials, make_generation
 from meanflow_tune.search.study.import_trials import find_origin, import_study
 
 # Changes of these may be more than Optuna can follow in place.
@@ -23,11 +23,11 @@ RENEWING = ("space_hash", "objective")
 
 def begin(
     storage: Any, request: SearchRequest, plan: Plan, new: Manifest, say: Callable[[str], None]
-) -> tuple[Terms, Manifest]:
+) -> tuple[TermsCheck, Manifest]:
     """Settle the terms, bring the study into a shape that fits them, and write the manifest.
 
     Where no trial is left to run, nothing is refused and nothing is written: the terms say what
-    changed, and `Terms.enforce` refuses later, should a confirmation be left.
+    changed, and `TermsCheck.enforce` refuses later, should a confirmation be left.
 
     Raises:
         StudyChanged: something changed, trials are left to run, and the changes are not accepted;
@@ -41,7 +41,7 @@ def begin(
             f" manifest in {request.folder}); name that folder by --storage, or give the search"
             " another study name"
         )
-    terms = settle(old, new, held.all, request.accept_changes)
+    terms = check_terms(old, new, held.all, request.accept_changes)
     if held.all > request.trials:
         say(
             f"note: --trials {request.trials}: the study has {held.all} trials already; none is lost,"
@@ -62,8 +62,8 @@ def begin(
         target = Target(
             objectives, _distributions(request, plan), plan.suggest, plan.space.baselines
         )
-        renew(storage, request.study, target, say)
-        renew(storage, f"{request.study}/confirm", Target(objectives), say)
+        make_generation(storage, request.study, target, say)
+        make_generation(storage, f"{request.study}/confirm", Target(objectives), say)
     if request.import_study is not None:
         origin = find_origin(request.import_study, request.storage)
         if origin == request.folder.absolute():

@@ -14,7 +14,7 @@ from meanflow_tune.core.random import fold
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import TrialRecord
-from meanflow_tune.search.analysis.ranking import Row, final_table, ranked
+from meanflow_tune.search.analysis.ranking import Row, final_table, rank_trials
 from meanflow_tune.search.objectives import Objectives
 from meanflow_tune.search.space.load import Space
 from meanflow_tune.search.study.ledger import Ledger
@@ -70,7 +70,7 @@ def sides(
     and every other family of baselines. Empty where count is 0, and where no trial of the reference,
     or no other one, completed.
     """
-    order = ranked(records, objectives)
+    order = rank_trials(records, objectives)
     reference = [record for record in order if record.baseline in space.reference]
     others = [record for record in order if record.baseline not in space.reference]
     if count == 0 or not reference or not others:
@@ -149,7 +149,7 @@ def factor(
     """The multiple of its learning rate that a side is confirmed at; None for its own."""
     seed = tuning_seed(search_seed)
     of_side = (r for r in confirmed if _entry_of(r).candidate == side.candidate.number)
-    order = ranked((r for r in of_side if _entry_of(r).seed == seed), objectives)
+    order = rank_trials((r for r in of_side if _entry_of(r).seed == seed), objectives)
     best = _entry_of(order[0]).factor if side.untuned and order else None
     return None if best == 1.0 else best
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from meanflow_tune.plan import confirm
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.records import TrialRecord
-from meanflow_tune.search.analysis.ranking import Row, ranked
-from meanflow_tune.search.analysis.significance import Contest, lead
+from meanflow_tune.search.analysis.ranking import Row, rank_trials
+from meanflow_tune.search.analysis.significance import PairedComparison, rank_by_differences
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class Findings:
     winner: TrialRecord | None
     best: TrialRecord | None
     baseline: TrialRecord | None
-    rivals: tuple[Contest, ...]
+    rivals: tuple[PairedComparison, ...]
     rows: list[Row]
 
 
 def find(plan: Plan, records: list[TrialRecord], confirmed: list[TrialRecord]) -> Findings:
     """Rank the completed trials: one objective by paired differences, several by their fronts."""
     reference = plan.space.reference
-    order = ranked(records, plan.objectives)
+    order = rank_trials(records, plan.objectives)
     single = plan.objectives.single
     sides = confirm.sides(records, plan.space, plan.objectives, plan.request.confirm)
     return Findings(
@@ -39,6 +39,6 @@ def find(plan: Plan, records: list[TrialRecord], confirmed: list[TrialRecord]) -
         winner=order[0] if order else None,
         best=next((record for record in order if record.baseline not in reference), None),
         baseline=next((record for record in order if record.baseline in reference), None),
-        rivals=lead(records, single).rivals if single is not None else (),
+        rivals=rank_by_differences(records, single).rivals if single is not None else (),
         rows=confirm.table(sides, confirmed, plan.objectives, plan.request.seed),
     )

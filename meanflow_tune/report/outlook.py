@@ -12,9 +12,9 @@ from meanflow_tune.search.analysis.forecast import (
     Ladder,
     Pace,
     Work,
+    count_at_rungs,
     measured_pace,
     remaining_work,
-    seen_at,
     wall_seconds,
 )
 from meanflow_tune.search.objectives import Objectives
@@ -125,7 +125,7 @@ def end_of(seconds: float, now: float | None = None) -> str:
 def _rungs(records: Sequence[TrialRecord], ladder: Ladder) -> str:
     parts = [
         f"{seen.stopped} of {seen.came} at {images:,} images"
-        for images, seen in zip(ladder.images, seen_at(records, ladder), strict=False)
+        for images, seen in zip(ladder.images, count_at_rungs(records, ladder), strict=False)
         if seen.came
     ]
     return f"stopped {', '.join(parts)}" if parts and ladder.rule is not None else ""

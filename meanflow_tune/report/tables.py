@@ -15,7 +15,7 @@ from meanflow_tune.plan.plan import Plan
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.search.analysis.ranking import Row, columns, front, word
 from meanflow_tune.search.analysis.rung_audit import Audit, RungAudit, audit
-from meanflow_tune.search.analysis.significance import LEVEL, Contest, Interval
+from meanflow_tune.search.analysis.significance import LEVEL, Interval, PairedComparison
 from meanflow_tune.search.objectives import COST, Objectives, measures
 from meanflow_tune.search.pareto import hypervolume, reference_point
 
@@ -226,7 +226,7 @@ def _how_sure(rows: Sequence[Row]) -> str:
     )
 
 
-def _ahead_on_first(contest: Contest, direction: str) -> bool:
+def _ahead_on_first(contest: PairedComparison, direction: str) -> bool:
     first = next(iter(contest.differences.values()))
     return first > 0 if direction == "minimize" else first < 0
 

@@ -1,8 +1,8 @@
-"""The terms of a study that is none."""
+"""A manifest without a study."""
 
 from typing import Any
 
-from meanflow_tune.search.store.manifest import Manifest
+from meanflow_tune.search.store.manifest import Manifest, environment
 
 TERMS: dict[str, Any] = {
     "study": "digits",
@@ -19,4 +19,4 @@ TERMS: dict[str, Any] = {
 
 
 def manifest(**changes: Any) -> Manifest:
-    return Manifest.make(**(TERMS | changes))
+    return Manifest(**(TERMS | environment() | changes))

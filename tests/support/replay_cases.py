@@ -8,9 +8,9 @@ import optuna
 from benchmarks.replay.table import Table, make_table
 from meanflow_tune.records import Outcome, Report, Status, TrialRecord
 from meanflow_tune.search.objectives import SearchObjective
-from meanflow_tune.search.store.manifest import Manifest
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.search.study.ledger import Ledger
+from tests.support.manifests import manifest
 
 OBJECTIVE = SearchObjective.parse("gap@1")
 RUNGS = (10, 20, 40)
@@ -83,10 +83,7 @@ def flat(values: list[float], costs: list[float] | None = None, rungs: int = 1) 
 
 def write_study(folder: Path, count: int = 20) -> Ledger:
     """A finished study of `space`, as a search leaves it."""
-    Manifest.make(
-        study="s", space="none", space_hash="", goal="g", objective="gap@1", overrides=(),
-        sampler="random", seed=0, rungs="none", data_fingerprint="",
-    ).write(folder)  # fmt: skip
+    manifest(study="s").write(folder)
     budget = {"budget": {"images": 40, "global_batch": 1}}
     ledger = Ledger(
         storage=open_storage(folder / JOURNAL_NAME, lambda: None), study_name="s",

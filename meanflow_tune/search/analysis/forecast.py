@@ -87,7 +87,7 @@ def _kept(rule: Rungs, count: int) -> float:
     asha = rule.kind == "asha"
     if count < max(rule.min_peers, math.ceil(rule.reduction) if asha else 2):
         return float(count)
-    return float(rule.keeps(count)) if asha else count / 2
+    return float(rule.survivor_count(count)) if asha else count / 2
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def measured_pace(records: Sequence[TrialRecord]) -> Pace | None:
 
 
 @dataclass(frozen=True)
-class Seen:
+class RungCounts:
     """What happened at a rung so far. came: trials that reported there; stopped: ended or paused there.
 
     judged: those of them that could be stopped; passed: those of these that went on.
@@ -236,7 +236,7 @@ class Seen:
     passed: int = 0
 
 
-def seen_at(records: Sequence[TrialRecord], ladder: Ladder) -> list[Seen]:
+def count_at_rungs(records: Sequence[TrialRecord], ladder: Ladder) -> list[RungCounts]:
     """What happened at each rung but the last."""
     found = []
     have = [
@@ -254,7 +254,7 @@ def seen_at(records: Sequence[TrialRecord], ladder: Ladder) -> list[Seen]:
             came, stopped = came + 1, stopped + ended
             if record.bracket in judging and not _is_free(record):
                 judged, passed = judged + 1, passed + (not ended)
-        found.append(Seen(came, stopped, judged, passed))
+        found.append(RungCounts(came, stopped, judged, passed))
     return found
 
 
@@ -271,11 +271,11 @@ def remaining_work(
     that passes a rung is what was seen there together with the expected share, weighed as PRIOR
     trials. Paused trials count as far as places among the best are still to come.
     """
-    return _Rest(records, ladder, dict(progress or {})).work
+    return _RemainingWork(records, ladder, dict(progress or {})).work
 
 
 @dataclass(frozen=True)
-class _Rest:
+class _RemainingWork:
     records: Sequence[TrialRecord]
     ladder: Ladder
     progress: dict[int, int]
@@ -290,8 +290,8 @@ class _Rest:
         return total, longest
 
     @cached_property
-    def _seen(self) -> list[Seen]:
-        return seen_at(self.records, self.ladder)
+    def _seen(self) -> list[RungCounts]:
+        return count_at_rungs(self.records, self.ladder)
 
     def _at(self, record: TrialRecord) -> int:
         reported = record.reports[-1].images if record.reports else 0
@@ -309,14 +309,14 @@ class _Rest:
         """From `at` images on, in expectation; many paused trials have the same way before them."""
         way = at, bracket, free
         if way not in self._paths:
-            self._paths[way] = self._path_anew(*way)
+            self._paths[way] = self._compute_path(*way)
         return self._paths[way]
 
     @cached_property
     def _paths(self) -> dict[tuple[int, int, bool], Work]:
         return {}
 
-    def _path_anew(self, at: int, bracket: int, free: bool) -> Work:
+    def _compute_path(self, at: int, bracket: int, free: bool) -> Work:
         chance, images, evaluations, before = 1.0, 0.0, 0.0, at
         for rung, until in enumerate(self.ladder.images):
             if until <= at:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from meanflow_tune.records import Report, Status, TrialRecord
-from meanflow_tune.search.analysis.significance import Interval, interval, lead
+from meanflow_tune.search.analysis.significance import Interval, interval, rank_by_differences
 from meanflow_tune.search.objectives import Objectives, SearchObjective, measures
 from meanflow_tune.search.pareto import non_dominated, ranks
 
@@ -42,16 +42,16 @@ class Row:
     relative: dict[str, float | None]
 
 
-def ranked(records: Iterable[TrialRecord], objectives: Objectives) -> tuple[TrialRecord, ...]:
+def rank_trials(records: Iterable[TrialRecord], objectives: Objectives) -> tuple[TrialRecord, ...]:
     """Completed trials, the best first.
 
-    One objective: by paired differences (`noise.lead`). Several: front by front, in each by the
-    distance to the ideal point, which has the best value of every objective on the first front; there
-    each objective is scaled by its spread.
+    One objective: by paired differences (`rank_by_differences`). Several: by front, then by the
+    distance to the ideal point, which has the best value of every objective on the first front; each
+    objective is scaled by its spread there.
     """
     done = [r for r in records if r.status == "completed" and r.reports]
     if objectives.single is not None or not done:
-        return lead(done, objectives.parts[0]).order
+        return rank_by_differences(done, objectives.parts[0]).order
     values = [objectives.values(record.reports[-1]) for record in done]
     fronts = ranks(values, objectives.directions)
     distances = ideal_distances(values, objectives)
@@ -85,7 +85,7 @@ def ideal_distances(values: Sequence[Sequence[float]], objectives: Objectives) -
 
 
 def leaderboard(records: Iterable[TrialRecord], objectives: Objectives) -> list[Standing]:
-    """Completed trials as `ranked`, then the others by how far they came, then by their front.
+    """Completed trials as `rank_trials`, then the others by how far they came, then by their front.
 
     Trials without a report, and infeasible and failed ones, have no place.
     """
@@ -108,7 +108,7 @@ def leaderboard(records: Iterable[TrialRecord], objectives: Objectives) -> list[
             metrics=dict(record.reports[-1].metrics),
         )
         for rank, record in enumerate(
-            [*ranked(every, objectives), *(unfinished[row] for row in rows)], start=1
+            [*rank_trials(every, objectives), *(unfinished[row] for row in rows)], start=1
         )
     ]
 

@@ -19,7 +19,7 @@ LEVEL = 0.95
 # Up to this many values all resamples are counted (C(2n - 1, n): 6,435 for 8) instead of drawn.
 EXACT = 8
 DRAWS = 10_000
-# Trials without repeats that may lead by their own seed; the others are behind all of these.
+# Trials without repeats that may rank_by_differences by their own seed; the others are behind all of these.
 CONTENDERS = 20
 
 Floats = npt.NDArray[np.float64]
@@ -45,7 +45,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Contest:
+class PairedComparison:
     """One trial against another: trial - other on each seed that both have."""
 
     trial: int
@@ -60,12 +60,12 @@ class Contest:
 
 
 @dataclass(frozen=True)
-class Lead:
+class Ranking:
     """order: completed trials, the leader first; rivals: contests that the leader has not decided,
     among trials that share more than one seed with it."""
 
     order: tuple[TrialRecord, ...]
-    rivals: tuple[Contest, ...]
+    rivals: tuple[PairedComparison, ...]
 
     @property
     def leader(self) -> TrialRecord | None:
@@ -109,12 +109,14 @@ def scores(record: TrialRecord, objective: SearchObjective) -> dict[str, float]:
     return found
 
 
-def compare(trial: TrialRecord, other: TrialRecord, objective: SearchObjective) -> Contest | None:
+def compare(
+    trial: TrialRecord, other: TrialRecord, objective: SearchObjective
+) -> PairedComparison | None:
     """trial - other on their common seeds; None where they have none."""
     return _contest(trial.number, scores(trial, objective), other.number, scores(other, objective))
 
 
-def lead(records: Iterable[TrialRecord], objective: SearchObjective) -> Lead:
+def rank_by_differences(records: Iterable[TrialRecord], objective: SearchObjective) -> Ranking:
     """Who leads among the completed trials.
 
     Each pair is decided by the mean of its differences over the seeds that both have: all of them
@@ -131,7 +133,7 @@ def lead(records: Iterable[TrialRecord], objective: SearchObjective) -> Lead:
     repeated = [record for record in done if len(known[record.number]) > 1]
     single = sorted((r for r in done if len(known[r.number]) == 1), key=own)
     if not repeated:
-        return Lead(tuple(single), ())
+        return Ranking(tuple(single), ())
     contenders, rest = [*repeated, *single[:CONTENDERS]], single[CONTENDERS:]
 
     def place(record: TrialRecord) -> tuple[int, float, int]:
@@ -151,17 +153,17 @@ def lead(records: Iterable[TrialRecord], objective: SearchObjective) -> Lead:
         if len(known[other.number]) > 1
     )
     rivals = tuple(c for c in contests if c is not None and c.interval.count > 1 and c.undecided)
-    return Lead(order, rivals)
+    return Ranking(order, rivals)
 
 
 def _contest(
     trial: int, mine: Mapping[str, float], other: int, theirs: Mapping[str, float]
-) -> Contest | None:
+) -> PairedComparison | None:
     common = [seed for seed in mine if seed in theirs]
     if not common:
         return None
     differences = {seed: mine[seed] - theirs[seed] for seed in common}
-    return Contest(trial, other, differences, interval(list(differences.values())))
+    return PairedComparison(trial, other, differences, interval(list(differences.values())))
 
 
 def _mean_difference(mine: Mapping[str, float], theirs: Mapping[str, float], sign: float) -> float:

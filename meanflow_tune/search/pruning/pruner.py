@@ -7,7 +7,7 @@ from optuna.trial import FrozenTrial
 
 from meanflow_tune.records import Decision, Report
 from meanflow_tune.search.objectives import Objectives
-from meanflow_tune.search.pruning.rules import Mark, Rungs, Values, show
+from meanflow_tune.search.pruning.rules import RungResult, Rungs, Values, show
 from meanflow_tune.search.store.trials import (
     BASELINE,
     BRACKET,
@@ -26,7 +26,7 @@ class Pruner:
     def __init__(self, rungs: Rungs | None, objectives: Objectives, repeats: int) -> None:
         self._rungs, self._repeats = rungs, repeats
         self._directions = objectives.directions
-        self._look = TrialCache(_Seen)
+        self._look = TrialCache(_TrialRungs)
         if rungs is not None:
             rungs.check(self._directions)
 
@@ -35,15 +35,15 @@ class Pruner:
         """Whether a stopped trial is only paused."""
         return self._rungs is not None and self._rungs.pauses
 
-    def marks_of_birth(self, seed: int, number: int, is_baseline: bool) -> dict[str, Any]:
+    def initial_attrs(self, seed: int, number: int, is_baseline: bool) -> dict[str, Any]:
         """Attributes that a trial has from the start, where they differ from the usual."""
-        marks: dict[str, Any] = {}
+        results: dict[str, Any] = {}
         if self._rungs is not None:
             if not is_baseline and self._rungs.is_protected(seed, number):
-                marks[PROTECTED] = True
+                results[PROTECTED] = True
             if self._rungs.bracket(number):
-                marks[BRACKET] = self._rungs.bracket(number)
-        return marks
+                results[BRACKET] = self._rungs.bracket(number)
+        return results
 
     def decision(
         self, trial: FrozenTrial, report: Report, values: Values, trials: Iterable[FrozenTrial]
@@ -52,15 +52,15 @@ class Pruner:
         if report.repeat:
             return Decision(True, f"repeat {report.repeat} with {show(values)}")
         history = [stored_values(entry) for entry in stored_reports(trial).values()]
-        own = Mark(trial.number, (*history, values))
+        own = RungResult(trial.number, (*history, values))
         if report.images >= last_rung(trial.user_attrs[CONFIG]):
-            return self._at_the_last(own, _marks(self._look.each(trials), report.images, None))
+            return self._at_the_last(own, _results(self._look.each(trials), report.images, None))
         if self._rungs is None:
             return Decision(True, "trials are not stopped early in this search")
         bracket = trial.user_attrs.get(BRACKET, 0)
-        peers = _marks(self._look.each(trials), report.images, bracket)
-        marks = [*_others(peers, own), own]
-        decision = self._rungs.decide(marks, own.number, self._directions)
+        peers = _results(self._look.each(trials), report.images, bracket)
+        results = [*_others(peers, own), own]
+        decision = self._rungs.decide(results, own.number, self._directions)
         spared = None if decision.go_on else self._spared(trial, report.images, self._rungs)
         return Decision(True, f"{decision.reason}, but {spared}") if spared else decision
 
@@ -74,8 +74,8 @@ class Pruner:
             if trial.paused_at is not None:
                 waiting.setdefault((trial.paused_at, trial.bracket), []).append(trial.number)
         for images, bracket in sorted(waiting, key=lambda place: (-place[0], place[1])):
-            marks = _marks(seen, images, bracket)
-            found = self._rungs.promotable(marks, waiting[images, bracket], self._directions)
+            results = _results(seen, images, bracket)
+            found = self._rungs.find_promotion(results, waiting[images, bracket], self._directions)
             if found is not None:
                 return found[0], images, found[1]
         return None
@@ -93,14 +93,14 @@ class Pruner:
             return f"bracket {bracket} spares this rung"
         return None
 
-    def _at_the_last(self, own: Mark, marks: list[Mark]) -> Decision:
+    def _at_the_last(self, own: RungResult, results: list[RungResult]) -> Decision:
         """At the last rung nothing stops; the decision says whether the repeats are made."""
         text = f"the last rung, with {show(own.values)}"
         if not self._repeats:
             return Decision(True, text)
         reduction = self._rungs.reduction if self._rungs is not None else 2.0
         found = Rungs(reduction=reduction, min_peers=1).decide(
-            [*_others(marks, own), own], own.number, self._directions
+            [*_others(results, own), own], own.number, self._directions
         )
         seeds = f"{self._repeats} more seed{'s' * (self._repeats > 1)}"
         if found.go_on:
@@ -117,28 +117,28 @@ def last_rung(config: Mapping[str, Any]) -> float:
     return float(budget["images"] // batch * batch)
 
 
-class _Seen:
-    """What the pruner looks at in a trial. marks: images of each rung that it has reported -> its mark."""
+class _TrialRungs:
+    """What the pruner looks at in a trial. results: images of each rung that it has reported -> its mark."""
 
     def __init__(self, trial: FrozenTrial) -> None:
         self.number = trial.number
         self.bracket: int = trial.user_attrs.get(BRACKET, 0)
         self.paused_at = paused_at(trial)
-        self.marks: dict[int, Mark] = {}
+        self.results: dict[int, RungResult] = {}
         history: tuple[Values, ...] = ()
         for images, entry in stored_reports(trial).items():
             history = (*history, stored_values(entry))
-            self.marks[images] = Mark(trial.number, history)
+            self.results[images] = RungResult(trial.number, history)
 
 
-def _marks(trials: Iterable[_Seen], images: int, bracket: int | None) -> list[Mark]:
-    """The marks of all trials that have reported at a rung, of one bracket or (None) of all."""
+def _results(trials: Iterable[_TrialRungs], images: int, bracket: int | None) -> list[RungResult]:
+    """The results of all trials that have reported at a rung, of one bracket or (None) of all."""
     return [
-        trial.marks[images]
+        trial.results[images]
         for trial in trials
-        if images in trial.marks and bracket in (None, trial.bracket)
+        if images in trial.results and bracket in (None, trial.bracket)
     ]
 
 
-def _others(marks: Iterable[Mark], own: Mark) -> list[Mark]:
-    return [mark for mark in marks if mark.number != own.number]
+def _others(results: Iterable[RungResult], own: RungResult) -> list[RungResult]:
+    return [mark for mark in results if mark.number != own.number]

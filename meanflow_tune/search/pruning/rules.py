@@ -19,7 +19,7 @@ Values = tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Mark:
+class RungResult:
     """What a trial has shown by a rung: its number, and its objectives at this rung and before."""
 
     number: int
@@ -76,11 +76,11 @@ class Rungs(Settings):
 
     def decide(
         self,
-        marks: Sequence[Mark],
+        results: Sequence[RungResult],
         number: int,
         directions: Sequence[Direction] = ("minimize",),
     ) -> Decision:
-        """Pruner trial `number` among all marks at a rung, one a trial of the bracket, its own too.
+        """Pruner trial `number` among all results at a rung, one a trial of the bracket, its own too.
 
         Ties go on. Several objectives are ranked by non-dominated fronts, and within a front by
         crowding distance (Deb et al., NSGA-II, 2002).
@@ -88,56 +88,60 @@ class Rungs(Settings):
         Raises:
             ValueError: the trial has no mark.
         """
-        own = next((mark for mark in marks if mark.number == number), None)
+        own = next((mark for mark in results if mark.number == number), None)
         if own is None:
-            raise ValueError(f"marks must contain the trial's own, but {number} has none")
-        count = len(marks)
+            raise ValueError(f"results must contain the trial's own, but {number} has none")
+        count = len(results)
         needed = max(self.min_peers, math.ceil(self.reduction) if self.kind == "asha" else 2)
         if self.kind == "median":
-            return self._against_median(marks, own, directions, needed)
-        place = _places(marks, directions)[marks.index(own)]
+            return self._against_median(results, own, directions, needed)
+        place = _places(results, directions)[results.index(own)]
         text = f"place {place + 1} of {count} at this rung with {show(own.values)}"
         if count < needed:
             return Decision(True, f"{text}; nothing is stopped before {needed} values")
-        keep = self.keeps(count)
+        keep = self.survivor_count(count)
         if place < keep:
             return Decision(True, f"{text}; the best {keep} go on")
         return Decision(False, f"{text}; only the best {keep} go on")
 
-    def keeps(self, count: int) -> int:
+    def survivor_count(self, count: int) -> int:
         """How many of `count` trials at a rung go on."""
         return max(1, math.floor(count / self.reduction))
 
-    def promotable(
+    def find_promotion(
         self,
-        marks: Sequence[Mark],
+        results: Sequence[RungResult],
         paused: Sequence[int],
         directions: Sequence[Direction] = ("minimize",),
     ) -> tuple[int, str] | None:
         """The best of the `paused` trials of a rung that is among those that go on by now, and why."""
-        if not paused or len(marks) < max(self.min_peers, math.ceil(self.reduction)):
+        if not paused or len(results) < max(self.min_peers, math.ceil(self.reduction)):
             return None
-        keep = self.keeps(len(marks))
+        keep = self.survivor_count(len(results))
         waiting = set(paused)
         found = [
             (place, mark)
-            for place, mark in zip(_places(marks, directions), marks, strict=True)
+            for place, mark in zip(_places(results, directions), results, strict=True)
             if mark.number in waiting and place < keep
         ]
         if not found:
             return None
         place, mark = min(found, key=lambda entry: (entry[0], entry[1].number))
-        text = f"place {place + 1} of {len(marks)} at this rung with {show(mark.values)}"
+        text = f"place {place + 1} of {len(results)} at this rung with {show(mark.values)}"
         return mark.number, f"{text}; promoted, since by now the best {keep} go on"
 
     def _against_median(
-        self, marks: Sequence[Mark], own: Mark, directions: Sequence[Direction], needed: int
+        self,
+        results: Sequence[RungResult],
+        own: RungResult,
+        directions: Sequence[Direction],
+        needed: int,
     ) -> Decision:
         sign = 1.0 if directions[0] == "minimize" else -1.0
         best = sign * min(sign * values[0] for values in own.history)
         means = [
             math.fsum(values[0] for values in mark.history) / len(mark.history)
-            for mark in marks
+            for mark in results
             if mark.number != own.number
         ]
         if len(means) + 1 < needed:
@@ -147,12 +151,12 @@ class Rungs(Settings):
         return Decision(sign * best <= sign * median, text)
 
 
-def _places(marks: Sequence[Mark], directions: Sequence[Direction]) -> list[int]:
-    """How many marks are better than each; equal values share a place where there is one objective."""
+def _places(results: Sequence[RungResult], directions: Sequence[Direction]) -> list[int]:
+    """How many results are better than each; equal values share a place where there is one objective."""
     if len(directions) > 1:
-        return places([mark.values for mark in marks], directions)
+        return places([mark.values for mark in results], directions)
     sign = 1.0 if directions[0] == "minimize" else -1.0
-    values = [sign * mark.values[0] for mark in marks]
+    values = [sign * mark.values[0] for mark in results]
     ordered = sorted(values)
     return [bisect.bisect_left(ordered, value) for value in values]
 

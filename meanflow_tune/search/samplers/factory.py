@@ -46,33 +46,33 @@ def make_sampler(kind: SamplerKind, seed: int, number: int, startup_trials: int)
     Raises:
         ValueError: kind is unknown.
     """
-    with _quiet():
+    with _suppress_output():
         return _make(kind, seed, number, startup_trials)
 
 
 def _make(kind: SamplerKind, seed: int, number: int, startup_trials: int) -> BaseSampler:
     draw = draw_seed(seed, number, "relative")
     if kind == "random":
-        return _Ask(_random(draw), _random, seed, number)
+        return _SeededSampler(_random(draw), _random, seed, number)
     if kind == "qmc":
-        return _Ask(NumberedQMC(seed, number), _random, seed, number)
+        return _SeededSampler(NumberedQMC(seed, number), _random, seed, number)
     if kind == "tpe":
         relative = _tpe(draw, startup_trials)
-        return _CachedAsk(
+        return _SeededTPE(
             relative, lambda one: _tpe(one, startup_trials), seed, number, startup_trials
         )
     if kind == "gp":
-        # One completed trial is what it cannot do without; startup trials are counted by _Ask.
+        # One completed trial is what it cannot do without; startup trials are counted by _SeededSampler.
         gp = GPSampler(seed=draw, n_startup_trials=1, warn_independent_sampling=False)
-        return _Ask(gp, _random, seed, number, startup_trials, align_constraints=True)
+        return _SeededSampler(gp, _random, seed, number, startup_trials, align_constraints=True)
     if kind == "nsgaii":
-        return _Ask(SteadyNSGAII(draw), _random, seed, number, startup_trials)
+        return _SeededSampler(SteadyNSGAII(draw), _random, seed, number, startup_trials)
     if kind == "cmaes":
-        return _Ask(ReplayedCmaEs(draw), _random, seed, number, startup_trials)
+        return _SeededSampler(ReplayedCmaEs(draw), _random, seed, number, startup_trials)
     raise ValueError(f"sampler {kind!r} is unknown; choose one of {', '.join(SAMPLER_KINDS)}")
 
 
-class _Ask(BaseSampler):
+class _SeededSampler(BaseSampler):
     """One ask of trial `number`.
 
     relative: draws what is modelled together. independent: a sampler for one other parameter, from
@@ -105,7 +105,7 @@ class _Ask(BaseSampler):
             finished = history.get_trials(deepcopy=False, states=FINISHED)
             if len(finished) < self._startup_trials:
                 return {}
-        with _quiet():
+        with _suppress_output():
             return self._relative.infer_relative_search_space(history, trial)
 
     def sample_relative(
@@ -113,7 +113,7 @@ class _Ask(BaseSampler):
     ) -> dict[str, Any]:
         if not search_space:
             return {}
-        with _quiet():
+        with _suppress_output():
             return self._relative.sample_relative(self._without(study, trial), trial, search_space)
 
     def sample_independent(
@@ -124,7 +124,7 @@ class _Ask(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         history = self._without(study, trial)
-        with _quiet():
+        with _suppress_output():
             sampler = self._independent(draw_seed(self._seed, self._number, f"param/{param_name}"))
             return sampler.sample_independent(history, trial, param_name, param_distribution)
 
@@ -140,7 +140,7 @@ class _Ask(BaseSampler):
         return sampler_view(storage, trial._trial_id, self._align_constraints)
 
 
-class _CachedAsk(_Ask):
+class _SeededTPE(_SeededSampler):
     """An ask of TPE, which reads a large study quickly (see `light`)."""
 
     def _view(self, storage: BaseStorage, trial: FrozenTrial) -> BaseStorage:
@@ -214,7 +214,7 @@ def _tpe(seed: int, startup_trials: int) -> TPESampler:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _suppress_output() -> Iterator[None]:
     """Keep from the terminal what samplers say about themselves: that they are experimental, that
     a parameter is drawn independently (the plan says which), that GP has converged, or why it is slow.
     """

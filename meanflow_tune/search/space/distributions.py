@@ -63,7 +63,7 @@ def conflicts(trials: Iterable[FrozenTrial], distributions: Distributions) -> di
 
 
 @dataclass(frozen=True)
-class Fitted:
+class ParamFit:
     """A trial's parameters in another space. left_out: those that it has no place for."""
 
     params: dict[str, Any] = field(default_factory=dict)
@@ -71,9 +71,9 @@ class Fitted:
     left_out: dict[str, Any] = field(default_factory=dict)
 
 
-def fit(params: Mapping[str, Any], distributions: Distributions) -> Fitted:
-    """Parameters of a trial (`every_param`) under the distributions of another space."""
-    fitted = Fitted()
+def fit(params: Mapping[str, Any], distributions: Distributions) -> ParamFit:
+    """Parameters of a trial (`all_params`) under the distributions of another space."""
+    fitted = ParamFit()
     for name, value in params.items():
         distribution = next(
             (

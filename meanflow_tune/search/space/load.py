@@ -27,7 +27,7 @@ REQUIRED = ("GOAL", "OBJECTIVE", "BASELINES", "suggest")
 class Space:
     """What a search is about.
 
-    suggest: gives a configuration for an Optuna trial; goal: what the study is to settle, one
+    suggest: gives a configuration for an Optuna trial; goal: what the study is to check_terms, one
     sentence; baselines: name -> every parameter, in the order in which they run; source_hash: of
     the file and of the search spaces that it imports, so that a study notices when its space
     changed; reference: the baselines of which the best is what proposed trials are compared with
@@ -194,7 +194,9 @@ def _imported_spaces(source: bytes) -> list[Path]:
 
 def _goal(goal: object, path: Path) -> str:
     if not isinstance(goal, str) or not goal.strip():
-        raise SpaceError(f"GOAL of search space {path} must say in a sentence what it is to settle")
+        raise SpaceError(
+            f"GOAL of search space {path} must say in a sentence what it is to check_terms"
+        )
     return goal
 
 

@@ -1,7 +1,7 @@
-"""The lease of a study: one driver writes it, and one that lost it finds out before a write.
+"""The lease of a study: only its holder writes, and a driver that lost it notices before each write.
 
-`lease.json` names the holder and carries an epoch that grows with every acquisition, for ever. Jobs
-carry the epoch, so that workers of an earlier driver can tell that they are no longer wanted.
+`lease.json` names the holder and an epoch that grows with every acquisition. Jobs carry the epoch, so
+that the workers of an earlier driver stop writing.
 """
 
 import fcntl
@@ -23,17 +23,17 @@ from meanflow_tune.search.errors import LeaseLost, StorageError, StudyInUse
 LEASE_NAME = "lease.json"
 LOCK_NAME = "lease.lock"
 LOCK_SECONDS = 10.0
-CLOCK_STEPS = 2.0  # seconds by which times of one file system may be in disorder
+CLOCK_STEPS = 2.0  # seconds by which times of one file system may disagree
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LeaseState:
-    """What lease.json says. pid is None once the holder has released it.
+    """The contents of lease.json. pid: None once the holder has released it.
 
-    place: boot and process namespace of the holder, within which a pid means something;
-    process_start: clock ticks since boot, tells a reused pid; heartbeat: unix seconds.
+    place: boot and process namespace of the holder, within which its pid is unique; process_start:
+    clock ticks since boot, which distinguishes a reused pid; heartbeat: unix seconds.
     """
 
     host: str
@@ -45,7 +45,7 @@ class LeaseState:
 
 
 def read_lease(folder: Path) -> LeaseState | None:
-    """The lease of a study folder; None when there never was one, or when it is unreadable."""
+    """The lease of a study folder; None where there is none, or where it is unreadable."""
     try:
         return LeaseState(**json.loads((folder / LEASE_NAME).read_text(encoding="utf-8")))
     except (FileNotFoundError, json.JSONDecodeError, TypeError):
@@ -53,11 +53,11 @@ def read_lease(folder: Path) -> LeaseState | None:
 
 
 class _FutureHeartbeat(StudyInUse):
-    """The last heartbeat is later than now: a clock was set back, so its age says nothing."""
+    """The last heartbeat is in the future: a clock was set back, so its age is unknown."""
 
 
 class Lease:
-    """A held lease; a context manager that gives it back. Make one with `Lease.acquire`."""
+    """A held lease; a context manager that releases it. Made by `Lease.acquire`."""
 
     def __init__(
         self, folder: Path, state: LeaseState, taken_over: bool, stale_after: float
@@ -73,11 +73,11 @@ class Lease:
 
     @classmethod
     def acquire(cls, folder: Path | str, stale_after: float = 30.0) -> "Lease":
-        """Take the lease of folder, also from a holder that is dead.
+        """Take the lease of a folder, also from a dead holder.
 
         A dead process on this machine is replaced at once; a holder elsewhere after stale_after
-        seconds without a heartbeat, which are watched where a clock was set back meanwhile.
-        taken_over tells that the last holder did not release it.
+        seconds without a heartbeat, measured by waiting where a clock was set back. taken_over: the
+        last holder did not release it.
 
         Raises:
             StudyInUse: a live driver holds it.
@@ -96,13 +96,13 @@ class Lease:
         except OSError as error:
             raise StorageError(
                 f"cannot take the lease of {folder}: {error}; the folder must be writable, on a"
-                " file system that knows locks"
+                " file system that supports locks"
             ) from error
         return cls(folder, state, taken_over, stale_after)
 
     def check(self) -> None:
-        """Raise LeaseLost unless this driver still holds the lease. Cheap: one small read."""
-        if not self._ours(now := read_lease(self.folder)):
+        """Raise LeaseLost unless this driver still holds the lease; one small read."""
+        if not self._is_own(now := read_lease(self.folder)):
             holder = f"process {now.pid} on {now.host}" if now and now.pid else "nobody"
             raise LeaseLost(
                 f"the lease of {self.folder} (epoch {self.epoch}) is now held by {holder}"
@@ -111,16 +111,16 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Give the lease back; its epoch stays in the file. Safe to call twice."""
+        """Release the lease; its epoch stays in the file. Safe to call twice."""
         self._stop.set()
         if self._thread is not threading.current_thread():
             self._thread.join()
         try:
             with _locked(self.folder):
-                if self._ours(read_lease(self.folder)):
+                if self._is_own(read_lease(self.folder)):
                     _write(self.folder, replace(self._state, pid=None, heartbeat=time.time()))
         except (OSError, StudyInUse) as error:
-            # The next driver sees a dead process and takes the lease over.
+            # The next driver sees a dead process and takes over the lease.
             _log.warning("could not release the lease of %s: %s", self.folder, error)
 
     def __enter__(self) -> "Lease":
@@ -134,7 +134,7 @@ class Lease:
     ) -> None:
         self.release()
 
-    def _ours(self, now: LeaseState | None) -> bool:
+    def _is_own(self, now: LeaseState | None) -> bool:
         mine = self._state
         return now is not None and (now.epoch, now.host, now.place, now.pid) == (
             mine.epoch,
@@ -147,7 +147,7 @@ class Lease:
         while not self._stop.wait(self._interval):
             try:
                 with _locked(self.folder):
-                    if not self._ours(read_lease(self.folder)):
+                    if not self._is_own(read_lease(self.folder)):
                         return
                     try:
                         _write(self.folder, replace(self._state, heartbeat=time.time()))
@@ -158,16 +158,16 @@ class Lease:
 
 
 def lease_age(folder: Path) -> float:
-    """Seconds since the last heartbeat, by the clock of the file system: hosts' clocks differ.
+    """Seconds since the last heartbeat, by the clock of the file system, since hosts' clocks differ.
 
-    Negative where that clock was set back since.
+    Negative where that clock was set back.
     """
     os.utime(folder / LOCK_NAME)
     return (folder / LOCK_NAME).stat().st_mtime - (folder / LEASE_NAME).stat().st_mtime
 
 
 def _watch(folder: Path, seconds: float) -> int | None:
-    """Wait for a heartbeat without a clock that can be set; the last one (mtime, ns) if none came."""
+    """Wait for a heartbeat by the monotonic clock; the last one (mtime, ns) if none came."""
     last = (folder / LEASE_NAME).stat().st_mtime_ns
     _log.warning("%s is from the future; watching it for %.0f s", folder / LEASE_NAME, seconds)
     end = time.monotonic() + seconds
@@ -181,9 +181,9 @@ def _watch(folder: Path, seconds: float) -> int | None:
 def _replace_holder(
     folder: Path, stale_after: float, silent: int | None = None
 ) -> tuple[LeaseState, bool]:
-    """Write this process into lease.json; also whether the last holder had not released it.
+    """Write this process into lease.json; True where the last holder had not released it.
 
-    silent: the heartbeat (mtime, ns) after which `_watch` heard nothing.
+    silent: the heartbeat (mtime, ns) after which `_watch` saw no other.
     """
     held = read_lease(folder)
     damaged = held is None and (folder / LEASE_NAME).exists()
@@ -213,7 +213,7 @@ def _refuse_if_alive(folder: Path, held: LeaseState, stale_after: float) -> None
     if held.host == socket.gethostname() and held.place == _place():
         alive = held.process_start == _process_start(held.pid) and _exists(held.pid)
         if alive and _suspended(held.pid):
-            advice = f"it is suspended: `kill -CONT {held.pid}` wakes it, `kill -9` ends it"
+            advice = f"it is suspended: `kill -CONT {held.pid}` continues it, `kill -9` ends it"
     else:
         alive = age < stale_after
         if age < -CLOCK_STEPS:
@@ -249,7 +249,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _place() -> str:
-    """Where a pid means something: one boot of one kernel, one process namespace."""
+    """Where pids are unique: one boot of one kernel, one process namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -258,7 +258,7 @@ def _place() -> str:
 
 
 def _process_start(pid: int) -> int | None:
-    """Start time of a process in clock ticks since boot; None without /proc or when it is dead."""
+    """Start of a process in clock ticks since boot; None where it is dead, or without /proc."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:

@@ -1,4 +1,4 @@
-"""manifest.json: the terms under which a study was made, and what has changed since."""
+"""manifest.json: the terms under which a study was made, and the history of their changes."""
 
 import hashlib
 import json
@@ -28,10 +28,13 @@ PACKAGES = (
     "scikit-learn",
 )
 
-UNBOUND = {"mlflow", "meanflow-tune"}  # determine no number (our own code has its own hashes)
+UNCOMPARED_PACKAGES = {
+    "mlflow",
+    "meanflow-tune",
+}  # determine no number (our own code has its own hashes)
 
-# The parts of meanflow_tune that determine numbers and decisions; the others show them, or keep them.
-DECIDING = (
+# The parts of meanflow_tune that determine numbers and decisions; the others show or store them.
+HASHED_PARTS = (
     "core",
     "losses",
     "weightings",
@@ -46,8 +49,8 @@ DECIDING = (
     "search",
     "plan/confirm",
 )
-# Modules of these that decide nothing: they keep, copy, guard or analyse what was decided.
-KEEPING = (
+# Modules of these parts that determine none: they store, copy, guard or analyse.
+UNHASHED_MODULES = (
     "search/errors",
     "search/analysis/forecast",
     "search/analysis/ranking",
@@ -61,17 +64,16 @@ KEEPING = (
     "search/study/relocate",
 )
 
-# Values of trials made under different terms of these are not comparable without a word about it.
-BINDING = ("space_hash", "objective", "overrides", "data_fingerprint", "code", "versions")
-FREE = ("space", "sampler", "startup_trials", "seed", "rungs", "trials", "time_budget")
+# A change of these makes values of trials incomparable, so a user must accept it.
+BINDING_FIELDS = ("space_hash", "objective", "overrides", "data_fingerprint", "code", "versions")
+NOTED_FIELDS = ("space", "sampler", "startup_trials", "seed", "rungs", "trials", "time_budget")
 
 
 class Change(Settings):
     """An entry of a study's history.
 
-    time: unix seconds; changes: what differed, in words; first_trial: the first number that could
-    not have been asked for before; terms: index of the terms from then on; accepted: whether it
-    needed `--accept-changes`.
+    time: unix seconds; changes: one sentence each; first_trial: number of the first trial after the
+    change; terms: index of the terms from then on; accepted: whether it needed `--accept-changes`.
     """
 
     time: float
@@ -84,10 +86,10 @@ class Change(Settings):
 class Manifest(Settings):
     """overrides: `path=value` settings of every trial; rungs: the early stopping, or "none".
 
-    space_hash: of the space's file; code_hash: of all of meanflow_tune; code: part -> hash, of the
+    space_hash: of the space's source; code_hash: of all of meanflow_tune; code: part -> hash, of the
     parts that determine numbers; created: unix seconds; terms: how often a change was accepted;
-    study_storage: URL of the study's database, None for the journal beside it. What a manifest of an
-    earlier version does not have is None, and is not compared.
+    study_storage: URL of the study's database, None for the journal in its folder. Fields that a
+    manifest of an earlier version lacks are None, and are not compared.
     """
 
     study: str
@@ -111,50 +113,8 @@ class Manifest(Settings):
     terms: int = 0
     history: tuple[Change, ...] = ()
 
-    @classmethod
-    def make(
-        cls,
-        *,
-        study: str,
-        space: str,
-        space_hash: str,
-        goal: str,
-        objective: str,
-        overrides: Iterable[str],
-        sampler: str,
-        seed: int,
-        rungs: str,
-        data_fingerprint: str,
-        startup_trials: int | None = None,
-        trials: int | None = None,
-        time_budget: float | None = None,
-        study_storage: str | None = None,
-    ) -> "Manifest":
-        """A manifest for a study that starts now, with this machine's versions and code."""
-        package = Path(meanflow_tune.__file__).resolve().parent
-        return cls(
-            study=study,
-            space=space,
-            space_hash=space_hash,
-            goal=goal,
-            objective=objective,
-            overrides=tuple(overrides),
-            sampler=sampler,
-            seed=seed,
-            rungs=rungs,
-            data_fingerprint=data_fingerprint,
-            code_hash=code_hash(package),
-            versions=package_versions(),
-            created=time.time(),
-            code=part_hashes(package),
-            startup_trials=startup_trials,
-            trials=trials,
-            time_budget=time_budget,
-            study_storage=study_storage,
-        )
-
     def facts(self) -> dict[str, Any]:
-        """What describes the search for others, without its history."""
+        """The description of the search for tracking, without history and hashes of parts."""
         return self.model_dump(mode="json", exclude={"history", "code"})
 
     def write(self, folder: Path) -> None:
@@ -165,10 +125,10 @@ class Manifest(Settings):
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest | None":
-        """The manifest of a study's folder, None where there is none yet.
+        """The manifest in a study's folder, None where there is none yet.
 
         Raises:
-            StorageError: the file is there, and is not a manifest.
+            StorageError: the file exists, and is not a manifest.
         """
         path = folder / MANIFEST_NAME
         try:
@@ -180,11 +140,11 @@ class Manifest(Settings):
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What a driver goes on under, against what the study was made under.
+class TermsCheck:
+    """The terms of a driver compared with those of its study.
 
-    manifest: to be written before anything is run; binding: changes that need a word, empty once
-    they are accepted; notes: what else changed, or what was accepted, one line each.
+    manifest: written before the first trial; binding: changes that must be accepted, empty once
+    they are; notes: other changes and accepted ones, one line each.
     """
 
     manifest: Manifest
@@ -192,37 +152,37 @@ class Terms:
     notes: tuple[str, ...] = ()
 
     def enforce(self) -> None:
-        """Called where work is left. Raises StudyChanged unless all changes are accepted."""
+        """Raise StudyChanged unless all changes are accepted; called where trials are left to run."""
         if self.binding:
             raise StudyChanged(
-                f"study {self.manifest.study} cannot go on as before, because"
+                f"study {self.manifest.study} cannot continue unchanged, because"
                 f" {'; '.join(self.binding)}. Undo that, give the search another study name, or"
-                " add --accept-changes to go on: every trial then keeps the index of its terms"
+                " add --accept-changes to continue: every trial then stores the index of its terms"
             )
 
     @property
     def idle_notes(self) -> tuple[str, ...]:
-        """What to say where no work is left, so that nothing is refused."""
+        """Notes for a search without trials left to run, where no change is refused."""
         return tuple(f"note: {change}; no trial is left to run" for change in self.binding)
 
 
-def settle(old: Manifest | None, new: Manifest, trials: int, accept: bool) -> Terms:
-    """The terms of a driver. old: of the study's folder; trials: how many its study has.
+def check_terms(old: Manifest | None, new: Manifest, trials: int, accept: bool) -> TermsCheck:
+    """Compare a driver's manifest with that in the study's folder; trials: number in the study.
 
     Raises:
         StudyChanged: the folder is that of a study with another name.
     """
     if old is None:
-        return Terms(new)
+        return TermsCheck(new)
     if old.study != new.study:
         raise StudyChanged(
-            f"the folder of study {new.study} was made for study {old.study}; give it its old name"
-            " back, or run the search under that name"
+            f"the folder of study {new.study} was made for study {old.study}; rename it back, or"
+            " run the search under that name"
         )
     kept = {"created": old.created, "terms": old.terms, "history": old.history}
     if trials == 0:
-        return Terms(new.model_copy(update=kept))
-    binding, free = compare(old, new, BINDING), compare(old, new, FREE)
+        return TermsCheck(new.model_copy(update=kept))
+    binding, free = compare(old, new, BINDING_FIELDS), compare(old, new, NOTED_FIELDS)
     history = list(old.history)
     notes = [f"note: {change}" for change in free]
     if free:
@@ -233,12 +193,23 @@ def settle(old: Manifest | None, new: Manifest, trials: int, accept: bool) -> Te
         history.append(_entry(binding, trials, terms, accepted=True))
         notes += [f"accepted from trial {trials} on: {change}" for change in binding]
     updated = new.model_copy(update=kept | {"terms": terms, "history": tuple(history)})
-    return Terms(updated, () if accept else tuple(binding), tuple(notes))
+    return TermsCheck(updated, () if accept else tuple(binding), tuple(notes))
 
 
-def compare(old: Manifest, new: Manifest, names: Iterable[str] = (*BINDING, *FREE)) -> list[str]:
-    """One sentence for each term that differs."""
+def compare(old: Manifest, new: Manifest, names: Iterable[str]) -> list[str]:
+    """One sentence for each of these fields that differs."""
     return [sentence for name in names for sentence in _change(name, old, new)]
+
+
+def environment() -> dict[str, Any]:
+    """The fields of a new manifest that follow from this machine: code, versions and time."""
+    package = Path(meanflow_tune.__file__).resolve().parent
+    return {
+        "code_hash": code_hash(package),
+        "code": part_hashes(package),
+        "versions": package_versions(),
+        "created": time.time(),
+    }
 
 
 def code_hash(package: Path) -> str:
@@ -247,19 +218,19 @@ def code_hash(package: Path) -> str:
 
 
 def part_hashes(package: Path) -> dict[str, str]:
-    """part -> hash of its .py files, for the parts of DECIDING without the modules of KEEPING."""
+    """part -> hash of its .py files, for HASHED_PARTS without UNHASHED_MODULES."""
     found = {}
-    for part in DECIDING:
+    for part in HASHED_PARTS:
         file = package / f"{part}.py"
         files = [file] if file.exists() else sorted((package / part).rglob("*.py"))
-        kept = [f"{name}.py" for name in KEEPING]
+        kept = [f"{name}.py" for name in UNHASHED_MODULES]
         files = [f for f in files if f.relative_to(package).as_posix() not in kept]
         found[part] = _hash(files, package)
     return found
 
 
 def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """name -> version of Python and of those packages that are installed."""
+    """name -> version, of Python and of the installed ones of these packages."""
     versions = {"python": platform.python_version()}
     for name in names:
         try:
@@ -293,11 +264,11 @@ def _change(name: str, old: Manifest, new: Manifest) -> list[str]:
     if before == after or (before is None and name != "time_budget"):
         return []
     if name == "versions":
-        # Only what the old one names: an earlier version may have recorded fewer.
-        both = before.keys() - UNBOUND
+        # An earlier version may have recorded fewer packages.
+        compared = before.keys() - UNCOMPARED_PACKAGES
         return [
             f"{package} was {before[package]} and is {after.get(package, 'not installed')}"
-            for package in sorted(both)
+            for package in sorted(compared)
             if before[package] != after.get(package)
         ]
     if name == "code":

@@ -1,129 +1,90 @@
-"""A study in a database whose every single write is fenced, as `FencedJournal` does for a journal."""
+"""Storages that forward to another one: `StorageProxy` everything, `FencedStorage` with a fence.
 
-from collections.abc import Callable, Container, Sequence
+`FencedStorage` does for a database what `FencedJournal` does for a journal.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
-from optuna.study._frozen import FrozenStudy
-from optuna.trial import FrozenTrial, TrialState
 
 from meanflow_tune.files import WritePolicy, is_full, write_once
 from meanflow_tune.search.errors import StorageError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
+def _forward(
+    method: Callable[Concatenate[Any, P], T],
+) -> Callable[Concatenate["StorageProxy", P], T]:
+    """The same method of the inner storage."""
+    name = method.__name__
+
+    def forward(self: "StorageProxy", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        result: T = getattr(self._inner, name)(*args, **kwargs)
+        return result
+
+    return forward
+
+
+def _forward_write(
+    method: Callable[Concatenate[Any, P], T],
+) -> Callable[Concatenate["StorageProxy", P], T]:
+    """The same method of the inner storage, through `StorageProxy._write`."""
+    name = method.__name__
+
+    def forward(self: "StorageProxy", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        call: Callable[..., T] = getattr(self._inner, name)
+        return self._write(lambda: call(*args, **kwargs))
+
+    return forward
+
+
 class StorageProxy(BaseStorage):
-    """Every read and write goes to `inner`, the writes by way of `_write`."""
+    """Forwards every call to `inner`; writes go through `_write`."""
 
     def __init__(self, inner: BaseStorage) -> None:
         self._inner = inner
 
     def _write(self, call: Callable[[], T]) -> T:
-        """Make one write, or raise where nothing may be written."""
+        """Perform one write, or raise where writing is not allowed."""
         return call()
 
-    # ---- writes -----------------------------------------------------------------------------
+    create_new_study = _forward_write(BaseStorage.create_new_study)
+    delete_study = _forward_write(BaseStorage.delete_study)
+    set_study_user_attr = _forward_write(BaseStorage.set_study_user_attr)
+    set_study_system_attr = _forward_write(BaseStorage.set_study_system_attr)
+    create_new_trial = _forward_write(BaseStorage.create_new_trial)
+    set_trial_param = _forward_write(BaseStorage.set_trial_param)
+    set_trial_state_values = _forward_write(BaseStorage.set_trial_state_values)
+    set_trial_intermediate_value = _forward_write(BaseStorage.set_trial_intermediate_value)
+    set_trial_user_attr = _forward_write(BaseStorage.set_trial_user_attr)
+    set_trial_system_attr = _forward_write(BaseStorage.set_trial_system_attr)
 
-    def create_new_study(
-        self, directions: Sequence[StudyDirection], study_name: str | None = None
-    ) -> int:
-        return self._write(lambda: self._inner.create_new_study(directions, study_name))
-
-    def delete_study(self, study_id: int) -> None:
-        self._write(lambda: self._inner.delete_study(study_id))
-
-    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        self._write(lambda: self._inner.set_study_user_attr(study_id, key, value))
-
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        self._write(lambda: self._inner.set_study_system_attr(study_id, key, value))
-
-    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        return self._write(lambda: self._inner.create_new_trial(study_id, template_trial))
-
-    def set_trial_param(
-        self,
-        trial_id: int,
-        param_name: str,
-        param_value_internal: float,
-        distribution: BaseDistribution,
-    ) -> None:
-        self._write(
-            lambda: self._inner.set_trial_param(
-                trial_id, param_name, param_value_internal, distribution
-            )
-        )
-
-    def set_trial_state_values(
-        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
-    ) -> bool:
-        return self._write(lambda: self._inner.set_trial_state_values(trial_id, state, values))
-
-    def set_trial_intermediate_value(
-        self, trial_id: int, step: int, intermediate_value: float
-    ) -> None:
-        self._write(
-            lambda: self._inner.set_trial_intermediate_value(trial_id, step, intermediate_value)
-        )
-
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._write(lambda: self._inner.set_trial_user_attr(trial_id, key, value))
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._write(lambda: self._inner.set_trial_system_attr(trial_id, key, value))
-
-    # ---- reads ------------------------------------------------------------------------------
-
-    def get_study_id_from_name(self, study_name: str) -> int:
-        return self._inner.get_study_id_from_name(study_name)
-
-    def get_study_name_from_id(self, study_id: int) -> str:
-        return self._inner.get_study_name_from_id(study_id)
-
-    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        return self._inner.get_study_directions(study_id)
-
-    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        return self._inner.get_study_user_attrs(study_id)
-
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        return self._inner.get_study_system_attrs(study_id)
-
-    def get_all_studies(self) -> list[FrozenStudy]:
-        return self._inner.get_all_studies()
-
-    def get_trial(self, trial_id: int) -> FrozenTrial:
-        return self._inner.get_trial(trial_id)
-
-    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
-        return self._inner.get_trial_id_from_study_id_trial_number(study_id, trial_number)
-
-    def get_trial_number_from_id(self, trial_id: int) -> int:
-        return self._inner.get_trial_number_from_id(trial_id)
-
-    def get_all_trials(
-        self,
-        study_id: int,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
-    ) -> list[FrozenTrial]:
-        return self._inner.get_all_trials(study_id, deepcopy, states)
-
-    def remove_session(self) -> None:
-        self._inner.remove_session()
+    get_study_id_from_name = _forward(BaseStorage.get_study_id_from_name)
+    get_study_name_from_id = _forward(BaseStorage.get_study_name_from_id)
+    get_study_directions = _forward(BaseStorage.get_study_directions)
+    get_study_user_attrs = _forward(BaseStorage.get_study_user_attrs)
+    get_study_system_attrs = _forward(BaseStorage.get_study_system_attrs)
+    get_all_studies = _forward(BaseStorage.get_all_studies)
+    get_trial = _forward(BaseStorage.get_trial)
+    get_trial_id_from_study_id_trial_number = _forward(
+        BaseStorage.get_trial_id_from_study_id_trial_number
+    )
+    get_trial_number_from_id = _forward(BaseStorage.get_trial_number_from_id)
+    get_all_trials = _forward(BaseStorage.get_all_trials)
+    remove_session = _forward(BaseStorage.remove_session)
 
 
 class FencedStorage(StorageProxy):
-    """Passes everything on to `inner`; before a write, `fence` raises when the lease is lost.
+    """Before each write, `fence` raises when the lease is lost.
 
-    fence None: for reading only, and a write raises StorageError, as one does that finds no space.
-    shown: the database for messages. file: of a database that is one, whose writes are made by
-    `write_policy`; what a full disk refused the database has taken back, so that it can be repeated.
+    fence None: opened for reading only; a write raises StorageError, as does one on a full disk.
+    shown: the database in messages. file: where a file holds the database, its writes go through
+    `write_policy`; the database rolls back what a full disk refused, so that it can be repeated.
     """
 
     def __init__(

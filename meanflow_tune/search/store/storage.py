@@ -20,31 +20,31 @@ from meanflow_tune.search.errors import StorageError
 from meanflow_tune.search.store.proxy import FencedStorage
 
 JOURNAL_NAME = "study.journal"
-LOOSE_BYTES = 2**16  # of a journal that are at most not synced
-TAIL_BYTES = 2**20  # of a journal in which its last sound line is looked for first
+UNSYNCED_BYTES = 2**16  # of a journal, at most
+TAIL_BYTES = 2**20  # at the end of a journal, searched first for its last whole line
 
 
 def is_url(location: str | Path) -> bool:
-    """Whether a storage location is a database URL rather than a path of a journal."""
+    """Whether a storage location is a database URL rather than the path of a journal."""
     return isinstance(location, str) and "://" in location
 
 
 def _file_of(url: str) -> Path | None:
-    """The file of an SQLite database; None for one that a server keeps."""
+    """The file of an SQLite database; None for any other."""
     scheme, _, name = url.partition(":///")
     return Path(name) if scheme.partition("+")[0] == "sqlite" and name else None
 
 
 def shown_url(url: str) -> str:
-    """A URL without the password in it, for messages and files."""
+    """A URL without its password, for messages and files."""
     return re.sub(r"://[^@/]*@", "://***@", url)
 
 
 class FencedJournal(JournalFileBackend):
-    """A journal whose every single write is fenced, and whose failed writes leave no torn line.
+    """A journal with a fence before every write, and without torn lines after failed writes.
 
-    fence raises when the lease is lost; None opens the journal for reading only. writing: how a write
-    is made, see `files.WaitForSpace`.
+    fence: raises when the lease is lost; None opens the journal for reading only. write_policy: how a
+    write is made, see `files.WaitForSpace`.
     """
 
     def __init__(
@@ -56,17 +56,17 @@ class FencedJournal(JournalFileBackend):
         self._path = path
         self._fence = fence
         self._write_policy = write_policy
-        self._read = (0, 0)  # how many lines were read, and where the next one begins
-        self._loose = b""  # at the end of the file, not synced yet
-        self._owed = b""  # read by the storage, and cut off the file again when a sync failed
-        self._turn = threading.Lock()
-        self._here = threading.local()
+        self._read = (0, 0)  # number of lines read, and the offset of the next one
+        self._unsynced = b""  # at the end of the file
+        self._unwritten = b""  # read by the storage, then cut off the file when a sync failed
+        self._append_lock = threading.Lock()
+        self._thread = threading.local()
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        """Lines from number log_number_from (from 0) on, as far as they are whole.
+        """Whole lines, starting with number log_number_from (from 0).
 
         Raises:
-            StorageError: a damaged line has others behind it, so that a crash cannot have torn it.
+            StorageError: a damaged line is followed by others, so that no crash can have torn it.
         """
         number, start = self._read if log_number_from >= self._read[0] else (0, 0)
         with open(self._path, "rb") as file:
@@ -94,21 +94,21 @@ class FencedJournal(JournalFileBackend):
         self._write_policy(lambda: self._write(lines), self._path.parent)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Lines that this thread appends meanwhile reach the disk by one sync, at the end.
+    def batch(self) -> Iterator[None]:
+        """One sync, at the end, for all lines that this thread appends in the block.
 
-        They are in the file at once, so that a killed process loses none. A power cut may lose them, so
-        nobody may be told of them before the end.
+        The lines are in the file at once, so that a killed process loses none. A power cut may lose them,
+        so nothing may depend on them before the end of the block.
         """
-        if self._fence is None or getattr(self._here, "deferred", False):
+        if self._fence is None or getattr(self._thread, "deferred", False):
             yield
             return
-        self._here.deferred = True
+        self._thread.deferred = True
         try:
             yield
         finally:
-            self._here.deferred = False
-            if self._loose or self._owed:
+            self._thread.deferred = False
+            if self._unsynced or self._unwritten:
                 self._write_policy(lambda: self._write(b""), self._path.parent)
 
     def _write(self, lines: bytes) -> None:
@@ -118,31 +118,31 @@ class FencedJournal(JournalFileBackend):
             self._fence()
             self._append(lines)
         finally:
-            # Whoever took over from a suspended driver has removed the lock that it held.
+            # A driver that took over from this one while it was suspended has removed the lock.
             with suppress(RuntimeError):
                 self._journal_lock.release()
 
     def _append(self, data: bytes) -> None:
-        """Append data; durably, or not at all, unless it belongs to others that come `together`."""
-        # Unbuffered: a buffer that a full disk refused is written again when its file is closed, after
-        # the part that did fit has been cut off.
-        with self._turn, open(self._path, "ab", buffering=0) as file:
+        """Append data durably or not at all; in a `batch`, the sync is left to its end."""
+        # Unbuffered: a buffer that a full disk refused would be written again when the file is closed,
+        # after the part that did fit has been cut off.
+        with self._append_lock, open(self._path, "ab", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
-            whole = self._owed + data
-            deferred = getattr(self._here, "deferred", False)
+            whole = self._unwritten + data
+            deferred = getattr(self._thread, "deferred", False)
             try:
                 left = memoryview(whole)
                 while left:
                     left = left[file.write(left) :]
-                if deferred and len(self._loose) + len(whole) < LOOSE_BYTES:
-                    self._owed, self._loose = b"", self._loose + whole
+                if deferred and len(self._unsynced) + len(whole) < UNSYNCED_BYTES:
+                    self._unwritten, self._unsynced = b"", self._unsynced + whole
                     return
                 os.fsync(file.fileno())
-                self._owed = self._loose = b""
+                self._unwritten = self._unsynced = b""
             except BaseException as error:
-                # What others have read already is appended again before anything else.
-                os.truncate(self._path, size - len(self._loose))
-                self._owed, self._loose = self._loose + self._owed, b""
+                # The storage has read these lines, so they are appended again before any others.
+                os.truncate(self._path, size - len(self._unsynced))
+                self._unwritten, self._unsynced = self._unsynced + self._unwritten, b""
                 if isinstance(error, OSError):
                     raise StorageError(
                         f"cannot write {self._path}: {error}; free some space there, then run the same"
@@ -156,7 +156,7 @@ class StudyJournal(JournalStorage):
 
     def __init__(self, journal: FencedJournal) -> None:
         super().__init__(journal)
-        self.together = journal.together
+        self.batch = journal.batch
 
 
 def open_storage(
@@ -167,11 +167,11 @@ def open_storage(
 ) -> BaseStorage:
     """Open the journal at a path, or the database at a URL.
 
-    fence: called before every write; None opens it for reading only, which never touches a
-    journal's file. With a fence the caller holds the study's lease, so a torn last line is cut
-    off (a copy of the file stays beside it). recover: the lease was taken over from a dead driver,
-    whose lock on the journal is then removed rather than waited for. writing: how a write to a journal,
-    or to a database that is a file, is made; `files.WaitForSpace` waits while the disk is full.
+    fence: called before every write; None opens it for reading only, which never changes a journal's
+    file. With a fence the caller holds the study's lease, so a torn last line is cut off (a copy of
+    the file is kept next to it). recover: the lease was taken over from a dead driver, whose lock on
+    the journal is removed instead of waited for. write_policy: how a write to a file is made;
+    `files.WaitForSpace` waits while the disk is full.
 
     Raises:
         StorageError: the location cannot be opened, or lines inside the journal are damaged.
@@ -206,7 +206,7 @@ def open_storage(
 
 @contextmanager
 def _collector_off() -> Iterator[None]:
-    """No search for garbage: of 10,000 trials that are read nothing is, and the search takes 1 s."""
+    """No garbage collection: 10,000 trials that are read contain none, and it takes 1 s."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -217,16 +217,16 @@ def _collector_off() -> Iterator[None]:
 
 
 def repair_journal(path: Path) -> Path | None:
-    """Cut a torn tail off a journal; return the copy kept beside it, None if nothing was torn.
+    """Cut a torn tail off a journal; return the copy kept next to it, None if nothing was torn.
 
-    A write that a crash tore was never acknowledged, and is repeated by whoever goes on. Only the
-    end is looked at; other damage before a sound line is found, and not cut, when the lines are read.
+    A write that a crash tore was never acknowledged, and the next driver repeats it. Only the end is
+    checked; damage before a whole line is reported, and not cut, when the lines are read.
     """
     if not path.exists():
         return None
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
-        good = _before_hole(file, _sound_end(file, size))
+        good = _before_hole(file, _whole_end(file, size))
     if good == size:
         return None
     copy = _free_name(path)
@@ -238,8 +238,8 @@ def repair_journal(path: Path) -> Path | None:
     return copy
 
 
-def _sound_end(file: BinaryIO, size: int) -> int:
-    """Where the last sound line of a file of `size` bytes ends; 0 where it has none."""
+def _whole_end(file: BinaryIO, size: int) -> int:
+    """Where the last whole line of a file of `size` bytes ends; 0 where it has none."""
     block = TAIL_BYTES
     while True:
         start = max(0, size - block)
@@ -256,11 +256,11 @@ def _sound_end(file: BinaryIO, size: int) -> int:
 
 
 def _before_hole(file: BinaryIO, end: int) -> int:
-    """`end`, or where the line begins that a power cut left as zeros (later lines may have survived).
+    """`end`, or the start of a line that a power cut left as zeros (later lines may have survived).
 
-    Only of bytes that were never synced together; zeros further back are damage of another kind.
+    Only bytes that were not synced can be lost in this way; zeros before them are other damage.
     """
-    start = max(0, end - LOOSE_BYTES)
+    start = max(0, end - UNSYNCED_BYTES)
     file.seek(start)
     tail = file.read(end - start)
     hole = tail.find(b"\0")
@@ -268,7 +268,7 @@ def _before_hole(file: BinaryIO, end: int) -> int:
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    """The operation on a line of a journal, None where the line is torn or is none."""
+    """The operation on a line of a journal; None where the line is torn or holds none."""
     if not line.endswith(b"\n"):
         return None
     try:

@@ -1,7 +1,7 @@
-"""How long drivers were at work on a search, over all of them: what `--time-budget` is counted in.
+"""The working time of all drivers of a search, which `--time-budget` limits.
 
-TrialCache in a file beside the study, not in it: written every few seconds for a week, it would fill the
-journal. A kill loses at most the seconds since the last write.
+In a file next to the study, since a line every few seconds for a week would fill the journal. A kill
+loses at most the seconds since the last write.
 """
 
 import json
@@ -18,10 +18,10 @@ WRITE_SECONDS = 10.0
 
 
 class TimeBudget:
-    """A context manager, entered while the search runs. Seconds, by a clock that no one can set.
+    """A context manager, entered while the search runs. Seconds of the monotonic clock.
 
-    epoch: the lease's, so that each driver has an entry of its own; fence: called before a write;
-    budget: seconds in all, None for no limit; say: told once when the budget is used up.
+    epoch: the lease's, so that each driver has its own entry; fence: called before a write; budget:
+    total seconds, None for no limit; say: called once, when the budget is used up.
     """
 
     def __init__(
@@ -38,43 +38,43 @@ class TimeBudget:
         self._now = now
         self._spent = _read(self._path)
         self._before = sum(self._spent.values())
-        self._own = 0.0
-        self._began: float | None = None
+        self._finished = 0.0
+        self._start: float | None = None
         self._done = threading.Event()
         self._lock = threading.Lock()
 
     @property
     def spent(self) -> float:
-        """Seconds of all drivers until now."""
-        running = 0.0 if self._began is None else self._now() - self._began
-        return self._before + self._own + running
+        """Seconds of all drivers so far."""
+        running = 0.0 if self._start is None else self._now() - self._start
+        return self._before + self._finished + running
 
     @property
     def left(self) -> float | None:
-        """Seconds that the budget still has, at least 0; None without a budget."""
+        """Seconds left in the budget, at least 0; None without a budget."""
         return None if self._budget is None else max(0.0, self._budget - self.spent)
 
     @property
     def requested(self) -> bool:
-        """Whether the budget is used up, so that the search is to stop (a `Stop` of the cluster)."""
+        """Whether the budget is used up, so that the search must stop (a `Stop` of the cluster)."""
         return self.left == 0.0
 
     def __enter__(self) -> "TimeBudget":
         self._done.clear()
-        self._began = self._now()
-        self._thread = threading.Thread(target=self._keep, name="clock", daemon=True)
+        self._start = self._now()
+        self._thread = threading.Thread(target=self._run, name="clock", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
-        assert self._began is not None
-        self._own, self._began = self._own + self._now() - self._began, None
+        assert self._start is not None
+        self._finished, self._start = self._finished + self._now() - self._start, None
         self.write()
 
     def write(self) -> None:
-        """Store what was spent. A full disk or a lost lease is left to whoever writes the study."""
+        """Store the time spent. A full disk and a lost lease are left to the study's own writes."""
         with self._lock:
             entry = {str(self._epoch): round(self.spent - self._before, 3)}
             try:
@@ -83,19 +83,19 @@ class TimeBudget:
             except (OSError, LeaseLost):
                 return
 
-    def _keep(self) -> None:
-        told = False
+    def _run(self) -> None:
+        announced = False
         while True:
             left = self.left
             pause = WRITE_SECONDS if left is None or left == 0.0 else min(WRITE_SECONDS, left)
             if self._done.wait(pause):
                 return
             self.write()
-            if self.requested and not told:
-                told = True
+            if self.requested and not announced:
+                announced = True
                 self._say(
-                    "the time budget is used up; running trials stop at their next safe point, and go"
-                    " on with a larger --time-budget"
+                    "the time budget is used up; running trials stop at their next safe point, and"
+                    " continue with a larger --time-budget"
                 )
 
 

@@ -1,4 +1,8 @@
-"""Reading a study: Optuna's trials as TrialRecords. Nothing here writes."""
+"""Reading stored trials: names of generations, attributes, reports and decisions, and TrialRecords.
+
+A search is an Optuna study; a generation above the first is a study NAME@k, which counts once it is
+complete. Nothing here writes.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -15,13 +19,18 @@ from meanflow_tune.search.errors import StorageError
 
 T = TypeVar("T")
 
+# User attributes of a trial.
 BASELINE, CONFIG, ATTEMPT, OUTCOME = "baseline", "config", "attempt", "outcome"
-PAUSED = "paused_at"  # images of the rung where a trial was paused last; see `paused_at`
+PAUSED = "paused_at"  # images of the rung where the trial was paused last; see `paused_at`
 PROTECTED, BRACKET = "protected", "bracket"
-BROKE_OFF = "broke_off"  # in how many drivers its retries were used up
-TERMS = "terms"  # index of the manifest's terms under which a trial was made; absent: 0
-IMPORTED = "imported_from"  # the study that a finished trial was taken over from
+INTERRUPTIONS = "broke_off"  # number of drivers in which machine failures used up its retries
+TERMS = "terms"  # index of the manifest's terms under which it was made; absent: 0
+IMPORTED = "imported_from"  # the study and number of an imported trial
+IMPORTED_PARAMS = "imported_params"  # parameters that do not fit the study's space
+IMPORTED_REPORTS = "imported_reports"  # reports of an imported trial
 REPORT_PREFIX, REPEAT_PREFIX, PROMOTED_PREFIX = "report/", "repeat/", "promoted/"
+
+READY = "ready"  # user attribute of a complete generation above the first
 
 _STATUS: Mapping[TrialState, Status] = {
     TrialState.RUNNING: "running",
@@ -31,28 +40,25 @@ _STATUS: Mapping[TrialState, Status] = {
 }
 
 
-class TrialCache(Generic[T]):
-    """What `make` finds in a trial, made again only when the trial has changed.
+def stored_name(name: str, generation: int) -> str:
+    """Optuna's name for a generation, counted from 1."""
+    return name if generation == 1 else f"{name}@{generation}"
 
-    A storage never changes a trial that it gave away: a write puts another object in its place.
-    """
 
-    def __init__(self, make: Callable[[FrozenTrial], T]) -> None:
-        self._make = make
-        self._known: dict[int, tuple[FrozenTrial, T]] = {}
+def current_generation(storage: BaseStorage, name: str) -> int:
+    """The highest complete generation; 1 where there is no study of this name yet."""
+    later = re.compile(rf"{re.escape(name)}@(\d+)")
+    found = [
+        int(match[1])
+        for study in storage.get_all_studies()
+        if (match := later.fullmatch(study.study_name)) and study.user_attrs.get(READY)
+    ]
+    return max(found, default=1)
 
-    def __call__(self, trial: FrozenTrial) -> T:
-        return self.each([trial])[0]
 
-    def each(self, trials: Iterable[FrozenTrial]) -> list[T]:
-        """In the order of the trials."""
-        known, found = self._known, []
-        for trial in trials:
-            entry = known.get(trial._trial_id)
-            if entry is None or entry[0] is not trial:
-                entry = known[trial._trial_id] = trial, self._make(trial)
-            found.append(entry[1])
-        return found
+def current_name(storage: BaseStorage, name: str) -> str:
+    """Optuna's name for the current generation of a search."""
+    return stored_name(name, current_generation(storage, name))
 
 
 def trial_folder(study_folder: Path, number: int) -> Path:
@@ -71,36 +77,27 @@ def rung_key(images: int) -> str:
 
 
 def promoted_key(images: int) -> str:
-    """The user attribute that says why a trial paused at `images` images goes on after all."""
+    """The user attribute with the reason why a trial paused at `images` images was promoted."""
     return f"{PROMOTED_PREFIX}{images}"
-
-
-def _stored(trial: FrozenTrial, prefix: str) -> dict[int, dict[str, Any]]:
-    found = {
-        int(key.removeprefix(prefix)): entry
-        for key, entry in trial.user_attrs.items()
-        if key.startswith(prefix)
-    }
-    return dict(sorted(found.items()))
 
 
 def stored_reports(trial: FrozenTrial) -> dict[int, dict[str, Any]]:
     """images -> {"report", "value", "values", "verdict"} of its own run, ascending in images."""
-    return _stored(trial, REPORT_PREFIX)
+    return _entries(trial, REPORT_PREFIX)
 
 
 def stored_repeats(trial: FrozenTrial) -> dict[int, dict[str, Any]]:
     """k -> the same of its k-th repeat on another seed, ascending."""
-    return _stored(trial, REPEAT_PREFIX)
+    return _entries(trial, REPEAT_PREFIX)
 
 
 def stored_values(entry: Mapping[str, Any]) -> tuple[float, ...]:
-    """The objectives of a stored report; earlier revisions stored the one value only."""
+    """The objectives of a stored report; early revisions stored a single value only."""
     return tuple(entry["values"]) if "values" in entry else (entry["value"],)
 
 
 def decision_at(trial: FrozenTrial, images: int) -> Decision:
-    """The decision on a trial at a rung that it has reported: the first one, unless it was promoted."""
+    """The decision on a trial at a rung that it has reported: the first one, or its promotion."""
     promoted = trial.user_attrs.get(promoted_key(images))
     if promoted is not None:
         return Decision(True, promoted)
@@ -108,7 +105,7 @@ def decision_at(trial: FrozenTrial, images: int) -> Decision:
 
 
 def paused_at(trial: FrozenTrial) -> int | None:
-    """Images of the rung at which a trial waits to be promoted; None where it does not."""
+    """Images of the rung at which a trial waits for promotion; None where it does not wait."""
     if trial.state != TrialState.RUNNING:
         return None
     attrs = trial.user_attrs
@@ -118,25 +115,63 @@ def paused_at(trial: FrozenTrial) -> int | None:
     return images
 
 
+def all_params(trial: FrozenTrial) -> dict[str, Any]:
+    """All parameters that a trial was trained with, including those that do not fit its study."""
+    left_out: dict[str, Any] = trial.user_attrs.get(IMPORTED_PARAMS, {})
+    return trial.params | left_out
+
+
+class TrialCache(Generic[T]):
+    """`make(trial)`, computed again only when the trial has changed.
+
+    Storages never change a trial that they returned: a write replaces the object.
+    """
+
+    def __init__(self, make: Callable[[FrozenTrial], T]) -> None:
+        self._make = make
+        self._known: dict[int, tuple[FrozenTrial, T]] = {}
+
+    def __call__(self, trial: FrozenTrial) -> T:
+        entry = self._known.get(trial._trial_id)
+        if entry is None or entry[0] is not trial:
+            entry = self._known[trial._trial_id] = trial, self._make(trial)
+        return entry[1]
+
+    def each(self, trials: Iterable[FrozenTrial]) -> list[T]:
+        """In the order of the trials."""
+        return [self(trial) for trial in trials]
+
+
+def relocate_artifacts(report: Report, folder: Path) -> Report:
+    """The report with the paths of its artifacts in `folder`, where the trial's folder is now."""
+    marker = f"/trials/{folder.name}/"
+    artifacts = {}
+    for name, path in report.artifacts.items():
+        _, found, inside = path.rpartition(marker)
+        artifacts[name] = str(folder / inside) if found else path
+    return report if artifacts == report.artifacts else replace(report, artifacts=artifacts)
+
+
 def to_record(trial: FrozenTrial, study_name: str, study_folder: Path) -> TrialRecord:
-    """A trial whose configuration is stored, as the other layers see it."""
+    """The record of a trial whose configuration is stored."""
     attrs, folder = trial.user_attrs, trial_folder(study_folder, trial.number)
     entries = stored_reports(trial)
     rung_values = tuple(stored_values(entry) for entry in entries.values())
     values = rung_values[-1] if rung_values else ()
     outcome = attrs.get(OUTCOME, {})
-    unfinished: Status = "running" if paused_at(trial) is None else "paused"
+    if trial.state.is_finished():
+        status = outcome.get("status", _STATUS[trial.state])
+    else:
+        status = "running" if paused_at(trial) is None else "paused"
     return TrialRecord(
         study=study_name,
         number=trial.number,
-        status=outcome.get("status", _STATUS[trial.state])
-        if trial.state.is_finished()
-        else unfinished,
-        params=every_param(trial),
+        status=status,
+        params=all_params(trial),
         config=attrs[CONFIG],
         value=values[0] if len(values) == 1 else None,
         baseline=attrs.get(BASELINE),
-        reports=tuple(here(Report(**entry["report"]), folder) for entry in entries.values()),
+        reports=_reports(entries, folder),
         reason=outcome.get("reason", ""),
         attempt=attrs.get(ATTEMPT, 0),
         folder=str(folder),
@@ -145,9 +180,7 @@ def to_record(trial: FrozenTrial, study_name: str, study_folder: Path) -> TrialR
         values=values,
         rung_values=rung_values,
         decisions=tuple(decision_at(trial, images).reason for images in entries),
-        repeats=tuple(
-            here(Report(**entry["report"]), folder) for entry in stored_repeats(trial).values()
-        ),
+        repeats=_reports(stored_repeats(trial), folder),
         protected=bool(attrs.get(PROTECTED, False)),
         bracket=int(attrs.get(BRACKET, 0)),
         terms=int(attrs.get(TERMS, 0)),
@@ -155,7 +188,7 @@ def to_record(trial: FrozenTrial, study_name: str, study_folder: Path) -> TrialR
 
 
 def read_records(storage: BaseStorage, study_name: str, study_folder: Path) -> list[TrialRecord]:
-    """All trials of a study that have a configuration, in order of their numbers.
+    """All trials of a search that have a configuration, except imported ones, by number.
 
     Raises:
         StorageError: the storage holds no study of this name.
@@ -180,8 +213,9 @@ def best_record(
 
     baseline: True for baselines only, False for proposed trials only, None for all.
     """
+    sign = 1.0 if direction == "minimize" else -1.0
     done = [
-        (record.value if direction == "minimize" else -record.value, record.number, record)
+        (sign * record.value, record.number, record)
         for record in records
         if record.status == "completed"
         and record.value is not None
@@ -190,44 +224,16 @@ def best_record(
     return min(done, key=lambda entry: entry[:2])[2] if done else None
 
 
-READY = "ready"  # user attribute of a complete generation above the first
-IMPORTED_PARAMS = "imported_params"  # of a trial: parameters that do not fit its study's space
-
-IMPORTED_REPORTS = "imported_reports"  # of a trial that was not trained in this search
-
-
-def current_name(storage: BaseStorage, name: str) -> str:
-    """The stored name of a search's current generation; `name` itself where there is just one."""
-    return stored_name(name, current_generation(storage, name))
+def _entries(trial: FrozenTrial, prefix: str) -> dict[int, dict[str, Any]]:
+    found = {
+        int(key.removeprefix(prefix)): entry
+        for key, entry in trial.user_attrs.items()
+        if key.startswith(prefix)
+    }
+    return dict(sorted(found.items()))
 
 
-def stored_name(name: str, generation: int) -> str:
-    """Optuna's name for a generation, counted from 1."""
-    return name if generation == 1 else f"{name}@{generation}"
-
-
-def current_generation(storage: BaseStorage, name: str) -> int:
-    """The highest complete generation; 1 where there is no study of this name yet."""
-    later = re.compile(rf"{re.escape(name)}@(\d+)")
-    found = [
-        int(match[1])
-        for study in storage.get_all_studies()
-        if (match := later.fullmatch(study.study_name)) and study.user_attrs.get(READY)
-    ]
-    return max(found, default=1)
-
-
-def every_param(trial: FrozenTrial) -> dict[str, Any]:
-    """The parameters that a trial was trained with, whether its study has a place for them or not."""
-    left_out: dict[str, Any] = trial.user_attrs.get(IMPORTED_PARAMS, {})
-    return trial.params | left_out
-
-
-def here(report: Report, folder: Path) -> Report:
-    """The report with its artifacts in `folder`, the trial's folder as it is called today."""
-    mark = f"/trials/{folder.name}/"
-    artifacts = {}
-    for name, path in report.artifacts.items():
-        _, found, inside = path.rpartition(mark)
-        artifacts[name] = str(folder / inside) if found else path
-    return report if artifacts == report.artifacts else replace(report, artifacts=artifacts)
+def _reports(entries: Mapping[int, Mapping[str, Any]], folder: Path) -> tuple[Report, ...]:
+    return tuple(
+        relocate_artifacts(Report(**entry["report"]), folder) for entry in entries.values()
+    )

@@ -31,9 +31,9 @@ from meanflow_tune.search.store.trials import (
     IMPORTED_REPORTS,
     READY,
     REPEAT_PREFIX,
+    all_params,
     current_generation,
     current_name,
-    every_param,
     rung_key,
     stored_name,
     stored_repeats,
@@ -109,7 +109,7 @@ def reasons(storage: BaseStorage, name: str, target: Target) -> list[str]:
     return found
 
 
-def renew(
+def make_generation(
     storage: BaseStorage, name: str, target: Target, say: Callable[[str], None] = log.info
 ) -> int | None:
     """Make a new generation where one is needed; returns its number, None where it is not.
@@ -153,7 +153,7 @@ def add_trials(
             say(f"{index} of {len(trials)} trials are copied")
 
 
-def revalued(entry: Mapping[str, Any], objectives: Objectives) -> dict[str, Any]:
+def recompute_values(entry: Mapping[str, Any], objectives: Objectives) -> dict[str, Any]:
     """A stored report with the values of other objectives; its decision is history and stays.
 
     Raises:
@@ -164,7 +164,7 @@ def revalued(entry: Mapping[str, Any], objectives: Objectives) -> dict[str, Any]
     return {**entry, "value": single, "values": list(values)}
 
 
-def told(
+def stored_results(
     state: TrialState, reports: Sequence[Report], objectives: Objectives
 ) -> tuple[dict[int, float], list[float] | None]:
     """What Optuna holds of a trial with these reports: intermediate values and final ones.
@@ -200,9 +200,15 @@ def _taken_over(trial: FrozenTrial, target: Target) -> FrozenTrial:
     stored += trial.user_attrs.get(IMPORTED_REPORTS, {}).values()
     reports = [Report(**report) for report in stored]
     try:
-        entries = {i: revalued(e, target.objectives) for i, e in stored_reports(trial).items()}
-        repeats = {k: revalued(e, target.objectives) for k, e in stored_repeats(trial).items()}
-        made.intermediate_values, made.values = told(trial.state, reports, target.objectives)
+        entries = {
+            i: recompute_values(e, target.objectives) for i, e in stored_reports(trial).items()
+        }
+        repeats = {
+            k: recompute_values(e, target.objectives) for k, e in stored_repeats(trial).items()
+        }
+        made.intermediate_values, made.values = stored_results(
+            trial.state, reports, target.objectives
+        )
     except ValueError as error:
         raise StudyChanged(
             f"trial {trial.number}: {error}; keep the objective, or give the search another study name"
@@ -221,7 +227,7 @@ def _move_params(made: FrozenTrial, trial: FrozenTrial, target: Target) -> None:
     if trial.constraints:
         made.system_attrs |= constraints_of(trial)
     # One killed in the middle of its ask is asked anew, wholly under the new space.
-    params = every_param(trial) if CONFIG in attrs or IMPORTED in attrs else {}
+    params = all_params(trial) if CONFIG in attrs or IMPORTED in attrs else {}
     baseline = target.baselines.get(attrs.get(BASELINE, ""))
     if baseline is not None and baseline != made.system_attrs.get(FIXED):
         if CONFIG not in attrs or _gives(target, baseline, attrs[CONFIG]):

@@ -26,11 +26,11 @@ from meanflow_tune.search.store.trials import (
     IMPORTED,
     IMPORTED_PARAMS,
     IMPORTED_REPORTS,
+    all_params,
     current_name,
-    every_param,
     stored_reports,
 )
-from meanflow_tune.search.study.generations import add_trials, constraints_of, told
+from meanflow_tune.search.study.generations import add_trials, constraints_of, stored_results
 from meanflow_tune.search.study.relocate import find_study
 
 DONE = "imported"  # user attribute of a study whose import is complete
@@ -130,11 +130,11 @@ def _trials(source: BaseStorage, name: str) -> list[FrozenTrial]:
 def _imported(
     trial: FrozenTrial, origin: str, distributions: Distributions, objectives: Objectives
 ) -> FrozenTrial:
-    fitted = fit(every_param(trial), distributions)
+    fitted = fit(all_params(trial), distributions)
     entries = stored_reports(trial)
     reports = [Report(**entry["report"]) for entry in entries.values()]
     try:
-        intermediate, values = told(trial.state, reports, objectives)
+        intermediate, values = stored_results(trial.state, reports, objectives)
     except ValueError as error:
         raise StudyChanged(
             f"--import-study {origin}: trial {trial.number}: {error}; leave the import out, or search"

@@ -36,8 +36,8 @@ from meanflow_tune.search.space.distributions import is_refused_distribution
 from meanflow_tune.search.store.trials import (
     ATTEMPT,
     BASELINE,
-    BROKE_OFF,
     CONFIG,
+    INTERRUPTIONS,
     OUTCOME,
     PAUSED,
     TERMS,
@@ -55,7 +55,7 @@ from meanflow_tune.search.store.trials import (
 from meanflow_tune.search.study.writer import StudyWriter
 
 # In so many drivers a trial may break off by failures of the machines before it has failed itself.
-DRIVERS_A_TRIAL = 2
+MAX_DRIVERS = 2
 FIXED = "fixed_params"  # where Optuna keeps the parameters of an enqueued trial
 
 
@@ -125,7 +125,7 @@ class Ledger:
             LeaseLost: another driver took the study over.
         """
         with self._lock:
-            with self._writer.together():
+            with self._writer.batch():
                 self._writer.check()
                 job = self._next()
             if job is not None:
@@ -169,7 +169,7 @@ class Ledger:
         Raises:
             ValueError: the trial is unknown, or the objective's value is missing or not finite.
         """
-        with self._lock, self._writer.together():
+        with self._lock, self._writer.batch():
             self._writer.check()
             trial = self._writer.trial(number)
             key = report_key(report)
@@ -203,7 +203,7 @@ class Ledger:
             ValueError: the trial is unknown, or completed without ever having reported.
             SearchStopped: too many trials failed in a row.
         """
-        with self._lock, self._writer.together():
+        with self._lock, self._writer.batch():
             self._writer.check()
             trial = self._writer.trial(number)
             if outcome.status == "running" or trial.state.is_finished():
@@ -220,9 +220,9 @@ class Ledger:
                 return
             broke_off = outcome.status == "failed" and not outcome.deterministic
             if broke_off:
-                times = trial.user_attrs.get(BROKE_OFF, 0) + 1
-                self._writer.set_attr(number, BROKE_OFF, times)
-            if not broke_off or times >= DRIVERS_A_TRIAL:
+                times = trial.user_attrs.get(INTERRUPTIONS, 0) + 1
+                self._writer.set_attr(number, INTERRUPTIONS, times)
+            if not broke_off or times >= MAX_DRIVERS:
                 self._writer.set_attr(number, OUTCOME, outcome.to_dict())
                 self._writer.tell(number)
             self._count_failures(number, outcome)
@@ -234,7 +234,7 @@ class Ledger:
             for trial in paused:
                 decision = decision_at(trial, trial.user_attrs[PAUSED])
                 outcome = Outcome("pruned", decision.reason)
-                with self._writer.together():
+                with self._writer.batch():
                     self._writer.set_attr(trial.number, OUTCOME, outcome.to_dict())
                     self._writer.tell(trial.number)
             return tuple(trial.number for trial in paused)
@@ -355,7 +355,7 @@ class Ledger:
                 f"the space gave no usable configuration for trial {number} with the parameters"
                 f" {trial.params}: {one_line(error)}"
             ) from error
-        birth = self._pruner.marks_of_birth(self._seed, number, BASELINE in attrs)
+        birth = self._pruner.initial_attrs(self._seed, number, BASELINE in attrs)
         for key, value in (birth | ({TERMS: self._terms} if self._terms else {})).items():
             self._writer.set_attr(number, key, value)
         self._writer.set_attr(number, CONFIG, config)

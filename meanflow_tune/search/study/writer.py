@@ -55,24 +55,24 @@ class StudyWriter:
         self._study = self._open()
         self._id = storage.get_study_id_from_name(self.stored)
         # They are taken over before a study is opened for a search, which brings no more of them.
-        self._imported = {t.number for t in self.everything() if IMPORTED in t.user_attrs}
+        self._imported = {t.number for t in self.all_trials() if IMPORTED in t.user_attrs}
 
     def check(self) -> None:
         """Raise LeaseLost where this driver must stop."""
         self._fence()
 
-    def together(self) -> AbstractContextManager[None]:
+    def batch(self) -> AbstractContextManager[None]:
         """All lines written meanwhile are on disk at its end, by one sync where the storage can."""
         storage = self.storage
-        return storage.together() if isinstance(storage, StudyJournal) else nullcontext()
+        return storage.batch() if isinstance(storage, StudyJournal) else nullcontext()
 
-    def everything(self) -> list[FrozenTrial]:
+    def all_trials(self) -> list[FrozenTrial]:
         """All trials, those imported from another study too; not to be changed."""
         return self.storage.get_all_trials(self._id, deepcopy=False)
 
     def trials(self) -> list[FrozenTrial]:
         """The trials of this study's own."""
-        trials, imported = self.everything(), self._imported
+        trials, imported = self.all_trials(), self._imported
         return [t for t in trials if t.number not in imported] if imported else trials
 
     def trial_id(self, number: int) -> int:

@@ -12,12 +12,12 @@ from meanflow_tune.search.analysis.forecast import (
     PRIOR,
     Ladder,
     Pace,
-    Seen,
+    RungCounts,
     Work,
+    count_at_rungs,
     measured_pace,
     passing_share,
     remaining_work,
-    seen_at,
     trials_within,
     wall_seconds,
 )
@@ -62,7 +62,7 @@ def simulate(ladder: Ladder, source: random.Random, agree: bool = False) -> list
 
     def promote() -> bool:
         for place in sorted(paused, key=lambda place: -place[0]):
-            found = given.promotable(marks[place], paused[place])
+            found = given.find_promotion(marks[place], paused[place])
             if given.pauses and found is not None:
                 paused[place].remove(found[0])
                 train(found[0], place[0] + 1)
@@ -216,7 +216,7 @@ def test_what_happened_at_the_rungs() -> None:
         record(3, "running", 100),
         record(4, "completed", 400, protected=True),
     ]
-    assert seen_at(records, ladder) == [Seen(5, 1, 3, 2), Seen(3, 1, 1, 0)]
+    assert count_at_rungs(records, ladder) == [RungCounts(5, 1, 3, 2), RungCounts(3, 1, 1, 0)]
 
 
 def test_what_is_left_without_stopping() -> None:

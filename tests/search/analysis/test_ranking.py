@@ -10,7 +10,7 @@ from meanflow_tune.search.analysis.ranking import (
     final_table,
     front,
     leaderboard,
-    ranked,
+    rank_trials,
     word,
 )
 from meanflow_tune.search.objectives import Objectives, SearchObjective
@@ -52,7 +52,7 @@ def test_several_objectives_are_ordered_by_front_then_by_distance_to_the_ideal()
     behind, worst = costly(3, 2.5, 2.5), costly(4, 9.0, 9.0)
     unfinished = costly(5, 0.0, 0.0, "pruned")
     records = [corner, middle, other, behind, worst, unfinished]
-    assert [r.number for r in ranked(records, BOTH)] == [1, 0, 2, 3, 4]
+    assert [r.number for r in rank_trials(records, BOTH)] == [1, 0, 2, 3, 4]
     assert [r.number for r in front(records, BOTH)] == [0, 1, 2]
     assert [line.number for line in leaderboard(records, BOTH)] == [1, 0, 2, 3, 4, 5]
 
@@ -61,13 +61,15 @@ def test_the_scale_of_an_objective_does_not_choose_the_trial() -> None:
     points = [(0.0, 8.0), (2.0, 2.0), (8.0, 0.0), (1.0, 5.0)]
     plain = [costly(n, gap, seconds) for n, (gap, seconds) in enumerate(points)]
     scaled = [costly(n, gap, 1e6 * seconds) for n, (gap, seconds) in enumerate(points)]
-    assert [r.number for r in ranked(plain, BOTH)] == [r.number for r in ranked(scaled, BOTH)]
+    assert [r.number for r in rank_trials(plain, BOTH)] == [
+        r.number for r in rank_trials(scaled, BOTH)
+    ]
 
 
 def test_a_front_of_one_value_in_an_objective_has_a_scale() -> None:
     same = [costly(0, 1.0, 5.0), costly(1, 1.0, 5.0), costly(2, 2.0, 5.0)]
-    assert [r.number for r in ranked(same, BOTH)] == [0, 1, 2]
-    assert ranked([], BOTH) == ()
+    assert [r.number for r in rank_trials(same, BOTH)] == [0, 1, 2]
+    assert rank_trials([], BOTH) == ()
 
 
 def test_columns_show_every_objective_and_what_it_is_made_of() -> None:

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from meanflow_tune.records import Report, TrialRecord
-from meanflow_tune.search.analysis.significance import compare, interval, lead
+from meanflow_tune.search.analysis.significance import compare, interval, rank_by_differences
 from meanflow_tune.search.objectives import SearchObjective
 
 GAP = SearchObjective.parse("gap@1")
@@ -111,34 +111,36 @@ def test_the_leader_wins_on_all_seeds_together_not_on_the_first() -> None:
     lucky = trial(0, 0.10, 0.30, 0.31)
     steady = trial(1, 0.12, 0.20, 0.22)
     close = trial(2, 0.13, 0.19, 0.23)
-    found = lead([lucky, steady, close, trial(3, 0.9), trial(4, 0.01, status="pruned")], GAP)
+    found = rank_by_differences(
+        [lucky, steady, close, trial(3, 0.9), trial(4, 0.01, status="pruned")], GAP
+    )
     assert found.leader is not None
     assert [record.number for record in found.order] == [1, 2, 0, 3]
     assert {contest.other for contest in found.rivals} == {0, 2}
     assert {len(contest.differences) for contest in found.rivals} == {3}
-    apart = lead([steady, trial(2, 0.14, 0.25, 0.28)], GAP)
+    apart = rank_by_differences([steady, trial(2, 0.14, 0.25, 0.28)], GAP)
     assert apart.rivals == ()
 
 
 def test_a_trial_without_repeats_is_compared_on_its_own_seed() -> None:
     repeated = trial(0, 0.20, 0.10, 0.12)
-    found = lead([repeated, trial(1, 0.15)], GAP)
+    found = rank_by_differences([repeated, trial(1, 0.15)], GAP)
     assert [record.number for record in found.order] == [1, 0]
     assert found.rivals == (), "one seed tells nothing about luck"
-    assert [r.number for r in lead([repeated, trial(1, 0.25)], GAP).order] == [0, 1]
+    assert [r.number for r in rank_by_differences([repeated, trial(1, 0.25)], GAP).order] == [0, 1]
 
 
 def test_without_repeats_the_leader_is_the_best_value() -> None:
     records = [trial(0, 0.3), trial(1, 0.1), trial(2, 0.1), trial(3, 0.2)]
-    assert [record.number for record in lead(records, GAP).order] == [1, 2, 3, 0]
+    assert [record.number for record in rank_by_differences(records, GAP).order] == [1, 2, 3, 0]
     highest = SearchObjective.parse("gap@1", "maximize")
-    assert [record.number for record in lead(records, highest).order] == [0, 3, 1, 2]
-    assert lead([], GAP).leader is None
+    assert [record.number for record in rank_by_differences(records, highest).order] == [0, 3, 1, 2]
+    assert rank_by_differences([], GAP).leader is None
 
 
 def test_direction_counts_in_pairs_too() -> None:
     highest = SearchObjective.parse("gap@1", "maximize")
-    found = lead([trial(0, 0.1, 0.2, 0.3), trial(1, 0.2, 0.3, 0.5)], highest)
+    found = rank_by_differences([trial(0, 0.1, 0.2, 0.3), trial(1, 0.2, 0.3, 0.5)], highest)
     assert found.order[0].number == 1
     assert found.rivals == ()
 

@@ -7,16 +7,16 @@ from pydantic import ValidationError
 
 from meanflow_tune.records import Report
 from meanflow_tune.search.objectives import Objectives, SearchObjective, measures
-from meanflow_tune.search.pruning.rules import Direction, Mark, Rungs
+from meanflow_tune.search.pruning.rules import Direction, RungResult, Rungs
 
 
-def marks_of(values: list[float]) -> list[Mark]:
-    return [Mark(number, ((value,),)) for number, value in enumerate(values)]
+def results_of(values: list[float]) -> list[RungResult]:
+    return [RungResult(number, ((value,),)) for number, value in enumerate(values)]
 
 
 def passed(values: list[float], rungs: Rungs, direction: Direction = "minimize") -> list[float]:
-    marks = marks_of(values)
-    return [v for n, v in enumerate(values) if rungs.decide(marks, n, [direction]).go_on]
+    results = results_of(values)
+    return [v for n, v in enumerate(values) if rungs.decide(results, n, [direction]).go_on]
 
 
 def test_the_best_share_goes_on() -> None:
@@ -35,29 +35,29 @@ def test_few_values_and_ties() -> None:
 
 
 def test_reasons_have_numbers() -> None:
-    decision = Rungs(reduction=3).decide(marks_of([0.1, 0.2, 0.3]), 1)
+    decision = Rungs(reduction=3).decide(results_of([0.1, 0.2, 0.3]), 1)
     assert decision.reason == "place 2 of 3 at this rung with 0.2; only the best 1 go on"
 
 
 def test_several_objectives_go_by_fronts_then_by_crowding() -> None:
     """Stock Ray with Optuna stops nothing there: Optuna's `Trial.report` refuses."""
     points = [(0.0, 4.0), (1.0, 1.0), (1.1, 1.1), (4.0, 0.0), (5.0, 5.0), (1.05, 0.97)]
-    marks = [Mark(number, (point,)) for number, point in enumerate(points)]
+    results = [RungResult(number, (point,)) for number, point in enumerate(points)]
     both: list[Direction] = ["minimize", "minimize"]
-    decisions = [Rungs(reduction=2).decide(marks, n, both).go_on for n in range(6)]
+    decisions = [Rungs(reduction=2).decide(results, n, both).go_on for n in range(6)]
     # The front is 0, 1, 3 and 5; its ends come first, then 1, which is farther from its neighbours.
     assert decisions == [True, True, False, True, False, False]
     turned: list[Direction] = ["minimize", "maximize"]
-    assert Rungs(reduction=3).decide(marks, 4, turned).go_on
-    assert not Rungs(reduction=3).decide(marks, 1, turned).go_on
+    assert Rungs(reduction=3).decide(results, 4, turned).go_on
+    assert not Rungs(reduction=3).decide(results, 1, turned).go_on
 
 
 def test_promotion_takes_the_best_that_waits_among_those_that_go_on_by_now() -> None:
     rungs = Rungs(reduction=2)
-    assert rungs.promotable(marks_of([0.1, 0.2]), [1]) is None  # too few values
-    assert rungs.promotable(marks_of([0.1, 0.2, 0.3]), [1, 2]) is None
-    assert rungs.promotable(marks_of([0.1, 0.2, 0.3, 0.4]), []) is None
-    found = rungs.promotable(marks_of([0.1, 0.3, 0.2, 0.4, 0.5, 0.6]), [1, 2, 3])
+    assert rungs.find_promotion(results_of([0.1, 0.2]), [1]) is None  # too few values
+    assert rungs.find_promotion(results_of([0.1, 0.2, 0.3]), [1, 2]) is None
+    assert rungs.find_promotion(results_of([0.1, 0.2, 0.3, 0.4]), []) is None
+    found = rungs.find_promotion(results_of([0.1, 0.3, 0.2, 0.4, 0.5, 0.6]), [1, 2, 3])
     assert found is not None
     assert found[0] == 2
     assert found[1].startswith("place 2 of 6 at this rung with 0.2; promoted")
@@ -65,13 +65,17 @@ def test_promotion_takes_the_best_that_waits_among_those_that_go_on_by_now() -> 
 
 def test_the_median_rule_compares_the_best_so_far_with_the_means_of_the_others() -> None:
     rungs = Rungs(kind="median")
-    others = [Mark(1, ((4.0,), (2.0,))), Mark(2, ((9.0,), (1.0,))), Mark(3, ((1.0,), (3.0,)))]
+    others = [
+        RungResult(1, ((4.0,), (2.0,))),
+        RungResult(2, ((9.0,), (1.0,))),
+        RungResult(3, ((1.0,), (3.0,))),
+    ]
     # Means 3, 5 and 2; their median is 3.
-    write_once = Mark(0, ((9.0,), (3.0,)))
+    write_once = RungResult(0, ((9.0,), (3.0,)))
     assert rungs.decide([*others, write_once], 0).go_on
-    earlier = Mark(0, ((2.5,), (9.0,)))
+    earlier = RungResult(0, ((2.5,), (9.0,)))
     assert rungs.decide([*others, earlier], 0).go_on
-    weak = Mark(0, ((9.0,), (3.1,)))
+    weak = RungResult(0, ((9.0,), (3.1,)))
     decision = rungs.decide([*others, weak], 0)
     assert not decision.go_on
     assert decision.reason == "best value so far 3.1, median of the others' means 3"
@@ -98,7 +102,7 @@ def test_trials_take_turns_in_brackets() -> None:
 
 def test_rungs_refuse() -> None:
     with pytest.raises(ValueError, match="but 5 has none"):
-        Rungs().decide(marks_of([0.1, 0.2]), 5)
+        Rungs().decide(results_of([0.1, 0.2]), 5)
     for bad in ({"reduction": 1.0}, {"min_peers": 0}, {"grace": -1}, {"brackets": 0}, {"x": 1}):
         with pytest.raises(ValidationError):
             Rungs(**bad)  # type: ignore[arg-type]

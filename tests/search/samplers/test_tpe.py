@@ -68,7 +68,7 @@ def test_light_views_change_no_suggestion(
 ) -> None:
     study = filled(directions, seed)
     light = [suggestion(study, number) for number in range(40, 44)]
-    monkeypatch.setattr(factory, "_CachedAsk", factory._Ask)
+    monkeypatch.setattr(factory, "_SeededTPE", factory._SeededSampler)
     monkeypatch.setattr(factory, "CachedTPE", optuna.samplers.TPESampler)
     assert light == [suggestion(study, number) for number in range(40, 44)]
     assert len({tuple(sorted(one.items())) for one in light}) == 4
@@ -101,7 +101,7 @@ def test_a_search_that_goes_on_takes_the_same_way(
         return asked
 
     light = search()
-    monkeypatch.setattr(factory, "_CachedAsk", factory._Ask)
+    monkeypatch.setattr(factory, "_SeededTPE", factory._SeededSampler)
     monkeypatch.setattr(factory, "CachedTPE", optuna.samplers.TPESampler)
     assert light == search()
 
@@ -116,7 +116,7 @@ def test_a_trial_that_changed_since_the_last_ask_is_seen_as_it_is_now(
         study._storage.set_trial_user_attr(trial._trial_id, promoted_key(10), "among the best")
     study._storage.set_trial_state_values(paused[0]._trial_id, TrialState.COMPLETE, [-1.0])
     after = suggestion(study, 40)
-    monkeypatch.setattr(factory, "_CachedAsk", factory._Ask)
+    monkeypatch.setattr(factory, "_SeededTPE", factory._SeededSampler)
     monkeypatch.setattr(factory, "CachedTPE", optuna.samplers.TPESampler)
     assert after == suggestion(study, 40) != before
     monkeypatch.setattr(history, "_COPIES", WeakKeyDictionary())

@@ -289,7 +289,7 @@ def test_a_file_system_without_locks_is_named(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(StorageError, match="on a file system that knows locks") as caught:
+    with pytest.raises(StorageError, match="on a file system that supports locks") as caught:
         Lease.acquire(tmp_path)
     assert caught.value.exit_code == 5
     assert read_lease(tmp_path) is None

@@ -9,18 +9,22 @@ import pytest
 
 from meanflow_tune.search.errors import StorageError, StudyChanged
 from meanflow_tune.search.store.manifest import (
-    DECIDING,
-    KEEPING,
+    BINDING_FIELDS,
+    HASHED_PARTS,
     MANIFEST_NAME,
+    NOTED_FIELDS,
+    UNHASHED_MODULES,
     Manifest,
+    check_terms,
     code_hash,
     compare,
     package_versions,
     part_hashes,
-    settle,
 )
 from tests.support.manifests import manifest
 from tests.support.paths import PACKAGE
+
+ALL_FIELDS = (*BINDING_FIELDS, *NOTED_FIELDS)
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -40,8 +44,8 @@ def test_an_unreadable_manifest_is_an_error(tmp_path: Path) -> None:
 
 
 def test_equal_terms_have_no_differences() -> None:
-    assert compare(manifest(), manifest()) == []  # made at different times
-    terms = settle(manifest(), manifest(), trials=3, accept=False)
+    assert compare(manifest(), manifest(), ALL_FIELDS) == []  # made at different times
+    terms = check_terms(manifest(), manifest(), trials=3, accept=False)
     terms.enforce()
     assert (terms.binding, terms.notes, terms.manifest.history) == ((), (), ())
 
@@ -65,35 +69,35 @@ def test_binding_terms_stop_a_resume_and_are_recorded_once_accepted(
     if not change.keys() & base.keys():
         old, new = new, old
         new = new.model_copy(update=change)
-    assert compare(old, new) == [sentence]
+    assert compare(old, new, ALL_FIELDS) == [sentence]
     with pytest.raises(StudyChanged) as caught:
-        settle(old, new, trials=3, accept=False).enforce()
+        check_terms(old, new, trials=3, accept=False).enforce()
     for part in (sentence, "another study name", "--accept-changes"):
         assert part in str(caught.value)
-    terms = settle(old, new, trials=3, accept=True)
+    terms = check_terms(old, new, trials=3, accept=True)
     terms.enforce()
     (entry,) = terms.manifest.history
     assert (entry.changes, entry.first_trial, entry.terms) == ((sentence,), 3, 1)
     assert terms.manifest.terms == 1
     # The next run has nothing to accept, and keeps what was.
-    again = settle(terms.manifest, new, trials=5, accept=True)
+    again = check_terms(terms.manifest, new, trials=5, accept=True)
     assert (again.manifest.terms, again.manifest.history) == (1, terms.manifest.history)
 
 
 def test_before_the_first_trial_everything_may_change() -> None:
-    terms = settle(manifest(), manifest(objective="gap@2"), trials=0, accept=False)
+    terms = check_terms(manifest(), manifest(objective="gap@2"), trials=0, accept=False)
     terms.enforce()
     assert terms.manifest.terms == 0
 
 
 def test_a_renamed_folder_is_never_accepted() -> None:
     with pytest.raises(StudyChanged, match="was made for study digits"):
-        settle(manifest(), manifest(study="other"), trials=3, accept=True)
+        check_terms(manifest(), manifest(study="other"), trials=3, accept=True)
 
 
 def test_how_to_search_may_change_freely_and_is_recorded() -> None:
     new = manifest(sampler="qmc", seed=4, trials=20, time_budget=60.0)
-    terms = settle(manifest(trials=8), new, trials=5, accept=False)
+    terms = check_terms(manifest(trials=8), new, trials=5, accept=False)
     terms.enforce()
     assert terms.notes == (
         "note: --sampler was tpe and is qmc",
@@ -116,7 +120,7 @@ def test_a_manifest_of_an_earlier_version_is_read_and_what_it_lacks_is_not_compa
     (tmp_path / MANIFEST_NAME).write_text(json.dumps(early))
     old = Manifest.read(tmp_path)
     assert old is not None
-    assert settle(old, manifest(trials=9), trials=3, accept=False).binding == ()
+    assert check_terms(old, manifest(trials=9), trials=3, accept=False).binding == ()
 
 
 def test_only_code_that_determines_numbers_binds(tmp_path: Path) -> None:
@@ -139,9 +143,9 @@ def test_only_code_that_determines_numbers_binds(tmp_path: Path) -> None:
 
 
 def test_every_part_that_is_named_is_there() -> None:
-    for part in DECIDING:
+    for part in HASHED_PARTS:
         assert (PACKAGE / part).is_dir() or (PACKAGE / f"{part}.py").is_file(), part
-    for module in KEEPING:
+    for module in UNHASHED_MODULES:
         assert (PACKAGE / f"{module}.py").is_file(), module
 
 

@@ -17,7 +17,7 @@ from meanflow_tune.search.objectives import Objectives, SearchObjective
 from meanflow_tune.search.space.distributions import draw_distributions, fit, holds
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.search.store.trials import IMPORTED_PARAMS, current_name, read_records
-from meanflow_tune.search.study.generations import Target, reasons, renew
+from meanflow_tune.search.study.generations import Target, make_generation, reasons
 from meanflow_tune.search.study.ledger import Ledger
 from tests.support import studies
 from tests.support.studies import BASELINES, NAME, OBJECTIVE, allow, make_ledger, run_all, run_job
@@ -87,7 +87,7 @@ def test_only_what_optuna_refuses_needs_a_generation(
     found = reasons(storage, NAME, target(suggest))
     assert len(found) == (reason is not None)
     assert reason is None or found[0].startswith(reason)
-    assert (renew(storage, NAME, target(suggest)) is None) == (reason is None)
+    assert (make_generation(storage, NAME, target(suggest)) is None) == (reason is None)
 
 
 def test_a_new_parameter_and_another_range_go_on_in_place(
@@ -99,7 +99,7 @@ def test_a_new_parameter_and_another_range_go_on_in_place(
         added = trial.suggest_float("added", 0.0, 1.0)
         return {"x": x, "kind": kind, "rate": added, "z": 0.0, "budget": {"images": 100}}
 
-    assert renew(storage, NAME, target(suggest, baselines={})) is None
+    assert make_generation(storage, NAME, target(suggest, baselines={})) is None
     run_all(make_ledger(tmp_path, storage, suggest=suggest, baselines={}))
     assert current_name(storage, NAME) == NAME
     assert "added" in records(storage)[-1].params
@@ -109,7 +109,7 @@ def test_everything_is_taken_over_under_its_number(storage: BaseStorage, tmp_pat
     before = records(storage)
     old = storage.get_all_trials(storage.get_study_id_from_name(NAME))
     wider = with_choices("plain", "bent", "dead", "new")
-    assert renew(storage, NAME, target(wider)) == 2
+    assert make_generation(storage, NAME, target(wider)) == 2
     assert current_name(storage, NAME) == f"{NAME}@2"
     assert records(storage) == before
     new = storage.get_all_trials(storage.get_study_id_from_name(f"{NAME}@2"))
@@ -121,7 +121,7 @@ def test_everything_is_taken_over_under_its_number(storage: BaseStorage, tmp_pat
         assert one.constraints.items() <= other.constraints.items()
     kind = new[0].distributions["kind"]
     assert kind == CategoricalDistribution(["plain", "bent", "dead", "new"])
-    assert renew(storage, NAME, target(wider)) is None  # and that is that
+    assert make_generation(storage, NAME, target(wider)) is None  # and that is that
     # The interrupted trial goes on with its configuration, and new ones may take the new choice.
     ledger = make_ledger(tmp_path, storage, suggest=wider, total=40, sampler="random")
     job = ledger.next()
@@ -139,7 +139,7 @@ def test_a_removed_choice_is_kept_beside_and_comes_back(storage: BaseStorage) ->
     assert any(record.params["kind"] == "bent" for record in before)
     only = with_choices("plain", "dead")
     baselines = {"plain": BASELINES["plain"]}
-    assert renew(storage, NAME, target(only, baselines)) == 2
+    assert make_generation(storage, NAME, target(only, baselines)) == 2
     trials = storage.get_all_trials(storage.get_study_id_from_name(f"{NAME}@2"))
     for trial, record in zip(trials, before, strict=True):
         bent = record.params["kind"] == "bent"
@@ -148,7 +148,7 @@ def test_a_removed_choice_is_kept_beside_and_comes_back(storage: BaseStorage) ->
             {"kind", "rate"} if bent else set()
         )
     assert records(storage) == before
-    assert renew(storage, NAME, target(studies.suggest)) == 3
+    assert make_generation(storage, NAME, target(studies.suggest)) == 3
     assert records(storage) == before
     trials = storage.get_all_trials(storage.get_study_id_from_name(f"{NAME}@3"))
     assert [trial.params for trial in trials] == [record.params for record in before]
@@ -173,10 +173,10 @@ def test_a_kill_while_a_generation_is_made_changes_nothing(
     wider = target(with_choices("plain", "bent", "dead", "new"))
     killed = open_storage(tmp_path / JOURNAL_NAME, fence)
     with pytest.raises(Killed):
-        renew(killed, NAME, wider)
+        make_generation(killed, NAME, wider)
     again = open_storage(tmp_path / JOURNAL_NAME, allow)
     assert current_name(again, NAME) == NAME
-    assert renew(again, NAME, wider) == 2
+    assert make_generation(again, NAME, wider) == 2
     assert records(again) == before
 
 
@@ -187,7 +187,7 @@ def test_another_objective_is_computed_from_the_stored_reports(
     pair = SearchObjective.parse("mean(gap@1,cost)", direction="maximize")
     with pytest.raises(StudyChanged):
         make_ledger(tmp_path, storage, objectives=pair)
-    assert renew(storage, NAME, target(studies.suggest, objective=pair)) == 2
+    assert make_generation(storage, NAME, target(studies.suggest, objective=pair)) == 2
     for record, old in zip(records(storage), before, strict=True):
         assert record.reports == old.reports
         last = old.reports[-1]
@@ -206,7 +206,7 @@ def test_an_objective_that_was_not_measured_is_refused_before_any_write(
 ) -> None:
     journal = (tmp_path / JOURNAL_NAME).read_bytes()
     with pytest.raises(StudyChanged, match=r"trial 0: metric 'gap@9'"):
-        renew(
+        make_generation(
             storage,
             NAME,
             target(studies.suggest, objective=SearchObjective.parse("gap@9")),
@@ -226,7 +226,7 @@ def test_a_baseline_in_other_words_stays_and_one_that_means_something_else_runs_
         "plain": BASELINES["plain"] | {"neutral": 0},  # gives what it gave
         "bent": BASELINES["bent"] | {"neutral": 1},
     }
-    assert renew(storage, NAME, target(suggest, baselines)) == 2
+    assert make_generation(storage, NAME, target(suggest, baselines)) == 2
     assert [record.baseline for record in records(storage)[:2]] == ["plain", None]
     ledger = make_ledger(tmp_path, storage, suggest=suggest, baselines=baselines)
     run_all(ledger)
@@ -245,7 +245,7 @@ def test_a_trial_that_was_never_asked_for_is_asked_under_the_new_space(tmp_path:
     with pytest.raises(Killed):
         run_all(make_ledger(tmp_path, storage, suggest=killed))
     wider = with_choices("plain", "bent", "dead", "new")
-    assert renew(storage, NAME, target(wider)) == 2
+    assert make_generation(storage, NAME, target(wider)) == 2
     ledger = make_ledger(tmp_path, storage, suggest=wider)
     job = ledger.next()
     assert job is not None

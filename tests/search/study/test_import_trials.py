@@ -13,14 +13,13 @@ from optuna.trial import FrozenTrial, TrialState
 from meanflow_tune.search.errors import StudyChanged
 from meanflow_tune.search.objectives import Objectives
 from meanflow_tune.search.space.distributions import Distributions, draw_distributions
-from meanflow_tune.search.store.manifest import Manifest
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.search.store.trials import IMPORTED, IMPORTED_PARAMS, read_records
-from meanflow_tune.search.study.generations import Target, count_trials, renew
+from meanflow_tune.search.study.generations import Target, count_trials, make_generation
 from meanflow_tune.search.study.import_trials import find_origin, import_study
 from meanflow_tune.search.study.relocate import open_study
 from tests.support import studies
-from tests.support.manifests import TERMS
+from tests.support.manifests import manifest
 from tests.support.studies import BASELINES, NAME, OBJECTIVE, allow, make_ledger, run_all
 
 OBJECTIVES = Objectives.of(OBJECTIVE)
@@ -79,9 +78,9 @@ def test_an_origin_in_a_database_is_found_by_its_manifest(
     moved, url = tmp_path / "moved" / NAME, f"sqlite:///{tmp_path / 'studies.db'}"
     shutil.copytree(origin, moved)
     open_study(moved, NAME, url, partial(open_storage, fence=allow))
-    Manifest.make(**TERMS | {"study": NAME}, study_storage=url).write(moved)
+    manifest(study=NAME, study_storage=url).write(moved)
     said: list[str] = []
-    here = Manifest.make(**TERMS | {"data_fingerprint": "other"})
+    here = manifest(data_fingerprint="other")
     assert import_study(storage, "new", moved, distributions(), OBJECTIVES, here, said.append) == 12
     assert said[0] == "note: in toy, the fingerprint of the data was f00 and is other here"
 
@@ -207,7 +206,7 @@ def test_a_generation_takes_imported_trials_along(origin: Path, storage: BaseSto
         return {"kind": kind, "x": trial.suggest_float("x", -1.0, 1.0)}
 
     pair = Objectives.parse("gap@1,cost")
-    assert renew(storage, "new", Target(pair, distributions(suggest), suggest)) == 2
+    assert make_generation(storage, "new", Target(pair, distributions(suggest), suggest)) == 2
     for trial, record in zip(trials(storage, "new@2"), records(origin), strict=True):
         assert trial.params == {name: record.params[name] for name in ("kind", "x")}
         last = record.reports[-1]

@@ -17,7 +17,7 @@ from meanflow_tune.search.pruning.rules import Rungs
 from meanflow_tune.search.store import storage
 from meanflow_tune.search.store.storage import (
     JOURNAL_NAME,
-    LOOSE_BYTES,
+    UNSYNCED_BYTES,
     open_storage,
     repair_journal,
 )
@@ -139,7 +139,7 @@ def test_lines_together_are_in_the_file_at_once_and_synced_at_the_end(
     made = open_storage(tmp_path / JOURNAL_NAME, allow)
     assert isinstance(made, storage.StudyJournal)
     study = optuna.create_study(storage=made, study_name=NAME)
-    with counted(monkeypatch, (os, "fsync")) as calls, made.together():
+    with counted(monkeypatch, (os, "fsync")) as calls, made.batch():
         number = made.create_new_trial(study._study_id)
         made.set_trial_user_attr(number, "a", 1)
         assert (tmp_path / JOURNAL_NAME).read_text().count("\n") == 3
@@ -149,7 +149,7 @@ def test_lines_together_are_in_the_file_at_once_and_synced_at_the_end(
         other.start()
         other.join()
         assert calls["fsync"] == 1
-        made.set_trial_user_attr(number, "c", "x" * LOOSE_BYTES)
+        made.set_trial_user_attr(number, "c", "x" * UNSYNCED_BYTES)
         assert calls["fsync"] == 2, "no more than this may be lost in a power cut"
         made.set_trial_user_attr(number, "d", 4)
     assert calls["fsync"] == 3
@@ -208,7 +208,7 @@ def test_zeros_of_a_power_cut_are_cut_with_what_follows_them(tmp_path: Path) -> 
     assert copy is not None
     assert journal.read_bytes() == sound
     # Further back they are damage of another kind, of lines that somebody was told of.
-    many = lines * (LOOSE_BYTES // len(sound) + 2)
+    many = lines * (UNSYNCED_BYTES // len(sound) + 2)
     damaged = b"".join([lines[0], bytes(40) + b"\n", *many])
     journal.write_bytes(damaged)
     with pytest.raises(StorageError, match="line 2 of"):

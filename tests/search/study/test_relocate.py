@@ -10,12 +10,11 @@ from optuna.storages import BaseStorage
 
 from meanflow_tune.records import Report
 from meanflow_tune.search.errors import LeaseLost, StorageError
-from meanflow_tune.search.store.manifest import Manifest
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
-from meanflow_tune.search.store.trials import here, read_records
+from meanflow_tune.search.store.trials import read_records, relocate_artifacts
 from meanflow_tune.search.study import relocate
 from meanflow_tune.search.study.relocate import find_study, open_study
-from tests.support.manifests import TERMS
+from tests.support.manifests import manifest
 from tests.support.studies import NAME, allow, make_ledger, run_all, run_job
 
 OPENED = partial(open_storage, fence=allow)
@@ -43,7 +42,7 @@ def url(tmp_path: Path) -> str:
 def bring(folder: Path, url: str | None, fence: Any = allow) -> BaseStorage:
     """What a driver does: open the study there, and write down where it is."""
     storage = open_study(folder, NAME, url, partial(open_storage, fence=fence))
-    Manifest.make(**TERMS | {"study": NAME}, study_storage=url).write(folder)
+    manifest(study=NAME, study_storage=url).write(folder)
     return storage
 
 
@@ -145,7 +144,7 @@ def test_readers_find_it_without_being_told(folder: Path, url: str, tmp_path: Pa
 def test_a_password_is_never_stored_and_must_be_given_again(folder: Path) -> None:
     shown = "postgresql://***@host/studies"
     (folder / JOURNAL_NAME).unlink()
-    Manifest.make(**TERMS | {"study": NAME}, study_storage=shown).write(folder)
+    manifest(study=NAME, study_storage=shown).write(folder)
     with pytest.raises(StorageError, match=r"is in postgresql://\*\*\*@host.*needs a password"):
         open_study(folder, NAME, None, OPENED)
 
@@ -183,12 +182,12 @@ def test_artifacts_are_found_where_the_folder_is_now(tmp_path: Path) -> None:
         "other": "/somewhere/else.png",
     }
     report = Report(100, {}, {}, 0.0, artifacts=paths)
-    moved = here(report, tmp_path / "toy" / "trials" / "00003")
+    moved = relocate_artifacts(report, tmp_path / "toy" / "trials" / "00003")
     assert moved.artifacts == {
         "samples": str(tmp_path / "toy/trials/00003/samples/100.npz"),
         "other": "/somewhere/else.png",
     }
-    same = here(moved, tmp_path / "toy" / "trials" / "00003")
+    same = relocate_artifacts(moved, tmp_path / "toy" / "trials" / "00003")
     assert same is moved
 
 
