@@ -198,7 +198,7 @@ def test_broken_trials_in_a_row_stop_the_search_with_status_3_and_the_reason(
     """Stock Tune.fit() goes on to the last trial and ends with status 0."""
     broken = Outcome("failed", "KeyError: 'x' (line 3)", deterministic=True)
     with pytest.raises(
-        UserError, match=r"3 trials in a row.*KeyError: 'x'.*same command"
+        UserError, match=r"3 consecutive failed trials.*KeyError: 'x'.*same command"
     ) as caught:
         run(tmp_path, monkeypatch, lambda number: broken)
     assert caught.value.status == 3
@@ -236,7 +236,7 @@ def test_a_row_of_trials_that_broke_off_stops_the_search_with_all_of_them_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = Outcome("failed", "broke off 4 times: rank 0: ConnectionResetError")
-    with pytest.raises(UserError, match=r"3 trials in a row.*ConnectionResetError") as caught:
+    with pytest.raises(UserError, match=r"3 consecutive failed trials.*ConnectionResetError") as caught:
         run(tmp_path, monkeypatch, lambda number: gone)
     assert caught.value.status == 3
     status, _ = run(tmp_path, monkeypatch, lambda number: Outcome("completed"))

@@ -1,4 +1,4 @@
-"""The pruner: decisions at rungs and promotions, out of what the study holds and nothing else."""
+"""The pruner: decisions at rungs and promotions, functions of the stored trials alone."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,12 +21,12 @@ from meanflow_tune.search.store.trials import (
 
 
 class Pruner:
-    """rungs: None where nothing stops; repeats: seeds on which a survivor of the last rung is repeated."""
+    """rungs: None without early stopping; repeats: further seeds for survivors of the last rung."""
 
     def __init__(self, rungs: Rungs | None, objectives: Objectives, repeats: int) -> None:
         self._rungs, self._repeats = rungs, repeats
         self._directions = objectives.directions
-        self._look = TrialCache(_TrialRungs)
+        self._rungs_of = TrialCache(_TrialRungs)
         if rungs is not None:
             rungs.check(self._directions)
 
@@ -36,52 +36,54 @@ class Pruner:
         return self._rungs is not None and self._rungs.pauses
 
     def initial_attrs(self, seed: int, number: int, is_baseline: bool) -> dict[str, Any]:
-        """Attributes that a trial has from the start, where they differ from the usual."""
-        results: dict[str, Any] = {}
+        """The attributes of a new trial that differ from their defaults."""
+        attrs: dict[str, Any] = {}
         if self._rungs is not None:
             if not is_baseline and self._rungs.is_protected(seed, number):
-                results[PROTECTED] = True
+                attrs[PROTECTED] = True
             if self._rungs.bracket(number):
-                results[BRACKET] = self._rungs.bracket(number)
-        return results
+                attrs[BRACKET] = self._rungs.bracket(number)
+        return attrs
 
     def decision(
         self, trial: FrozenTrial, report: Report, values: Values, trials: Iterable[FrozenTrial]
     ) -> Decision:
-        """Of `trial` with the objectives `values` in a report that is not stored yet."""
+        """The decision on `trial` after a report, not stored yet, with the objectives `values`."""
         if report.repeat:
             return Decision(True, f"repeat {report.repeat} with {show(values)}")
         history = [stored_values(entry) for entry in stored_reports(trial).values()]
         own = RungResult(trial.number, (*history, values))
         if report.images >= last_rung(trial.user_attrs[CONFIG]):
-            return self._at_the_last(own, _results(self._look.each(trials), report.images, None))
+            return self._at_the_last(
+                own, _results(self._rungs_of.each(trials), report.images, None)
+            )
         if self._rungs is None:
             return Decision(True, "trials are not stopped early in this search")
         bracket = trial.user_attrs.get(BRACKET, 0)
-        peers = _results(self._look.each(trials), report.images, bracket)
+        peers = _results(self._rungs_of.each(trials), report.images, bracket)
         results = [*_others(peers, own), own]
         decision = self._rungs.decide(results, own.number, self._directions)
         spared = None if decision.go_on else self._spared(trial, report.images, self._rungs)
         return Decision(True, f"{decision.reason}, but {spared}") if spared else decision
 
     def promotion(self, trials: list[FrozenTrial]) -> tuple[int, int, str] | None:
-        """The paused trial that is to go on, at how many images, and why; late rungs come first."""
+        """The paused trial to promote, at how many images, and the reason; late rungs come first."""
         if self._rungs is None or not self._rungs.pauses:
             return None
-        seen = self._look.each(trials)
+        rungs = self._rungs_of.each(trials)
         waiting: dict[tuple[int, int], list[int]] = {}
-        for trial in seen:
+        for trial in rungs:
             if trial.paused_at is not None:
                 waiting.setdefault((trial.paused_at, trial.bracket), []).append(trial.number)
-        for images, bracket in sorted(waiting, key=lambda place: (-place[0], place[1])):
-            results = _results(seen, images, bracket)
+        for images, bracket in sorted(waiting, key=lambda rung: (-rung[0], rung[1])):
+            results = _results(rungs, images, bracket)
             found = self._rungs.find_promotion(results, waiting[images, bracket], self._directions)
             if found is not None:
                 return found[0], images, found[1]
         return None
 
     def _spared(self, trial: FrozenTrial, images: int, rungs: Rungs) -> str | None:
-        """Why a trial that is not among the best goes on all the same; None where it does not."""
+        """Why a trial that is not among the best continues; None where it does not."""
         if BASELINE in trial.user_attrs:
             return "a baseline is never stopped"
         if trial.user_attrs.get(PROTECTED):
@@ -94,7 +96,7 @@ class Pruner:
         return None
 
     def _at_the_last(self, own: RungResult, results: list[RungResult]) -> Decision:
-        """At the last rung nothing stops; the decision says whether the repeats are made."""
+        """At the last rung nothing stops; the decision is about the repeats."""
         text = f"the last rung, with {show(own.values)}"
         if not self._repeats:
             return Decision(True, text)
@@ -109,7 +111,7 @@ class Pruner:
 
 
 def last_rung(config: Mapping[str, Any]) -> float:
-    """Images at the end of a trial's budget, in whole batches; infinite where none is declared."""
+    """Images at the end of a trial's budget, in whole batches; infinite without a budget."""
     budget = config.get("budget")
     if not isinstance(budget, Mapping) or "images" not in budget:
         return float("inf")
@@ -118,7 +120,7 @@ def last_rung(config: Mapping[str, Any]) -> float:
 
 
 class _TrialRungs:
-    """What the pruner looks at in a trial. results: images of each rung that it has reported -> its mark."""
+    """The rungs of a trial. results: images of each reported rung -> its result."""
 
     def __init__(self, trial: FrozenTrial) -> None:
         self.number = trial.number
@@ -132,7 +134,7 @@ class _TrialRungs:
 
 
 def _results(trials: Iterable[_TrialRungs], images: int, bracket: int | None) -> list[RungResult]:
-    """The results of all trials that have reported at a rung, of one bracket or (None) of all."""
+    """The results at a rung, of the trials of one bracket or (None) of all."""
     return [
         trial.results[images]
         for trial in trials

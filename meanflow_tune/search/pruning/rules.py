@@ -1,4 +1,4 @@
-"""Early stopping as pure functions of the values that the study holds."""
+"""Early stopping as pure functions of stored values."""
 
 import bisect
 import math
@@ -20,7 +20,7 @@ Values = tuple[float, ...]
 
 @dataclass(frozen=True)
 class RungResult:
-    """What a trial has shown by a rung: its number, and its objectives at this rung and before."""
+    """A trial at a rung: its number, and its objectives at its rungs up to this one."""
 
     number: int
     history: tuple[Values, ...]
@@ -33,16 +33,16 @@ class RungResult:
 class Rungs(Settings):
     """When trials stop early.
 
-    asha: at every rung the best 1/reduction of the trials of a bracket go on (Li et al., "A System for
-    Massively Parallel Hyperparameter Tuning", 2020). With promotion the others are paused, and go on
-    once they are among the best after all, as in the paper; without, they end.
+    asha: at every rung the best 1/reduction of the trials of a bracket continue (Li et al., "A System
+    for Massively Parallel Hyperparameter Tuning", 2020). With promotion the others are paused, and
+    continue once they are among the best, as in the paper; without promotion they end.
     median: a trial ends when its best value so far is worse than the median of the others' means up to
     this rung (Golovin et al., "Google Vizier", 2017).
 
-    min_peers: with fewer values than this at a rung, every trial goes on; grace: images before which
-    nothing stops; brackets: the k-th, counted from 0, spares the first k rungs after the grace, and
-    compares only its own trials; protect: share of proposed trials that are never stopped, without
-    which only survivors would show whether a rung predicts the end.
+    min_peers: with fewer values than this at a rung, every trial continues; grace: images before which
+    nothing stops; brackets: the k-th, counted from 0, skips the first k rungs after the grace, and
+    compares only its own trials; protect: share of proposed trials that are never stopped, so that
+    not only survivors show whether a rung predicts the end.
     """
 
     kind: Literal["asha", "median"] = "asha"
@@ -59,19 +59,19 @@ class Rungs(Settings):
         return self.kind == "asha" and self.promotion
 
     def check(self, directions: Sequence[Direction]) -> None:
-        """Raise ValueError where the rule cannot judge by so many objectives."""
+        """Raise ValueError where the rule does not support this number of objectives."""
         if self.kind == "median" and len(directions) > 1:
             raise ValueError(
-                f"--scheduler median: its rule knows one objective, but there are {len(directions)};"
-                " take asha or none"
+                f"--scheduler median: its rule supports one objective, but there are"
+                f" {len(directions)}; use asha or none"
             )
 
     def bracket(self, number: int) -> int:
-        """The bracket of a trial: they take turns."""
+        """The bracket of a trial; brackets alternate."""
         return number % self.brackets
 
     def is_protected(self, seed: int, number: int) -> bool:
-        """Whether a proposed trial is drawn to be never stopped, a function of search seed and number."""
+        """Whether a proposed trial is drawn to be never stopped, from search seed and number."""
         return draw_seed(seed, number, "protect") < self.protect * 2**32
 
     def decide(
@@ -80,17 +80,17 @@ class Rungs(Settings):
         number: int,
         directions: Sequence[Direction] = ("minimize",),
     ) -> Decision:
-        """Pruner trial `number` among all results at a rung, one a trial of the bracket, its own too.
+        """The decision on trial `number`. results: one per trial of the bracket, its own included.
 
-        Ties go on. Several objectives are ranked by non-dominated fronts, and within a front by
+        Ties continue. Several objectives are ranked by non-dominated fronts, and within a front by
         crowding distance (Deb et al., NSGA-II, 2002).
 
         Raises:
-            ValueError: the trial has no mark.
+            ValueError: the trial has no result.
         """
         own = next((mark for mark in results if mark.number == number), None)
         if own is None:
-            raise ValueError(f"results must contain the trial's own, but {number} has none")
+            raise ValueError(f"results must contain the trial's own, but trial {number} has none")
         count = len(results)
         needed = max(self.min_peers, math.ceil(self.reduction) if self.kind == "asha" else 2)
         if self.kind == "median":
@@ -101,11 +101,11 @@ class Rungs(Settings):
             return Decision(True, f"{text}; nothing is stopped before {needed} values")
         keep = self.survivor_count(count)
         if place < keep:
-            return Decision(True, f"{text}; the best {keep} go on")
-        return Decision(False, f"{text}; only the best {keep} go on")
+            return Decision(True, f"{text}; the best {keep} continue")
+        return Decision(False, f"{text}; only the best {keep} continue")
 
     def survivor_count(self, count: int) -> int:
-        """How many of `count` trials at a rung go on."""
+        """How many of `count` trials at a rung continue."""
         return max(1, math.floor(count / self.reduction))
 
     def find_promotion(
@@ -114,7 +114,7 @@ class Rungs(Settings):
         paused: Sequence[int],
         directions: Sequence[Direction] = ("minimize",),
     ) -> tuple[int, str] | None:
-        """The best of the `paused` trials of a rung that is among those that go on by now, and why."""
+        """The best of the `paused` trials of a rung that is now among those that continue, and why."""
         if not paused or len(results) < max(self.min_peers, math.ceil(self.reduction)):
             return None
         keep = self.survivor_count(len(results))
@@ -128,7 +128,7 @@ class Rungs(Settings):
             return None
         place, mark = min(found, key=lambda entry: (entry[0], entry[1].number))
         text = f"place {place + 1} of {len(results)} at this rung with {show(mark.values)}"
-        return mark.number, f"{text}; promoted, since by now the best {keep} go on"
+        return mark.number, f"{text}; promoted, since the best {keep} now continue"
 
     def _against_median(
         self,
@@ -152,7 +152,7 @@ class Rungs(Settings):
 
 
 def _places(results: Sequence[RungResult], directions: Sequence[Direction]) -> list[int]:
-    """How many results are better than each; equal values share a place where there is one objective."""
+    """How many results are better than each; with one objective equal values share a place."""
     if len(directions) > 1:
         return places([mark.values for mark in results], directions)
     sign = 1.0 if directions[0] == "minimize" else -1.0
@@ -162,6 +162,6 @@ def _places(results: Sequence[RungResult], directions: Sequence[Direction]) -> l
 
 
 def show(values: Values) -> str:
-    """0.0712, or (0.0712, 3.1) where there are several objectives."""
+    """0.0712, or (0.0712, 3.1) for several objectives."""
     listed = ", ".join(f"{value:.6g}" for value in values)
     return listed if len(values) == 1 else f"({listed})"

@@ -1,9 +1,9 @@
-"""A new generation of a study: where Optuna cannot change one in place, another takes its trials over.
+"""Generations of a study: a new one takes over all trials where Optuna cannot change a study in place.
 
 Optuna refuses other choices, another kind or another scale of a parameter under the same name, and
-other objectives in the same study. A generation is a study of its own, NAME@k, that begins with all
-trials of the one before: the same numbers, states, reports and decisions. It counts once it is
-complete (`current`); the one before stays as it was.
+other objectives in the same study. A generation is a separate study, NAME@k, that starts with all
+trials of the previous one: the same numbers, states, reports and decisions. It counts once it is
+complete (`current_generation`); the previous one does not change.
 """
 
 import copy
@@ -43,19 +43,17 @@ from meanflow_tune.search.study.ledger import FIXED, plain
 from meanflow_tune.search.study.writer import OBJECTIVE
 
 FORMER_BASELINE = "former_baseline"
-# What a trial's system attributes keep: the rest is the memory of a sampler about another space.
-_KEPT = (FIXED,)
-SAY_SECONDS = 10.0  # between two messages of a long copy
+SAY_SECONDS = 10.0  # between progress messages of a long copy
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a study shall be able to go on with.
+    """What a study must be able to continue with.
 
-    distributions: parameters of the space, None where they are as they were; suggest: configuration of a
-    trial; baselines: name -> parameters.
+    distributions: of the space's parameters, None for unchanged ones; suggest: returns the
+    configuration of a trial; baselines: name -> parameters.
     """
 
     objectives: Objectives
@@ -65,30 +63,30 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Count:
-    """Trials of a study's own: all of them, and those that can still run."""
+class TrialCount:
+    """Trials of a study that are not imported: all of them, and the unfinished ones."""
 
     all: int
     unfinished: int
 
 
-def count_trials(storage: BaseStorage, name: str) -> Count:
-    """How many trials a search has, without those that it imported; none where there is no study."""
+def count_trials(storage: BaseStorage, name: str) -> TrialCount:
+    """How many trials a search has, imported ones excluded; 0 where there is no study."""
     stored = current_name(storage, name)
     try:
         study_id = storage.get_study_id_from_name(stored)
     except KeyError:
-        return Count(0, 0)
+        return TrialCount(0, 0)
     own = [
         trial
         for trial in storage.get_all_trials(study_id, deepcopy=False)
         if IMPORTED not in trial.user_attrs
     ]
-    return Count(len(own), sum(not trial.state.is_finished() for trial in own))
+    return TrialCount(len(own), sum(not trial.state.is_finished() for trial in own))
 
 
 def reasons(storage: BaseStorage, name: str, target: Target) -> list[str]:
-    """Why the current generation of a study cannot go on in place; empty where it can."""
+    """Why the current generation of a study cannot continue in place; empty where it can."""
     stored = stored_name(name, current_generation(storage, name))
     try:
         study = optuna.load_study(study_name=stored, storage=storage)
@@ -112,12 +110,12 @@ def reasons(storage: BaseStorage, name: str, target: Target) -> list[str]:
 def make_generation(
     storage: BaseStorage, name: str, target: Target, say: Callable[[str], None] = log.info
 ) -> int | None:
-    """Make a new generation where one is needed; returns its number, None where it is not.
+    """Make a new generation where one is needed; returns its number, or None.
 
-    Repeats nothing after a kill: what was not complete is deleted and made again.
+    An incomplete generation, left by a kill, is deleted and made again.
 
     Raises:
-        StudyChanged: a trial did not measure what the objective needs.
+        StudyChanged: a trial lacks a metric of the new objectives.
     """
     why = reasons(storage, name, target)
     if not why:
@@ -125,18 +123,21 @@ def make_generation(
     now = current_generation(storage, name)
     source = optuna.load_study(study_name=stored_name(name, now), storage=storage)
     trials = source.get_trials(deepcopy=False)
-    # All are made before the first write, so that a refusal leaves nothing behind.
-    made = [_taken_over(trial, target) for trial in trials]
-    fresh = stored_name(name, now + 1)
-    say(f"the study goes on as generation {now + 1} with its {len(made)} trials: {'; '.join(why)}")
-    if fresh in optuna.get_all_study_names(storage):  # left by a kill
-        storage.delete_study(storage.get_study_id_from_name(fresh))
+    # All trials are converted before the first write, so that an error leaves nothing behind.
+    converted = [_convert(trial, target) for trial in trials]
+    stored = stored_name(name, now + 1)
+    say(
+        f"the study continues as generation {now + 1} with its {len(converted)} trials:"
+        f" {'; '.join(why)}"
+    )
+    if stored in optuna.get_all_study_names(storage):  # left by a kill
+        storage.delete_study(storage.get_study_id_from_name(stored))
     directions = [StudyDirection[d.upper()] for d in target.objectives.directions]
-    study_id = storage.create_new_study(directions, fresh)
+    study_id = storage.create_new_study(directions, stored)
     for key, value in source.user_attrs.items():
         if key not in (READY, OBJECTIVE):
             storage.set_study_user_attr(study_id, key, value)
-    add_trials(storage, study_id, made, say)
+    add_trials(storage, study_id, converted, say)
     storage.set_study_user_attr(study_id, READY, True)
     return now + 1
 
@@ -144,20 +145,19 @@ def make_generation(
 def add_trials(
     storage: BaseStorage, study_id: int, trials: Sequence[FrozenTrial], say: Callable[[str], None]
 ) -> None:
-    """Append trials as they are; their numbers follow from the order."""
-    told = time.monotonic()
+    """Append trials unchanged; their numbers follow from the order."""
+    last = time.monotonic()
     for index, trial in enumerate(trials, start=1):
         storage.create_new_trial(study_id, template_trial=trial)
-        if time.monotonic() - told > SAY_SECONDS:
-            told = time.monotonic()
-            say(f"{index} of {len(trials)} trials are copied")
+        if time.monotonic() - last > SAY_SECONDS:
+            last = time.monotonic()
+            say(f"{index} of {len(trials)} trials copied")
 
 
 def recompute_values(entry: Mapping[str, Any], objectives: Objectives) -> dict[str, Any]:
-    """A stored report with the values of other objectives; its decision is history and stays.
+    """A stored report with the values of other objectives and its original decision.
 
-    Raises:
-        ValueError: the report lacks a metric.
+    Raises ValueError where the report lacks a metric.
     """
     values = objectives.values(Report(**entry["report"]))
     single = values[0] if len(values) == 1 else None
@@ -167,13 +167,10 @@ def recompute_values(entry: Mapping[str, Any], objectives: Objectives) -> dict[s
 def stored_results(
     state: TrialState, reports: Sequence[Report], objectives: Objectives
 ) -> tuple[dict[int, float], list[float] | None]:
-    """What Optuna holds of a trial with these reports: intermediate values and final ones.
+    """Optuna's intermediate and final values of a trial with these reports.
 
-    Intermediate values where there is one objective; final ones of a complete trial, and with one
-    objective of a pruned one too.
-
-    Raises:
-        ValueError: a report lacks a metric.
+    Intermediate values exist for a single objective only; final ones for complete trials, and with a
+    single objective for pruned ones too. Raises ValueError where a report lacks a metric.
     """
     values = {report.images: objectives.values(report) for report in reports}
     single = objectives.single is not None
@@ -183,7 +180,7 @@ def stored_results(
 
 
 def constraints_of(trial: FrozenTrial) -> dict[str, float]:
-    """System attributes with all constraints of a trial; those of an earlier version are held."""
+    """System attributes with all constraints of a trial; one that it lacks is satisfied (0)."""
     return {f"constraints:{name}": trial.constraints.get(name, 0.0) for name in INFEASIBLE}
 
 
@@ -192,10 +189,10 @@ def _same_objectives(study: optuna.Study, made_for: Any, objectives: Objectives)
     return bool(made_for[0] == str(objectives) and directions == objectives.directions)
 
 
-def _taken_over(trial: FrozenTrial, target: Target) -> FrozenTrial:
-    made = copy.deepcopy(trial)
+def _convert(trial: FrozenTrial, target: Target) -> FrozenTrial:
+    new = copy.deepcopy(trial)
     if target.distributions is not None:
-        _move_params(made, trial, target)
+        _convert_params(new, trial, target)
     stored = [entry["report"] for entry in stored_reports(trial).values()]
     stored += trial.user_attrs.get(IMPORTED_REPORTS, {}).values()
     reports = [Report(**report) for report in stored]
@@ -206,45 +203,45 @@ def _taken_over(trial: FrozenTrial, target: Target) -> FrozenTrial:
         repeats = {
             k: recompute_values(e, target.objectives) for k, e in stored_repeats(trial).items()
         }
-        made.intermediate_values, made.values = stored_results(
+        new.intermediate_values, new.values = stored_results(
             trial.state, reports, target.objectives
         )
     except ValueError as error:
         raise StudyChanged(
             f"trial {trial.number}: {error}; keep the objective, or give the search another study name"
         ) from None
-    made.user_attrs |= {rung_key(images): entry for images, entry in entries.items()}
-    made.user_attrs |= {f"{REPEAT_PREFIX}{k}": entry for k, entry in repeats.items()}
-    return made
+    new.user_attrs |= {rung_key(images): entry for images, entry in entries.items()}
+    new.user_attrs |= {f"{REPEAT_PREFIX}{k}": entry for k, entry in repeats.items()}
+    return new
 
 
-def _move_params(made: FrozenTrial, trial: FrozenTrial, target: Target) -> None:
+def _convert_params(new: FrozenTrial, trial: FrozenTrial, target: Target) -> None:
     assert target.distributions is not None
-    attrs, system = made.user_attrs, made.system_attrs
-    made.system_attrs = {
-        key: value for key, value in system.items() if key in _KEPT or key.endswith(":generation")
+    attrs, system = new.user_attrs, new.system_attrs
+    new.system_attrs = {
+        key: value for key, value in system.items() if key == FIXED or key.endswith(":generation")
     }
     if trial.constraints:
-        made.system_attrs |= constraints_of(trial)
-    # One killed in the middle of its ask is asked anew, wholly under the new space.
+        new.system_attrs |= constraints_of(trial)
+    # A trial without a configuration, left by a kill, is drawn again from the new space.
     params = all_params(trial) if CONFIG in attrs or IMPORTED in attrs else {}
     baseline = target.baselines.get(attrs.get(BASELINE, ""))
-    if baseline is not None and baseline != made.system_attrs.get(FIXED):
-        if CONFIG not in attrs or _gives(target, baseline, attrs[CONFIG]):
-            # Still the same baseline, only put in other words.
-            made.system_attrs[FIXED] = dict(baseline)
+    if baseline is not None and baseline != new.system_attrs.get(FIXED):
+        if CONFIG not in attrs or _has_config(target, baseline, attrs[CONFIG]):
+            # The same configuration, with other parameters.
+            new.system_attrs[FIXED] = dict(baseline)
             params = dict(baseline) if CONFIG in attrs else {}
         else:
-            # The space means something else by this name, and runs it anew.
+            # The name now stands for another configuration, which is run as a new trial.
             attrs[FORMER_BASELINE] = attrs.pop(BASELINE)
     fitted = fit(params, target.distributions)
-    made.params, made.distributions = fitted.params, fitted.distributions
+    new.params, new.distributions = fitted.params, fitted.distributions
     attrs.pop(IMPORTED_PARAMS, None)
     if fitted.left_out:
         attrs[IMPORTED_PARAMS] = fitted.left_out
 
 
-def _gives(target: Target, params: Mapping[str, Any], config: Any) -> bool:
+def _has_config(target: Target, params: Mapping[str, Any], config: Any) -> bool:
     assert target.suggest is not None
     return json.dumps(plain(freeze(target.suggest, params)), sort_keys=True) == json.dumps(
         config, sort_keys=True

@@ -1,7 +1,7 @@
-"""A warm start: finished trials of another study, as the first trials of a new one.
+"""Warm starts: finished trials of another study as the first trials of a new one.
 
-They are there for the sampler only: marked `imported_from`, they count for no total, no rung and no
-best, since they have neither a checkpoint nor a picture here, and were trained on other terms.
+Only the sampler uses them: with the attribute `imported_from` they count for no total, no rung and no
+best, since they have no files here, and were trained under other terms.
 """
 
 import logging
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 def find_origin(text: str, storage: Path) -> Path:
-    """The folder of `--import-study`: STUDY of the same storage folder, or FOLDER/STUDY.
+    """The folder that `--import-study` names: STUDY in the same storage folder, or FOLDER/STUDY.
 
     Raises:
         StudyChanged: there is no such folder.
@@ -63,14 +63,14 @@ def import_study(
     terms: Manifest | None = None,
     say: Callable[[str], None] = log.info,
 ) -> int:
-    """Add the finished trials of the study in folder `origin`; returns how many were added now.
+    """Add the finished trials of the study in folder `origin`; returns how many were added.
 
-    Repeated, or gone on with after a kill, it adds each trial once. terms: of this search, to say
-    how those of the origin differ.
+    Repeated, also after a kill, it adds each trial once. terms: of this search, to list how those of
+    the origin differ.
 
     Raises:
-        StudyChanged: the study has trials of its own, or imported another one; no parameter of the
-            origin fits the space; a trial of it did not measure what the objectives need.
+        StudyChanged: the study already has its own trials, or imported another study; no parameter of
+            the origin fits the space; one of its trials lacks a metric of the objectives.
         StorageError: the origin cannot be read.
     """
     stored = current_name(storage, name)
@@ -85,25 +85,25 @@ def import_study(
         own = [trial for trial in trials if IMPORTED not in trial.user_attrs]
         sources = {trial.user_attrs[IMPORTED]["study"] for trial in trials if trial not in own}
         if done is not None or own or sources - {origin.name}:
-            what = f"imported {done or ', '.join(sources)}" if done or sources else "began"
+            what = f"imported {done or ', '.join(sources)}" if done or sources else "has trials"
             raise StudyChanged(
                 f"--import-study {origin.name}: study {name} already {what}, and an import comes"
-                " before the first trial; leave it out, or give the search another study name"
+                " before the first trial; omit it, or give the search another study name"
             )
         present = {trial.user_attrs[IMPORTED]["number"] for trial in trials}
-    _tell_differences(origin, terms, say)
+    _list_differences(origin, terms, say)
     source = open_storage(find_study(origin, None))
     finished = [
         trial
         for trial in _trials(source, origin.name)
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and CONFIG in trial.user_attrs
     ]
-    made = [_imported(trial, origin.name, distributions, objectives) for trial in finished]
-    fitting = [trial for trial in made if trial.params]
+    converted = [_convert(trial, origin.name, distributions, objectives) for trial in finished]
+    fitting = [trial for trial in converted if trial.params]
     if not fitting:
         raise StudyChanged(
             f"--import-study {origin.name}: none of its {len(finished)} finished trials has a"
-            " parameter that fits the space; leave it out"
+            " parameter that fits the space; omit it"
         )
     if study_id is None:
         directions = [StudyDirection[d.upper()] for d in objectives.directions]
@@ -112,7 +112,7 @@ def import_study(
     add_trials(storage, study_id, missing, say)
     storage.set_study_user_attr(study_id, DONE, origin.name)
     left_out = sorted({key for t in fitting for key in t.user_attrs.get(IMPORTED_PARAMS, {})})
-    without = f"; without what does not fit: {', '.join(left_out)}" if left_out else ""
+    without = f"; parameters that do not fit: {', '.join(left_out)}" if left_out else ""
     say(f"imported {len(fitting)} of {len(finished)} finished trials of {origin.name}{without}")
     return len(missing)
 
@@ -127,7 +127,7 @@ def _trials(source: BaseStorage, name: str) -> list[FrozenTrial]:
     return source.get_all_trials(study_id)
 
 
-def _imported(
+def _convert(
     trial: FrozenTrial, origin: str, distributions: Distributions, objectives: Objectives
 ) -> FrozenTrial:
     fitted = fit(all_params(trial), distributions)
@@ -137,13 +137,13 @@ def _imported(
         intermediate, values = stored_results(trial.state, reports, objectives)
     except ValueError as error:
         raise StudyChanged(
-            f"--import-study {origin}: trial {trial.number}: {error}; leave the import out, or search"
-            " for what that study measured"
+            f"--import-study {origin}: trial {trial.number}: {error}; omit the import, or use"
+            " objectives that study measured"
         ) from None
     attrs: dict[str, Any] = {
         IMPORTED: {"study": origin, "number": trial.number},
         IMPORTED_CONFIG: trial.user_attrs[CONFIG],
-        # Not as its own, so that they count at no rung; for another objective they are read again.
+        # Not under the keys of reports, so that they count at no rung; other objectives need them.
         IMPORTED_REPORTS: {str(images): entry["report"] for images, entry in entries.items()},
     }
     if fitted.left_out:
@@ -164,7 +164,7 @@ def _imported(
     )
 
 
-def _tell_differences(origin: Path, terms: Manifest | None, say: Callable[[str], None]) -> None:
+def _list_differences(origin: Path, terms: Manifest | None, say: Callable[[str], None]) -> None:
     theirs = Manifest.read(origin)
     if theirs is None or terms is None:
         return

@@ -1,11 +1,11 @@
 """The ledger: the only writer of a study.
 
-Every step is one line of the journal, or a first line that says what will be done and later lines
-that do it, which opening the study completes. So a kill anywhere loses nothing and repeats nothing:
+Every step is one line of the journal, or an intention in one line and its effects in later lines,
+which are completed when the study is opened again. So a kill loses nothing and repeats nothing:
 
-- a trial is asked for parameter by parameter; the seeds depend on what is drawn (`samplers`);
-- a report is stored with its value and its decision in one line, and a repeat gets the same decision;
-- an outcome is stored before it is told, and a decision "stop" is carried out when the worker cannot.
+- the parameters of a trial are stored one by one, and each has its own seed (`samplers`);
+- a report is stored with its value and decision in one line; a repeated report gets the same decision;
+- an outcome is stored before Optuna is told; a stop that a killed worker missed is completed.
 """
 
 import json
@@ -42,7 +42,6 @@ from meanflow_tune.search.store.trials import (
     PAUSED,
     TERMS,
     TrialCache,
-    best_record,
     decision_at,
     paused_at,
     promoted_key,
@@ -54,22 +53,20 @@ from meanflow_tune.search.store.trials import (
 )
 from meanflow_tune.search.study.writer import StudyWriter
 
-# In so many drivers a trial may break off by failures of the machines before it has failed itself.
+# Drivers in which machine failures may use up a trial's retries before the trial counts as failed.
 MAX_DRIVERS = 2
-FIXED = "fixed_params"  # where Optuna keeps the parameters of an enqueued trial
+FIXED = "fixed_params"  # system attribute with the parameters of an enqueued trial
 
 
 class Ledger:
-    """One driver's hold on one study. Methods may be called from any thread, one at a time runs.
+    """The study of one driver. Methods may be called from any thread and run one at a time.
 
-    suggest: gives a configuration (a dict, or anything with `to_dict`) for an Optuna trial.
-    baselines: name -> parameters, handed out first, in this order. total: number of trials in all.
-    fence: called before every write; raises when the lease is lost. epoch: the lease's, for jobs.
-    startup_trials: finished trials before a sampler models anything. repeats: whole runs on further
-    seeds that a survivor of the last rung makes. max_failures: the search stops after so many trials
-    in a row that failed deterministically. terms: index of the manifest's terms, kept with trials.
-
-    rolled_forward: numbers of the trials whose end an earlier driver left to this one.
+    suggest: returns the configuration (a dict, or an object with `to_dict`) of an Optuna trial.
+    baselines: name -> parameters, run first, in this order. total: number of trials, baselines
+    included. fence: called before every write; raises when the lease is lost. epoch: the lease's, for
+    jobs. startup_trials: finished trials before a sampler models anything. repeats: number of whole
+    runs on further seeds for each survivor of the last rung. max_failures: number of consecutive
+    failed trials that stops the search. terms: index of the manifest's terms, stored with new trials.
     """
 
     def __init__(
@@ -106,30 +103,29 @@ class Ledger:
         self._max_failures = max_failures
         self._terms = terms
         self._lock = threading.RLock()
-        self._handed: set[int] = set()
+        self._active: set[int] = set()
         self._failures = 0
         self._record = TrialCache(lambda trial: to_record(trial, self._name, self._folder))
         make_sampler(sampler, seed, 0, startup_trials)  # refuse an unknown kind before any write
         self._writer = StudyWriter(storage, study_name, self.objectives, fence)
         self._check_baselines()
-        self.rolled_forward = self._roll_forward()
+        self._recover()
 
     def next(self) -> Job | None:
-        """The next trial to run, None when there is none to hand out now.
+        """The next trial to run; None when there is none at the moment.
 
-        Unfinished trials of earlier drivers come first, then paused ones that are among the best by
-        now, then baselines, then new ones.
+        In this order: unfinished trials of earlier drivers, promoted trials, baselines, new trials.
 
         Raises:
-            SpaceError: the space gave an unusable configuration.
-            LeaseLost: another driver took the study over.
+            SpaceError: the space returned an unusable configuration.
+            LeaseLost: another driver took over the study.
         """
         with self._lock:
             with self._writer.batch():
                 self._writer.check()
                 job = self._next()
             if job is not None:
-                self._handed.add(job.number)
+                self._active.add(job.number)
             return job
 
     def _next(self) -> Job | None:
@@ -149,7 +145,7 @@ class Ledger:
         return self._job(self._writer.ask())
 
     def exhausted(self) -> bool:
-        """Whether `next` gives None from now on, provided that no trial is running."""
+        """Whether `next` returns None from now on, provided that no trial is running."""
         with self._lock:
             trials = self._writer.trials()
             return (
@@ -160,14 +156,13 @@ class Ledger:
             )
 
     def record(self, number: int, report: Report) -> Decision:
-        """Store what a trial reported at a rung, and decide whether it goes on.
+        """Store a trial's report and decide whether the trial continues.
 
-        A repetition of a report changes nothing and gets the decision of the first time, or of the
-        promotion since. At the last rung of a trial's own run the decision says whether its repeats on
-        other seeds are made.
+        A repeated report changes nothing and gets the first decision, or that of a later promotion. At
+        the last rung of a trial's own run the decision is about its repeats on other seeds.
 
         Raises:
-            ValueError: the trial is unknown, or the objective's value is missing or not finite.
+            ValueError: the trial is unknown, or a value of the objectives is missing or not finite.
         """
         with self._lock, self._writer.batch():
             self._writer.check()
@@ -193,15 +188,14 @@ class Ledger:
             return decision
 
     def finish(self, number: int, outcome: Outcome) -> None:
-        """End a trial, or pause it; nothing happens if it has ended, or if the outcome is "running".
+        """End a trial, or pause it where stopped trials may be promoted. Ended trials do not change.
 
-        A running outcome (an interrupted driver) leaves the trial to the next driver; so does a failure
-        of the machines, the first time. A trial that was stopped at a rung is only paused where rungs
-        promote.
+        The outcome "running" (of an interrupted driver) leaves the trial to the next driver, as does
+        the first machine failure that uses up its retries.
 
         Raises:
-            ValueError: the trial is unknown, or completed without ever having reported.
-            SearchStopped: too many trials failed in a row.
+            ValueError: the trial is unknown, or completed without a report.
+            SearchStopped: too many consecutive trials failed.
         """
         with self._lock, self._writer.batch():
             self._writer.check()
@@ -216,19 +210,19 @@ class Ledger:
             stop = outcome.status == "pruned" and bool(reports) and self._pruner.pauses
             if stop and not decision_at(trial, max(reports)).go_on:
                 self._writer.set_attr(number, PAUSED, max(reports))
-                self._handed.discard(number)
+                self._active.discard(number)
                 return
-            broke_off = outcome.status == "failed" and not outcome.deterministic
-            if broke_off:
+            interrupted = outcome.status == "failed" and not outcome.deterministic
+            if interrupted:
                 times = trial.user_attrs.get(INTERRUPTIONS, 0) + 1
                 self._writer.set_attr(number, INTERRUPTIONS, times)
-            if not broke_off or times >= MAX_DRIVERS:
+            if not interrupted or times >= MAX_DRIVERS:
                 self._writer.set_attr(number, OUTCOME, outcome.to_dict())
                 self._writer.tell(number)
             self._count_failures(number, outcome)
 
     def end(self) -> tuple[int, ...]:
-        """The search is over: tell the trials that are still paused as PRUNED; returns their numbers."""
+        """End the search: mark the trials that are still paused as pruned; returns their numbers."""
         with self._lock:
             paused = [trial for trial in self._writer.trials() if paused_at(trial) is not None]
             for trial in paused:
@@ -240,46 +234,37 @@ class Ledger:
             return tuple(trial.number for trial in paused)
 
     def records(self) -> list[TrialRecord]:
-        """All trials that were ever handed out or are about to be, in order of their numbers."""
+        """All trials that have a configuration, by number."""
         with self._lock:
             return self._record.each(t for t in self._writer.trials() if CONFIG in t.user_attrs)
 
     def record_of(self, number: int) -> TrialRecord:
-        """One trial; ValueError when the study has no such number."""
+        """The record of a trial. Raises ValueError where the study has no such number."""
         with self._lock:
             return self._record(self._writer.trial(number))
 
-    def best(self, baseline: bool | None = None) -> TrialRecord | None:
-        """The best completed trial: of all (None), of the baselines, or of the proposed ones.
-
-        None where there are several objectives.
-        """
-        single = self.objectives.single
-        return best_record(self.records(), single.direction, baseline) if single else None
-
     def _unfinished(self, trials: Iterable[FrozenTrial]) -> list[int]:
-        """Running trials that no slot of this driver has, and that do not wait at a rung."""
+        """Running trials that this driver has not started and that are not paused."""
         return [
             trial.number
             for trial in trials
             if trial.state == TrialState.RUNNING
-            and trial.number not in self._handed
+            and trial.number not in self._active
             and paused_at(trial) is None
         ]
 
     def _check_baselines(self) -> None:
         for trial in self._writer.trials():
-            name = trial.user_attrs.get(BASELINE)
-            now = self._baselines.get(name) if name is not None else None
+            name = trial.user_attrs.get(BASELINE, "")
+            now = self._baselines.get(name)
             if now is not None and now != (was := trial.system_attrs.get(FIXED)):
                 raise StudyChanged(
                     f"baseline {name!r} is trial {trial.number} with the parameters {was}, but the"
                     f" space now gives {now}; rename the baseline or the study, or add --accept-changes"
                 )
 
-    def _roll_forward(self) -> tuple[int, ...]:
-        """Complete what a kill cut short, in the order in which it would have happened."""
-        ended = []
+    def _recover(self) -> None:
+        """Complete the steps that a kill interrupted, in their original order."""
         running = [t for t in self._writer.trials() if t.state == TrialState.RUNNING]
         for trial in running:
             self._resolve(trial.number)
@@ -293,7 +278,7 @@ class Ledger:
                     continue
                 images = max(entries)
                 decision = decision_at(trial, images)
-                # At the last rung a decision is about repeats only.
+                # At the last rung the decision is about repeats only.
                 if decision.go_on or images >= last_rung(trial.user_attrs[CONFIG]):
                     continue
                 if self._pruner.pauses:
@@ -302,11 +287,9 @@ class Ledger:
                 outcome = Outcome("pruned", decision.reason)
                 self._writer.set_attr(trial.number, OUTCOME, outcome.to_dict())
             self._writer.tell(trial.number)
-            ended.append(trial.number)
-        return tuple(ended)
 
     def _enqueue_baseline(self, trials: list[FrozenTrial]) -> None:
-        """Put the first baseline that the study lacks in the queue, if there is one."""
+        """Enqueue the first baseline that the study lacks, if there is one."""
         present = {trial.user_attrs.get(BASELINE) for trial in trials}
         for name, params in self._baselines.items():
             if name not in present:
@@ -328,13 +311,13 @@ class Ledger:
         )
 
     def _resolve(self, number: int) -> dict[str, Any]:
-        """The stored configuration of a trial; where there is none yet, ask for it and store it."""
+        """The configuration of a trial, drawn and stored where there is none yet."""
         attrs = self._writer.trial(number).user_attrs
         stored: dict[str, Any] | None = attrs.get(CONFIG)
         if stored is not None:
             return stored
         sampler = make_sampler(self._sampler, self._seed, number, self._startup_trials)
-        # A new study object has no cached trials, so that the history is the stored one.
+        # A new study object has no cached trials, so that the sampler sees the stored ones.
         study = optuna.load_study(
             study_name=self._writer.stored, storage=self._writer.storage, sampler=sampler
         )
@@ -347,16 +330,18 @@ class Ledger:
             if is_refused_distribution(error):
                 raise SpaceError(
                     f"{one_line(error).rstrip('.')}: earlier trials have that parameter with other"
-                    " choices, another kind or another scale, and random draws of the space did not"
-                    " show it; give the parameter another name in the space, or the search another"
-                    " study name"
+                    " choices, another kind or another scale, which random draws of the space did not"
+                    " show; give the parameter another name in the space, or the search another study"
+                    " name"
                 ) from error
             raise SpaceError(
-                f"the space gave no usable configuration for trial {number} with the parameters"
+                f"the space returned no usable configuration for trial {number} with the parameters"
                 f" {trial.params}: {one_line(error)}"
             ) from error
-        birth = self._pruner.initial_attrs(self._seed, number, BASELINE in attrs)
-        for key, value in (birth | ({TERMS: self._terms} if self._terms else {})).items():
+        initial = self._pruner.initial_attrs(self._seed, number, BASELINE in attrs)
+        if self._terms:
+            initial[TERMS] = self._terms
+        for key, value in initial.items():
             self._writer.set_attr(number, key, value)
         self._writer.set_attr(number, CONFIG, config)
         return config
@@ -365,22 +350,20 @@ class Ledger:
         self._failures = self._failures + 1 if outcome.status == "failed" else 0
         if self._failures < self._max_failures:
             return
-        kind = (
-            "by an error that a retry cannot cure" if outcome.deterministic else "again and again"
-        )
+        kind = "with a non-retryable error" if outcome.deterministic else "repeatedly"
         raise SearchStopped(
-            f"the search stops after {self._failures} trials in a row that failed, the last one (trial"
-            f" {number}) {kind}: {outcome.reason}; mend that and run the same command again, or raise"
-            " --max-failures"
+            f"the search stops after {self._failures} consecutive failed trials; the last one (trial"
+            f" {number}) failed {kind}: {outcome.reason}; fix this and run the same command again, or"
+            " raise --max-failures"
         )
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """A configuration as the JSON data that every later reader of the study sees."""
+    """A configuration as JSON data, which is what later readers of the study see."""
     data = config.to_dict() if hasattr(config, "to_dict") else config
     plain = json.loads(json.dumps(data, allow_nan=False))
     if not isinstance(plain, dict):
         raise TypeError(
-            f"suggest must give a dict or have to_dict, but gave {type(config).__name__}"
+            f"suggest must return a dict, or an object with to_dict, not {type(config).__name__}"
         )
     return plain

@@ -1,8 +1,8 @@
-"""Moving a study from its journal to a database, from there back, or to another database.
+"""Moving a study between its journal and databases.
 
-The copy is exact: all studies of the search with their generations and confirmation, all trials with
-numbers, states, attributes and dates. It is made once; then the source says where it went (a journal
-by its new name), so that two places never hold the same study as theirs.
+The copy is exact: all studies of the search, with generations and confirmation, and all trials with
+numbers, states, attributes and dates. It is made once; afterwards the source records the new location
+(a journal by being renamed), so that two locations never both claim the study.
 """
 
 import logging
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def find_study(folder: Path, url: str | None) -> str | Path:
-    """Where a study is read from: the URL given, else its journal, else what its manifest names."""
+    """Where to read a study: the given URL, else its journal, else the URL in its manifest."""
     journal = folder / JOURNAL_NAME
     if url is not None or journal.exists():
         return url or journal
@@ -40,35 +40,35 @@ def open_study(
     folder: Path,
     name: str,
     url: str | None,
-    opened: Callable[[str | Path], BaseStorage],
+    open_at: Callable[[str | Path], BaseStorage],
     say: Callable[[str], None] = log.info,
 ) -> BaseStorage:
-    """The storage of a study for writing, at `url` or in its journal, brought there if need be.
+    """The storage of a study for writing, at `url` or in its journal, moved there if needed.
 
-    opened: `open_storage` with the fence of the lease.
+    open_at: `open_storage` with the fence of the lease.
 
     Raises:
-        StorageError: a storage cannot be opened, or both places hold studies that differ.
+        StorageError: a storage cannot be opened, or two locations hold different studies.
     """
     journal = folder / JOURNAL_NAME
     target: str | Path = url or journal
-    storage = opened(target)
+    storage = open_at(target)
     source = _source(folder, url)
     if source is None:
         return storage
     if "***" in str(source):
         raise StorageError(
-            f"study {name} is in {source}, which needs a password: name it by --study-storage; to move"
-            " it, give it a URL without one first (drivers read it from ~/.pgpass or the like)"
+            f"study {name} is in {source}, which needs a password: give it by --study-storage; to move"
+            " the study, use a URL without a password first (clients read it from ~/.pgpass, for example)"
         )
-    _bring(opened(source), storage, name, source, target, say)
+    _transfer(open_at(source), storage, name, source, target, say)
     if isinstance(source, Path):
-        source.rename(_free(source))
+        source.rename(_free_name(source))
     return storage
 
 
 def _source(folder: Path, url: str | None) -> str | Path | None:
-    """Where the study was so far, if that is another place."""
+    """Where the study was so far, if elsewhere."""
     journal = folder / JOURNAL_NAME
     manifest = Manifest.read(folder)
     before = manifest.study_storage if manifest else None
@@ -79,23 +79,23 @@ def _source(folder: Path, url: str | None) -> str | Path | None:
     return before
 
 
-def _bring(
+def _transfer(
     source: BaseStorage,
     target: BaseStorage,
     name: str,
-    source_place: str | Path,
-    target_place: str | Path,
+    source_location: str | Path,
+    target_location: str | Path,
     say: Callable[[str], None],
 ) -> None:
     old, new = _studies(source, name), _studies(target, name)
     if name not in old or MOVED in old[name].user_attrs:
         return
-    shown = [shown_url(str(place)) for place in (source_place, target_place)]
+    shown = [shown_url(str(location)) for location in (source_location, target_location)]
     unfinished = name in new and new[name].user_attrs.get(COPIED) != "whole"
     if (
         name not in new
         or (unfinished and not _is_used(target, new[name]))
-        or (MOVED in new[name].user_attrs and _continues(source, target, name))
+        or (MOVED in new[name].user_attrs and _extends(source, target, name))
     ):
         _copy(source, target, name, say, *shown)
     elif _contents(source, name) != _contents(target, name):
@@ -103,12 +103,12 @@ def _bring(
             f"both {shown[0]} and {shown[1]} hold a study {name}, and they differ; nothing was"
             " written: remove or rename one of them, or give the search another study name"
         )
-    if is_url(source_place):
+    if is_url(source_location):
         source.set_study_user_attr(old[name]._study_id, MOVED, shown[1])
 
 
 def _is_used(storage: BaseStorage, study: FrozenStudy) -> bool:
-    """Whether a study is more than what a kill left of a copy."""
+    """Whether a study is more than a copy that a kill interrupted."""
     begun = study.user_attrs.get(COPIED) == "begun"
     return not begun and storage.get_n_trials(study._study_id) > 0
 
@@ -126,7 +126,7 @@ def _copy(
     studies = _studies(source, name)
     count = sum(source.get_n_trials(study._study_id) for study in studies.values())
     say(f"copying the study with its {count} trials from {shown_source} to {shown_target}")
-    # The search's own study comes last: once it is whole, everything is.
+    # The search's own study comes last: once it is complete, everything is.
     for study in sorted(studies.values(), key=lambda one: one.study_name == name):
         study_id = target.create_new_study(study.directions, study.study_name)
         target.set_study_user_attr(study_id, COPIED, "begun")
@@ -134,7 +134,7 @@ def _copy(
             if key not in (COPIED, MOVED):
                 target.set_study_user_attr(study_id, key, value)
         for key, value in study.system_attrs.items():
-            if ":parent:" not in key:  # a sampler's memory of trial ids, which differ over there
+            if ":parent:" not in key:  # trial ids of a sampler, which differ in the copy
                 target.set_study_system_attr(study_id, key, value)
         add_trials(target, study_id, source.get_all_trials(study._study_id), say)
         target.set_study_user_attr(study_id, COPIED, "whole")
@@ -164,8 +164,8 @@ def _content(trial: FrozenTrial) -> dict[str, Any]:
     }
 
 
-def _continues(source: BaseStorage, target: BaseStorage, name: str) -> bool:
-    """Whether the source is what became of the target: the same configurations by the same numbers."""
+def _extends(source: BaseStorage, target: BaseStorage, name: str) -> bool:
+    """Whether the source is a later state of the target: the same configurations by number."""
     old, new = _studies(source, name), _studies(target, name)
     return all(
         study in old
@@ -183,7 +183,7 @@ def _id(storage: BaseStorage, study: FrozenStudy, trial: FrozenTrial) -> int:
     return storage.get_trial_id_from_study_id_trial_number(study._study_id, trial.number)
 
 
-def _free(path: Path) -> Path:
+def _free_name(path: Path) -> Path:
     number = 1
     while (moved := path.with_name(f"{path.name}{MOVED_SUFFIX}-{number}")).exists():
         number += 1

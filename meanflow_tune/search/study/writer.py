@@ -1,4 +1,4 @@
-"""The book: one study in a storage, read as it is and written under a fence, a line at a time."""
+"""Reading and writing one study in a storage, one fenced line at a time."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -32,9 +32,9 @@ _STATES = {
 
 
 class StudyWriter:
-    """What the ledger knows about its study and writes into it. fence: raises when the lease is lost.
+    """The ledger's access to its study. fence: raises when the lease is lost.
 
-    name: the study's; stored: what Optuna calls its current generation.
+    name: of the study; stored: Optuna's name for its current generation.
 
     Raises:
         StudyChanged: the study was made for other objectives.
@@ -54,29 +54,29 @@ class StudyWriter:
         self.stored = current_name(storage, name)
         self._study = self._open()
         self._id = storage.get_study_id_from_name(self.stored)
-        # They are taken over before a study is opened for a search, which brings no more of them.
+        # Trials are imported before a study is opened for a search, and never after.
         self._imported = {t.number for t in self.all_trials() if IMPORTED in t.user_attrs}
 
     def check(self) -> None:
-        """Raise LeaseLost where this driver must stop."""
+        """Raise LeaseLost unless this driver still holds the lease."""
         self._fence()
 
     def batch(self) -> AbstractContextManager[None]:
-        """All lines written meanwhile are on disk at its end, by one sync where the storage can."""
+        """One sync for all lines written in the block, where the storage supports it."""
         storage = self.storage
         return storage.batch() if isinstance(storage, StudyJournal) else nullcontext()
 
     def all_trials(self) -> list[FrozenTrial]:
-        """All trials, those imported from another study too; not to be changed."""
+        """All trials, imported ones included; not copied, so do not change them."""
         return self.storage.get_all_trials(self._id, deepcopy=False)
 
     def trials(self) -> list[FrozenTrial]:
-        """The trials of this study's own."""
+        """All trials that are not imported; not copied, so do not change them."""
         trials, imported = self.all_trials(), self._imported
         return [t for t in trials if t.number not in imported] if imported else trials
 
     def trial_id(self, number: int) -> int:
-        """Raises ValueError when the study has no such number."""
+        """Optuna's id of a trial. Raises ValueError where the study has no such number."""
         try:
             return self.storage.get_trial_id_from_study_id_trial_number(self._id, number)
         except KeyError:
@@ -86,12 +86,12 @@ class StudyWriter:
         return self.storage.get_trial(self.trial_id(number))
 
     def ask(self) -> int:
-        """The number of a new trial, or of one that waits in the queue; no parameter is drawn yet."""
+        """The number of an enqueued trial, or of a new one; no parameter is drawn yet."""
         self._fence()
         return self._study.ask().number
 
     def enqueue(self, params: Mapping[str, Any], attrs: Mapping[str, Any]) -> None:
-        """Put a trial with fixed parameters into the queue."""
+        """Enqueue a trial with fixed parameters."""
         self._fence()
         self._study.enqueue_trial(dict(params), user_attrs=dict(attrs))
 
@@ -101,16 +101,16 @@ class StudyWriter:
         self.storage.set_trial_user_attr(self.trial_id(number), key, value)
 
     def set_intermediate(self, number: int, images: int, values: tuple[float, ...]) -> None:
-        """One line: the value at a rung, where Optuna has a place for it (one objective)."""
+        """One line: the value at a rung, which Optuna stores for a single objective only."""
         if len(values) == 1:
             self._fence()
             self.storage.set_trial_intermediate_value(self.trial_id(number), images, values[0])
 
     def tell(self, number: int) -> None:
-        """Carry out the stored outcome of a running trial; each step may have been done before.
+        """Tell Optuna the stored outcome of a running trial; each step may have been done before.
 
-        Every trial gets the same constraints, since some samplers refuse studies where they differ:
-        0, or for an infeasible trial by how much it failed.
+        Every trial gets the same constraints, since some samplers refuse studies where they differ: 0,
+        or the violation of an infeasible trial.
         """
         frozen = self.trial(number)
         outcome = Outcome(**frozen.user_attrs[OUTCOME])
@@ -142,6 +142,6 @@ class StudyWriter:
             raise StudyChanged(
                 f"study {self.name} has the objective {' '.join(made_for)}, not {' '.join(asked)};"
                 " values of both cannot be compared: give the search another study name, or add"
-                " --accept-changes to have them computed anew"
+                " --accept-changes to recompute them"
             )
         return study

@@ -21,7 +21,7 @@ from meanflow_tune.search.analysis.forecast import (
     trials_within,
     wall_seconds,
 )
-from meanflow_tune.search.pruning.rules import Mark, Rungs
+from meanflow_tune.search.pruning.rules import RungResult, Rungs
 
 IMAGES = (100, 200, 400)
 
@@ -37,7 +37,7 @@ def simulate(ladder: Ladder, source: random.Random, agree: bool = False) -> list
     """
     given = ladder.rule
     assert given is not None
-    marks: dict[tuple[int, int], list[Mark]] = {}
+    marks: dict[tuple[int, int], list[RungResult]] = {}
     paused: dict[tuple[int, int], list[int]] = {}
     reached = [0] * len(ladder.images)
     fixed = [source.random() for _ in range(ladder.trials)]
@@ -51,7 +51,7 @@ def simulate(ladder: Ladder, source: random.Random, agree: bool = False) -> list
             reached[rung] += 1
             here = marks.setdefault((rung, bracket), [])
             value = source.random()
-            here.append(Mark(number, ((fixed[number] if agree else value,),)))
+            here.append(RungResult(number, ((fixed[number] if agree else value,),)))
             graced = sum(images >= given.grace for images in ladder.images[:rung])
             spared = free[number] or ladder.images[rung] < given.grace or graced < bracket
             if rung == len(ladder.images) - 1 or spared:

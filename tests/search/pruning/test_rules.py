@@ -36,7 +36,7 @@ def test_few_values_and_ties() -> None:
 
 def test_reasons_have_numbers() -> None:
     decision = Rungs(reduction=3).decide(results_of([0.1, 0.2, 0.3]), 1)
-    assert decision.reason == "place 2 of 3 at this rung with 0.2; only the best 1 go on"
+    assert decision.reason == "place 2 of 3 at this rung with 0.2; only the best 1 continue"
 
 
 def test_several_objectives_go_by_fronts_then_by_crowding() -> None:

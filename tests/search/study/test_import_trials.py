@@ -14,7 +14,7 @@ from meanflow_tune.search.errors import StudyChanged
 from meanflow_tune.search.objectives import Objectives
 from meanflow_tune.search.space.distributions import Distributions, draw_distributions
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
-from meanflow_tune.search.store.trials import IMPORTED, IMPORTED_PARAMS, read_records
+from meanflow_tune.search.store.trials import IMPORTED, IMPORTED_PARAMS, best_record, read_records
 from meanflow_tune.search.study.generations import Target, count_trials, make_generation
 from meanflow_tune.search.study.import_trials import find_origin, import_study
 from meanflow_tune.search.study.relocate import open_study
@@ -101,7 +101,7 @@ def test_what_does_not_fit_is_left_out(origin: Path, storage: BaseStorage) -> No
         together = trial.params | trial.user_attrs[IMPORTED_PARAMS]
         assert together == record.params
     assert said == [
-        "imported 12 of 12 finished trials of toy; without what does not fit: kind, rate, z"
+        "imported 12 of 12 finished trials of toy; parameters that do not fit: kind, rate, z"
     ]
 
 
@@ -149,7 +149,7 @@ def test_an_import_after_the_first_trial_is_refused(
     ledger = make_ledger(tmp_path, storage)
     assert ledger.next() is not None
     before = trials(storage)
-    with pytest.raises(StudyChanged, match=r"already began.*before the first trial"):
+    with pytest.raises(StudyChanged, match=r"already has trials.*before the first trial"):
         import_study(storage, NAME, origin, distributions(), OBJECTIVES)
     assert len(trials(storage)) == len(before)
 
@@ -193,7 +193,7 @@ def test_own_trials_come_after_and_are_modelled_with_the_imported_ones(
     assert [record.baseline for record in own] == [*BASELINES, None, None]
     attributes = trials(storage)[14].system_attrs
     assert any(key.startswith("tpe:relative_params") for key in attributes)  # no start-up draws
-    best = ledger.best()
+    best = best_record(ledger.records())
     assert best is not None
     assert best.number >= 12
 

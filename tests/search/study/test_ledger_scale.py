@@ -21,7 +21,7 @@ from meanflow_tune.search.store.storage import (
     open_storage,
     repair_journal,
 )
-from meanflow_tune.search.store.trials import TrialCache
+from meanflow_tune.search.store.trials import TrialCache, best_record
 from meanflow_tune.search.study import ledger
 from tests.support.studies import NAME, RUNGS, allow, make_ledger, outcome_of, run_all, run_job
 
@@ -64,7 +64,7 @@ def test_an_event_reads_the_trials_that_changed_only(
         assert job is not None
         for _ in range(5):  # what the live view reads every second
             book.records()
-            book.best()
+            best_record(book.records())
         run_job(book, job)
         book.records()
     # Once for each state in which somebody looked at the one trial that changed.

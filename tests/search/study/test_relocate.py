@@ -12,7 +12,6 @@ from meanflow_tune.records import Report
 from meanflow_tune.search.errors import LeaseLost, StorageError
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.search.store.trials import read_records, relocate_artifacts
-from meanflow_tune.search.study import relocate
 from meanflow_tune.search.study.relocate import find_study, open_study
 from tests.support.manifests import manifest
 from tests.support.studies import NAME, allow, make_ledger, run_all, run_job
@@ -112,7 +111,7 @@ def test_a_kill_between_the_copy_and_the_new_name(
 ) -> None:
     before = contents(open_storage(folder / JOURNAL_NAME))
     with monkeypatch.context() as patch:
-        patch.setattr(relocate, "_free", lambda path: (_ for _ in ()).throw(Killed))
+        patch.setattr(Path, "rename", lambda path, to: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             bring(folder, url)
     assert contents(bring(folder, url)) == before
