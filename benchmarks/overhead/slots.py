@@ -12,7 +12,7 @@ from meanflow_tune.cluster.signals import Interrupt
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.config.overrides import override
 from meanflow_tune.records import Job
-from meanflow_tune.search.space.draws import draw_baseline
+from meanflow_tune.search.space.draws import draw_fixed
 from meanflow_tune.search.space.load import load_space
 
 
@@ -45,7 +45,8 @@ class FixedTrials:
 def slots(trials: int, images: int, cache: Path | None) -> int:
     """Seconds a trial in steady state: the first `layout.slots` trials, which warm up, do not count."""
     print(machine(), flush=True)
-    base = draw_baseline(load_space("second_order"), "backward_forward").to_dict()
+    space = load_space("second_order")
+    base = draw_fixed(space.suggest, space.baselines["backward_forward"]).config.to_dict()
     settings = [f"budget.images={images}", "budget.rungs=[1.0]"]
     config = TrialConfig.from_dict(override(base, settings)).to_dict()
     figures: dict[str, float] = {}

@@ -122,7 +122,6 @@ class Driver:
         self.plan, self.request = plan, plan.request
         self.lease, self.view, self.command, self.verbose = lease, view, command, verbose
         self._make_sink, self._run_job = make_sink or self._mlflow, run_job
-        self.storage: Any = None
         self.stages: list[Stage] = []
         self.interrupt = Interrupt()
         self.write_policy = WaitForSpace(view.error, lambda: self.interrupt.requested)

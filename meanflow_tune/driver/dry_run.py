@@ -46,7 +46,7 @@ def dry_run(request: SearchRequest, calibrating: bool = False, verbose: bool = F
     _show_space(console, plan)
     _show_draws(console, plan)
     if verbose:
-        drawn = [draw_random(plan.space.suggest, seed) for seed in range(VARIETY)]
+        drawn = [draw_random(plan.space.suggest, seed).config for seed in range(VARIETY)]
         show_plots(console, [*plan.examples, *drawn])
     layout = _layout(request)
     _show_resources(console, plan, layout)

@@ -6,7 +6,6 @@ Between the manifest, which says what changed, and the ledger, which goes on wit
 import os
 import time
 from collections.abc import Callable
-from typing import Any
 
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.request import EXIT_IN_USE, SearchRequest, UserError
@@ -14,6 +13,7 @@ from meanflow_tune.search.errors import SpaceError, StudyChanged, StudyInUse
 from meanflow_tune.search.space.distributions import Distributions, draw_distributions
 from meanflow_tune.search.store.lease import Lease
 from meanflow_tune.search.store.manifest import Manifest, TermsCheck, check_terms
+from meanflow_tune.search.store.storage import Storage
 from meanflow_tune.search.study.generations import Target, count_trials, make_generation
 from meanflow_tune.search.study.import_trials import find_origin, import_study
 
@@ -22,7 +22,7 @@ RENEWING = ("space_hash", "objective")
 
 
 def begin(
-    storage: Any, request: SearchRequest, plan: Plan, new: Manifest, say: Callable[[str], None]
+    storage: Storage, request: SearchRequest, plan: Plan, new: Manifest, say: Callable[[str], None]
 ) -> tuple[TermsCheck, Manifest]:
     """Settle the terms, bring the study into a shape that fits them, and write the manifest.
 

@@ -16,7 +16,9 @@ from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.search.analysis.ranking import Row, final_table, rank_trials
 from meanflow_tune.search.objectives import Objectives
+from meanflow_tune.search.space.draws import AnyTrial
 from meanflow_tune.search.space.load import Space
+from meanflow_tune.search.store.storage import Storage
 from meanflow_tune.search.study.ledger import Ledger
 
 SEED_LIMIT = 2**31
@@ -170,12 +172,12 @@ def runs_of(
 
 def suggester(
     records: Sequence[TrialRecord], wanted: Iterable[Entry], search_seed: int
-) -> Callable[[Any], dict[str, Any]]:
+) -> Callable[[AnyTrial], dict[str, Any]]:
     """`suggest` of the confirming study: a trial's configuration on another seed, one rung."""
     configs = {record.number: record.config for record in records}
     rated = {(entry.candidate, entry.seed) for entry in wanted if entry.factor is not None}
 
-    def suggest(trial: Any) -> dict[str, Any]:
+    def suggest(trial: AnyTrial) -> dict[str, Any]:
         candidate = trial.suggest_int("candidate", 0, SEED_LIMIT)
         seed = trial.suggest_int("seed", 0, SEED_LIMIT)
         config = dict(configs[candidate])
@@ -199,7 +201,7 @@ def study_name(request: SearchRequest) -> str:
 
 def make_ledger(
     plan: Plan,
-    storage: Any,
+    storage: Storage,
     records: Sequence[TrialRecord],
     confirmed: Sequence[TrialRecord],
     fence: Callable[[], None],

@@ -39,6 +39,6 @@ def find(plan: Plan, records: list[TrialRecord], confirmed: list[TrialRecord]) -
         winner=order[0] if order else None,
         best=next((record for record in order if record.baseline not in reference), None),
         baseline=next((record for record in order if record.baseline in reference), None),
-        rivals=rank_by_differences(records, single).rivals if single is not None else (),
+        rivals=rank_by_differences(records, single).undecided if single is not None else (),
         rows=confirm.table(sides, confirmed, plan.objectives, plan.request.seed),
     )

@@ -12,7 +12,7 @@ from meanflow_tune.search.errors import SpaceError
 from meanflow_tune.search.objectives import Objectives, SearchObjective
 from meanflow_tune.search.pruning.rules import Rungs
 from meanflow_tune.search.samplers.limits import check_sampler
-from meanflow_tune.search.space.draws import draw_baseline, draw_random
+from meanflow_tune.search.space.draws import AnyTrial, draw_fixed, draw_random
 from meanflow_tune.search.space.load import Space, load_space
 
 DRAWS = 24
@@ -28,7 +28,7 @@ class Plan:
     request: SearchRequest
     space: Space
     objectives: Objectives
-    suggest: Callable[[Any], dict[str, Any]]
+    suggest: Callable[[AnyTrial], dict[str, Any]]
     examples: tuple[TrialConfig, ...]
     data_fingerprint: str
     rungs: Rungs | None
@@ -63,25 +63,25 @@ def make_plan(request: SearchRequest) -> Plan:
     except ValueError as error:
         raise UserError(str(error)) from None
 
-    def suggest(trial: Any) -> dict[str, Any]:
+    def suggest(trial: AnyTrial) -> dict[str, Any]:
         config: TrialConfig = space.suggest(trial)
         if not request.settings:
             return config.to_dict()
         return TrialConfig.from_dict(override(config.to_dict(), request.settings)).to_dict()
 
     try:
-        baselines = [draw_baseline(space, name) for name in space.baselines]
+        baselines = [draw_fixed(space.suggest, params) for params in space.baselines.values()]
         drawn = [draw_random(space.suggest, seed) for seed in range(DRAWS)]
-        plain = [config.to_dict() for config in (*baselines, *drawn)]
+        plain = [one.config.to_dict() for one in (*baselines, *drawn)]
     except (SpaceError, ValueError) as error:
         raise UserError(f"--space {request.space}: {error}") from None
     _refuse_searched(request, plain)
     try:
         independent = check_sampler(
             request.sampler,
-            space.suggest,
             len(objectives.parts),
-            list(space.baselines.values()),
+            [one.distributions for one in baselines],
+            [one.distributions for one in drawn],
         )
     except ValueError as error:
         raise UserError(str(error)) from None

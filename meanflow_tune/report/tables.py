@@ -13,7 +13,7 @@ from meanflow_tune.plan.confirm import title
 from meanflow_tune.plan.findings import Findings
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.records import TrialRecord
-from meanflow_tune.search.analysis.ranking import Row, columns, front, word
+from meanflow_tune.search.analysis.ranking import Row, columns, describe_difference, front
 from meanflow_tune.search.analysis.rung_audit import Audit, RungAudit, audit
 from meanflow_tune.search.analysis.significance import LEVEL, Interval, PairedComparison
 from meanflow_tune.search.objectives import COST, Objectives, measures
@@ -141,7 +141,9 @@ def show_final(console: Console, objectives: Objectives, findings: Findings) -> 
         if not row.against:
             console.print(f"{row.name} shares no completed seed with the baseline.")
             continue
-        words = [f"{c} {word(row.against[c], o.direction)}" for c, o in shown.items()]
+        words = [
+            f"{c} {describe_difference(row.against[c], o.direction)}" for c, o in shown.items()
+        ]
         console.print(f"{row.name} against the baseline {reference.name}: {'; '.join(words)}.")
     console.print(_how_sure([row for row in rows[1:] if row.against]))
 

@@ -1,4 +1,4 @@
-"""What a search minimises: numbers out of the report of a rung. Never a training loss."""
+"""Objectives of a search: numbers from the metrics of a report, never a training loss."""
 
 import math
 import re
@@ -19,10 +19,9 @@ _COMBINED = re.compile(r"\s*(?P<combine>[a-z_]+)\s*\((?P<metrics>[^()]*)\)\s*")
 
 
 class SearchObjective(Settings):
-    """metrics: names with their NFE, `teacher_gap@1`; combine: how several become one number.
+    """metrics: names with their NFE, such as `teacher_gap@1`; combine: how several become one number.
 
-    The geometric mean compares relative changes, so that a metric of small numbers counts as much
-    as one of large numbers.
+    The geometric mean compares relative changes, so that metrics of different scale count equally.
     """
 
     metrics: tuple[str, ...] = ("teacher_gap@1", "teacher_gap@2", "teacher_gap@4")
@@ -56,13 +55,13 @@ class SearchObjective(Settings):
         """Read `teacher_gap@1` or `geometric_mean(teacher_gap@1,teacher_gap@2)`.
 
         Raises:
-            ValueError: the text is neither, or names a loss or a metric without its NFE.
+            ValueError: the text is neither, or has a loss or a metric without its NFE.
         """
         match = _COMBINED.fullmatch(text)
         combine, names = (match["combine"], match["metrics"]) if match else (None, text)
         if combine not in (None, *get_args(Combine)):
             raise ValueError(
-                f"objective {text!r} combines by {combine!r}; known are geometric_mean and mean"
+                f"objective {text!r} combines by {combine!r}; known: geometric_mean, mean"
             )
         fields = {
             "metrics": tuple(name.strip() for name in names.split(",")),
@@ -109,10 +108,6 @@ class SearchObjective(Settings):
             return 0.0
         return math.exp(math.fsum(math.log(value) for value in values) / len(values))
 
-    def better(self, value: float, other: float) -> bool:
-        """Whether value is strictly better than other."""
-        return value < other if self.direction == "minimize" else value > other
-
 
 class Objectives(Settings):
     """One objective or several, each with its own direction; values are tuples in this order."""
@@ -141,7 +136,7 @@ class Objectives(Settings):
         A comma inside parentheses belongs to a combination: `mean(a@1,a@2),cost`.
 
         Raises:
-            ValueError: one of them is no objective, or two are the same.
+            ValueError: one of them is not an objective, or two are the same.
         """
         parts = [part.strip() for part in re.split(r",(?![^()]*\))", text)]
         try:
@@ -151,7 +146,7 @@ class Objectives(Settings):
 
     @property
     def single(self) -> SearchObjective | None:
-        """The objective where there is just one."""
+        """The objective where there is only one."""
         return self.parts[0] if len(self.parts) == 1 else None
 
     @property
@@ -160,7 +155,7 @@ class Objectives(Settings):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """All metrics that they need, without `cost`."""
+        """All metrics of the objectives, without `cost`."""
         found = dict.fromkeys(name for part in self.parts for name in part.metrics)
         return tuple(name for name in found if name != COST)
 
@@ -175,7 +170,7 @@ class Objectives(Settings):
 
 
 def measures(report: Report) -> dict[str, float]:
-    """What an objective may be made of: the metrics, and `cost` in seconds of processors or GPUs."""
+    """What objectives may use: the metrics, and `cost` in GPU seconds, else CPU seconds."""
     for name in ("gpu_seconds", "cpu_seconds"):
         if name in report.cost:
             return report.metrics | {COST: report.cost[name]}

@@ -262,7 +262,7 @@ def test_fresh_refuses_while_a_driver_is_at_work(tmp_path: Path) -> None:
 
 
 def test_samplers_are_refused_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--sampler cmaes: it takes one objective") as refused:
+    with pytest.raises(UserError, match=r"--sampler cmaes: it supports one objective") as refused:
         run(request(tmp_path, sampler="cmaes", objectives="teacher_gap@1,cost"), "again")
     assert refused.value.status == 2
     assert not (tmp_path / "s").exists()

@@ -173,7 +173,7 @@ def test_plots_of_every_family_fit_the_terminal(
     columns: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     space = load_space("second_order")
-    drawn = [draw_random(space.suggest, seed) for seed in range(60)]
+    drawn = [draw_random(space.suggest, seed).config for seed in range(60)]
     show_plots(Console(width=columns), drawn)
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert max(map(len, lines)) <= columns

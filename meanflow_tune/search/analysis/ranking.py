@@ -1,38 +1,25 @@
-"""Reading the result of a search: who is ahead, and what the runs on fresh seeds say about it."""
+"""Results of a search: the order of its trials, and comparisons on fresh seeds."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from meanflow_tune.records import Report, Status, TrialRecord
+from meanflow_tune.records import Report, TrialRecord
 from meanflow_tune.search.analysis.significance import Interval, interval, rank_by_differences
 from meanflow_tune.search.objectives import Objectives, SearchObjective, measures
 from meanflow_tune.search.pareto import non_dominated, ranks
 
-Word = Literal["better", "worse", "undecided"]
-
-
-@dataclass(frozen=True)
-class Standing:
-    """One line of the leaderboard. values: the objectives at the last rung; images: seen by then."""
-
-    rank: int
-    number: int
-    status: Status
-    baseline: str | None
-    values: tuple[float, ...]
-    images: int
-    metrics: dict[str, float]
+Comparison = Literal["better", "worse", "undecided"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One side of the final table: a configuration trained on several seeds.
+    """A row of the final table: a configuration trained on several seeds.
 
-    means: column -> mean over its seeds; against: column -> paired difference to the first side on the
-    seeds that both completed (empty for the first side itself); relative: the same as a share of the
-    first side's mean on those seeds, None where that is 0. seeds: of its completed runs.
+    seeds: of its completed runs; means: column -> mean over them; against: column -> paired difference
+    from the first row on the seeds that both completed (empty for the first row); relative: the same
+    as a share of the first row's mean on those seeds, None where that is 0.
     """
 
     name: str
@@ -43,7 +30,7 @@ class Row:
 
 
 def rank_trials(records: Iterable[TrialRecord], objectives: Objectives) -> tuple[TrialRecord, ...]:
-    """Completed trials, the best first.
+    """Completed trials, best first.
 
     One objective: by paired differences (`rank_by_differences`). Several: by front, then by the
     distance to the ideal point, which has the best value of every objective on the first front; each
@@ -60,7 +47,7 @@ def rank_trials(records: Iterable[TrialRecord], objectives: Objectives) -> tuple
 
 
 def front(records: Iterable[TrialRecord], objectives: Objectives) -> list[TrialRecord]:
-    """Completed trials that no completed one dominates, in the order of the first objective."""
+    """Non-dominated completed trials, in the order of the first objective."""
     done = [r for r in records if r.status == "completed" and r.reports]
     values = [objectives.values(record.reports[-1]) for record in done]
     best = non_dominated(values, objectives.directions)
@@ -70,7 +57,7 @@ def front(records: Iterable[TrialRecord], objectives: Objectives) -> list[TrialR
 
 
 def ideal_distances(values: Sequence[Sequence[float]], objectives: Objectives) -> list[float]:
-    """Euclidean distance of each point to the ideal of the first front, in units of its spread."""
+    """Euclidean distance of each point from the ideal of the first front, in units of its spread."""
     best = non_dominated(values, objectives.directions)
     first = [point for point, on in zip(values, best, strict=True) if on]
     ideal, scale = [], []
@@ -84,39 +71,10 @@ def ideal_distances(values: Sequence[Sequence[float]], objectives: Objectives) -
     ]
 
 
-def leaderboard(records: Iterable[TrialRecord], objectives: Objectives) -> list[Standing]:
-    """Completed trials as `rank_trials`, then the others by how far they came, then by their front.
-
-    Trials without a report, and infeasible and failed ones, have no place.
-    """
-    every = list(records)
-    unfinished = [r for r in every if r.reports and r.status in ("pruned", "paused", "running")]
-    values = [objectives.values(record.reports[-1]) for record in unfinished]
-    fronts = ranks(values, objectives.directions)
-    rows = sorted(
-        range(len(unfinished)),
-        key=lambda i: (-unfinished[i].reports[-1].images, fronts[i], unfinished[i].number),
-    )
-    return [
-        Standing(
-            rank=rank,
-            number=record.number,
-            status=record.status,
-            baseline=record.baseline,
-            values=objectives.values(record.reports[-1]),
-            images=record.reports[-1].images,
-            metrics=dict(record.reports[-1].metrics),
-        )
-        for rank, record in enumerate(
-            [*rank_trials(every, objectives), *(unfinished[row] for row in rows)], start=1
-        )
-    ]
-
-
 def columns(objectives: Objectives) -> dict[str, SearchObjective]:
-    """What tables show: every objective, and the metrics that it is made of, each with its direction.
+    """The columns of tables: every objective and the metrics in it, each with its direction.
 
-    The one objective of a search is called `objective` where it combines several metrics.
+    A single objective is called `objective` where it combines several metrics.
     """
     found: dict[str, SearchObjective] = {}
     for part in objectives.parts:
@@ -130,10 +88,10 @@ def columns(objectives: Objectives) -> dict[str, SearchObjective]:
 
 
 def final_table(sides: Mapping[str, Iterable[TrialRecord]], objectives: Objectives) -> list[Row]:
-    """Means and paired differences of configurations that were trained on the same fresh seeds.
+    """Means and paired differences of configurations trained on the same fresh seeds.
 
-    sides: name -> runs (`config["seed"]` tells pairs); the first one is what the others are compared
-    with. Runs that did not complete are left out; so are sides without a completed run.
+    sides: name -> runs, paired by `config["seed"]`; the others are compared with the first one. Only
+    completed runs count; sides without one are left out.
 
     Raises:
         ValueError: two completed runs of one side have the same seed.
@@ -160,8 +118,8 @@ def final_table(sides: Mapping[str, Iterable[TrialRecord]], objectives: Objectiv
     return table
 
 
-def word(difference: Interval, direction: str) -> Word:
-    """What may be said of a paired difference: only an interval without 0 is better or worse."""
+def describe_difference(difference: Interval, direction: str) -> Comparison:
+    """Better or worse only where the interval of a paired difference excludes 0."""
     if not difference.excludes_zero:
         return "undecided"
     return "better" if (difference.mean < 0) == (direction == "minimize") else "worse"

@@ -1,7 +1,7 @@
-"""How far luck goes: means over seeds with an interval, and who leads by paired differences.
+"""Statistics over seeds: means with an interval, and the order of trials by paired differences.
 
-A difference is *paired*: both trials were trained on the same seed, so that what the seed does to both
-cancels. One seed tells nothing about luck, and has no interval.
+A difference is *paired*: both trials were trained on the same seed, so that effects of the seed on both
+cancel. A single seed has no interval.
 """
 
 import math
@@ -16,10 +16,10 @@ from meanflow_tune.records import TrialRecord
 from meanflow_tune.search.objectives import SearchObjective, measures
 
 LEVEL = 0.95
-# Up to this many values all resamples are counted (C(2n - 1, n): 6,435 for 8) instead of drawn.
+# Up to this many values all resamples are enumerated (C(2n - 1, n): 6,435 for 8), not drawn.
 EXACT = 8
 DRAWS = 10_000
-# Trials without repeats that may rank_by_differences by their own seed; the others are behind all of these.
+# Trials without repeats that may lead by their own seed; the others come after all of these.
 CONTENDERS = 20
 
 Floats = npt.NDArray[np.float64]
@@ -27,10 +27,11 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds and where the true one lies. low, high: None for a single value.
+    """A mean over seeds with an interval. low, high: None for a single value.
 
-    confidence: how often such an interval holds the true mean, at most. Of few values no resample
-    leaves their range, which holds the centre of a symmetric law in 1 - 2^(1-n) of the cases.
+    confidence: upper limit of the probability that the interval contains the true mean. No resample
+    leaves the range of the values, which contains the centre of a symmetric distribution with
+    probability 1 - 2^(1-n).
     """
 
     mean: float
@@ -46,7 +47,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """One trial against another: trial - other on each seed that both have."""
+    """The differences trial - other on each seed that both have."""
 
     trial: int
     other: int
@@ -55,29 +56,26 @@ class PairedComparison:
 
     @property
     def undecided(self) -> bool:
-        """Whether the interval holds 0: the two cannot be told apart. A single seed decides nothing."""
+        """Whether the interval contains 0, or there is a single seed."""
         return not self.interval.excludes_zero
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """order: completed trials, the leader first; rivals: contests that the leader has not decided,
-    among trials that share more than one seed with it."""
+    """order: completed trials, the leader first; undecided: comparisons of the leader with trials that
+    share more than one seed with it, where the interval contains 0."""
 
     order: tuple[TrialRecord, ...]
-    rivals: tuple[PairedComparison, ...]
-
-    @property
-    def leader(self) -> TrialRecord | None:
-        return self.order[0] if self.order else None
+    undecided: tuple[PairedComparison, ...]
 
 
 def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     """The expanded percentile interval of the mean (Hesterberg, "What Teachers Should Know About the
     Bootstrap", The American Statistician 69, 2015, section 5.3).
 
-    The percentile interval is too narrow by sqrt((n-1)/n) and by the normal in place of Student's
-    law; its quantiles are therefore taken at Phi(-sqrt(n/(n-1)) t). Up to 4 values that is the range.
+    The percentile interval is too narrow by sqrt((n-1)/n) and by the normal in place of Student's t
+    distribution; its quantiles are therefore taken at Phi(-sqrt(n/(n-1)) t). Up to 4 values that is
+    the range.
 
     Raises:
         ValueError: there are no values, or one is not finite.
@@ -100,7 +98,7 @@ def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
 def scores(record: TrialRecord, objective: SearchObjective) -> dict[str, float]:
     """The objective of a completed trial on each seed: of its own run, and of its repeats.
 
-    Keys tell which seeds are the same for two trials; a search gives the k-th repeats one seed.
+    Equal keys of two trials stand for equal seeds; all k-th repeats of a search share one seed.
     """
     own = f"seed {record.config.get('seed', 0)}"
     found = {own: objective.value(measures(record.reports[-1]))}
@@ -113,15 +111,20 @@ def compare(
     trial: TrialRecord, other: TrialRecord, objective: SearchObjective
 ) -> PairedComparison | None:
     """trial - other on their common seeds; None where they have none."""
-    return _contest(trial.number, scores(trial, objective), other.number, scores(other, objective))
+    mine, theirs = scores(trial, objective), scores(other, objective)
+    differences = {seed: mine[seed] - theirs[seed] for seed in mine if seed in theirs}
+    if not differences:
+        return None
+    found = interval(list(differences.values()))
+    return PairedComparison(trial.number, other.number, differences, found)
 
 
 def rank_by_differences(records: Iterable[TrialRecord], objective: SearchObjective) -> Ranking:
-    """Who leads among the completed trials.
+    """The order of the completed trials.
 
-    Each pair is decided by the mean of its differences over the seeds that both have: all of them
-    between trials with repeats, the own seed where one has none. The order is by the number of pairs
-    won, then by the mean over all seeds of the trial, then by its number.
+    A pair is decided by the mean of its differences over common seeds: all seeds for two trials with
+    repeats, the own seed where one has none. The order is by pairs won, then by the mean over all
+    seeds of the trial, then by number.
     """
     sign = 1.0 if objective.direction == "minimize" else -1.0
     done = [r for r in records if r.status == "completed" and r.reports]
@@ -147,23 +150,10 @@ def rank_by_differences(records: Iterable[TrialRecord], objective: SearchObjecti
 
     order = (*sorted(contenders, key=place), *rest)
     first = order[0]
-    contests = (
-        _contest(first.number, known[first.number], other.number, known[other.number])
-        for other in order[1:]
-        if len(known[other.number]) > 1
-    )
-    rivals = tuple(c for c in contests if c is not None and c.interval.count > 1 and c.undecided)
-    return Ranking(order, rivals)
-
-
-def _contest(
-    trial: int, mine: Mapping[str, float], other: int, theirs: Mapping[str, float]
-) -> PairedComparison | None:
-    common = [seed for seed in mine if seed in theirs]
-    if not common:
-        return None
-    differences = {seed: mine[seed] - theirs[seed] for seed in common}
-    return PairedComparison(trial, other, differences, interval(list(differences.values())))
+    repeats = [record for record in order[1:] if len(known[record.number]) > 1]
+    comparisons = (compare(first, record, objective) for record in repeats)
+    undecided = (c for c in comparisons if c is not None and c.interval.count > 1 and c.undecided)
+    return Ranking(order, tuple(undecided))
 
 
 def _mean_difference(mine: Mapping[str, float], theirs: Mapping[str, float], sign: float) -> float:

@@ -143,4 +143,4 @@ def _results(trials: Iterable[_TrialRungs], images: int, bracket: int | None) ->
 
 
 def _others(results: Iterable[RungResult], own: RungResult) -> list[RungResult]:
-    return [mark for mark in results if mark.number != own.number]
+    return [result for result in results if result.number != own.number]

@@ -88,7 +88,7 @@ class Rungs(Settings):
         Raises:
             ValueError: the trial has no result.
         """
-        own = next((mark for mark in results if mark.number == number), None)
+        own = next((result for result in results if result.number == number), None)
         if own is None:
             raise ValueError(f"results must contain the trial's own, but trial {number} has none")
         count = len(results)
@@ -120,15 +120,15 @@ class Rungs(Settings):
         keep = self.survivor_count(len(results))
         waiting = set(paused)
         found = [
-            (place, mark)
-            for place, mark in zip(_places(results, directions), results, strict=True)
-            if mark.number in waiting and place < keep
+            (place, result)
+            for place, result in zip(_places(results, directions), results, strict=True)
+            if result.number in waiting and place < keep
         ]
         if not found:
             return None
-        place, mark = min(found, key=lambda entry: (entry[0], entry[1].number))
-        text = f"place {place + 1} of {len(results)} at this rung with {show(mark.values)}"
-        return mark.number, f"{text}; promoted, since the best {keep} now continue"
+        place, result = min(found, key=lambda entry: (entry[0], entry[1].number))
+        text = f"place {place + 1} of {len(results)} at this rung with {show(result.values)}"
+        return result.number, f"{text}; promoted, since the best {keep} now continue"
 
     def _against_median(
         self,
@@ -140,9 +140,9 @@ class Rungs(Settings):
         sign = 1.0 if directions[0] == "minimize" else -1.0
         best = sign * min(sign * values[0] for values in own.history)
         means = [
-            math.fsum(values[0] for values in mark.history) / len(mark.history)
-            for mark in results
-            if mark.number != own.number
+            math.fsum(values[0] for values in result.history) / len(result.history)
+            for result in results
+            if result.number != own.number
         ]
         if len(means) + 1 < needed:
             return Decision(True, f"{best:.6g}; nothing is stopped before {needed} values")
@@ -154,9 +154,9 @@ class Rungs(Settings):
 def _places(results: Sequence[RungResult], directions: Sequence[Direction]) -> list[int]:
     """How many results are better than each; with one objective equal values share a place."""
     if len(directions) > 1:
-        return places([mark.values for mark in results], directions)
+        return places([result.values for result in results], directions)
     sign = 1.0 if directions[0] == "minimize" else -1.0
-    values = [sign * mark.values[0] for mark in results]
+    values = [sign * result.values[0] for result in results]
     ordered = sorted(values)
     return [bisect.bisect_left(ordered, value) for value in values]
 

@@ -1,62 +1,54 @@
-"""Whether a sampler can do a search, and which parameters it leaves to chance; known before Ray starts."""
+"""Which searches a sampler supports, and which parameters it draws independently of results."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import RandomSampler
-from optuna.storages import InMemoryStorage
-from optuna.trial import FixedTrial
 
 from meanflow_tune.search.samplers import cmaes
 from meanflow_tune.search.samplers.factory import SamplerKind
 
-DRAWS = 24
-Distributions = dict[str, BaseDistribution]
+Asked = Mapping[str, BaseDistribution]
 
 
 def check_sampler(
     kind: SamplerKind,
-    suggest: Callable[[Any], Any],
     objectives: int,
-    baselines: Sequence[Mapping[str, Any]],
-    draws: int = DRAWS,
+    baselines: Sequence[Asked],
+    drawn: Sequence[Asked],
 ) -> tuple[str, ...]:
     """The parameters that the sampler draws independently of all others and of the results.
 
-    suggest: the space's. baselines: their parameters, in the order in which they run.
-    draws: blind draws that show which parameters every trial has.
+    objectives: how many; baselines: what each asks for, in the order in which they run; drawn: the
+    same of random draws, which show the parameters that every trial has.
 
-    GP, CMA-ES and NSGA-II model what every trial has, QMC spreads what trial 0 has, CMA-ES only
-    numbers; TPE models everything, and a blind sampler nothing, which needs no warning.
+    GP, CMA-ES and NSGA-II model the parameters that every trial has, CMA-ES only numbers; QMC spreads
+    those of trial 0; TPE models all, and a random sampler none, which needs no note.
 
     Raises:
-        ValueError: the sampler cannot do it; one line that names --sampler and the remedy.
+        ValueError: the sampler does not support the search; one line with --sampler and the remedy.
     """
     if kind == "cmaes":
         if objectives > 1:
             raise ValueError(
-                f"--sampler cmaes: it takes one objective, but the search has {objectives}; take "
+                f"--sampler cmaes: it supports one objective, but the search has {objectives}; use "
                 "tpe, gp or nsgaii, or combine them into one, such as "
                 "geometric_mean(teacher_gap@1,teacher_gap@4)."
             )
         if not cmaes.is_installed():
             raise ValueError(
                 "--sampler cmaes: the Python package cmaes is not installed; install it (pip "
-                "install -c constraints.txt cmaes), or take another sampler, such as tpe."
+                "install -c constraints.txt cmaes), or use another sampler, such as tpe."
             )
     if kind in ("tpe", "random"):
         return ()
-    asked = [_fixed(suggest, params) for params in baselines]
-    asked += [_drawn(suggest, seed) for seed in range(draws)]
+    asked = [*baselines, *drawn]
     every = dict.fromkeys(
         name
         for distributions in asked
         for name, distribution in distributions.items()
         if not distribution.single()
     )
-    shared = asked[0]
+    shared = dict(asked[0])
     if kind != "qmc" or not baselines:
         for distributions in asked[1:]:
             shared = {
@@ -74,30 +66,17 @@ def check_sampler(
     if every and len(independent) == len(every):
         raise ValueError(
             f"--sampler {kind}: it models only {'numbers' if kind == 'cmaes' else 'parameters'} that "
-            "every trial has, and this space has none; take tpe, or a space without conditions, such "
+            "every trial has, and this space has none; use tpe, or a space without conditions, such "
             "as second_order_flat."
         )
     return independent
 
 
 def independent_note(kind: SamplerKind, independent: Sequence[str]) -> str | None:
-    """One line for the start of a search; None where nothing is left to chance."""
+    """A note for the start of a search; None where no parameter is drawn independently."""
     if not independent:
         return None
     return (
         f"sampler {kind} models what every trial has; these are drawn independently of results: "
         f"{', '.join(independent)}"
     )
-
-
-def _fixed(suggest: Callable[[Any], Any], params: Mapping[str, Any]) -> Distributions:
-    trial = FixedTrial(dict(params))
-    suggest(trial)
-    return trial.distributions
-
-
-def _drawn(suggest: Callable[[Any], Any], seed: int) -> Distributions:
-    study = optuna.create_study(storage=InMemoryStorage(), sampler=RandomSampler(seed=seed))
-    trial = study.ask()
-    suggest(trial)
-    return trial.distributions

@@ -1,10 +1,9 @@
-"""The parameters of a space as Optuna sees them, and which stored values still fit them."""
+"""The distributions of a space's parameters, and which stored values fit them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import optuna
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -12,41 +11,31 @@ from optuna.distributions import (
     IntDistribution,
     check_distribution_compatibility,
 )
-from optuna.trial import FixedTrial, FrozenTrial, Trial
+from optuna.trial import FrozenTrial
 
-from meanflow_tune.search.errors import SpaceError, one_line
-from meanflow_tune.search.space.load import NamedErrors
+from meanflow_tune.search.space.draws import Suggest, draw_fixed, draw_random
 
 DRAWS = 512
 Distributions = Mapping[str, tuple[BaseDistribution, ...]]
 
 
 def draw_distributions(
-    suggest: Callable[[Any], Any], baselines: Mapping[str, Mapping[str, Any]], draws: int = DRAWS
+    suggest: Suggest, baselines: Mapping[str, Mapping[str, Any]], draws: int = DRAWS
 ) -> Distributions:
     """parameter -> its distributions (several where they depend on a condition), from random draws.
 
-    Raises:
-        SpaceError: a draw failed, or one name has two distributions that Optuna holds incompatible.
+    Raises SpaceError where a draw fails.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        storage=optuna.storages.InMemoryStorage(), sampler=optuna.samplers.RandomSampler(seed=0)
-    )
     found: dict[str, dict[BaseDistribution, None]] = {}
-    trials: list[Any] = [FixedTrial(dict(params)) for params in baselines.values()]
-    for trial in [*trials, *(study.ask() for _ in range(draws))]:
-        try:
-            suggest(NamedErrors(trial))
-        except Exception as error:  # whatever code of a space may raise
-            raise SpaceError(f"with the parameters {trial.params}: {one_line(error)}") from error
-        for name, distribution in trial.distributions.items():
+    fixed = [draw_fixed(suggest, params) for params in baselines.values()]
+    for drawn in [*fixed, *(draw_random(suggest, seed) for seed in range(draws))]:
+        for name, distribution in drawn.distributions.items():
             found.setdefault(name, {})[distribution] = None
     return {name: tuple(distributions) for name, distributions in found.items()}
 
 
 def conflicts(trials: Iterable[FrozenTrial], distributions: Distributions) -> dict[str, str]:
-    """parameter -> why Optuna refuses its new law in a study that holds these trials."""
+    """parameter -> why Optuna refuses its new distribution in a study with these trials."""
     stored: dict[str, dict[BaseDistribution, None]] = {}
     for trial in trials:
         for name, distribution in trial.distributions.items():
@@ -58,41 +47,37 @@ def conflicts(trials: Iterable[FrozenTrial], distributions: Distributions) -> di
                 try:
                     check_distribution_compatibility(old, distribution)
                 except ValueError:
-                    found[name] = f"{name} was {describe(old)} and is {describe(distribution)}"
+                    found[name] = (
+                        f"{name} was {domain_text(old)}, and is {domain_text(distribution)}"
+                    )
     return found
 
 
 @dataclass(frozen=True)
 class ParamFit:
-    """A trial's parameters in another space. left_out: those that it has no place for."""
+    """A trial's parameters in another space. left_out: those that do not fit it."""
 
     params: dict[str, Any] = field(default_factory=dict)
     distributions: dict[str, BaseDistribution] = field(default_factory=dict)
     left_out: dict[str, Any] = field(default_factory=dict)
 
 
-def fit(params: Mapping[str, Any], distributions: Distributions) -> ParamFit:
+def fit_params(params: Mapping[str, Any], distributions: Distributions) -> ParamFit:
     """Parameters of a trial (`all_params`) under the distributions of another space."""
-    fitted = ParamFit()
+    found = ParamFit()
     for name, value in params.items():
-        distribution = next(
-            (
-                distribution
-                for distribution in distributions.get(name, ())
-                if holds(distribution, value)
-            ),
-            None,
-        )
+        fitting = (d for d in distributions.get(name, ()) if contains(d, value))
+        distribution = next(fitting, None)
         if distribution is None:
-            fitted.left_out[name] = value
+            found.left_out[name] = value
         else:
-            fitted.params[name] = _typed(distribution, value)
-            fitted.distributions[name] = distribution
-    return fitted
+            found.params[name] = _typed(distribution, value)
+            found.distributions[name] = distribution
+    return found
 
 
-def holds(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether a parameter with this law can have this value; 3.0 is a whole number, True is none."""
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a distribution can have a value; 3.0 is a whole number, True is no number."""
     if isinstance(distribution, CategoricalDistribution):
         return any(type(one) is type(value) and one == value for one in distribution.choices)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -102,29 +87,21 @@ def holds(distribution: BaseDistribution, value: Any) -> bool:
     return distribution._contains(float(value))
 
 
-def describe(distribution: BaseDistribution) -> str:
-    """A distribution in a few words, for messages."""
+def domain_text(distribution: BaseDistribution) -> str:
+    """`1e-3 to 0.5, log`, `1 to 3, whole`, `uniform | beta`."""
     if isinstance(distribution, CategoricalDistribution):
-        return f"one of {', '.join(map(str, distribution.choices))}"
+        return " | ".join(str(choice) for choice in distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    kind = "whole" if isinstance(distribution, IntDistribution) else "real"
-    scale = " on a logarithmic scale" if distribution.log else ""
-    return f"{kind} in [{distribution.low:g}, {distribution.high:g}]{scale}"
-
-
-def _typed(distribution: BaseDistribution, value: Any) -> Any:
+    words = [f"{distribution.low:g} to {distribution.high:g}"]
     if isinstance(distribution, IntDistribution):
-        return int(value)
-    return float(value) if isinstance(distribution, FloatDistribution) else value
-
-
-def freeze(suggest: Callable[[Trial], Any], params: Mapping[str, Any]) -> Any:
-    """What a space gives for parameters that are all fixed."""
-    return suggest(FixedTrial(dict(params)))  # type: ignore[arg-type]
+        words.append("whole" if distribution.step == 1 else f"whole, step {distribution.step}")
+    elif distribution.step is not None:
+        words.append(f"step {distribution.step:g}")
+    return ", ".join([*words, "log"] if distribution.log else words)
 
 
 def is_refused_distribution(error: Exception) -> bool:
-    """Whether Optuna refuses another law under a known name (`check_distribution_compatibility`)."""
+    """Whether Optuna refused another distribution of a parameter (`check_distribution_compatibility`)."""
     return isinstance(error, ValueError) and any(
         text in str(error)
         for text in (
@@ -133,3 +110,9 @@ def is_refused_distribution(error: Exception) -> bool:
             "does not support dynamic value space",
         )
     )
+
+
+def _typed(distribution: BaseDistribution, value: Any) -> Any:
+    if isinstance(distribution, IntDistribution):
+        return int(value)
+    return float(value) if isinstance(distribution, FloatDistribution) else value

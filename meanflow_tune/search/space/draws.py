@@ -1,27 +1,101 @@
-"""Configurations of a space without a search: its baselines, and random draws to check and to show."""
+"""Draws of a search space without a study: one call of its `suggest`, and what it asked for."""
 
-from collections.abc import Callable
-from typing import Any
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
 
 import optuna
-from optuna.trial import FixedTrial, Trial
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import BaseTrial, FixedTrial
 
-from meanflow_tune.search.errors import SpaceError
-from meanflow_tune.search.space.load import NamedErrors, Space
+from meanflow_tune.search.errors import SpaceError, one_line
+
+AnyTrial: TypeAlias = BaseTrial
+Suggest: TypeAlias = Callable[[AnyTrial], Any]
 
 
-def draw_baseline(space: Space, name: str) -> Any:
-    """The configuration of a baseline, all of whose parameters are fixed."""
-    return space.suggest(FixedTrial(space.baselines[name]))  # type: ignore[arg-type]
+@dataclass(frozen=True)
+class Draw:
+    """One call of suggest. config: what it returned; params, distributions: in the order of asking."""
+
+    config: Any
+    params: dict[str, Any]
+    distributions: dict[str, BaseDistribution]
 
 
-def draw_random(suggest: Callable[[Trial], Any], seed: int) -> Any:
-    """The configuration of one random draw, a function of `seed`. Raises SpaceError where it fails."""
+def draw(suggest: Suggest, trial: AnyTrial) -> Draw:
+    """Call suggest. Raises SpaceError with the parameters where that fails."""
+    try:
+        config = suggest(name_errors(trial))
+    except Exception as error:  # whatever code of a space may raise
+        raise SpaceError(f"with the parameters {trial.params}: {one_line(error)}") from error
+    return Draw(config, dict(trial.params), dict(trial.distributions))
+
+
+def draw_fixed(suggest: Suggest, params: Mapping[str, Any]) -> Draw:
+    """The draw with all parameters given, as a baseline has them."""
+    return draw(suggest, FixedTrial(dict(params)))
+
+
+def draw_random(suggest: Suggest, seed: int) -> Draw:
+    """A random draw, a function of `seed`."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.RandomSampler(seed=seed)
     study = optuna.create_study(storage=optuna.storages.InMemoryStorage(), sampler=sampler)
-    trial = study.ask()
-    try:
-        return suggest(NamedErrors(trial))  # type: ignore[arg-type]
-    except Exception as error:  # whatever code of a space may raise
-        raise SpaceError(f"with the parameters {trial.params}: {error}") from error
+    return draw(suggest, study.ask())
+
+
+def name_errors(trial: AnyTrial) -> AnyTrial:
+    """The trial, where errors of `suggest_...` about a range or value name the parameter."""
+    return cast(AnyTrial, _NamingTrial(trial))
+
+
+class _NamingTrial:
+    def __init__(self, trial: AnyTrial) -> None:
+        self._trial = trial
+
+    def __getattr__(self, method: str) -> Any:
+        found = getattr(self._trial, method)
+        if not method.startswith("suggest_"):
+            return found
+
+        def suggest(name: str, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return found(name, *args, **kwargs)
+            except ValueError as error:
+                text = str(error)
+                raise ValueError(text if name in text else f"parameter {name!r}: {text}") from error
+
+        return suggest
+
+
+class EdgeTrial(FixedTrial):
+    """A trial that draws its numbers at an end of their range with a chance of `edge_chance`."""
+
+    def __init__(self, source: random.Random, edge_chance: float) -> None:
+        super().__init__({})
+        self._source, self._edge_chance = source, edge_chance
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        if name not in self._params:
+            self._params[name] = self._draw(distribution)
+        return super()._suggest(name, distribution)
+
+    def _draw(self, distribution: BaseDistribution) -> Any:
+        if isinstance(distribution, CategoricalDistribution):
+            return self._source.choice(distribution.choices)
+        assert isinstance(distribution, FloatDistribution | IntDistribution)
+        low, high, step = distribution.low, distribution.high, distribution.step
+        if self._source.random() < self._edge_chance:
+            return self._source.choice((low, high))
+        part = self._source.random()
+        value = low * (high / low) ** part if distribution.log else low + (high - low) * part
+        if step is not None:
+            value = low + round((value - low) / step) * step
+        return min(max(value, low), high)

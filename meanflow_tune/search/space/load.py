@@ -7,17 +7,18 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from optuna.trial import FixedTrial, Trial
+from optuna.trial import FixedTrial
 
 import meanflow_tune
 from meanflow_tune.search.errors import SpaceError, one_line
 from meanflow_tune.search.objectives import SearchObjective
+from meanflow_tune.search.space.draws import Suggest, name_errors
 
 PACKAGE = "search_spaces"
 REQUIRED = ("GOAL", "OBJECTIVE", "BASELINES", "suggest")
@@ -25,19 +26,18 @@ REQUIRED = ("GOAL", "OBJECTIVE", "BASELINES", "suggest")
 
 @dataclass(frozen=True)
 class Space:
-    """What a search is about.
+    """A loaded search space.
 
-    suggest: gives a configuration for an Optuna trial; goal: what the study is to check_terms, one
-    sentence; baselines: name -> every parameter, in the order in which they run; source_hash: of
-    the file and of the search spaces that it imports, so that a study notices when its space
-    changed; reference: the baselines of which the best is what proposed trials are compared with
-    (the module's REFERENCE, else all); families: name -> baselines that differ in their learning rate
-    only, of which the best stands for all (the module's FAMILIES; a baseline that is in none is one by
-    itself).
+    suggest: returns the configuration of an Optuna trial; goal: the question of the study, one
+    sentence; baselines: name -> all parameters, in the order in which they run; source_hash: of the
+    file and of the search spaces that it imports, which shows a study that its space changed;
+    reference: baselines, the best of which proposed trials are compared with (the module's REFERENCE,
+    else all); families: name -> baselines that differ in their learning rate only, the best of which
+    represents all (the module's FAMILIES; any other baseline is its own family).
     """
 
     name: str
-    suggest: Callable[[Trial], Any]
+    suggest: Suggest
     goal: str
     objective: SearchObjective
     baselines: dict[str, dict[str, Any]]
@@ -50,8 +50,8 @@ def load_space(name_or_path: str | Path) -> Space:
     """Load search_spaces/NAME.py, or the file at a path that ends in .py, and check it.
 
     Raises:
-        SpaceError: it is unknown, does not load, lacks a part, or a baseline does not fix exactly
-            the parameters that suggest asks for.
+        SpaceError: it is unknown, does not load, lacks a part, or has a baseline that does not fix
+            exactly the parameters that suggest asks for.
     """
     text = str(name_or_path)
     if text.endswith(".py"):
@@ -97,17 +97,13 @@ def known_spaces() -> list[str]:
     return sorted(p.stem for p in spaces_folder().glob("*.py") if not p.stem.startswith("_"))
 
 
-def check_baseline(suggest: Callable[[Any], Any], name: str, params: Mapping[str, Any]) -> None:
-    """Check that a baseline fixes every parameter that suggest asks for, in range, and no other.
-
-    Raises:
-        SpaceError: it does not; the parameter is named.
-    """
+def check_baseline(suggest: Suggest, name: str, params: Mapping[str, Any]) -> None:
+    """Raise SpaceError unless a baseline fixes exactly the parameters that suggest asks for, in range."""
     trial = FixedTrial(dict(params))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            suggest(NamedErrors(trial))
+            suggest(name_errors(trial))
         except Exception as error:  # whatever code of a space may raise
             raise SpaceError(f"baseline {name!r}: {one_line(error)}") from error
     extra = sorted(set(params) - set(trial.params))
@@ -118,27 +114,6 @@ def check_baseline(suggest: Callable[[Any], Any], name: str, params: Mapping[str
     for warning in caught:
         if re.search(r"out of\s+the range", str(warning.message)):
             raise SpaceError(f"baseline {name!r}: {one_line(Warning(warning.message))}")
-
-
-class NamedErrors:
-    """A trial whose `suggest_...` name the parameter in an error about its range or value."""
-
-    def __init__(self, trial: Any) -> None:
-        self._trial = trial
-
-    def __getattr__(self, method: str) -> Any:
-        found = getattr(self._trial, method)
-        if not method.startswith("suggest_"):
-            return found
-
-        def suggest(name: str, *args: Any, **kwargs: Any) -> Any:
-            try:
-                return found(name, *args, **kwargs)
-            except ValueError as error:
-                text = str(error)
-                raise ValueError(text if name in text else f"parameter {name!r}: {text}") from error
-
-        return suggest
 
 
 def _load_module(name: str, path: Path) -> ModuleType:
@@ -195,7 +170,7 @@ def _imported_spaces(source: bytes) -> list[Path]:
 def _goal(goal: object, path: Path) -> str:
     if not isinstance(goal, str) or not goal.strip():
         raise SpaceError(
-            f"GOAL of search space {path} must say in a sentence what it is to check_terms"
+            f"GOAL of search space {path} must state the question of the study in a sentence"
         )
     return goal
 

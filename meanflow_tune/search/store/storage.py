@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 from optuna.storages import BaseStorage, JournalStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
@@ -18,6 +18,9 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from meanflow_tune.files import WritePolicy, sync_folder, write_once
 from meanflow_tune.search.errors import StorageError
 from meanflow_tune.search.store.proxy import FencedStorage
+
+# The type of a study's storage, for packages that do not import Optuna.
+Storage: TypeAlias = BaseStorage
 
 JOURNAL_NAME = "study.journal"
 UNSYNCED_BYTES = 2**16  # of a journal, at most

@@ -22,7 +22,8 @@ from optuna.trial import FrozenTrial, TrialState
 from meanflow_tune.records import INFEASIBLE, Report
 from meanflow_tune.search.errors import StudyChanged
 from meanflow_tune.search.objectives import Objectives
-from meanflow_tune.search.space.distributions import Distributions, conflicts, fit, freeze
+from meanflow_tune.search.space.distributions import Distributions, conflicts, fit_params
+from meanflow_tune.search.space.draws import Suggest, draw_fixed
 from meanflow_tune.search.store.trials import (
     BASELINE,
     CONFIG,
@@ -58,7 +59,7 @@ class Target:
 
     objectives: Objectives
     distributions: Distributions | None = None
-    suggest: Callable[[Any], Any] | None = None
+    suggest: Suggest | None = None
     baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -234,7 +235,7 @@ def _convert_params(new: FrozenTrial, trial: FrozenTrial, target: Target) -> Non
         else:
             # The name now stands for another configuration, which is run as a new trial.
             attrs[FORMER_BASELINE] = attrs.pop(BASELINE)
-    fitted = fit(params, target.distributions)
+    fitted = fit_params(params, target.distributions)
     new.params, new.distributions = fitted.params, fitted.distributions
     attrs.pop(IMPORTED_PARAMS, None)
     if fitted.left_out:
@@ -243,6 +244,5 @@ def _convert_params(new: FrozenTrial, trial: FrozenTrial, target: Target) -> Non
 
 def _has_config(target: Target, params: Mapping[str, Any], config: Any) -> bool:
     assert target.suggest is not None
-    return json.dumps(plain(freeze(target.suggest, params)), sort_keys=True) == json.dumps(
-        config, sort_keys=True
-    )
+    fixed = plain(draw_fixed(target.suggest, params).config)
+    return json.dumps(fixed, sort_keys=True) == json.dumps(config, sort_keys=True)

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from meanflow_tune.records import Report
 from meanflow_tune.search.errors import StudyChanged
 from meanflow_tune.search.objectives import Objectives
-from meanflow_tune.search.space.distributions import Distributions, fit
+from meanflow_tune.search.space.distributions import Distributions, fit_params
 from meanflow_tune.search.store.manifest import Manifest, compare
 from meanflow_tune.search.store.storage import open_storage
 from meanflow_tune.search.store.trials import (
@@ -130,7 +130,7 @@ def _trials(source: BaseStorage, name: str) -> list[FrozenTrial]:
 def _convert(
     trial: FrozenTrial, origin: str, distributions: Distributions, objectives: Objectives
 ) -> FrozenTrial:
-    fitted = fit(all_params(trial), distributions)
+    fitted = fit_params(all_params(trial), distributions)
     entries = stored_reports(trial)
     reports = [Report(**entry["report"]) for entry in entries.values()]
     try:

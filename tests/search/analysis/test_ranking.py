@@ -7,11 +7,10 @@ import pytest
 from meanflow_tune.records import Status, TrialRecord
 from meanflow_tune.search.analysis.ranking import (
     columns,
+    describe_difference,
     final_table,
     front,
-    leaderboard,
     rank_trials,
-    word,
 )
 from meanflow_tune.search.objectives import Objectives, SearchObjective
 from tests.support.records import record
@@ -20,24 +19,18 @@ GAP = Objectives.parse("gap@1")
 BOTH = Objectives.parse("gap@1,cost")
 
 
-def test_leaderboard_order() -> None:
+def test_completed_trials_are_ordered_by_value_then_by_number() -> None:
     records = [
         record(0, "completed", 0.3, baseline="plain"),
         record(1, "pruned", 0.05, images=20),
         record(2, "completed", 0.2),
-        record(3, "pruned", 0.4, images=50),
         record(4, "diverged", 0.01, images=50),
         record(5, "running", None),
         record(6, "completed", 0.2),
-        record(7, "pruned", 0.04, images=20),
     ]
-    table = leaderboard(records, GAP)
-    assert [line.number for line in table] == [2, 6, 0, 3, 7, 1]
-    assert [line.rank for line in table] == [1, 2, 3, 4, 5, 6]
-    assert table[2].baseline == "plain"
-    assert [line.values for line in table[:2]] == [(0.2,), (0.2,)]
+    assert [one.number for one in rank_trials(records, GAP)] == [2, 6, 0]
     highest = Objectives.of(SearchObjective.parse("gap@1", "maximize"))
-    assert [line.number for line in leaderboard(records, highest)] == [0, 2, 6, 3, 1, 7]
+    assert [one.number for one in rank_trials(records, highest)] == [0, 2, 6]
 
 
 def costly(number: int, gap: float, seconds: float, status: Status = "completed") -> TrialRecord:
@@ -54,7 +47,6 @@ def test_several_objectives_are_ordered_by_front_then_by_distance_to_the_ideal()
     records = [corner, middle, other, behind, worst, unfinished]
     assert [r.number for r in rank_trials(records, BOTH)] == [1, 0, 2, 3, 4]
     assert [r.number for r in front(records, BOTH)] == [0, 1, 2]
-    assert [line.number for line in leaderboard(records, BOTH)] == [1, 0, 2, 3, 4, 5]
 
 
 def test_the_scale_of_an_objective_does_not_choose_the_trial() -> None:
@@ -96,17 +88,17 @@ def test_differences_are_paired_by_seed() -> None:
     assert difference.mean == pytest.approx(-0.3)
     assert (difference.low, difference.high) == pytest.approx((-0.5, -0.1))
     assert row.relative["gap@1"] == pytest.approx(-0.3 / 2.3)
-    assert word(difference, "minimize") == "better"
-    assert word(difference, "maximize") == "worse"
+    assert describe_difference(difference, "minimize") == "better"
+    assert describe_difference(difference, "maximize") == "worse"
 
 
 def test_what_the_interval_holds_is_undecided() -> None:
     sides = {"plain": runs({1: 1.0, 2: 2.0}), "new": runs({1: 0.5, 2: 2.1})}
     difference = final_table(sides, GAP)[1].against["gap@1"]
     assert difference.mean < 0
-    assert word(difference, "minimize") == "undecided"
+    assert describe_difference(difference, "minimize") == "undecided"
     one = final_table({"plain": runs({1: 1.0}), "new": runs({1: 0.5})}, GAP)[1].against["gap@1"]
-    assert word(one, "minimize") == "undecided", "one seed decides nothing"
+    assert describe_difference(one, "minimize") == "undecided", "one seed decides nothing"
 
 
 def test_what_does_not_enter_the_final_table() -> None:

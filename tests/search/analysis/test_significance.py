@@ -114,19 +114,18 @@ def test_the_leader_wins_on_all_seeds_together_not_on_the_first() -> None:
     found = rank_by_differences(
         [lucky, steady, close, trial(3, 0.9), trial(4, 0.01, status="pruned")], GAP
     )
-    assert found.leader is not None
     assert [record.number for record in found.order] == [1, 2, 0, 3]
-    assert {contest.other for contest in found.rivals} == {0, 2}
-    assert {len(contest.differences) for contest in found.rivals} == {3}
+    assert {contest.other for contest in found.undecided} == {0, 2}
+    assert {len(contest.differences) for contest in found.undecided} == {3}
     apart = rank_by_differences([steady, trial(2, 0.14, 0.25, 0.28)], GAP)
-    assert apart.rivals == ()
+    assert apart.undecided == ()
 
 
 def test_a_trial_without_repeats_is_compared_on_its_own_seed() -> None:
     repeated = trial(0, 0.20, 0.10, 0.12)
     found = rank_by_differences([repeated, trial(1, 0.15)], GAP)
     assert [record.number for record in found.order] == [1, 0]
-    assert found.rivals == (), "one seed tells nothing about luck"
+    assert found.undecided == (), "one seed tells nothing about luck"
     assert [r.number for r in rank_by_differences([repeated, trial(1, 0.25)], GAP).order] == [0, 1]
 
 
@@ -135,14 +134,14 @@ def test_without_repeats_the_leader_is_the_best_value() -> None:
     assert [record.number for record in rank_by_differences(records, GAP).order] == [1, 2, 3, 0]
     highest = SearchObjective.parse("gap@1", "maximize")
     assert [record.number for record in rank_by_differences(records, highest).order] == [0, 3, 1, 2]
-    assert rank_by_differences([], GAP).leader is None
+    assert rank_by_differences([], GAP).order == ()
 
 
 def test_direction_counts_in_pairs_too() -> None:
     highest = SearchObjective.parse("gap@1", "maximize")
     found = rank_by_differences([trial(0, 0.1, 0.2, 0.3), trial(1, 0.2, 0.3, 0.5)], highest)
     assert found.order[0].number == 1
-    assert found.rivals == ()
+    assert found.undecided == ()
 
 
 def test_own_runs_on_different_seeds_are_not_paired() -> None:

@@ -71,8 +71,8 @@ def test_the_median_rule_compares_the_best_so_far_with_the_means_of_the_others()
         RungResult(3, ((1.0,), (3.0,))),
     ]
     # Means 3, 5 and 2; their median is 3.
-    write_once = RungResult(0, ((9.0,), (3.0,)))
-    assert rungs.decide([*others, write_once], 0).go_on
+    ready = RungResult(0, ((9.0,), (3.0,)))
+    assert rungs.decide([*others, ready], 0).go_on
     earlier = RungResult(0, ((2.5,), (9.0,)))
     assert rungs.decide([*others, earlier], 0).go_on
     weak = RungResult(0, ((9.0,), (3.1,)))
@@ -101,7 +101,7 @@ def test_trials_take_turns_in_brackets() -> None:
 
 
 def test_rungs_refuse() -> None:
-    with pytest.raises(ValueError, match="but 5 has none"):
+    with pytest.raises(ValueError, match="but trial 5 has none"):
         Rungs().decide(results_of([0.1, 0.2]), 5)
     for bad in ({"reduction": 1.0}, {"min_peers": 0}, {"grace": -1}, {"brackets": 0}, {"x": 1}):
         with pytest.raises(ValidationError):
@@ -155,12 +155,6 @@ def test_objective_values_that_are_refused() -> None:
             objective.value({"a@1": bad, "a@2": 1.0})
     with pytest.raises(ValueError, match="needs metrics >= 0"):
         objective.value({"a@1": -1.0, "a@2": 1.0})
-
-
-def test_better() -> None:
-    assert SearchObjective().better(0.1, 0.2)
-    assert not SearchObjective(direction="maximize").better(0.1, 0.2)
-    assert not SearchObjective().better(0.1, 0.1)
 
 
 def test_several_objectives_are_read_and_written() -> None:

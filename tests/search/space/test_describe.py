@@ -6,7 +6,8 @@ import pytest
 from optuna import Trial
 
 from meanflow_tune.search.errors import SpaceError
-from meanflow_tune.search.space.describe import domain_text, find_parameters
+from meanflow_tune.search.space.describe import find_parameters
+from meanflow_tune.search.space.distributions import domain_text
 from meanflow_tune.search.space.load import load_space
 
 
@@ -100,7 +101,7 @@ def test_a_space_that_refuses_every_draw_is_an_error() -> None:
         find_parameters(suggest, {})
 
 
-def test_domains_for_a_person() -> None:
+def test_domains_in_words() -> None:
     def suggest(trial: Trial) -> None:
         trial.suggest_float("f", 1e-3, 0.5, log=True)
         trial.suggest_float("g", 0.0, 1.0, step=0.25)
@@ -120,7 +121,7 @@ def test_domains_for_a_person() -> None:
     }
 
 
-def test_probes_keep_to_the_laws() -> None:
+def test_draws_stay_within_the_distributions() -> None:
     """Every value is one that Optuna's own distribution contains."""
     distributions = []
 

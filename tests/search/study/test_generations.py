@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from meanflow_tune.records import Outcome, TrialRecord
 from meanflow_tune.search.errors import SpaceError, StudyChanged
 from meanflow_tune.search.objectives import Objectives, SearchObjective
-from meanflow_tune.search.space.distributions import draw_distributions, fit, holds
+from meanflow_tune.search.space.distributions import contains, draw_distributions, fit_params
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.search.store.trials import IMPORTED_PARAMS, current_name, read_records
 from meanflow_tune.search.study.generations import Target, make_generation, reasons
@@ -77,8 +77,8 @@ def test_stock_optuna_refuses_what_generations_make_possible(storage: BaseStorag
     ("suggest", "reason"),
     [
         (with_choices("plain", "bent", "dead"), None),
-        (with_choices("plain", "bent", "dead", "new"), "kind was one of plain, bent, dead and is"),
-        (with_choices("plain", "bent", "dead", logarithmic=True), "z was real in"),
+        (with_choices("plain", "bent", "dead", "new"), "kind was plain | bent | dead, and is"),
+        (with_choices("plain", "bent", "dead", logarithmic=True), "z was 0 to 1, and is"),
     ],
 )
 def test_only_what_optuna_refuses_needs_a_generation(
@@ -271,10 +271,12 @@ def test_what_the_draws_did_not_show_is_named_when_it_is_asked(
 def test_which_values_a_law_holds() -> None:
     whole, real = IntDistribution(1, 5), FloatDistribution(1, 5)
     flags, numbers = CategoricalDistribution([False, True]), CategoricalDistribution([0, 1])
-    assert [holds(whole, v) for v in (3, 3.0, 2.5, 6, True, "3")] == [True, True] + [False] * 4
-    assert [holds(real, v) for v in (3, 2.5, 6, False, None)] == [True, True] + [False] * 3
-    assert [holds(flags, v) for v in (True, 1, 0)] == [True, False, False]
-    assert [holds(numbers, v) for v in (True, 1, 0)] == [False, True, True]
-    fitted = fit({"a": 3.0, "b": 9, "c": 1}, {"a": (whole,), "b": (whole, FloatDistribution(0, 9))})
+    assert [contains(whole, v) for v in (3, 3.0, 2.5, 6, True, "3")] == [True, True] + [False] * 4
+    assert [contains(real, v) for v in (3, 2.5, 6, False, None)] == [True, True] + [False] * 3
+    assert [contains(flags, v) for v in (True, 1, 0)] == [True, False, False]
+    assert [contains(numbers, v) for v in (True, 1, 0)] == [False, True, True]
+    fitted = fit_params(
+        {"a": 3.0, "b": 9, "c": 1}, {"a": (whole,), "b": (whole, FloatDistribution(0, 9))}
+    )
     assert (fitted.params, fitted.left_out) == ({"a": 3, "b": 9.0}, {"c": 1})
     assert [type(value) for value in fitted.params.values()] == [int, float]
