@@ -136,7 +136,7 @@ def test_text_round_trip(text: str) -> None:
         ("loss/backward", "is a training loss"),
         ("teacher_gap", "must be NAME@NFE"),
         ("teacher_gap@0", "must be NAME@NFE"),
-        ("max(a@1,b@1)", "known are geometric_mean and mean"),
+        ("max(a@1,b@1)", "known: geometric_mean, mean"),
         ("mean(a@1,a@1)", "must differ"),
         ("mean()", "must be NAME@NFE"),
     ],
