@@ -81,14 +81,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A trial as the study holds it: the one source of tables, pictures, MLflow and the live view.
+    """A trial of a study: the only source of tables, pictures, MLflow and the live view.
 
-    value: the search's objective at the last rung, None before the first and where there are several
-    objectives; values: all of them; baseline: its name, or None for a trial that a sampler proposed;
-    reports: one a rung, ascending in images, of the trial's own run; rung_values, decisions: the
-    objectives and the reason of the decision at each of these rungs; repeats: the last reports of its
-    repeats on other seeds; protected: drawn to be never stopped, so that rungs can be audited;
-    bracket: of successive halving, from 0; terms: index of the manifest's terms under which it was made.
+    value: the single objective at the last rung, None before the first rung and for several
+    objectives; values: all objectives; baseline: its name, None for a trial that a sampler proposed;
+    reports: one per rung of the trial's own run, ascending in images; rung_values, decisions: the
+    objectives, and the reason of the decision, at each of these rungs; repeats: the last reports of
+    its repeats on other seeds; started, ended: unix seconds; protected: drawn to be never stopped, so
+    that rungs can be audited; bracket: of successive halving, from 0; terms: index of the manifest's
+    terms under which it was made.
     """
 
     study: str
@@ -96,14 +97,14 @@ class TrialRecord:
     status: Status
     params: dict[str, Any]
     config: dict[str, Any]
-    value: float | None
-    baseline: str | None
-    reports: tuple[Report, ...]
-    reason: str
-    attempt: int
-    folder: str
-    started: float | None
-    ended: float | None
+    value: float | None = None
+    baseline: str | None = None
+    reports: tuple[Report, ...] = ()
+    reason: str = ""
+    attempt: int = 0
+    folder: str = ""
+    started: float | None = None
+    ended: float | None = None
     values: tuple[float, ...] = ()
     rung_values: tuple[tuple[float, ...], ...] = ()
     decisions: tuple[str, ...] = ()

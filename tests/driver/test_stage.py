@@ -236,7 +236,9 @@ def test_a_row_of_trials_that_broke_off_stops_the_search_with_all_of_them_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = Outcome("failed", "broke off 4 times: rank 0: ConnectionResetError")
-    with pytest.raises(UserError, match=r"3 consecutive failed trials.*ConnectionResetError") as caught:
+    with pytest.raises(
+        UserError, match=r"3 consecutive failed trials.*ConnectionResetError"
+    ) as caught:
         run(tmp_path, monkeypatch, lambda number: gone)
     assert caught.value.status == 3
     status, _ = run(tmp_path, monkeypatch, lambda number: Outcome("completed"))

@@ -15,6 +15,7 @@ from meanflow_tune.report.text import about
 from meanflow_tune.search.analysis.forecast import Ladder, Pace, Work
 from meanflow_tune.search.objectives import Objectives
 from meanflow_tune.search.pruning.rules import Rungs
+from tests.support.records import build_record
 
 IMAGES = (100, 400)
 ONE, TWO = Objectives.parse("gap@1"), Objectives.parse("gap@1,cost")
@@ -33,22 +34,9 @@ def record(
         Report(images, {}, {"wall_seconds": 0.01 * images}, 0.01 * images + index + 1.0)
         for index, images in enumerate(i for i in IMAGES if i <= at)
     ]
-    return TrialRecord(
-        study="s",
-        number=number,
-        status=status,
-        params={},
-        config={},
-        value=values[0] if len(values) == 1 else None,
-        baseline=baseline,
-        reports=tuple(reports),
-        reason="",
-        attempt=0,
-        folder="",
-        started=0.0,
-        ended=None,
-        values=values,
-    )
+    value = values[0] if len(values) == 1 else None
+    fields = {"value": value, "values": values, "baseline": baseline, "started": 0.0}
+    return build_record(number, status, *reports, **fields)
 
 
 def test_the_time_left_by_hand() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from meanflow_tune.records import Report, TrialRecord
 from meanflow_tune.results.parquet import FIXED, results_table, write_best, write_results
+from tests.support.records import build_record
 
 
 def report(images: int, gap: float) -> Report:
@@ -17,22 +18,20 @@ def report(images: int, gap: float) -> Report:
 
 
 def record(number: int, *reports: Report, **changes: Any) -> TrialRecord:
-    base = TrialRecord(
-        study="toy",
-        number=number,
-        status="completed",
-        params={"share": 0.5, "kind": "uniform"},
-        config={"seed": 2**60 + number, "model": {"kind": "mlp", "dropout": None}, "nfe": [1, 2]},
-        value=reports[-1].metrics["teacher_gap@1"] if reports else None,
-        baseline=None,
-        reports=reports,
-        reason="",
-        attempt=0,
-        folder=f"trials/{number:05d}",
-        started=1.0,
-        ended=None,
-    )
-    return replace(base, **changes)
+    fields: dict[str, Any] = {
+        "study": "toy",
+        "params": {"share": 0.5, "kind": "uniform"},
+        "config": {
+            "seed": 2**60 + number,
+            "model": {"kind": "mlp", "dropout": None},
+            "nfe": [1, 2],
+        },
+        "value": reports[-1].metrics["teacher_gap@1"] if reports else None,
+        "folder": f"trials/{number:05d}",
+        "started": 1.0,
+    }
+    status = changes.pop("status", "completed")
+    return build_record(number, status, *reports, **(fields | changes))
 
 
 def read(path: Path, records: list[TrialRecord]) -> pd.DataFrame:

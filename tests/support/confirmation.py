@@ -6,6 +6,7 @@ from meanflow_tune.plan.confirm import Entry
 from meanflow_tune.records import Report, Status, TrialRecord
 from meanflow_tune.search.objectives import Objectives
 from meanflow_tune.search.space.load import Space
+from tests.support.records import build_record
 
 GAP = Objectives.parse("gap@1")
 SPACE = Space(
@@ -31,21 +32,9 @@ def record(
         "evaluation": {"latent_seed": 20_000, "samples": 8},
         "mark": number,
     }
-    return TrialRecord(
-        study="toy",
-        number=number,
-        status=status,
-        params={},
-        config=config,
-        value=value,
-        baseline=baseline,
-        reports=(Report(100, {"gap@1": value}, {}, 0.0),),
-        reason="",
-        attempt=0,
-        folder="",
-        started=None,
-        ended=None,
-    )
+    report = Report(100, {"gap@1": value}, {}, 0.0)
+    fields = {"study": "toy", "config": config, "value": value, "baseline": baseline}
+    return build_record(number, status, report, **fields)
 
 
 SEARCH = [

@@ -1,6 +1,16 @@
-"""Builders of records as a study holds them."""
+"""Builders of trial records."""
+
+from typing import Any
 
 from meanflow_tune.records import Report, Status, TrialRecord
+
+
+def build_record(
+    number: int, status: Status = "completed", *reports: Report, **fields: Any
+) -> TrialRecord:
+    """A record with these reports and fields; parameters and configuration are empty otherwise."""
+    empty: dict[str, Any] = {"study": "s", "params": {}, "config": {}}
+    return TrialRecord(number=number, status=status, reports=reports, **(empty | fields))
 
 
 def record(
@@ -12,19 +22,8 @@ def record(
     seed: int = 0,
     **metrics: float,
 ) -> TrialRecord:
-    report = Report(images=images, metrics={"gap@1": value or 0.0, **metrics}, cost={}, time=0.0)
-    return TrialRecord(
-        study="s",
-        number=number,
-        status=status,
-        params={},
-        config={"seed": seed},
-        value=value,
-        baseline=baseline,
-        reports=() if value is None else (report,),
-        reason="",
-        attempt=0,
-        folder="",
-        started=None,
-        ended=None,
-    )
+    """A record with one report, of the metric gap@1 = value and `metrics`; None for no report."""
+    metrics = {"gap@1": value or 0.0, **metrics}
+    reports = () if value is None else (Report(images, metrics, {}, 0.0),)
+    fields = {"config": {"seed": seed}, "value": value, "baseline": baseline}
+    return build_record(number, status, *reports, **fields)

@@ -11,6 +11,7 @@ from meanflow_tune.search.objectives import SearchObjective
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.search.study.ledger import Ledger
 from tests.support.manifests import manifest
+from tests.support.records import build_record
 
 OBJECTIVE = SearchObjective.parse("gap@1")
 RUNGS = (10, 20, 40)
@@ -45,20 +46,14 @@ def trials(count: int, diverged: int = 0) -> tuple[list[TrialRecord], dict[int, 
         )  # fmt: skip
         baseline = f"base{number}" if number < 2 else None
         records.append(
-            TrialRecord(
-                "s",
+            build_record(
                 number,
                 status,
-                dict(trial.params),
-                {},
-                None,
-                baseline,
-                reports,
-                "",
-                0,
-                "",
-                0,
-                0,
+                *reports,
+                params=dict(trial.params),
+                baseline=baseline,
+                started=0,
+                ended=0,
             )
         )
         distributions[number] = trial.distributions
@@ -70,11 +65,11 @@ def flat(values: list[float], costs: list[float] | None = None, rungs: int = 1) 
     costs = costs or [1.0] * len(values)
     distribution = optuna.distributions.FloatDistribution(0.0, float(len(values)))
     records = [
-        TrialRecord(
-            "s", i, "completed", {"x": i + 0.5}, {}, None, None,
-            tuple(Report(k + 1, {"gap@1": value}, {"cpu_seconds": cost * (k + 1) / rungs}, 0.0)
-                  for k in range(rungs)),
-            "", 0, "", 0, 0,
+        build_record(
+            i, "completed",
+            *(Report(k + 1, {"gap@1": value}, {"cpu_seconds": cost * (k + 1) / rungs}, 0.0)
+              for k in range(rungs)),
+            params={"x": i + 0.5}, started=0, ended=0,
         )
         for i, (value, cost) in enumerate(zip(values, costs, strict=True))
     ]  # fmt: skip

@@ -16,6 +16,7 @@ from meanflow_tune.records import Job, Outcome, Report, TrialRecord
 from meanflow_tune.student_files import export_student
 from meanflow_tune.time_samplers import UniformPairs
 from meanflow_tune.tracking.events import Tracker
+from tests.support.records import build_record
 
 STUDY = "toy"
 START = 1_700_000_000.0
@@ -57,21 +58,21 @@ def make_record(
     baseline: str | None = None,
     study: str = STUDY,
 ) -> TrialRecord:
-    return TrialRecord(
+    gaps = [report.metrics["teacher_gap@1"] for report in reports]
+    return build_record(
+        number,
+        status,  # type: ignore[arg-type]
+        *reports,
         study=study,
-        number=number,
-        status=status,  # type: ignore[arg-type]
         params={"loss/second_order/share": 0.1 * number, "sampler/kind": "uniform"},
         config=small_config(number),
-        value=reports[-1].metrics["teacher_gap@1"] if reports else None,
+        value=gaps[-1] if gaps else None,
         baseline=baseline,
-        reports=reports,
         reason="" if status != "pruned" else "0.4 is not among the best third",
-        attempt=0,
         folder=f"/nowhere/{number:05d}",
         started=START + number,
-        rung_values=tuple((report.metrics["teacher_gap@1"],) for report in reports),
-        decisions=tuple(f"it goes on with {r.metrics['teacher_gap@1']}" for r in reports),
+        rung_values=tuple((gap,) for gap in gaps),
+        decisions=tuple(f"it goes on with {gap}" for gap in gaps),
         ended=START + 100 + number if status != "running" else None,
     )
 

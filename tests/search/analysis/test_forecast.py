@@ -22,6 +22,7 @@ from meanflow_tune.search.analysis.forecast import (
     wall_seconds,
 )
 from meanflow_tune.search.pruning.rules import RungResult, Rungs
+from tests.support.records import build_record
 
 IMAGES = (100, 200, 400)
 
@@ -179,22 +180,9 @@ def record(
         wall = 0.01 * images
         when = 1000.0 + 1.0 + wall + 2.0 * (index + 1)
         reports.append(Report(images, {}, {"wall_seconds": wall}, when))
-    fields: dict[str, Any] = {
-        "study": "s",
-        "number": number,
-        "status": status,
-        "params": {},
-        "config": {},
-        "value": None,
-        "baseline": baseline,
-        "reports": tuple(reports),
-        "reason": "",
-        "attempt": 0,
-        "folder": "",
-        "started": 1000.0,
-        "ended": None,
-    }
-    return TrialRecord(**(fields | changes))
+    return build_record(
+        number, status, *reports, **({"baseline": baseline, "started": 1000.0} | changes)
+    )
 
 
 def test_the_pace_of_stored_trials() -> None:

@@ -11,6 +11,7 @@ from scipy import stats
 from meanflow_tune.records import Report, TrialRecord
 from meanflow_tune.search.analysis.significance import compare, interval, rank_by_differences
 from meanflow_tune.search.objectives import SearchObjective
+from tests.support.records import build_record
 
 GAP = SearchObjective.parse("gap@1")
 
@@ -21,22 +22,9 @@ def trial(number: int, *values: float, status: Any = "completed", seed: int = 5)
     def report(value: float, repeat: int) -> Report:
         return Report(100, {"gap@1": value}, {}, 0.0, repeat=repeat)
 
-    return TrialRecord(
-        study="s",
-        number=number,
-        status=status,
-        params={},
-        config={"seed": seed},
-        value=values[0],
-        baseline=None,
-        reports=(report(values[0], 0),),
-        reason="",
-        attempt=0,
-        folder="",
-        started=None,
-        ended=None,
-        repeats=tuple(report(value, k) for k, value in enumerate(values[1:], start=1)),
-    )
+    repeats = tuple(report(value, k) for k, value in enumerate(values[1:], start=1))
+    fields = {"config": {"seed": seed}, "value": values[0], "repeats": repeats}
+    return build_record(number, status, report(values[0], 0), **fields)
 
 
 @pytest.mark.parametrize("values", [(3.0, 1.0), (0.2, -0.1, 0.5), (1.0, 4.0, 2.0, 9.0)])
