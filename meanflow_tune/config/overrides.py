@@ -1,25 +1,9 @@
-"""Configurations as plain data: dotted paths, `path=value` settings, and one line a fault."""
+"""Configurations as plain data: dotted paths and `path=value` settings."""
 
 import difflib
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
-
-from pydantic import ValidationError
-
-
-def describe(error: ValidationError) -> str:
-    """One line for the first fault of a configuration, with the count of the others."""
-    faults = error.errors()
-    first = faults[0]
-    where = ".".join(str(part) for part in first["loc"]) or "configuration"
-    message = first["msg"].removeprefix("Value error, ")
-    given = first.get("input")
-    shown = "" if isinstance(given, Mapping) else f" (got {given!r})"
-    if first["type"] == "extra_forbidden":
-        message, shown = "is not a setting", ""
-    more = f"; and {len(faults) - 1} more" if len(faults) > 1 else ""
-    return f"{where}: {message}{shown}{more}"
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

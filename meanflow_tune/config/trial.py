@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError, model_validator
 from torch import Generator, nn
 
-from meanflow_tune.config.overrides import describe, flatten
+from meanflow_tune.config.overrides import flatten
 from meanflow_tune.config.parts import (
     Budget,
     Ema,
@@ -28,7 +28,7 @@ from meanflow_tune.data import Data
 from meanflow_tune.ds_schedules import DsSchedule
 from meanflow_tune.losses import FlowMatching, LossMix
 from meanflow_tune.models import Model
-from meanflow_tune.settings import Settings
+from meanflow_tune.settings import Settings, first_fault
 from meanflow_tune.time_samplers import TimeSampler, UniformPairs
 from meanflow_tune.weightings import Adaptive, AnyWeighting
 
@@ -182,7 +182,7 @@ class TrialConfig(Settings):
             return
         if self.losses.derivative.kind == "finite_difference":
             raise ValueError(
-                "losses.derivative 'finite_difference' needs precision 'float32', for in bfloat16 rounding "
+                "losses.derivative 'finite_difference' needs precision 'float32': in bfloat16 rounding "
                 f"exceeds the difference, but precision is {self.precision!r}; take 'exact'."
             )
         if self.losses.tri_consistency is None or self.ds_schedule is None:
@@ -202,11 +202,11 @@ class TrialConfig(Settings):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "TrialConfig":
-        """Validate `data`; raises ValueError with one line a fault, naming the setting and its value."""
+        """Validate `data`; raises ValueError with one line that names the first fault and its value."""
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise ValueError(describe(error)) from None
+            raise ValueError(first_fault(error)) from None
 
     def flat(self) -> dict[str, Any]:
         """Dotted path -> scalar, for tables and trackers; tuples of scalars become one JSON text."""

@@ -4,6 +4,8 @@ from typing import ClassVar
 
 from pydantic import ValidationError
 
+from meanflow_tune.settings import first_fault
+
 
 class StudyInUse(RuntimeError):
     """Another driver holds the study's lease."""
@@ -40,11 +42,7 @@ class StorageError(OSError):
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line: of a validation error its first fault and where it is."""
-    if not isinstance(error, ValidationError):
-        return " ".join(str(error).split()) or type(error).__name__
-    faults = error.errors(include_url=False)
-    where = ".".join(str(part) for part in faults[0]["loc"])
-    message = faults[0]["msg"].removeprefix("Value error, ")
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return f"{where}: {message}{more}" if where else f"{message}{more}"
+    """What an error says, in one line; of a validation error its first fault."""
+    if isinstance(error, ValidationError):
+        return first_fault(error)
+    return " ".join(str(error).split()) or type(error).__name__
