@@ -1,50 +1,34 @@
-"""Search the settings of second-order MeanFlow training. Without arguments: the main job on digits."""
+"""Search hyper-parameters of second-order MeanFlow training. Without arguments: the main job on digits."""
 
 import shlex
 import sys
-from pathlib import Path
 
-from meanflow_tune.driver.cli import tune_parser
+from meanflow_tune.driver.cli import search_request, tune_parser
+from meanflow_tune.plan.request import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, call, and turn errors into one line and an exit status."""
     arguments = tune_parser().parse_args(argv)
-    # Imports wait until the usage is right: torch alone takes seconds.
-    from pydantic import ValidationError
-
-    from meanflow_tune.config.overrides import describe
-    from meanflow_tune.plan.request import SMOKE_SETTINGS, SearchRequest, UserError
-
-    smoke = arguments.smoke_test
-    values = vars(arguments)
-    modes = ("status", "smoke_test", "dry_run", "calibrate", "verbose", "quiet")
-    flags = {name: values.pop(name) for name in modes}
-    space_name = Path(arguments.space).stem
-    values["study"] = arguments.study or (f"{space_name}-smoke" if smoke else space_name)
-    values["trials"] = arguments.trials if arguments.trials is not None else (7 if smoke else 16)
-    values["settings"] = (*(SMOKE_SETTINGS if smoke else ()), *arguments.settings)
-    values["storage"] = Path(arguments.storage).expanduser().absolute()
     try:
-        try:
-            request = SearchRequest(**values)
-        except ValidationError as error:
-            raise UserError("--" + describe(error).replace("_", "-")) from None
-        if flags["calibrate"] and not flags["dry_run"]:
+        request = search_request(arguments)
+        if arguments.calibrate and not arguments.dry_run:
             raise UserError("--calibrate belongs to --dry-run: give both, or neither.")
-        if flags["dry_run"]:
-            from meanflow_tune.driver import dry_run
+        # Imports wait until the usage is right: torch alone takes seconds.
+        if arguments.dry_run:
+            from meanflow_tune.driver.dry_run import dry_run
 
-            return dry_run.dry_run(request, flags["calibrate"], flags["verbose"])
-        from meanflow_tune.driver import driver
-        from meanflow_tune.report.status import show_status
+            return dry_run(request, arguments.calibrate, arguments.verbose)
+        if arguments.status:
+            from meanflow_tune.report.status import show_status
 
-        if flags["status"]:
             return show_status(request)
+        from meanflow_tune.driver.driver import run
+
         command = shlex.join([sys.executable, *sys.argv])
-        return driver.run(request, command, quiet=flags["quiet"], verbose=flags["verbose"])
+        return run(request, command, quiet=arguments.quiet, verbose=arguments.verbose)
     except UserError as error:
-        if flags["verbose"]:
+        if arguments.verbose:
             raise
         print(f"tune.py: {error}", file=sys.stderr)
         return error.status

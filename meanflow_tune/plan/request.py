@@ -1,14 +1,22 @@
-"""SearchRequest: the resolved command line of a search, and the errors that end one with a clear line."""
+"""SearchRequest: the resolved command line of a search, and the errors that end one with a clear line.
+
+Every option of `tune.py` is a field here, and its default is stated nowhere else.
+"""
 
 import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from meanflow_tune.settings import Settings
 
 Count = Annotated[int, Field(ge=1)]
+STORAGE = Path("runs")
+TEACHERS = "teachers"
 
 EXIT_OK, EXIT_USAGE, EXIT_ALL_FAILED, EXIT_IN_USE, EXIT_UNUSABLE, EXIT_INTERRUPTED = (
     0,
@@ -20,6 +28,7 @@ EXIT_OK, EXIT_USAGE, EXIT_ALL_FAILED, EXIT_IN_USE, EXIT_UNUSABLE, EXIT_INTERRUPT
 )
 
 # The same path as a whole search, small enough for a first look.
+SMOKE_TRIALS = 7
 SMOKE_SETTINGS = (
     "teacher.budget.images=60000",
     "teacher.budget.global_batch=128",
@@ -30,43 +39,177 @@ SMOKE_SETTINGS = (
 )
 
 
-class SearchRequest(Settings):
-    """What to search, how much, and where. Names are those of the command line.
+@dataclass(frozen=True)
+class Option:
+    """How a field appears on the command line.
 
-    time_budget: seconds over all drivers; grace: images before which no trial is stopped; protect: the
-    share of proposed trials that are never stopped; repeats: further seeds of survivors.
+    group: heading in `--help`; flag: where it is not named after the field; bare: the value where the
+    option is given without one; environment: the variable that replaces the default; parse: turns the
+    text into the field's value.
     """
 
-    space: str = "second_order"
-    study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-    trials: Count
-    storage: Path
-    study_storage: str | None = None
-    tracking_uri: str | None = None
-    resume: Literal["auto", "must", "fresh"] = "auto"
-    cluster: str | None = None
-    workers_per_trial: Count = 1
-    max_concurrent: Count | None = None
-    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
-    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
-    sampler: Literal["tpe", "gp", "cmaes", "nsgaii", "qmc", "random"] = "tpe"
-    startup_trials: Count = 8
-    objectives: str | None = None
-    scheduler: Literal["asha", "median", "none"] = "asha"
-    reduction: Annotated[float, Field(gt=1.0, le=100.0)] = 4.0
-    grace: Annotated[int, Field(ge=0)] = 0
-    brackets: Annotated[int, Field(ge=1, le=8)] = 1
-    promotion: bool = True
-    protect: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
-    seed: Annotated[int, Field(ge=0)] = 0
-    repeats: Annotated[int, Field(ge=0, le=16)] = 0
-    confirm: Annotated[int, Field(ge=0, le=64)] = 1
-    confirm_seeds: Annotated[int, Field(ge=0, le=16)] = 2
-    max_failures: Count = 3
-    time_budget: Annotated[float, Field(gt=0.0)] | None = None
-    accept_changes: bool = False
-    import_study: str | None = None
-    settings: tuple[str, ...] = ()
+    group: str
+    metavar: str | None = None
+    flag: str | None = None
+    bare: str | None = None
+    environment: str | None = None
+    parse: Callable[[str], Any] | None = None
+
+
+def duration(text: str) -> float:
+    """Seconds of `90s`, `45m`, `2h` or `1d12h`. Raises ValueError for anything else."""
+    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text)
+    if not parts or "".join(f"{number}{unit}" for number, unit in parts) != text:
+        raise ValueError(f"must be a time such as 90s, 45m, 2h or 1d12h, but is {text!r}")
+    seconds = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+    return sum(float(number) * seconds[unit] for number, unit in parts)
+
+
+WHAT, HOW, STATISTICS = "what to search", "how to search", "how to tell luck from skill"
+WHERE, KEEP = "where to run it", "where to keep it"
+
+
+class SearchRequest(Settings):
+    """What to search, how much, and where. A description without a default ends in its own words for it."""
+
+    space: Annotated[str, Option(WHAT, "NAME")] = Field(
+        default="second_order", description="module of search_spaces, or a .py file"
+    )
+    study: Annotated[str, Option(WHAT, "NAME")] = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=100,
+        description="name of the study (default: the space's name)",
+    )
+    trials: Annotated[Count, Option(WHAT, "N")] = Field(
+        default=16,
+        description=f"trials in total, baselines included; the smoke test makes {SMOKE_TRIALS}",
+    )
+    settings: Annotated[tuple[str, ...], Option(WHAT, "PATH=VALUE", flag="--set")] = Field(
+        default=(),
+        description="fix a setting of every trial, for example budget.images=64000; may be repeated",
+    )
+    time_budget: Annotated[float | None, Option(WHAT, "TIME", parse=duration)] = Field(
+        default=None,
+        gt=0.0,
+        description="stop at a safe point after this much time, summed over all runs of the command: "
+        "90s, 45m, 2h, 1d12h",
+    )
+    seed: Annotated[int, Option(WHAT, "N")] = Field(
+        default=0, ge=0, description="seed of the search"
+    )
+    sampler: Annotated[Literal["tpe", "gp", "cmaes", "nsgaii", "qmc", "random"], Option(HOW)] = (
+        Field(default="tpe", description="Optuna's sampler")
+    )
+    startup_trials: Annotated[Count, Option(HOW, "N")] = Field(
+        default=8, description="finished trials before the sampler models anything"
+    )
+    objectives: Annotated[str | None, Option(HOW, "LIST")] = Field(
+        default=None,
+        description="several objectives instead of the space's one, such as "
+        "teacher_gap@1,teacher_gap@4,cost",
+    )
+    scheduler: Annotated[Literal["asha", "median", "none"], Option(HOW)] = Field(
+        default="asha",
+        description="stop weak trials at rungs: successive halving, the median rule, or none",
+    )
+    reduction: Annotated[float, Option(HOW, "F")] = Field(
+        default=4.0,
+        gt=1.0,
+        le=100.0,
+        description="asha: at a rung the best 1/F of the trials continue",
+    )
+    grace: Annotated[int, Option(HOW, "IMAGES")] = Field(
+        default=0, ge=0, description="images before which no trial is stopped"
+    )
+    brackets: Annotated[int, Option(HOW, "N")] = Field(
+        default=1,
+        ge=1,
+        le=8,
+        description="asha: trials take turns in N brackets, the k-th of which spares the first k rungs",
+    )
+    promotion: Annotated[bool, Option(HOW)] = Field(
+        default=True,
+        description="asha: a stopped trial is paused, and continues when it is among the best after all",
+    )
+    protect: Annotated[float, Option(HOW, "SHARE")] = Field(
+        default=0.05,
+        ge=0.0,
+        le=1.0,
+        description="share of proposed trials that are never stopped, to audit the rungs",
+    )
+    max_failures: Annotated[Count, Option(HOW, "N")] = Field(
+        default=3,
+        description="stop the search after N consecutive trials failed with a non-retryable error",
+    )
+    repeats: Annotated[int, Option(STATISTICS, "N")] = Field(
+        default=0,
+        ge=0,
+        le=16,
+        description="further seeds, the same for all, on which a survivor of the last rung is trained "
+        "before it counts; the leader is then decided by paired differences",
+    )
+    confirm: Annotated[int, Option(STATISTICS, "K")] = Field(
+        default=1,
+        ge=0,
+        le=64,
+        description="retrain the best on fresh seeds and latents. 1: the best trial and the best reference "
+        "baseline; from 2 on: the K best trials and every family of baselines, those with a single "
+        "learning rate at their best of three; 0: none",
+    )
+    confirm_seeds: Annotated[int, Option(STATISTICS, "N")] = Field(
+        default=2,
+        ge=0,
+        le=16,
+        description="number of fresh seeds; intervals that hold in 95% of the cases need 6",
+    )
+    cluster: Annotated[str | None, Option(WHERE, "ADDRESS", bare="")] = Field(
+        default=None,
+        description="join a running Ray cluster: ADDRESS, else RAY_ADDRESS, else this machine's",
+    )
+    workers_per_trial: Annotated[Count, Option(WHERE, "N")] = Field(
+        default=1, description="data-parallel ranks per trial"
+    )
+    max_concurrent: Annotated[Count | None, Option(WHERE, "K")] = Field(
+        default=None, description="concurrent trials (default: what the processors allow)"
+    )
+    cpus_per_worker: Annotated[float, Option(WHERE, "F")] = Field(
+        default=1.0, gt=0, description="processors per rank"
+    )
+    gpus_per_worker: Annotated[float | None, Option(WHERE, "F")] = Field(
+        default=None,
+        ge=0,
+        description="GPUs per rank (default: 1 where the cluster has enough, else 0)",
+    )
+    storage: Annotated[Path, Option(KEEP, "DIR")] = Field(
+        default=STORAGE,
+        description="folder of studies, teachers and MLflow, seen by all hosts",
+    )
+    study_storage: Annotated[str | None, Option(KEEP, "URL", environment="OPTUNA_STORAGE")] = Field(
+        default=None,
+        description="an Optuna database URL (default: OPTUNA_STORAGE, else a journal file in the study's "
+        "folder)",
+    )
+    tracking_uri: Annotated[str | None, Option(KEEP, "URI", environment="MLFLOW_TRACKING_URI")] = (
+        Field(
+            default=None,
+            description="an MLflow server (default: MLFLOW_TRACKING_URI, else DIR/mlflow.db)",
+        )
+    )
+    resume: Annotated[Literal["auto", "must", "fresh"], Option(KEEP)] = Field(
+        default="auto",
+        description="auto: resume where there is a study; must: refuse to start a new one; fresh: put the "
+        "old study aside",
+    )
+    accept_changes: Annotated[bool, Option(KEEP)] = Field(
+        default=False,
+        description="continue although code, space, data or versions changed since the study began; "
+        "recorded",
+    )
+    import_study: Annotated[str | None, Option(KEEP, "STUDY")] = Field(
+        default=None,
+        description="start with the trials of another study of DIR (or of FOLDER/STUDY), as far as they "
+        "fit",
+    )
 
     @property
     def folder(self) -> Path:
@@ -76,7 +219,7 @@ class SearchRequest(Settings):
     @property
     def teachers(self) -> Path:
         """Cache of teachers, shared by all studies of the storage."""
-        return self.storage / "teachers"
+        return self.storage / TEACHERS
 
     @property
     def mlflow_uri(self) -> str:

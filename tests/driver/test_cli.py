@@ -1,19 +1,24 @@
 """The command line is a promise: options, defaults and choices change here or not at all."""
 
 import argparse
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic_core import PydanticUndefined
 
-from meanflow_tune.driver.cli import train_parser, tune_parser
+from meanflow_tune.driver.cli import search_request, train_parser, tune_parser
+from meanflow_tune.plan.request import SMOKE_SETTINGS, SMOKE_TRIALS, STORAGE, SearchRequest
+from tests.support.paths import ROOT
 
-# Option, default, choices. Environment variables are unset.
+# Option, default, choices.
 OPTIONS = [
     ("--space", "second_order", None),
-    ("--study", None, None),
-    ("--trials", None, None),
-    ("--set", [], None),
+    ("--study", PydanticUndefined, None),
+    ("--trials", 16, None),
+    ("--set", (), None),
     ("--time-budget", None, None),
     ("--seed", 0, None),
     ("--sampler", "tpe", ["tpe", "gp", "cmaes", "nsgaii", "qmc", "random"]),
@@ -34,7 +39,7 @@ OPTIONS = [
     ("--max-concurrent", None, None),
     ("--cpus-per-worker", 1.0, None),
     ("--gpus-per-worker", None, None),
-    ("--storage", "runs", None),
+    ("--storage", Path("runs"), None),
     ("--study-storage", None, None),
     ("--tracking-uri", None, None),
     ("--resume", "auto", ["auto", "must", "fresh"]),
@@ -51,7 +56,6 @@ OPTIONS = [
 TRAIN_OPTIONS = [
     ("--config", None, None),
     ("--output", None, None),
-    ("--set", [], None),
     ("--cache", Path("runs/teachers"), None),
     ("--device", "auto", None),
     ("--threads", 1, None),
@@ -59,11 +63,21 @@ TRAIN_OPTIONS = [
 
 
 def options(parser: argparse.ArgumentParser) -> list[tuple[str, Any, Any]]:
+    """Of what is a field of the request, with the default of the field."""
+    fields = SearchRequest.model_fields
     return [
-        (action.option_strings[-1], action.default, action.choices)
+        (
+            action.option_strings[-1],
+            fields[action.dest].default if action.dest in fields else action.default,
+            action.choices,
+        )
         for action in parser._actions
         if action.dest != "help"
     ]
+
+
+def parsed(*words: str) -> SearchRequest:
+    return search_request(tune_parser().parse_args(words))
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +88,54 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_options() -> None:
     assert options(tune_parser()) == OPTIONS
-    assert options(train_parser()) == TRAIN_OPTIONS
+    assert [o for o in options(train_parser()) if o[0] != "--set"] == TRAIN_OPTIONS
+
+
+def test_every_field_of_a_request_is_an_option_that_shows_its_default() -> None:
+    parser = tune_parser()
+    actions = {action.dest: action for action in parser._actions}
+    for name, field in SearchRequest.model_fields.items():
+        shown = actions[name].help or ""
+        assert actions[name].default is argparse.SUPPRESS, f"{name} has a second default"
+        assert field.description
+        assert shown.startswith(field.description.replace("%", "%%"))
+        if isinstance(field.default, int | float | str | Path) and field.default not in (
+            True,
+            False,
+        ):
+            assert shown.endswith(f"(default: {field.default})"), name
+    assert parsed() == SearchRequest(study="second_order", storage=STORAGE.absolute())
+
+
+def test_a_smoke_test_is_a_small_search_of_its_own() -> None:
+    request = parsed("--smoke-test", "--set", "seed=3")
+    assert (request.study, request.trials) == ("second_order-smoke", SMOKE_TRIALS)
+    assert request.settings == (*SMOKE_SETTINGS, "seed=3")
+    assert parsed("--smoke-test", "--trials", "9").trials == 9
+
+
+def test_the_name_of_a_study_is_that_of_its_space() -> None:
+    assert parsed("--space", "elsewhere/mine.py").study == "mine"
+    assert parsed("--space", "mine", "--study", "yours").study == "yours"
+
+
+HEAVY = {"torch", "ray", "mlflow", "optuna", "numpy", "pandas", "sklearn"}
+
+
+@pytest.mark.parametrize("script", ["tune", "train"])
+def test_a_parser_imports_nothing_heavy(script: str) -> None:
+    """`--help` must be quick, and torch alone takes seconds."""
+    code = (
+        f"import sys; sys.path.insert(0, 'scripts'); import {script}\n"
+        f"try: {script}.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        f"print(*sorted({HEAVY} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert "examples:" in done.stdout
+    assert done.stdout.splitlines()[-1] == ""
 
 
 def test_threads_is_a_count(capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,18 +147,16 @@ def test_threads_is_a_count(capsys: pytest.CaptureFixture[str]) -> None:
 def test_environment_variables_of_the_ecosystem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPTUNA_STORAGE", "sqlite:///study.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-    arguments = tune_parser().parse_args([])
-    assert arguments.study_storage == "sqlite:///study.db"
-    assert arguments.tracking_uri == "http://127.0.0.1:5000"
-    arguments = tune_parser().parse_args(["--tracking-uri", "sqlite:///other.db"])
-    assert arguments.tracking_uri == "sqlite:///other.db"
+    assert parsed().study_storage == "sqlite:///study.db"
+    assert parsed().tracking_uri == "http://127.0.0.1:5000"
+    assert parsed("--tracking-uri", "sqlite:///other.db").tracking_uri == "sqlite:///other.db"
 
 
 @pytest.mark.parametrize(
     ("words", "address"), [([], None), (["--cluster"], ""), (["--cluster", "h:1"], "h:1")]
 )
 def test_cluster_says_where(words: list[str], address: str | None) -> None:
-    assert tune_parser().parse_args(words).cluster == address
+    assert parsed(*words).cluster == address
 
 
 @pytest.mark.parametrize("words", [["--trial", "3"], ["--unknown"], ["--sampler", "best"]])
@@ -115,7 +174,7 @@ def test_abbreviations_and_unknown_options_are_refused(
     [("90s", 90), ("45m", 2700), ("2h", 7200), ("1d12h", 129_600), ("1.5h", 5400)],
 )
 def test_times_with_units(text: str, seconds: float) -> None:
-    assert tune_parser().parse_args(["--time-budget", text]).time_budget == seconds
+    assert parsed("--time-budget", text).time_budget == seconds
 
 
 @pytest.mark.parametrize("text", ["2", "h", "2 h", "-2h", "2hours"])
