@@ -1,6 +1,6 @@
-"""The driver: joins the study, the cluster, tracking and results into one search.
+"""The driver: one run of the command, which joins study, cluster, tracking and reports into a search.
 
-Only this process writes the study. Everything that it needs to go on after a kill is in the study's
+Only this process writes the study. Everything that it needs to resume after a kill is in the study's
 folder, so that resuming is running the same command again.
 """
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from meanflow_tune.cluster.runner import Runner
 from meanflow_tune.cluster.session import check_reachable
 from meanflow_tune.cluster.signals import AnyOf, Interrupt
 from meanflow_tune.driver.resume import begin, put_aside
-from meanflow_tune.driver.stage import Stage, later
+from meanflow_tune.driver.stage import Stage, submit
 from meanflow_tune.driver.status_writer import Status
 from meanflow_tune.files import WaitForSpace, is_full
 from meanflow_tune.plan import confirm
@@ -68,7 +68,7 @@ DRAIN_SECONDS = 120.0
 def run(request: SearchRequest, command: str, quiet: bool = False, verbose: bool = False) -> int:
     """Search, confirm, and report. Returns the exit status; raises UserError with its own.
 
-    command: what a person types to go on, for messages.
+    command: what a user types to resume, for messages.
     """
     usable_folder(request.storage)
     if request.cluster is not None:
@@ -140,7 +140,7 @@ class Driver:
             except SearchStopped as error:
                 stopped = error
             except OSError as error:
-                # Stopped by a person where it waited for space.
+                # Interrupted by the user while a write waited for space.
                 if not (self.interrupt.requested and is_full(error)):
                     raise
             status = self._close(search, self.interrupt.requested, stopped)
@@ -149,7 +149,7 @@ class Driver:
         return status
 
     def open(self, stack: ExitStack) -> Stage:
-        """All that comes before the first trial; returns the search."""
+        """Everything before the first trial; returns the search."""
         self.open_study()
         self.check_manifest()
         if note := independent_note(self.request.sampler, self.plan.independent):
@@ -173,7 +173,7 @@ class Driver:
         )
 
     def check_manifest(self) -> None:
-        """Raises StudyChanged where the study in the storage was made on other terms."""
+        """Raises StudyChanged where the stored study was made under other terms and work is left."""
         request, space = self.request, self.plan.space
         new = Manifest(
             study=request.study,
@@ -251,7 +251,7 @@ class Driver:
         return MlflowSink.for_storage(request.storage, request.tracking_uri, self.lease.check)
 
     def _confirm_stage(self, search: Stage, stack: ExitStack) -> Stage | None:
-        """The sibling study of what is still to be confirmed; None where there is nothing."""
+        """The study of the confirmation; None where nothing is to be confirmed."""
         found = self._confirm_ledger(search)
         if found is None:
             return None
@@ -263,7 +263,7 @@ class Driver:
         return stage
 
     def _confirm_ledger(self, search: Stage) -> tuple[Ledger, int] | None:
-        """The confirming study and how many of its runs are known by now; None without any."""
+        """The ledger of the confirmation and the number of its runs known by now; None without any."""
         records, lease = search.ledger.records(), self.lease
         return confirm.make_ledger(
             self.plan, self.storage, records, self._confirmed(), lease.check, lease.epoch
@@ -274,43 +274,46 @@ class Driver:
         return confirm.study_name(self.request)
 
     def _confirmed(self) -> list[TrialRecord]:
-        """The runs of the confirming study; none where it is not there yet."""
+        """The runs of the confirmation; none where its study does not exist yet."""
         try:
             return read_records(self.storage, self._confirm_name, self.request.folder / "confirm")
         except StorageError:
             return []
 
     def _work(self, search: Stage, stack: ExitStack) -> None:
-        """Run what is left of the search, then of its confirmation; Ray is up only meanwhile."""
+        """Run the rest of the search, then of its confirmation; Ray is up only meanwhile."""
         with ExitStack() as cluster:
-            runner: Runner | None = None
-            for confirming in (False, True):
-                stage = self._confirm_stage(search, stack) if confirming else search
-                if stage is None or stage.exhausted() or (stage is search and self._out_of_time()):
-                    continue
-                self.terms.enforce()
-                if runner is None:
-                    runner = cluster.enter_context(self.start_runner())
-                if stage is search:
-                    with self.time_budget:
-                        runner.search(stage, stage.name, AnyOf(self.interrupt, self.time_budget))
-                else:
-                    runner.search(stage, stage.name, self.interrupt)
-                if self.interrupt.requested:
-                    return
-                # What the tuning of baselines has settled is only now known by name.
-                while confirming and (more := self._confirm_ledger(search)) is not None:
-                    if more[1] <= stage.total:
-                        break
-                    stage.ledger, stage.total = more
-                    runner.search(stage, stage.name, self.interrupt)
-                    if self.interrupt.requested:
-                        return
+            start = cache(lambda: cluster.enter_context(self.start_runner()))
+            self._search(search, start)
+            if not self.interrupt.requested:
+                self._confirm(search, stack, start)
 
-    def _out_of_time(self) -> bool:
+    def _search(self, search: Stage, start: Callable[[], Runner]) -> None:
+        if search.exhausted():
+            return
         if self.time_budget.requested:
             self.view.event("the time budget is used up; no trial is started")
-        return self.time_budget.requested
+            return
+        self.terms.enforce()
+        runner = start()
+        with self.time_budget:
+            runner.search(search, search.name, AnyOf(self.interrupt, self.time_budget))
+
+    def _confirm(self, search: Stage, stack: ExitStack, start: Callable[[], Runner]) -> None:
+        stage = self._confirm_stage(search, stack)
+        if stage is None or stage.exhausted():
+            return
+        self.terms.enforce()
+        runner = start()
+        while True:
+            runner.search(stage, stage.name, self.interrupt)
+            if self.interrupt.requested:
+                return
+            # Further runs can be named once the tuning of baselines has ended.
+            more = self._confirm_ledger(search)
+            if more is None or more[1] <= stage.total:
+                return
+            stage.ledger, stage.total = more
 
     @contextmanager
     def start_runner(self) -> Iterator[Runner]:
@@ -339,22 +342,15 @@ class Driver:
         findings = find(self.plan, search.ledger.records(), self._confirmed())
         files = self._write_files(findings)
         completed = any(record.status == "completed" for record in findings.records)
-        state = "interrupted" if interrupted else "completed" if completed else "failed"
-        state = "failed" if stopped is not None else state
-        facts: dict[str, Any] = {"status": state}
-        winner = findings.winner
-        if winner is not None:
-            facts["best_trial"] = winner.number
-            if winner.value is not None:
-                facts["best_value"] = winner.value
-            else:
-                names = map(str, self.plan.objectives.parts)
-                facts["best_values"] = dict(zip(names, winner.values, strict=True))
+        state = "failed"
+        if stopped is None and (interrupted or completed):
+            state = "interrupted" if interrupted else "completed"
+        facts = {"status": state, **findings.facts(self.plan.objectives)}
         for stage in self.stages if not interrupted else ():
-            later(self.background, stage.tracker.settled, stage.ledger.records())
-        later(self.background, search.tracker.search_ended, facts, files)
+            submit(self.background, stage.tracker.settled, stage.ledger.records())
+        submit(self.background, search.tracker.search_ended, facts, files)
         for stage in self.stages[1:]:
-            later(self.background, stage.tracker.search_ended, {"status": state})
+            submit(self.background, stage.tracker.search_ended, {"status": state})
         self.background.shutdown(wait=True)
         self.status.end()
         self.drain(5.0 if interrupted else DRAIN_SECONDS)
@@ -374,7 +370,7 @@ class Driver:
         return EXIT_OK if completed else EXIT_ALL_FAILED
 
     def _write_files(self, findings: Findings) -> list[Path]:
-        """Result files, after a wait for space where there is none; nothing if that is interrupted."""
+        """The result files, once there is space for them; none if that wait is interrupted."""
         folder = self.request.folder
         try:
             return self.write_policy(lambda: write_files(self.plan, findings), folder)
@@ -387,7 +383,7 @@ class Driver:
             return []
 
     def drain(self, seconds: float) -> None:
-        """Let MLflow catch up for at most `seconds`; a server that fails is not waited for."""
+        """Let MLflow catch up for at most `seconds`, or until its server fails."""
         deadline = time.monotonic() + seconds
         for stage in self.stages:
             if stage.replayer.drain(0.5):

@@ -4,9 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.padding import Padding
@@ -18,11 +16,10 @@ from meanflow_tune.plan.calibration import Calibration, Progress, busy, calibrat
 from meanflow_tune.plan.plan import Plan, make_plan
 from meanflow_tune.plan.request import EXIT_OK, SearchRequest, UserError, usable_folder
 from meanflow_tune.records import TrialRecord
-from meanflow_tune.report.forecast_tables import show_forecast
+from meanflow_tune.report.forecast_tables import Forecast
 from meanflow_tune.report.space_plots import show_plots
-from meanflow_tune.report.text import make_console, size
+from meanflow_tune.report.text import better, counted, make_console, make_table, short, size
 from meanflow_tune.search.errors import SpaceError, StorageError
-from meanflow_tune.search.objectives import SearchObjective
 from meanflow_tune.search.space.describe import find_parameters
 from meanflow_tune.search.space.draws import draw_random
 from meanflow_tune.search.store.manifest import MANIFEST_NAME
@@ -31,7 +28,7 @@ from meanflow_tune.search.store.trials import read_records
 from meanflow_tune.search.study.relocate import find_study
 
 DRAWN = 3  # configurations that are shown, and timed
-VARIETY = 96  # draws among which a picture of each family is looked for
+VARIETY = 96  # draws that are searched for one member of each family
 
 
 def dry_run(request: SearchRequest, calibrating: bool = False, verbose: bool = False) -> int:
@@ -52,14 +49,13 @@ def dry_run(request: SearchRequest, calibrating: bool = False, verbose: bool = F
     _show_resources(console, plan, layout)
     records = _stored(request)
     measured = _calibrate(console, plan, layout) if calibrating else None
-    show_forecast(console, plan, layout, records, measured)
+    Forecast(console, plan, layout, records, measured).show()
     console.print("\nNothing was started.")
     return EXIT_OK
 
 
 def _show_goal(console: Console, plan: Plan) -> None:
-    parts = plan.objectives.parts
-    listed = [f"{part}, {_better(part)} is better" for part in parts]
+    listed = [better(part) for part in plan.objectives.parts]
     console.print(f"[bold]{plan.request.study}[/bold]: {plan.space.goal}")
     if len(listed) == 1:
         console.print(f"objective: {listed[0]}")
@@ -67,12 +63,8 @@ def _show_goal(console: Console, plan: Plan) -> None:
         console.print(f"{len(listed)} objectives: {'; '.join(listed)}")
 
 
-def _better(objective: SearchObjective) -> str:
-    return "lower" if objective.direction == "minimize" else "higher"
-
-
 def _show_space(console: Console, plan: Plan) -> None:
-    """Each parameter with its range and when it is asked for; the baselines; what --set fixed."""
+    """Each parameter with its range and its condition; the baselines; the settings that --set fixed."""
     space, request = plan.space, plan.request
     try:
         parameters = find_parameters(space.suggest, space.baselines)
@@ -107,19 +99,11 @@ def _show_draws(console: Console, plan: Plan) -> None:
     known = dict.fromkeys(key for flat in proposed for key in flat)
     varying = [k for k in known if len({str(flat.get(k)) for flat in proposed}) > 1]
     console.print(f"\n[bold]{DRAWN} configurations of the space[/bold], where they differ")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("setting", overflow="fold")
-    for index in range(len(proposed)):
-        table.add_column(f"draw {index + 1}")
+    draws = [f"draw {index + 1}" for index in range(len(proposed))]
+    table = make_table("setting", *draws, text=1 + len(draws))
     for key in varying:
-        table.add_row(key, *(_short(flat.get(key)) for flat in proposed))
+        table.add_row(key, *(short(flat.get(key)) for flat in proposed))
     console.print(table)
-
-
-def _short(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _layout(request: SearchRequest) -> Layout | None:
@@ -141,7 +125,7 @@ def _layout(request: SearchRequest) -> Layout | None:
 
 def _show_resources(console: Console, plan: Plan, layout: Layout | None) -> None:
     request = plan.request
-    ranks = _count(request.workers_per_trial, "rank")
+    ranks = counted(request.workers_per_trial, "rank")
     if layout is None:
         gpus = request.gpus_per_worker
         wanted = "a GPU where there are enough" if gpus is None else f"{gpus:g} GPU"
@@ -152,12 +136,8 @@ def _show_resources(console: Console, plan: Plan, layout: Layout | None) -> None
             f" and {layout.gpus:g} GPU" if layout.gpus else ", no GPU"
         )
         where = "on the cluster" if request.cluster is not None else "on this machine"
-        at_once = f"{_count(layout.slots, 'trial')} at once {where}"
+        at_once = f"{counted(layout.slots, 'trial')} at once {where}"
     console.print(f"\n[bold]Resources[/bold] per trial: {text}; {at_once}")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _stored(request: SearchRequest) -> list[TrialRecord]:
@@ -178,13 +158,9 @@ def _calibrate(console: Console, plan: Plan, layout: Layout | None) -> Calibrati
     request = plan.request
     baselines = len(plan.space.baselines)
     first = min(baselines, 1)
-    named = [
-        *zip(list(plan.space.baselines)[:first], plan.examples[:first], strict=True),
-        *(
-            (f"draw {index + 1}", config)
-            for index, config in enumerate(plan.examples[baselines : baselines + DRAWN])
-        ),
-    ]
+    names = [*list(plan.space.baselines)[:first], *(f"draw {k + 1}" for k in range(DRAWN))]
+    configs = [*plan.examples[:first], *plan.examples[baselines : baselines + DRAWN]]
+    named = list(zip(names, configs, strict=True))
     on_gpu = torch.cuda.is_available() and (layout is None or layout.gpus > 0)
     shared = busy()
     with _progress(console) as progress:
@@ -197,10 +173,7 @@ def _calibrate(console: Console, plan: Plan, layout: Layout | None) -> Calibrati
             progress,
         )
     console.print(f"\n[bold]Calibration[/bold] on {found.device}, in the middle of training")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", overflow="fold")
-    for name in ("per step", "10 to 90 %", "evaluation", "checkpoint"):
-        table.add_column(name, justify="right")
+    table = make_table("", "per step", "10 to 90 %", "evaluation", "checkpoint")
     for timing in found.timings:
         if timing.trouble:
             continue
@@ -226,7 +199,7 @@ def _calibrate(console: Console, plan: Plan, layout: Layout | None) -> Calibrati
 
 @contextmanager
 def _progress(console: Console) -> Iterator[Progress]:
-    """One line that changes in place; where that is not possible, a line for each thing."""
+    """One line that changes in place; without a terminal, one line per label."""
     if console.is_terminal:
         with Live(console=console, transient=True, refresh_per_second=8) as live:
 
@@ -236,11 +209,11 @@ def _progress(console: Console) -> Iterator[Progress]:
 
             yield show
         return
-    said: set[str] = set()
+    printed: set[str] = set()
 
-    def say(what: str, done: int, of: int) -> None:
-        if what not in said:
-            said.add(what)
+    def print_once(what: str, done: int, of: int) -> None:
+        if what not in printed:
+            printed.add(what)
             print(f"calibrating: {what}", file=sys.stderr, flush=True)
 
-    yield say
+    yield print_once

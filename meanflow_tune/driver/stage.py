@@ -1,4 +1,4 @@
-"""A stage of a search, its study with its tracking, as the director that Ray Tune asks."""
+"""A stage of a search: a study with its tracking, as the director that Ray Tune asks."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -23,14 +23,14 @@ from meanflow_tune.training.disk_wait import NO_SPACE
 log = logging.getLogger(__name__)
 
 
-def later(background: ThreadPoolExecutor, call: Callable[..., None], *arguments: Any) -> None:
-    """Call in the background. A failure is logged; the next driver tells tracking what was missed."""
+def submit(background: ThreadPoolExecutor, call: Callable[..., None], *arguments: Any) -> None:
+    """Call in the background. A failure is logged; the next driver sends tracking what it missed."""
 
     def guarded() -> None:
         try:
             call(*arguments)
         except LeaseLost:
-            log.debug("the new driver tells it")  # and why this one ends, its main thread says
+            log.debug("the new driver sends it")  # the main thread says why this one ends
         except Exception as error:
             missed = "tracking missed an event; running the same command again adds it"
             if is_full(error):
@@ -44,7 +44,8 @@ def later(background: ThreadPoolExecutor, call: Callable[..., None], *arguments:
 class Stage:
     """A study with its tracking: the search itself, or its confirmation. Answers Ray Tune.
 
-    Called in Tune's loop, so nothing here waits for a network or draws a picture.
+    Called in Tune's loop, so nothing here waits for a network or draws a picture. label: what the view
+    calls a trial; total: how many there will be.
     """
 
     def __init__(
@@ -66,16 +67,16 @@ class Stage:
         self._label = label
         self.total = total
         self._interrupt = interrupt
-        self._told_of_stop = False
+        self._stop_announced = False
         self._outbox = outbox
-        self._refused: dict[int, str] = {}  # why a trial's report could not be used
-        self._full: str | None = None  # the folder whose lack of space was told
+        self._refused: dict[int, str] = {}  # trial -> why its report could not be used
+        self._full: str | None = None  # the full folder that was announced
         self._rows: dict[int, dict[str, Any]] = {}
         self._phase = ""
         self.progress_tracker = ProgressTracker()
 
     def catch_up(self) -> None:
-        """Tell tracking what a killed driver did not; pictures that were lost are drawn again."""
+        """Send tracking what a killed driver did not; missing pictures are drawn again."""
         self.tracker.catch_up(self.ledger.records(), model_of, with_pictures)
 
     def next_job(self) -> Job | None:
@@ -101,7 +102,7 @@ class Stage:
         known = _reports(self.ledger.record_of(number))
         try:
             decision = self.ledger.record(number, report)
-        except ValueError as error:  # no objective in it: the end of this trial, not of the search
+        except ValueError as error:  # without an objective: ends this trial, not the search
             self._refused[number] = f"its report at {report.images:,} images has no value: {error}"
             return False
         record = self.ledger.record_of(number)
@@ -110,12 +111,12 @@ class Stage:
             self._rows.setdefault(number, {})["last"] = show(values)
             text = f"{show(values)} at {report.images:,} images"
             self.view.event(f"{self._title(number)}: {text} ({decision.reason})")
-        later(self._background, self._track_report, record, report)
+        submit(self._background, self._track_report, record, report)
         self._refresh()
         return decision.go_on
 
     def on_end(self, number: int, outcome: Outcome) -> None:
-        """Tell the study how a trial ended; one that was interrupted stays for the next driver."""
+        """Store how a trial ended; an interrupted one is left to the next driver."""
         self._rows.pop(number, None)
         if number in self._refused:
             outcome = Outcome("failed", self._refused.pop(number), deterministic=True)
@@ -124,16 +125,16 @@ class Stage:
             return
         try:
             self.ledger.finish(number, outcome)
-        finally:  # also where this trial is the last of a row that stops the search
-            self._tell_end(self.ledger.record_of(number), outcome)
+        finally:  # also if this is the failure that stops the search
+            self._announce_end(self.ledger.record_of(number), outcome)
 
-    def _tell_end(self, record: TrialRecord, outcome: Outcome) -> None:
-        """To tracking and to the person who watches: how a trial ended, or that it did not yet."""
+    def _announce_end(self, record: TrialRecord, outcome: Outcome) -> None:
+        """Tell tracking and the view how a trial ended, or that it has not yet."""
         title = self._title(record.number)
         if record.status == "running":
             self.view.event(f"{title} {outcome.reason}; the next run resumes it", "failed")
         elif record.status == "paused":
-            later(self._background, self.tracker.paused, record)
+            submit(self._background, self.tracker.paused, record)
             self.view.event(f"{title} paused{_value(record)}", record.status)
         else:
             self._track_end(record, outcome)
@@ -142,18 +143,18 @@ class Stage:
         self._refresh()
 
     def end(self) -> None:
-        """Nothing is left to hand out: what is still paused has been pruned."""
+        """Nothing is left to hand out: paused trials become pruned."""
         for number in self.ledger.end():
             record = self.ledger.record_of(number)
             self._track_end(record, Outcome(record.status, record.reason))
 
     def on_tick(self, snapshot: dict[str, Any]) -> None:
         """Progress of the running trials, for the live view; training a teacher is an event."""
-        if self._interrupt.requested and not self._told_of_stop:
-            self._told_of_stop = True
+        if self._interrupt.requested and not self._stop_announced:
+            self._stop_announced = True
             self.view.event("stopping at the next safe point; Ctrl-C again stops at once")
-        self._outbox.fence()  # a driver that was suspended and replaced ends without a report, too
-        self._tell_of_space(snapshot["progress"].values())
+        self._outbox.fence()  # so that a suspended and replaced driver ends even without a report
+        self._announce_space(snapshot["progress"].values())
         for number, progress in snapshot["progress"].items():
             if number in self._rows:
                 self._rows[number] |= progress
@@ -163,8 +164,8 @@ class Stage:
             self.view.event("training the teacher, once; later searches load it from the cache")
         self._refresh()
 
-    def _tell_of_space(self, progress: Iterable[Mapping[str, Any]]) -> None:
-        """Say once that trials wait for disk space, and once that they go on."""
+    def _announce_space(self, progress: Iterable[Mapping[str, Any]]) -> None:
+        """Say once that trials wait for disk space, and once that they continue."""
         waiting = [now for now in progress if now.get("phase") == NO_SPACE]
         if waiting and self._full is None:
             self._full = waiting[0]["folder"]
@@ -177,8 +178,8 @@ class Stage:
         return f"{self._label} {number}"
 
     def _track_end(self, record: TrialRecord, outcome: Outcome) -> None:
-        # After its last report, which may still be on its way through the background thread.
-        later(self._background, self.tracker.ended, record, outcome, model_of(record))
+        # In the background thread, so that it comes after the last report.
+        submit(self._background, self.tracker.ended, record, outcome, model_of(record))
 
     def _track_report(self, record: TrialRecord, report: Report) -> None:
         def draw() -> Report:
@@ -190,7 +191,7 @@ class Stage:
         except LeaseLost:
             raise
         except Exception as error:
-            if is_full(error):  # and a person gave up waiting for space
+            if is_full(error):  # and the user gave up waiting for space
                 log.warning("no space to draw the samples of trial %d", record.number)
             else:
                 log.exception("could not draw the samples of trial %d", record.number)

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
-from rich import box
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
 
 from meanflow_tune.cluster.layout import Layout
 from meanflow_tune.config import TrialConfig
@@ -18,7 +16,7 @@ from meanflow_tune.plan.confirm import planned_runs
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import TrialRecord
-from meanflow_tune.report.text import about, rounded, size
+from meanflow_tune.report.text import about, counted, make_table, rounded, size
 from meanflow_tune.search.analysis.forecast import (
     Ladder,
     Pace,
@@ -32,7 +30,7 @@ from meanflow_tune.training.checkpoints import KEPT
 from meanflow_tune.training.resources import Resources
 from meanflow_tune.training.world import World
 
-MOST_TRIALS = 1000  # that a time budget is said to afford
+MOST_TRIALS = 1000  # the highest number that a time budget is said to afford
 
 
 def rungs_of(config: TrialConfig) -> tuple[int, ...]:
@@ -41,7 +39,7 @@ def rungs_of(config: TrialConfig) -> tuple[int, ...]:
 
 
 def ladder_of(plan: Plan) -> Ladder:
-    """The search of a plan, as far as a forecast needs it."""
+    """The rungs and numbers of trials of a plan, for a forecast."""
     request = plan.request
     return Ladder(
         rungs_of(plan.examples[0]),
@@ -59,19 +57,14 @@ def confirmation_work(plan: Plan, images: int) -> Work:
     return Work(runs * images, runs, runs)
 
 
-def show_forecast(
-    console: Console,
-    plan: Plan,
-    layout: Layout | None,
-    records: Sequence[TrialRecord],
-    calibration: Calibration | None,
-) -> None:
-    """What the search is expected to train, how long that takes where it is known, and its files."""
-    _Forecast(console, plan, layout, records, calibration).show()
-
-
 @dataclass(frozen=True)
-class _Forecast:
+class Forecast:
+    """What a search is expected to train, how long that takes where it is known, and its files.
+
+    layout: None where the cluster decides how many trials run at once; records: trials that the study
+    holds already; calibration: measured figures, if there are any.
+    """
+
     console: Console
     plan: Plan
     layout: Layout | None
@@ -79,9 +72,11 @@ class _Forecast:
     calibration: Calibration | None
 
     def show(self) -> None:
-        request = self.plan.request
-        self.console.print(f"\n[bold]Forecast[/bold]: {request.trials} trials{self._baselines()}")
-        self._say(f"stopping: {stopping_text(request)}")
+        """Print it."""
+        request, baselines = self.plan.request, self._ladder.baselines
+        named = f", {baselines} of them baselines" if baselines else ""
+        self.console.print(f"\n[bold]Forecast[/bold]: {request.trials} trials{named}")
+        self._print(f"stopping: {stopping_text(request)}")
         self._show_rungs()
         self._show_totals()
         self._show_times()
@@ -103,30 +98,28 @@ class _Forecast:
     def _slots(self) -> int:
         return self.layout.slots if self.layout is not None else 1
 
-    @property
+    @cached_property
+    def _confirmation(self) -> Work:
+        return confirmation_work(self.plan, self._rungs[-1])
+
+    @cached_property
     def _pace(self) -> Pace | None:
         if self.calibration is not None:
             return self.calibration.pace
         return measured_pace(self.records)
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         """An indented paragraph."""
         self.console.print(Padding(text, (0, 0, 0, 2)))
 
-    def _baselines(self) -> str:
-        count = self._ladder.baselines
-        return f", {count} of them baselines" if count else ""
-
     def _show_rungs(self) -> None:
-        """Images and cost of each rung, and how many trials are expected there."""
+        """Images and cost of each rung, and how many trials are expected to reach it."""
         numbers = self._ladder.reach
         pace = self._pace
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in ("rung", "images", "steps", "trials there", "images of all"):
-            table.add_column(name, justify="right")
+        names = ["rung", "images", "steps", "trials there", "images of all"]
         if pace is not None:
-            table.add_column("time of one", justify="right")
-            table.add_column("time of all", justify="right")
+            names += ["time of one", "time of all"]
+        table = make_table(*names, text=0)
         batch = self._first.budget.global_batch
         for index, (before, images) in enumerate(pairwise((0, *self._rungs))):
             number = numbers[index]
@@ -144,7 +137,7 @@ class _Forecast:
         self.console.print(table)
         budgets = {config.budget for config in self.plan.examples}
         if len(budgets) > 1:
-            self._say(
+            self._print(
                 f"budgets differ between configurations ({len(budgets)} in {len(self.plan.examples)} "
                 "draws); these are the first baseline's"
             )
@@ -154,32 +147,32 @@ class _Forecast:
         full = request.trials * self._rungs[-1]
         again = request.repeats * self._ladder.repeated
         own = self._ladder.work.images - again * self._rungs[-1]
-        self._say(
+        self._print(
             f"search: about {rounded(own)} images, {100 * own / full:.0f} % of the {full:,} without "
             "early stopping"
         )
         if request.repeats:
-            self._say(
-                f"repeats: {_seeds(request.repeats)} of the best at the last rung, about "
+            self._print(
+                f"repeats: {counted(request.repeats, 'more seed')} of the best at the last rung, about "
                 f"{self._ladder.repeated:.1f} trials: {rounded(again * self._rungs[-1])} images"
             )
-        confirmation = confirmation_work(self.plan, self._rungs[-1])
-        if confirmation.trials:
-            self._say(
-                f"confirmation: up to {confirmation.trials:.0f} runs of {self._rungs[-1]:,} images"
-            )
+        if runs := self._confirmation.trials:
+            self._print(f"confirmation: up to {runs:.0f} runs of {self._rungs[-1]:,} images")
         teacher = self._first.teacher
         if teacher is not None:
             state = "cached already" if self._teacher_cached else "trained once, before the first"
-            self._say(
+            self._print(
                 f"teacher: {teacher.budget.steps:,} steps of {teacher.budget.global_batch} images, "
                 f"{state}"
             )
 
     @property
     def _teacher_cached(self) -> bool:
-        folder = Resources(self.plan.request.teachers, World()).teacher_folder(self._first)
-        return (folder / "teacher.safetensors").exists()
+        return (self._resources.teacher_folder(self._first) / "teacher.safetensors").exists()
+
+    @cached_property
+    def _resources(self) -> Resources:
+        return Resources(self.plan.request.teachers, World())
 
     def _show_times(self) -> None:
         request, pace = self.plan.request, self._pace
@@ -190,39 +183,40 @@ class _Forecast:
                 else "nothing has been measured yet"
             )
             hint = "" if self.calibration else "; --calibrate times a short training of this space"
-            self._say(f"time: unknown, because {why}{hint}")
+            self._print(f"time: unknown, because {why}{hint}")
             if request.time_budget is not None:
-                self._say(f"what --time-budget {about(request.time_budget)} affords is unknown too")
+                self._print(
+                    f"what --time-budget {about(request.time_budget)} affords is unknown too"
+                )
             return
         if self.calibration is not None:
             source = "calibration, one trial alone; several at once may slow each other"
         else:
             trials = sum(bool(record.reports) for record in self.records)
             source = f"measured in {trials} trials of this study"
-        self._say(f"times: {source}")
+        self._print(f"times: {source}")
         whole = Work(self._rungs[-1], len(self._rungs), 1.0)
         longest = pace.seconds(whole)
         parts = {"search": wall_seconds(self._ladder.work, pace, self._slots, whole)}
-        confirmation = confirmation_work(self.plan, self._rungs[-1])
-        if confirmation.trials:
+        if self._confirmation.trials:
             one = Work(self._rungs[-1], 1.0, 1.0)
-            parts["confirmation"] = wall_seconds(confirmation, pace, self._slots, one)
+            parts["confirmation"] = wall_seconds(self._confirmation, pace, self._slots, one)
         if self.calibration is not None and self._first.teacher is not None:
             parts["teacher"] = self.calibration.teacher + self.calibration.preparation
         listed = ", ".join(f"{name} {about(seconds)}" for name, seconds in parts.items())
         at = f"with {self._slots} at once" if self.layout is not None else "in one slot"
-        self._say(f"a whole trial {about(longest)}; {at}: {listed}")
-        self._say(f"[bold]about {about(sum(parts.values()))} in all[/bold] {at}")
+        self._print(f"a whole trial {about(longest)}; {at}: {listed}")
+        self._print(f"[bold]about {about(sum(parts.values()))} in all[/bold] {at}")
         self._show_left(pace)
         self._show_budget(pace)
 
     def _show_left(self, pace: Pace) -> None:
-        """Of a study that has begun, what is left."""
+        """Of a study that has begun: what is left."""
         if not self.records:
             return
         work, longest = remaining_work(self.records, self._ladder)
         seconds = wall_seconds(work, pace, self._slots, longest)
-        self._say(
+        self._print(
             f"the study holds {len(self.records)} trials; about {about(seconds)} of the search is left"
         )
 
@@ -231,14 +225,11 @@ class _Forecast:
         if request.time_budget is None:
             return
         number = trials_within(request.time_budget, self._ladder, pace, self._slots, MOST_TRIALS)
-        enough = (
-            f"enough for the {request.trials} of --trials"
-            if number >= request.trials
-            else f"fewer than the {request.trials} of --trials"
-        )
-        more = "at least " if number == MOST_TRIALS else "about "
-        self._say(
-            f"--time-budget {about(request.time_budget)} affords {more}{number} trials, {enough}"
+        enough = "enough for" if number >= request.trials else "fewer than"
+        more = "at least" if number == MOST_TRIALS else "about"
+        self._print(
+            f"--time-budget {about(request.time_budget)} affords {more} {number} trials, {enough} the "
+            f"{request.trials} of --trials"
         )
 
     def _show_disk(self) -> None:
@@ -246,7 +237,7 @@ class _Forecast:
         sizes, source = self._sizes()
         request = self.plan.request
         numbers = self._ladder.reach
-        runs = confirmation_work(self.plan, 1).trials + request.repeats * self._ladder.repeated
+        runs = self._confirmation.trials + request.repeats * self._ladder.repeated
         kept = min(KEPT, len(self._rungs))
         a_trial = kept * sizes.checkpoint + len(self._rungs) * sizes.samples + 2 * sizes.model
         checkpoints = (sum(numbers[:kept]) + runs) * sizes.checkpoint
@@ -254,30 +245,29 @@ class _Forecast:
         total = checkpoints + outputs
         free = shutil.disk_usage(request.storage).free
         self.console.print(f"\n[bold]Disk[/bold], {source}, without pictures")
-        self._say(
+        self._print(
             f"per trial: {size(a_trial)} ({kept} checkpoints of {size(sizes.checkpoint)}, "
             f"{len(self._rungs)} times samples of {size(sizes.samples)}, the model of "
             f"{size(sizes.model)} twice, once for MLflow)"
         )
-        self._say(
+        self._print(
             f"about {size(total)} in all: checkpoints {size(checkpoints)}, outputs {size(outputs)}; "
             f"{size(free)} are free in {request.storage}"
         )
         if total > free:
-            self._say(
+            self._print(
                 f"[bold red]does not fit: {size(total - free)} are missing;[/bold red] choose a "
                 "larger disk for --storage, or fewer trials"
             )
 
     def _sizes(self) -> tuple[Sizes, str]:
-        """The largest of the configurations, measured where that was done."""
+        """The largest of all configurations, and whether they were measured or computed."""
         timed = self.calibration.timings if self.calibration is not None else ()
         found = [timing.sizes for timing in timed if timing.sizes is not None]
         source = "measured"
         if not found:
             distinct = {(c.model, c.weighting, c.evaluation): c for c in self.plan.examples}
-            resources = Resources(self.plan.request.teachers, World())
-            found = [computed_sizes(c, resources.data(c)) for c in distinct.values()]
+            found = [computed_sizes(c, self._resources.data(c)) for c in distinct.values()]
             source = "counted from the networks"
         largest = Sizes(
             max(sizes.checkpoint for sizes in found),
@@ -304,7 +294,3 @@ def stopping_text(request: SearchRequest) -> str:
     if request.protect:
         words.append(f"{100 * request.protect:g} % of the proposed trials are never stopped")
     return "; ".join(words)
-
-
-def _seeds(count: int) -> str:
-    return f"{count} more seed{'s' * (count != 1)}"

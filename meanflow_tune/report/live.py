@@ -1,10 +1,9 @@
-"""What a person sees while a search runs: a live view on a terminal, one plain line an event elsewhere."""
+"""What a user sees while a search runs: a live view on a terminal, elsewhere one plain line per event."""
 
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group
@@ -13,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from meanflow_tune.report.outlook import outlook_lines
 from meanflow_tune.report.text import COLOURS, clock, make_console
 
 BEAT_SECONDS = 60.0
@@ -22,8 +22,8 @@ TALL = 36  # lines of a terminal that has room for a picture
 class View:
     """Shows `state` (filled by the driver) and events. Use as a context manager.
 
-    state keys: study, total, done (counts by status), best (text), running (list of rows), note, and
-    those of `progress.Outlook`.
+    state keys: study, total, done (counts by status), best (text), running (list of rows), and those of
+    `outlook.Outlook`.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -70,9 +70,9 @@ class View:
                 print(f"{stamp} {text}", flush=True)
 
     def beat(self) -> None:
-        """Where there is no live view: a line on where the search stands, now and then.
+        """Without a live view: from time to time, a line on where the search stands.
 
-        After BEAT_SECONDS, and earlier when trials ended.
+        Every BEAT_SECONDS, and earlier when a trial ends.
         """
         if self.quiet or self.interactive or not self.state.get("total"):
             return
@@ -124,18 +124,4 @@ class View:
             )
         parts.append(table)
         parts += outlook_lines(state, picture=self.console.height >= TALL)
-        if state.get("note"):
-            parts.append(Text(state["note"], style="dim"))
         return Group(*parts)
-
-
-def outlook_lines(state: Mapping[str, Any], picture: bool) -> list[Text]:
-    """What a `progress.Outlook` says, a text a line; picture: whether there is room for one."""
-    lines = [
-        Text(str(state[key]), style=style)
-        for key, style in (("forecast", "bold"), ("rungs", "dim"), ("front", ""))
-        if state.get(key)
-    ]
-    if picture:
-        lines += [Text(line, style="cyan", no_wrap=True) for line in state.get("picture") or ()]
-    return lines

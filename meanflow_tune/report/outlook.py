@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from rich.text import Text
 
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.report.text import about
@@ -27,7 +29,7 @@ SCATTER_WIDTH, SCATTER_HEIGHT = 44, 7
 
 @dataclass(frozen=True)
 class Outlook:
-    """Texts for a person, "" where there is nothing to say, and the seconds left, None if unknown.
+    """Texts, "" where there is nothing to say, and the seconds left, None if unknown.
 
     picture: lines of a scatter of two objectives.
     """
@@ -36,27 +38,39 @@ class Outlook:
     forecast: str = ""
     rungs: str = ""
     front: str = ""
-    picture: tuple[str, ...] = field(default=())
+    picture: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
+def outlook_lines(state: Mapping[str, Any], picture: bool) -> list[Text]:
+    """The lines of `Outlook.to_dict()`; picture: whether there is room for one."""
+    lines = [
+        Text(str(state[key]), style=style)
+        for key, style in (("forecast", "bold"), ("rungs", "dim"), ("front", ""))
+        if state.get(key)
+    ]
+    if picture:
+        lines += [Text(line, style="cyan", no_wrap=True) for line in state.get("picture") or ()]
+    return lines
+
+
 class ProgressTracker:
-    """What is heard of running trials between rungs: how far they are, and how quickly they train."""
+    """Between rungs: how far running trials are, and how fast they train."""
 
     def __init__(self) -> None:
-        # Of each: (monotonic seconds, images) when it was first and last heard to train.
+        # Of each trial: (monotonic seconds, images) at its first and last tick of training.
         self._heard: dict[int, tuple[tuple[float, int], tuple[float, int]]] = {}
 
     def heard(self, number: int, progress: Mapping[str, Any]) -> None:
-        """A tick of a trial; only what says that it trains counts."""
+        """A tick of a trial; only ticks of training count."""
         if progress.get("phase") == "train":
             now = (time.monotonic(), int(progress["images"]))
             self._heard[number] = (self._heard.get(number, (now, now))[0], now)
 
     def ended(self, number: int) -> None:
-        """A trial runs no more, for now."""
+        """A trial stopped running, for now or for good."""
         self._heard.pop(number, None)
 
     @property
@@ -66,7 +80,7 @@ class ProgressTracker:
 
     @property
     def pace(self) -> Pace | None:
-        """That of the running trials since they began to train; None where none has got on."""
+        """Of the running trials since they began to train; None where none has advanced."""
         spans = list(self._heard.values())
         images = sum(last[1] - first[1] for first, last in spans)
         seconds = sum(last[0] - first[0] for first, last in spans)
@@ -117,7 +131,7 @@ def look_ahead(
 
 
 def end_of(seconds: float, now: float | None = None) -> str:
-    """The time of day in `seconds`, with the day of the week where that is more than a day off."""
+    """The time of day in `seconds`, with the day of the week if that is more than a day away."""
     moment = (time.time() if now is None else now) + seconds
     return time.strftime("%a %H:%M" if seconds > DAY else "%H:%M", time.localtime(moment))
 

@@ -1,4 +1,4 @@
-"""Pictures of a space in the terminal: distributions of (t, s), schedules of ds, and ramps of shares."""
+"""Plots of a space in the terminal: distributions of (t, s), schedules of ds, and ramps of shares."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -14,6 +14,7 @@ from meanflow_tune.config import TrialConfig
 from meanflow_tune.core.random import make_generator
 from meanflow_tune.ds_schedules import DsScheduleSettings
 from meanflow_tune.losses import LossMix
+from meanflow_tune.report.text import short
 from meanflow_tune.report.textplot import density, histogram, sparkline
 from meanflow_tune.time_samplers import TimeSamplerSettings
 
@@ -46,7 +47,7 @@ def show_plots(console: Console, configs: Sequence[TrialConfig]) -> None:
 
 
 def _first_of_each(members: Iterable[Member]) -> list[Member]:
-    """One member a kind, in the order of appearance."""
+    """One member per kind, in the order of appearance."""
     found: dict[str, Member] = {}
     for member in members:
         found.setdefault(member.kind, member)
@@ -55,11 +56,7 @@ def _first_of_each(members: Iterable[Member]) -> list[Member]:
 
 def _numbers(member: TimeSamplerSettings | DsScheduleSettings) -> str:
     fields = member.model_dump(exclude={"kind", "diagonal_share", "temperature", "smallest"})
-    return "  ".join(f"{name} {_short(value)}" for name, value in fields.items())
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return "  ".join(f"{name} {short(value, 3)}" for name, value in fields.items())
 
 
 def _times(sampler: TimeSamplerSettings, width: int) -> Table:

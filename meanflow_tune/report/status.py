@@ -2,19 +2,17 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rich import box
 from rich.console import Console, Group
-from rich.table import Table
 
 from meanflow_tune.plan.request import EXIT_OK, SearchRequest, UserError
 from meanflow_tune.records import TrialRecord
-from meanflow_tune.report.live import outlook_lines
-from meanflow_tune.report.text import COLOURS, make_console
+from meanflow_tune.report.outlook import outlook_lines
+from meanflow_tune.report.text import COLOURS, make_console, make_table
 from meanflow_tune.search.errors import StorageError
-from meanflow_tune.search.store.lease import LeaseState, read_lease
+from meanflow_tune.search.store.lease import read_lease
 from meanflow_tune.search.store.storage import open_storage
 from meanflow_tune.search.store.trials import read_records
 from meanflow_tune.search.study.relocate import find_study
@@ -27,15 +25,21 @@ def show_status(request: SearchRequest) -> int:
     """Print what a study holds and, where a driver is at work, its running trials. Reads only."""
     folder = request.folder
     try:
-        journal = find_study(folder, request.study_storage)
-        records = read_records(open_storage(journal), request.study, folder)
+        location = find_study(folder, request.study_storage)
+        records = read_records(open_storage(location), request.study, folder)
     except StorageError as error:
         raise UserError(f"--status: {error}; name it by --study and --storage.") from None
-    console, lease = make_console(), read_lease(folder)
-    _show_trials(console, request, records, lease)
-    status = read_status(request)
-    silent = time.time() - status.get("time", 0.0)
-    if lease is not None and lease.pid is not None and silent < STALE_SECONDS:
+    console, lease, status = make_console(), read_lease(folder), _read_status(request)
+    held, age = lease is not None and lease.pid is not None, time.time() - status.get("time", 0.0)
+    if lease is None or not held:
+        words = "no driver at work"
+    elif age < STALE_SECONDS:
+        words = f"running, process {lease.pid} on {lease.host}"
+    else:
+        words = f"its driver has been silent for {age:.0f} s; was it killed?"
+    console.print(f"{request.study}: {words}")
+    _show_trials(console, records, status.get("running") or [] if held else [])
+    if held and age < STALE_SECONDS:
         show_outlook(console, status)
     return EXIT_OK
 
@@ -48,28 +52,11 @@ def show_outlook(console: Console, state: Mapping[str, Any]) -> None:
 
 
 def _show_trials(
-    console: Console,
-    request: SearchRequest,
-    records: Sequence[TrialRecord],
-    lease: LeaseState | None,
+    console: Console, records: Iterable[TrialRecord], rows: Iterable[Mapping[str, Any]]
 ) -> None:
-    """The trials of a study, and where a driver is at work: who, and how far its trials are."""
-    status = read_status(request)
-    held = lease is not None and lease.pid is not None
-    age = time.time() - status.get("time", 0.0)
-    if held and age < STALE_SECONDS:
-        assert lease is not None
-        console.print(f"{request.study}: running, process {lease.pid} on {lease.host}")
-    elif held:
-        console.print(
-            f"{request.study}: its driver has been silent for {age:.0f} s; was it killed?"
-        )
-    else:
-        console.print(f"{request.study}: no driver at work")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("trial", "what", "state", "images", "objective", "reason"):
-        table.add_column(name, overflow="fold")
-    running = {row.get("name"): row for row in status.get("running") or []} if held else {}
+    """The trials of a study; rows: how far those that run are, and runs of its confirmation."""
+    running = {row.get("name"): row for row in rows}
+    table = make_table("trial", "what", "state", "images", "objective", "reason", text=6)
     for record in records:
         row = running.get(f"trial {record.number}", {})
         images = row.get("images") or (record.reports[-1].images if record.reports else 0)
@@ -90,7 +77,8 @@ def _show_trials(
             console.print(f"{name} ({row['what']}): {phase}, {row.get('images', 0):,} images")
 
 
-def read_status(request: SearchRequest) -> dict[str, Any]:
+def _read_status(request: SearchRequest) -> dict[str, Any]:
+    """What the driver last wrote; empty where there is nothing or it cannot be read."""
     try:
         state: dict[str, Any] = json.loads((request.folder / STATUS_NAME).read_text())
     except (OSError, json.JSONDecodeError):

@@ -1,7 +1,8 @@
-"""The summary of a search in words and tables, its status from another terminal, and its plan."""
+"""The summary of a search: its figures, its conclusion, where its files are, and what to do next."""
 
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,19 +20,17 @@ from meanflow_tune.report.tables import (
     show_search,
     show_winner,
 )
+from meanflow_tune.report.text import better
 
 
 def show(console: Console, plan: Plan, findings: Findings) -> None:
     """The figures of the search and of the confirmation, with a conclusion in words."""
     objectives = plan.objectives
-    counts: dict[str, int] = {}
-    for record in findings.records:
-        counts[record.status] = counts.get(record.status, 0) + 1
+    counts = Counter(record.status for record in findings.records)
     listed = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none"
     console.print(f"\n[bold]{plan.request.study}[/bold]: {len(findings.records)} trials ({listed})")
     for part in objectives.parts:
-        lower = "lower" if part.direction == "minimize" else "higher"
-        console.print(f"objective {part}, {lower} is better")
+        console.print(f"objective {better(part)}")
     console.print()
     show_search(console, objectives, findings)
     for record in findings.records:
@@ -54,20 +53,17 @@ def show(console: Console, plan: Plan, findings: Findings) -> None:
 def show_places(
     console: Console, request: SearchRequest, files: Sequence[Path], command: str
 ) -> None:
-    """Where everything is, and the exact commands that go on from here."""
+    """Where the files are, and the exact commands to continue with."""
     uri = request.mlflow_uri
     console.print("\nResults:")
     for path in files:
         console.print(f"  {path}", soft_wrap=True)
     console.print(f"  {request.folder / 'trials'}: checkpoints, samples and models", soft_wrap=True)
     console.print("\nNext steps:")
-    view = f"mlflow ui --backend-store-uri {uri} --host 127.0.0.1 --port 5000"
     python = Path(sys.executable)
+    view = f"{python.with_name('mlflow')} ui --backend-store-uri {uri} --host 127.0.0.1 --port 5000"
     lines = [
-        (
-            "compare in MLflow",
-            f"open {uri}" if uri.startswith("http") else f"{python.with_name('mlflow')}{view[6:]}",
-        ),
+        ("compare in MLflow", f"open {uri}" if uri.startswith("http") else view),
         ("resume or repeat this report", command),
         ("extend the search", _extended(request, command)),
         (
@@ -81,7 +77,7 @@ def show_places(
 
 
 def _extended(request: SearchRequest, command: str) -> str:
-    """The command with half as many trials again."""
+    """The command with 1.5 times as many trials."""
     words = shlex.split(command)
     total = str(request.trials + max(4, request.trials // 2))
     if "--trials" in words:

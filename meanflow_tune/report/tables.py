@@ -5,31 +5,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from meanflow_tune.plan.confirm import title
 from meanflow_tune.plan.findings import Findings
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.records import TrialRecord
+from meanflow_tune.report.text import counted, make_table
 from meanflow_tune.search.analysis.ranking import Row, columns, describe_difference, front
 from meanflow_tune.search.analysis.rung_audit import Audit, RungAudit, audit
 from meanflow_tune.search.analysis.significance import LEVEL, Interval, PairedComparison
 from meanflow_tune.search.objectives import COST, Objectives, measures
 from meanflow_tune.search.pareto import hypervolume, reference_point
 
-# So many seeds give an interval of the bootstrap its level; of fewer it is less sure.
+# With fewer seeds, a bootstrap interval covers less than its nominal level.
 SEEDS_FOR_LEVEL = 6
 SHOWN = 8
-
-
-def make_table(*names: str) -> Table:
-    """A plain table whose columns but the first are numbers."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, name in enumerate(names):
-        table.add_column(name, justify="right" if index else "left", overflow="fold")
-    return table
 
 
 def show_search(console: Console, objectives: Objectives, findings: Findings) -> None:
@@ -44,13 +35,11 @@ def show_search(console: Console, objectives: Objectives, findings: Findings) ->
         ]
         table.add_row("teacher (Euler)", *cells)
     for record in findings.records:
-        mark = (
-            "baseline: "
-            if record is findings.baseline
-            else "best: "
-            if record is findings.best
-            else ""
-        )
+        mark = ""
+        if record is findings.baseline:
+            mark = "baseline: "
+        elif record is findings.best:
+            mark = "best: "
         if record.status == "completed" and (mark or record.baseline):
             table.add_row(f"{mark}{title(record)}", *_cells(record, objectives))
     console.print(table)
@@ -85,7 +74,7 @@ def show_front(console: Console, objectives: Objectives, findings: Findings) -> 
 
 
 def show_winner(console: Console, plan: Plan, findings: Findings) -> None:
-    """Which trial best.json holds and why, and which ones may be as good."""
+    """Which trial best.json holds and why, and which trials may be as good."""
     winner = findings.winner
     if winner is None:
         return
@@ -123,11 +112,11 @@ def show_winner(console: Console, plan: Plan, findings: Findings) -> None:
 
 
 def show_final(console: Console, objectives: Objectives, findings: Findings) -> None:
-    """Means and paired differences on fresh seeds; only an interval without 0 is called anything."""
+    """Means and paired differences on fresh seeds; only an interval without 0 is called better or worse."""
     rows, shown = findings.rows, columns(objectives)
     reference = rows[0]
     seeds = max(len(row.seeds) for row in rows)
-    table = make_table(f"retrained on {seeds} fresh seed{'s' * (seeds > 1)}, fresh latents", *shown)
+    table = make_table(f"retrained on {counted(seeds, 'fresh seed')}, fresh latents", *shown)
     for row in rows:
         name = f"baseline: {row.name}" if row is reference else row.name
         table.add_row(name, *(plain(row.means[column]) for column in shown))
@@ -149,7 +138,7 @@ def show_final(console: Console, objectives: Objectives, findings: Findings) -> 
 
 
 def show_audit(console: Console, plan: Plan, findings: Findings) -> None:
-    """Whether the rungs told how trials end, with advice where the first one did not."""
+    """Whether the rungs predicted how trials end, with advice where the first one did not."""
     if plan.rungs is None:
         return
     for objective in plan.objectives.parts:
@@ -177,7 +166,7 @@ def audit_lines(found: Audit) -> list[str]:
 
 
 def teacher_figures(findings: Findings) -> dict[str, float]:
-    """Metrics of the teacher's own Euler steps on the search's latents, where a trial has reported."""
+    """Metrics of the teacher's own Euler steps on the search's latents, once a trial has reported."""
     for record in findings.records:
         if record.reports:
             source = Path(record.reports[-1].artifacts.get("samples", ""))
@@ -214,7 +203,7 @@ def _difference(row: Row, column: str) -> str:
 
 
 def _how_sure(rows: Sequence[Row]) -> str:
-    """What an interval of so many seeds is worth."""
+    """How far an interval over this number of seeds can be trusted."""
     count = min((next(iter(row.against.values())).count for row in rows), default=0)
     if count == 1:
         return "One seed gives no interval, so nothing is called better; see --confirm-seeds."

@@ -1,8 +1,12 @@
-"""Consoles, colours and numbers in words."""
+"""Consoles, tables, colours, and numbers in words."""
 
 import sys
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
+
+from meanflow_tune.search.objectives import SearchObjective
 
 COLOURS = {
     "completed": "green",
@@ -20,6 +24,31 @@ def make_console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 
 
+def make_table(*names: str, text: int = 1) -> Table:
+    """A plain table; its first `text` columns are text, the others are numbers."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(names):
+        table.add_column(name, justify="left" if index < text else "right", overflow="fold")
+    return table
+
+
+def better(objective: SearchObjective) -> str:
+    """`teacher_gap@1, lower is better`."""
+    return f"{objective}, {'lower' if objective.direction == 'minimize' else 'higher'} is better"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 seed`, `2 seeds`, `1,500 trials`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def short(value: object, digits: int = 4) -> str:
+    """A setting's value: a float by its leading digits, None as nothing."""
+    if value is None:
+        return ""
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
 def clock(seconds: float) -> str:
     """83 -> `1:23`; 5000 -> `1:23:20`."""
     minutes, rest = divmod(int(seconds), 60)
@@ -28,7 +57,7 @@ def clock(seconds: float) -> str:
 
 
 def about(seconds: float) -> str:
-    """A length of time for a person: `40 s`, `12 min`, `1 h 20 min`, `2 d 3 h`."""
+    """A length of time: `40 s`, `12 min`, `1 h 20 min`, `2 d 3 h`."""
     if seconds < 119.5:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -42,7 +71,7 @@ def about(seconds: float) -> str:
 
 
 def rounded(count: float) -> str:
-    """A number with three digits that count: `1,500,000`."""
+    """A number with three significant digits: `1,500,000`."""
     if count < 1000:
         return f"{count:.0f}"
     unit = 10 ** (len(str(int(count))) - 3)
@@ -50,7 +79,7 @@ def rounded(count: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes for a person: `840 KB`, `1.2 MB`; powers of 1000."""
+    """Bytes: `840 KB`, `1.2 MB`; powers of 1000."""
     for unit in ("B", "KB", "MB", "GB"):
         if count < 999.5:
             return f"{count:.0f} {unit}" if count >= 9.95 or unit == "B" else f"{count:.1f} {unit}"
