@@ -23,7 +23,7 @@ from meanflow_tune.config.parts import (
     TeacherConfig,
 )
 from meanflow_tune.config.sources import Guidance, StudentJump, XSource
-from meanflow_tune.core.jets.engine import Precision
+from meanflow_tune.core.jets import Precision
 from meanflow_tune.data import Data
 from meanflow_tune.ds_schedules import DsSchedule
 from meanflow_tune.losses import FlowMatching, LossMix

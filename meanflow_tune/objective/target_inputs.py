@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from meanflow_tune.config import Annealed, TeacherOde, TrialConfig
-from meanflow_tune.core.jets import FirstOrderJet
-from meanflow_tune.core.jets.engine import engine_of
+from meanflow_tune.core.jets import FirstOrderJet, engine_of
 from meanflow_tune.core.ode import integrate
 from meanflow_tune.core.stencils import end_time_stencil
 from meanflow_tune.core.types import PathSample, Velocity, VelocityJet, expand_as

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from meanflow_tune.config import Guidance
-from meanflow_tune.core.jets.engine import Engine
+from meanflow_tune.core.jets import Engine
 from meanflow_tune.core.types import PathSample, Velocity
 
 

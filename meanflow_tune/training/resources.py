@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from meanflow_tune.config import TrialConfig
-from meanflow_tune.core.jets.engine import engine_of
+from meanflow_tune.core.jets import engine_of
 from meanflow_tune.core.random import make_generator
 from meanflow_tune.core.types import DataSplit, Velocity
 from meanflow_tune.files import write_atomic

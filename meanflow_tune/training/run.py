@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from meanflow_tune.config import TrialConfig
-from meanflow_tune.core.jets.engine import engine_of
+from meanflow_tune.core.jets import engine_of
 from meanflow_tune.core.paths import linear_path
 from meanflow_tune.core.random import make_generator, spread_draws
 from meanflow_tune.core.types import DataSplit, LossOutput, PathSample, TimePair, Velocity

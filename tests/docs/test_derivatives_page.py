@@ -1,4 +1,4 @@
-"""docs/derivatives.md is used as written: its code with `meanflow_tune.core` alone, its list of operators."""
+"""docs/derivatives.md works as written: its code with `core/jets` alone, and its list of operators."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 PAGE = ROOT / "docs" / "derivatives.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
 
-# What a reader without the rest of the project has, and that the code of the page gave right results.
+# Before the page's code: only the copied files are importable. After it: its results are right.
 BEFORE = """
 import sys
 try:
@@ -46,10 +46,10 @@ assert torch.allclose(jet.d_t_d_s, torch.sin(inner) * along * z + slope * v)  # 
 def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The lines that the page's code prints, the first of which is the engine's table of rules."""
     folder = tmp_path_factory.mktemp("reader")
-    package = folder / "meanflow_tune"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    shutil.copytree(ROOT / "meanflow_tune" / "core", package / "core")
+    core = folder / "meanflow_tune" / "core"
+    shutil.copytree(ROOT / "meanflow_tune" / "core" / "jets", core / "jets")
+    (core.parent / "__init__.py").touch()
+    shutil.copy(ROOT / "meanflow_tune" / "core" / "types.py", core)
     script = folder / "page.py"
     script.write_text("\n".join([BEFORE, *BLOCKS, AFTER]))
     done = subprocess.run(
@@ -64,7 +64,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_code_of_the_page_runs_in_order_with_core_alone(printed: list[str]) -> None:
+def test_code_of_the_page_runs_in_order_with_the_copied_files_alone(printed: list[str]) -> None:
     assert len(BLOCKS) == 5
     assert printed[1] == " ".join(["torch.Size([16, 2])"] * 4)
     found = dict(line.split(": ") for line in printed[2:4])
@@ -72,7 +72,7 @@ def test_code_of_the_page_runs_in_order_with_core_alone(printed: list[str]) -> N
 
 
 def test_list_of_operators_is_that_of_the_engine(printed: list[str]) -> None:
-    """Of a fresh process, for other tests register rules of their own, as the page itself does."""
+    """Of a fresh process, because other tests register rules, as the page itself does."""
     assert "special_erfcx" not in printed[0], "choose another operator without a rule for the page"
     assert tables.operators_table(json.loads(printed[0])) in PAGE.read_text(), (
         "run: python scripts/benchmark.py derivatives --tables operators --page docs/derivatives.md"

@@ -1,7 +1,7 @@
-"""Checks that what was computed is what a plain evaluation gives: once a network, once a compilation.
+"""Compares derivative passes with plain evaluations, once per network and once per compilation.
 
-What a network makes of a jet can differ from what it makes of a tensor without any operator being
-missing, for a jet is none: `isinstance(x, torch.Tensor)` is False.
+A network may treat a jet unlike a tensor although every operator has a rule, because
+`isinstance(x, torch.Tensor)` is False for a jet.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ _CHECKED: WeakSet[Any] = WeakSet()
 
 @dataclass(frozen=True)
 class FirstPass:
-    """The first pass through a network, with the state of the random numbers before it."""
+    """The first pass through a network, with the states of the random generators before it."""
 
     key: Any
     drawn: Tensor
@@ -25,7 +25,7 @@ class FirstPass:
 
     @classmethod
     def of(cls, model: Callable[..., Any], device: torch.device) -> "FirstPass | None":
-        """None where `model` was checked: itself, a function by its code, or else its type."""
+        """None where `model` was checked before: by itself, a function by its code, or else by its type."""
         key = getattr(getattr(model, "__func__", model), "__code__", model)
         try:
             if key in _CHECKED:
@@ -48,7 +48,7 @@ class FirstPass:
     ) -> None:
         """Raises RuntimeError where model(*inputs, **named) without derivatives is not `u` [B, *D].
 
-        The same random numbers are drawn for it, and none of those that follow.
+        It draws the same random numbers, and leaves the generators as they were.
         """
         devices = [] if self.drawn_on_device is None else [u.device]
         with torch.random.fork_rng(devices), torch.no_grad():
@@ -69,7 +69,7 @@ class FirstPass:
 
 
 def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> str | None:
-    """In words how tensors differ beyond rounding; None where they do not, or are not finite."""
+    """How tensors differ beyond rounding, in words; None where they do not, or are not finite."""
     whole = max((_largest(y) for y in expected), default=0.0)
     for x, y in zip(found, expected, strict=True):
         if x.shape != y.shape:
@@ -87,7 +87,7 @@ def _largest(x: Tensor) -> float:
 
 
 def _tolerance(x: Tensor) -> float:
-    """What rounding may differ by, relative to the largest value."""
+    """Tolerated rounding error, relative to the largest value."""
     if x.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled(x.device.type):
         return 0.1
     return 1e-3 if x.dtype == torch.float32 else 1e-7

@@ -1,9 +1,9 @@
-"""How the passes through a network run: as they are written, or compiled once an architecture.
+"""Runs the passes through a network eagerly, or compiled once per architecture.
 
 The compiled passes take the network as an argument. Dynamo then treats its parameters as inputs of
 the graph and guards what else a module holds by value, so that another network of the same
-architecture, and with it the next trial of a slot, runs the code that the first one compiled. The
-number of rows is dynamic, for an objective passes only the rows with t < s.
+architecture, and with it the next trial of a worker, runs the code that the first one compiled. The
+number of rows is dynamic, because an objective passes only the rows with t < s.
 """
 
 import functools
@@ -30,9 +30,9 @@ REMEDY = "set `compile` to false to run as written"
 
 @dataclass(frozen=True)
 class Engine:
-    """The passes that an objective makes.
+    """The passes that an objective needs.
 
-    forward(model, x, t, s, **kwargs) is model(x, t, s, **kwargs); the others are those of core/jets.
+    forward(model, x, t, s, **kwargs) is model(x, t, s, **kwargs); the others are those of `jets.passes`.
     """
 
     forward: Callable[..., Tensor]
@@ -49,13 +49,13 @@ EAGER = Engine(_forward, passes.velocity_jet, passes.directional_jet)
 
 @functools.cache
 def compiled() -> Engine:
-    """The compiled passes, the same for every caller in this process: they hold what was compiled.
+    """The compiled passes, shared by all callers in this process, as is the code compiled for them.
 
-    Their first call for an architecture takes seconds to minutes. They raise RuntimeError, and do
-    not fall back, where a network cannot be compiled as one graph or the C++ compiler is missing.
+    Their first call for an architecture takes seconds to minutes. They raise RuntimeError instead of
+    falling back where a network cannot be compiled as one graph or the C++ compiler is missing.
     """
-    # Of a module in DistributedDataParallel, Dynamo would otherwise cut the graphs into buckets, for
-    # gradients to be sent early; but it is the objective that is wrapped, which is not compiled.
+    # Dynamo would otherwise split the graphs of a module in DistributedDataParallel, so that gradients
+    # are sent early; but DistributedDataParallel wraps the objective, which is not compiled.
     torch._dynamo.config.optimize_ddp = False
     full, first = _checked(_velocity_jet), _checked(_directional_jet)
 
@@ -88,9 +88,9 @@ def engine_of(compile: bool, precision: Precision) -> Engine:
 
 
 def _autocast(engine: Engine, dtype: torch.dtype) -> Engine:
-    """The passes with matrix products in `dtype`; they give what they compute in the type of x.
+    """The passes with matrix products in `dtype` and results in the type of x.
 
-    Autocast surrounds the network only: what an objective does with its values stays in full precision.
+    Autocast surrounds the network only; the arithmetic of an objective stays in full precision.
     """
 
     def forward(model: Any, x: Tensor, *times: Tensor, **kwargs: Any) -> Tensor:
@@ -131,7 +131,7 @@ def _directional_jet(
 
 
 def _direction(time: Tensor, direction: float | Tensor) -> Tensor | None:
-    """[B], or None for zero: a number would be compiled in, and another one compiled again."""
+    """[B], or None for zero: a number would be compiled in, and each further one compiled again."""
     if isinstance(direction, Tensor):
         return direction.expand_as(time)
     return None if direction == 0 else torch.full_like(time, direction)
@@ -145,7 +145,7 @@ def _compiled(function: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         rows = next(x.shape[0] for x in args if isinstance(x, Tensor))
-        if rows < 2:  # a size of 1 is never dynamic: it would be compiled for itself
+        if rows < 2:  # a size of 1 is never dynamic and would be compiled separately
             return function(*args, **kwargs)
         inputs = [_dynamic(x, rows) for x in args]
         named = {name: _dynamic(x, rows) for name, x in kwargs.items()}
@@ -158,10 +158,10 @@ def _compiled(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def _checked(function: Callable[P, tuple[Tensor, ...]]) -> Callable[P, tuple[Tensor, ...]]:
-    """`function` compiled, and compared with itself as it is written whenever it was compiled anew.
+    """`function` compiled, and compared with the eager one after each new compilation.
 
-    What Dynamo makes of a jet is not always what Python does: it turns `jet += tensor` into a sum, which
-    other names of the jet do not see, and it may drop tangents (pytorch 187284).
+    Dynamo does not always treat a jet as Python does: it turns `jet += tensor` into a sum, which other
+    names of the jet do not see, and it may drop tangents (pytorch 187284).
     """
     graph = _compiled(function)
 
@@ -191,8 +191,8 @@ def _graphs() -> int:
 def _dynamic(x: Any, rows: int) -> Any:
     if not isinstance(x, Tensor):
         return x
-    # Strides, and whether a tensor begins where its storage does, would be compiled in: a rank's rows
-    # are strided where selected ones are not.
+    # Strides, and whether a tensor starts where its storage does, would be compiled in: a rank's rows are
+    # strided, selected rows are not.
     x = (
         x.contiguous()
         if x.storage_offset() == 0

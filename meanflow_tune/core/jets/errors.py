@@ -1,4 +1,4 @@
-"""What the derivative pass refuses or warns of, and what it advises instead."""
+"""Errors and warnings of the derivative pass, each with what to do instead."""
 
 import sys
 import warnings
@@ -6,11 +6,11 @@ import warnings
 import torch
 
 _WARNED: set[str] = set()
-recording: list[bool] = []  # one entry for each pass under way that records a graph
+recording: list[bool] = []  # one entry per running pass that records a graph
 NUMBERS = "leave numbers to a callback outside the network, which sees plain tensors"
 INTEGERS = "whole numbers have no derivative: give a class by a keyword argument, and use t and s as they are"
 _RECURRENT = "write the cell with linear layers, sigmoid and tanh"
-# What to do instead, for operators that have no rule but often appear.
+# What to do instead of common operators without a rule.
 REMEDIES = {
     **dict.fromkeys(("item", "tolist", "numpy", "__array__", "__float__", "__int__"), NUMBERS),
     **dict.fromkeys(("long", "int", "short", "char", "byte", "bool", "embedding"), INTEGERS),
@@ -28,7 +28,7 @@ REMEDIES = {
 
 
 class UnsupportedOperator(NotImplementedError):
-    """A network uses an operator, or a form of one, through which derivatives have no rule."""
+    """A network uses an operator, or a form of one, that has no derivative rule."""
 
     def __str__(self) -> str:
         # Not in __init__, which a compiler cannot trace.
@@ -46,7 +46,7 @@ class NonSmoothWarning(UserWarning):
 
 
 def warn_of_kink(operator: str, why: str) -> None:
-    """Says once per operator and process that a second-order target sees little or too much of it."""
+    """Warns once per operator and process that second-order targets through it miss its curvature."""
     if operator in _WARNED or torch.compiler.is_compiling():
         return
     _WARNED.add(operator)
@@ -61,9 +61,9 @@ def warn_of_kink(operator: str, why: str) -> None:
 def refuse_hidden_graph() -> None:
     """Raises where a jet is made inside a custom `torch.autograd.Function` of a pass with gradients.
 
-    Its `apply` turns recording off and attaches its own backward to tensors only: it would drop the
-    gradient of jets without a word. Checkpointing with use_reentrant=True is one. Under the user's
-    own `torch.no_grad` nothing is raised: there the graph is meant to be cut.
+    Its `apply` turns recording off and attaches its own backward to tensors only, so the gradient of
+    jets would be lost silently. Checkpointing with use_reentrant=True is such a function. Under the
+    user's own `torch.no_grad` nothing is raised: there the graph is meant to be cut.
     """
     frame = sys._getframe(2)
     while frame is not None:

@@ -1,4 +1,4 @@
-"""The jet: a value with its derivatives along one or two directions, and the table of its rules.
+"""The jet: a value with its derivatives along one or two directions.
 
 A jet of K components stands in for a tensor of shape *shape; its storage is a tensor [K, *shape]:
 
@@ -6,10 +6,10 @@ A jet of K components stands in for a tensor of shape *shape; its storage is a t
     K = 4: (f, ∂₁f, ∂₂f, ∂₁∂₂f)        two directions and their mixed derivative
 
 Jets pass through unmodified modules by `__torch_function__`: each operator that meets a jet is
-looked up in the table and its rule is applied; one without a rule is refused, never approximated.
+looked up in `table.RULES` and its rule is applied; one without a rule is refused, never approximated.
 
-In code that is being compiled the components stay apart, as K tensors [*shape], because the compiler
-fuses operators over whole tensors and not over slices of one; they are stacked where a rule asks.
+While code is being compiled the components stay apart, as K tensors [*shape], because the compiler
+fuses operators over whole tensors and not over slices; they are stacked where a rule needs it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ from meanflow_tune.core.jets.errors import (
 )
 from meanflow_tune.core.jets.table import RULES, Operators
 
-# What a module may ask a jet about without any derivative: answered from the value alone.
+# Attributes without derivatives, answered from the value.
 _OF_THE_VALUE = {
     *("device", "ndim", "layout", "requires_grad", "size", "nelement", "element_size"),
     *("is_cuda", "is_cpu", "is_mps", "is_sparse", "is_nested", "is_quantized", "is_meta"),
@@ -57,7 +57,7 @@ class Jet(Operators):
 
     @property
     def parts(self) -> Tensor:
-        """Storage [K, *shape]; a copy where the components are apart, so do not write into it."""
+        """Storage [K, *shape]; a copy where the components are apart, which must not be written into."""
         if self._apart is not None:
             return torch.stack(self._apart)
         assert self._parts is not None
@@ -75,7 +75,7 @@ class Jet(Operators):
 
     @property
     def apart(self) -> bool:
-        """Whether the components are apart, and with them what rules make of them."""
+        """Whether the components are separate tensors; the results of rules then are, too."""
         return self._apart is not None
 
     @property
@@ -88,7 +88,7 @@ class Jet(Operators):
         return (self.parts if self._apart is None else self._apart[0]).dtype
 
     def become(self, other: "Jet") -> None:
-        """Takes the storage of another jet, as an operator does that changes a shape in place."""
+        """Take the storage of another jet, as operators that change a shape in place do."""
         self._parts, self._apart = other._parts, other._apart
 
     @classmethod
@@ -105,7 +105,7 @@ class Jet(Operators):
         return by_position(rule, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        # Reached only for names that are neither jets' own nor methods with a rule.
+        # Reached only for names that are neither attributes of jets nor methods with a rule.
         if name in _OF_THE_VALUE:
             return getattr(self.value, name)
         if name.startswith("__") or not hasattr(Tensor, name):
@@ -148,7 +148,7 @@ class Jet(Operators):
         return format(self.value, spec) if spec else repr(self)
 
     def __len__(self) -> int:
-        if self.dim() == 0:  # where torch.tensor(x) and its kin end up
+        if self.dim() == 0:  # where torch.tensor(x) and the like end up
             raise UnsupportedOperator(
                 "the length of a jet without axes, or torch.tensor of a jet", REMEDIES["tensor"]
             )
@@ -176,7 +176,7 @@ class Jet(Operators):
         raise UnsupportedOperator("the conversion of a jet to numpy", NUMBERS)
 
 
-# Names of torch for operands, which rules take by position in this order, and numpy's for options.
+# Torch's names of operands, which rules take by position in this order, and numpy's of options.
 _OPERANDS = (
     *("condition", "input", "self", "tensor1", "batch1", "mat1", "mat", "vec1"),
     *("tensor2", "batch2", "mat2", "vec2", "vec", "other", "exponent", "end"),
@@ -186,7 +186,7 @@ _RENAMED = {*_OPERANDS, *_OPTIONS}
 
 
 def by_position(rule: Callable[..., Any], args: Sequence[Any], named: dict[str, Any]) -> Any:
-    """rule(*args, **named), with operands that were given by name put where rules expect them."""
+    """rule(*args, **named), with operands given by name passed by position."""
     if not any(name in _RENAMED for name in named):
         return rule(*args, **named)
     operands = [named[name] for name in _OPERANDS if name in named]
@@ -202,19 +202,19 @@ def _name(function: Any) -> str:
 
 
 def half(x: "Jet | Tensor") -> bool:
-    """Whether `x` is of a type of 16 bits, of which functions are computed in float32."""
+    """Whether `x` has a 16-bit type, whose functions are computed in float32."""
     return x.dtype in (torch.bfloat16, torch.float16)
 
 
 def converted(x: Jet, dtype: torch.dtype) -> Jet:
-    """x in another type; x itself where it is of that type."""
+    """x in another type; x itself where it has that type."""
     if x.dtype == dtype:
         return x
     return Jet.of([part.to(dtype) for part in x.components]) if x.apart else Jet(x.parts.to(dtype))
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """The type in which autocast wants matrix products of `x`; None where it leaves them alone."""
+    """The type in which autocast computes matrix products of `x`; None where it does not apply."""
     kind = x.device.type
     if x.dtype != torch.float32 or not torch.is_autocast_enabled(kind):
         return None
@@ -238,7 +238,7 @@ def lift(x: Any, components: int, like: Tensor) -> Tensor:
 
 
 def lift_apart(operands: Sequence[Any]) -> list[list[Tensor]]:
-    """For each component those of all `operands`, jets or constants, whose derivatives are zero."""
+    """Per component, that of each of `operands`: jets, or constants, whose derivatives are zero."""
     count, like = components_of(operands)
     parts = [
         x.components if isinstance(x, Jet) else lift(x, count, like).unbind() for x in operands

@@ -9,14 +9,11 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from meanflow_tune.core.jets import rules
 from meanflow_tune.core.jets.check import FirstPass
 from meanflow_tune.core.jets.errors import recording
 from meanflow_tune.core.jets.jet import Jet, converted, value_of
 from meanflow_tune.core.jets.table import SWAPPED
 from meanflow_tune.core.types import VelocityJet
-
-assert rules  # importing them fills the table
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ def directional_jet(
 
 
 def _jet(*components: Tensor) -> Jet:
-    """A jet of copies, for the network may write into it; apart where code is being compiled."""
+    """A jet of copies, since the network may write into it; apart while code is being compiled."""
     if torch.compiler.is_compiling():
         return Jet.of([part.clone() for part in components])
     return Jet(torch.stack(components))
@@ -102,11 +99,11 @@ def _check(x: Tensor, t: Tensor, s: Tensor) -> None:
     for name, each in (("x", x), ("t", t), ("s", s)):
         if not isinstance(each, Tensor):
             raise ValueError(
-                f"`{name}` must be a tensor, but got {each!r}; times are [B], one a row of `x`"
+                f"`{name}` must be a tensor, but got {each!r}; times are [B], one per row of `x`"
             )
     if t.shape != x.shape[:1] or s.shape != x.shape[:1]:
         raise ValueError(
-            "`t` and `s` must be of shape [B], one time a row of `x`, but got "
+            "`t` and `s` must be of shape [B], one time per row of `x`, but got "
             f"({tuple(x.shape)=}, {tuple(t.shape)=}, {tuple(s.shape)=})"
         )
     if not (x.is_floating_point() and t.is_floating_point() and s.is_floating_point()):
@@ -120,7 +117,7 @@ def _described(x: Any) -> str:
 
 
 class _Dispatch(TorchFunctionMode):
-    """Gives operators that meet a jet, or a list or tuple with one, to the jet's rules."""
+    """Hands operators with a jet, or a list or tuple that holds one, to the jet's rules."""
 
     def __torch_function__(
         self,
@@ -150,7 +147,7 @@ def _evaluate(
     if watch:
         recording.append(True)
     try:
-        # The compiler finds a jet among operands, but not one in a tuple: a mode sees every operator.
+        # The compiler finds a jet among operands but not one in a tuple; a mode sees every operator.
         with _Dispatch() if compiling else nullcontext():
             u = model(x, t, s, **kwargs)
     finally:

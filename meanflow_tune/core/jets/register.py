@@ -1,4 +1,4 @@
-"""Registering rules: which operators of torch a rule stands for, and its in-place forms."""
+"""Registers rules: for which operators of torch each stands, and its in-place forms."""
 
 import operator
 from collections.abc import Callable
@@ -20,9 +20,9 @@ def register_rule(*operators: Any) -> Callable[[Rule], Rule]:
     """Decorator: the rule by which `operators` act on jets, e.g. `@register_rule(torch.atan)`.
 
     The rule is called with the operator's own arguments, of which at least one is a `Jet`, and
-    gives what the operator gives, with jets for tensors that have derivatives. `operators` are the
+    returns what the operator returns, with jets for tensors that have derivatives. `operators` are the
     objects that a network calls (functions of torch, methods such as `Tensor.atan`); a later rule
-    for the same operator replaces an earlier one. TypeError when an operator is not callable.
+    for the same operator replaces an earlier one. Raises TypeError where an operator is not callable.
 
     A function of one variable needs its value and first two derivatives; `chain` does the rest.
     For the modified Bessel function I₀, with I₀' = I₁ and I₀'' = I₀ - I₁ / x:
@@ -48,8 +48,8 @@ def register_rule(*operators: Any) -> Callable[[Rule], Rule]:
     >>> torch.special.erfcx(x).parts[0]
     tensor([0.2554])
 
-    Where two operands may be jets, their storages `x.parts` [K, *shape] are at hand: the product
-    rule is in `jet_arithmetic.multiply`. In place of silence, refuse what a rule cannot do:
+    Where two operands may be jets, work on their storages `x.parts` [K, *shape]; for the product rule
+    see `rules.arithmetic.multiply`. Refuse what a rule cannot do:
     ``raise UnsupportedOperator("name of the form", "what to do instead")``.
     """
     for each in operators:
@@ -62,8 +62,8 @@ def register_rule(*operators: Any) -> Callable[[Rule], Rule]:
             name = getattr(each, "__name__", "")
             if name.startswith("__r"):
                 SWAPPED[name] = rule
-            # A method becomes one of Jet's own, which saves a look-up on every call. Not so for the
-            # operators that Python calls with swapped sides, which `Jet` defines itself.
+            # A method becomes one of Jet's own, which saves a look-up per call; except Python's
+            # operators, which `Jet` defines itself.
             if getattr(Tensor, name, None) is each and not name.startswith("__"):
                 setattr(Jet, name, _method(rule))
         return rule
@@ -85,21 +85,21 @@ def everywhere(*names: str) -> list[Any]:
     found = [
         getattr(place, name, None)
         for name in names
-        # The module `operator` has what a compiler calls for + and its like.
+        # The compiler calls functions of the module `operator` for + and the like.
         for place in ((Tensor, operator) if name.startswith("__") else places)
     ]
     return [each for each in found if callable(each)]
 
 
 def in_place(rule: Callable[..., Jet]) -> Callable[..., Jet]:
-    """The same rule, writing its result into the first operand: views of that see it too."""
+    """The same rule, writing its result into the first operand, whose views see it too."""
 
     def stored(x: Any, *options: Any, **named: Any) -> Jet:
         if not isinstance(x, Jet):
             raise UnsupportedOperator(
                 "writing derivatives into a tensor that has none", "use the form that returns them"
             )
-        # Autograd may keep what the rule reads, so that must not be overwritten.
+        # Autograd may keep what the rule reads, which must then not be overwritten.
         copied = x.apart or torch.is_grad_enabled()
         source = Jet(x.parts.clone()) if copied else x
         result = rule(source, *options, **named)

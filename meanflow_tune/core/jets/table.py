@@ -1,4 +1,4 @@
-"""The operators of Python on jets, each by the rule of torch's operator of that name."""
+"""The table of rules, and Python's operators on jets, which look up the rules of torch's operators."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,14 +16,14 @@ _OF_NUMPY = {
     "power": torch.pow,
 }
 FLOOR = "use torch.floor of the quotient"
-# The table of rules, which `jet_type.register_rule` fills.
+# The table of rules, filled by `register.register_rule`.
 RULES: dict[Any, Callable[..., Any]] = {}
 # Operators with swapped sides by name: a compiler does not find torch's wrapped functions in a table.
 SWAPPED: dict[str, Callable[..., Any]] = {}
 
 
 class Operators:
-    """What Python calls for x + y, x[i], x < y and their like."""
+    """What Python calls for x + y, x[i], x < y and the like."""
 
     __slots__ = ()
 
@@ -103,7 +103,7 @@ class Operators:
         return RULES[Tensor.div_](self, other)
 
     def __array_ufunc__(self, function: Any, method: str, *operands: Any, **named: Any) -> Any:
-        """What numpy calls for a number of its own on the left, as in np.sqrt(2) * x."""
+        """What numpy calls where one of its numbers is on the left, as in np.sqrt(2) * x."""
         name = function.__name__
         if name not in _OF_NUMPY or named or any(getattr(x, "ndim", 0) for x in operands[:1]):
             raise UnsupportedOperator(f"numpy.{name}", "use torch's function of that name")

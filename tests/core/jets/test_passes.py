@@ -160,7 +160,7 @@ def test_layer_norm_is_right_where_nested_jvp_is_silently_wrong() -> None:
     ours, truth, point = trap(f)
     assert relative_error(ours, truth) < 1e-7
     assert relative_error(nested(f, *point), truth) > 1e-2, (
-        "torch's nested jvp through layer_norm has been mended: say so in the docs of core/jets.py"
+        "torch's nested jvp through layer_norm has been fixed: say so in docs/derivatives.md"
     )
 
 

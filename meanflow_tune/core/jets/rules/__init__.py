@@ -1,7 +1,5 @@
 """One module per family of operators; importing this package fills the table of rules."""
 
-import sys
-
 from meanflow_tune.core.jets import register
 from meanflow_tune.core.jets.rules import (
     arithmetic,
@@ -20,43 +18,32 @@ from meanflow_tune.core.jets.rules import (
 )
 from meanflow_tune.core.jets.table import RULES
 
-_MODULES = (
-    arithmetic,
-    attention,
+_FAMILIES = (
     elementwise,
-    linear,
+    special,
     nonsmooth,
+    arithmetic,
+    linear,
+    attention,
+    softmax,
     norms,
     reductions,
     selection,
     shapes,
-    softmax,
-    special,
     views,
     writes,
 )
+_COMPOSED = "Functions composed of operators that have rules."
+_IN_PLACE = "In-place forms of the above."
 
 
 def supported_operators() -> dict[str, list[str]]:
     """Names of all operators with a rule, by the first line of the module that holds the rule."""
-    found: dict[str, set[str]] = {}
+    titles = {each.__name__: (each.__doc__ or "").splitlines()[0] for each in _FAMILIES}
+    titles[register.__name__] = _IN_PLACE  # which makes them from the other rules
+    found: dict[str, set[str]] = {title: set() for title in (*titles.values(), _COMPOSED)}
     for operator, rule in RULES.items():
         name = getattr(operator, "__name__", repr(operator))
-        if name.startswith("_"):
-            continue
-        module = sys.modules[rule.__module__]
-        about = (module.__doc__ or rule.__module__).strip().splitlines()[0]
-        if module is register:  # where rules are turned into those of their in-place forms
-            about = _IN_PLACE
-        elif not rule.__module__.startswith(__package__):
-            about = _COMPOSED
-        found.setdefault(about, set()).add(name)
-    return {about: sorted(found[about]) for about in sorted(found, key=_order)}
-
-
-def _order(about: str) -> tuple[int, str]:
-    return (_COMPOSED, _IN_PLACE).index(about) + 1 if about in (_COMPOSED, _IN_PLACE) else 0, about
-
-
-_COMPOSED = "Functions of torch that run as they are, on operators which have rules."
-_IN_PLACE = "In-place forms of the above."
+        if not name.startswith("_"):
+            found[titles.get(rule.__module__, _COMPOSED)].add(name)
+    return {title: sorted(names) for title, names in found.items()}

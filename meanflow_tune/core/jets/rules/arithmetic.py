@@ -1,11 +1,11 @@
-"""Rules for sums, products, quotients, powers, choices and reductions.
+"""Rules for sums, differences, products, quotients and powers.
 
 Storage of a jet is x = (x₀, x₁, x₂, x₁₂) or (x₀, x₁), stacked on axis 0; "constant" is an operand
 without derivatives. In-place operations act on tensors made here, so they are safe under autograd.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,36 +15,12 @@ from meanflow_tune.core.jets.errors import UnsupportedOperator
 from meanflow_tune.core.jets.jet import (
     Jet,
     align,
-    autocast_dtype,
-    axis,
     broadcast,
     chain,
-    components_of,
     lift,
-    lift_apart,
-    value_of,
 )
 from meanflow_tune.core.jets.register import everywhere, in_place, register_rule
-from meanflow_tune.core.jets.rules.elementwise import exp, log, reciprocal, sqrt
-
-# Components (of x, of y) with no direction in common, by the component that they add to.
-_SHARES = ([(0, 0)], [(1, 0), (0, 1)], [(2, 0), (0, 2)], [(3, 0), (0, 3), (1, 2), (2, 1)])
-
-
-def bilinear(operator: Callable[[Tensor, Tensor], Tensor], x: Any, y: Any) -> Jet:
-    """The jet of operator(x, y), which is linear in each operand; one of the two may be a constant."""
-    if not isinstance(y, Jet):
-        return _kept(x.parts, torch.stack([operator(part, y) for part in x.parts]))
-    if not isinstance(x, Jet):
-        return _kept(y.parts, torch.stack([operator(x, part) for part in y.parts]))
-    a, b = x.parts, y.parts
-    components = [[operator(a[i], b[k]) for i, k in shares] for shares in _SHARES[: len(a)]]
-    return _kept(a, torch.stack([sum(terms[1:], terms[0]) for terms in components]))
-
-
-def _kept(operand: Tensor, product: Tensor) -> Jet:
-    """A product that autocast made in its own type goes on in the type of the jet."""
-    return Jet(product if autocast_dtype(operand) is None else product.to(operand.dtype))
+from meanflow_tune.core.jets.rules.elementwise import exp, log, reciprocal
 
 
 @register_rule(*everywhere("mul", "multiply", "__mul__", "__rmul__"))
@@ -74,7 +50,7 @@ def multiply(x: Any, y: Any) -> Jet:
 
 
 def _beside(a: Tensor, y: Any) -> Tensor:
-    """Storage ready to be multiplied by a constant, in the type that torch gives the result."""
+    """Storage to be multiplied by a constant, in the type that torch gives the result."""
     if not isinstance(y, Tensor):
         return a
     if a.dtype != y.dtype and a.dim() == 1:
@@ -85,7 +61,7 @@ def _beside(a: Tensor, y: Any) -> Tensor:
 def _alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Two storages, with axes inserted to broadcast and in the type that torch gives the result."""
     if a.dtype != b.dtype:
-        dtype = _common(a[0], b[0])  # where a number's type counts less than a tensor's
+        dtype = _common(a[0], b[0])  # in which a number's type counts less than a tensor's
         a, b = a.to(dtype), b.to(dtype)
     return align(a, b.dim() - 1), align(b, a.dim() - 1)
 
@@ -114,7 +90,7 @@ def add(x: Any, y: Any, *, alpha: float = 1) -> Jet:
 
 
 def _common(a: Tensor, b: Tensor) -> torch.dtype:
-    """The type of a + b, as torch.result_type, which is not traced by a compiler."""
+    """The type of a + b, as by torch.result_type, which compilers do not trace."""
     if (a.dim() == 0) != (b.dim() == 0):
         scalar, other = (a, b) if a.dim() == 0 else (b, a)
         if scalar.is_floating_point() <= other.is_floating_point():
@@ -126,7 +102,7 @@ def _add_apart(x: Sequence[Tensor], y: Any) -> Jet:
     if isinstance(y, Jet):
         return Jet.of([a + b for a, b in zip(x, y.components, strict=True)])
     first = x[0] + y
-    # Copies, which a compiler leaves out: storage of two jets must not be one.
+    # Copies, which a compiler removes: two jets must not share storage.
     rest = [part.to(first.dtype).expand(first.shape).clone() for part in x[1:]]
     return Jet.of([first, *rest])
 
@@ -204,30 +180,26 @@ def addcmul(x: Any, y: Any, z: Any, *, value: float = 1) -> Any:
     return x + y * z * value
 
 
+@register_rule(*everywhere("positive", "__pos__"))
+def positive(x: Jet) -> Jet:
+    return x
+
+
+@register_rule(*everywhere("float_power"))
+def float_power(x: Any, n: Any) -> Any:
+    """In float64 for every input, as torch computes it."""
+    x, n = (a.double() if isinstance(a, Jet | Tensor) else a for a in (x, n))
+    return x**n
+
+
+@register_rule(*everywhere("addcdiv"))
+def addcdiv(x: Any, y: Any, z: Any, *, value: float = 1) -> Any:
+    return x + y / z * value
+
+
 @register_rule(*everywhere("lerp"))
 def lerp(x: Any, y: Any, weight: Any) -> Any:
     return x + (y - x) * weight
-
-
-@register_rule(torch.where)
-def where(condition: Tensor, x: Any, y: Any) -> Jet:
-    condition = value_of(condition)
-    if any(isinstance(z, Jet) and z.apart for z in (x, y)):
-        return Jet.of([torch.where(condition, a, b) for a, b in lift_apart((x, y))])
-    count, like = components_of((x, y))
-    a, b = lift(x, count, like), lift(y, count, like)
-    rank = max(a.dim() - 1, b.dim() - 1, condition.dim())
-    return Jet(torch.where(condition, align(a, rank), align(b, rank)))
-
-
-@register_rule(Tensor.where)
-def where_of(x: Any, condition: Tensor, other: Any) -> Jet:
-    return where(condition, x, other)
-
-
-@register_rule(*everywhere("masked_fill"))
-def masked_fill(x: Jet, mask: Tensor, value: Any) -> Jet:
-    return where(mask, torch.as_tensor(value, dtype=x.parts.dtype, device=mask.device), x)
 
 
 for _rule, _names in (
@@ -239,57 +211,6 @@ for _rule, _names in (
     (power, "pow_ __ipow__"),
     (addcmul, "addcmul_"),
     (lerp, "lerp_"),
-    (masked_fill, "masked_fill_"),
+    (addcdiv, "addcdiv_"),
 ):
     register_rule(*everywhere(*_names.split()))(in_place(_rule))
-
-
-# --- reductions -----------------------------------------------------------------------------------
-
-
-def _axes(x: Tensor, dim: Any) -> tuple[int, ...]:
-    """Axes of the storage for `dim` of the jet; None and () mean all."""
-    if dim is None or dim == ():
-        return tuple(range(1, x.dim()))
-    return tuple(axis(d) for d in (dim if isinstance(dim, tuple | list) else (dim,)))
-
-
-@register_rule(*everywhere("sum"))
-def total(x: Jet, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Jet:
-    if x.apart:
-        axes = tuple(range(x.dim())) if dim is None or dim == () else dim
-        return Jet.of([part.sum(axes, keepdim, dtype=dtype) for part in x.components])
-    axes = _axes(x.parts, dim)
-    return Jet(x.parts.sum(axes, keepdim, dtype=dtype) if axes else x.parts.clone())
-
-
-@register_rule(*everywhere("mean"))
-def mean(x: Jet, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Jet:
-    if x.apart:
-        axes = tuple(range(x.dim())) if dim is None or dim == () else dim
-        return Jet.of([part.mean(axes, keepdim, dtype=dtype) for part in x.components])
-    axes = _axes(x.parts, dim)
-    return Jet(x.parts.mean(axes, keepdim, dtype=dtype) if axes else x.parts.clone())
-
-
-@register_rule(*everywhere("var"))
-def variance(
-    x: Jet,
-    dim: Any = None,
-    unbiased: bool = True,
-    keepdim: bool = False,
-    *,
-    correction: float | None = None,
-) -> Jet:
-    if isinstance(dim, bool):  # the form var(x, unbiased)
-        dim, unbiased = None, dim
-    axes = _axes(x.parts, dim)
-    count = math.prod(x.parts.shape[a] for a in axes)
-    lost = (1 if unbiased else 0) if correction is None else correction
-    centred = Jet(x.parts - x.parts.mean(axes, True))
-    return Jet(multiply(centred, centred).parts.sum(axes, keepdim) / (count - lost))
-
-
-@register_rule(*everywhere("std"))
-def deviation(x: Jet, *options: Any, **named: Any) -> Jet:
-    return sqrt(variance(x, *options, **named))

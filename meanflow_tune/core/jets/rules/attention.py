@@ -1,4 +1,4 @@
-"""The rule for scaled dot-product attention, which never holds the scores of all queries at once."""
+"""Rule for scaled dot-product attention, in blocks of queries so that memory stays linear in tokens."""
 
 import math
 from typing import Any
@@ -11,8 +11,9 @@ from torch.utils.checkpoint import checkpoint
 from meanflow_tune.core.jets.errors import UnsupportedOperator
 from meanflow_tune.core.jets.jet import Jet
 from meanflow_tune.core.jets.register import register_rule
-from meanflow_tune.core.jets.rules.arithmetic import add, masked_fill, multiply
+from meanflow_tune.core.jets.rules.arithmetic import add, multiply
 from meanflow_tune.core.jets.rules.linear import matmul
+from meanflow_tune.core.jets.rules.selection import masked_fill
 from meanflow_tune.core.jets.rules.shapes import cat, contiguous, index, repeat_heads, transpose
 from meanflow_tune.core.jets.rules.softmax import softmax
 
@@ -21,10 +22,10 @@ MOST_BLOCKS_COMPILED = 8
 
 
 def block_rows(length: int, sources: int, width: int) -> int:
-    """How many of `length` queries are taken at a time: their scores [rows, sources] are no larger
-    than the queries [length, width], so that memory grows as the tokens and not as their square.
+    """How many of `length` queries form a block: its scores [rows, sources] are no larger than the
+    queries [length, width], so that memory grows linearly with the number of tokens.
 
-    Compiled code is written out block by block, so that it has at most MOST_BLOCKS_COMPILED.
+    Compiled code unrolls the blocks, so there are at most MOST_BLOCKS_COMPILED of them.
     """
     rows = max(FEWEST_ROWS, length * width // sources)
     if torch.compiler.is_compiling():
@@ -59,7 +60,7 @@ def attention(
     rows = block_rows(length, sources, query.shape[-1])
     if rows >= length:
         return _attend(query, keys, value, _mask(attn_mask, is_causal, slice(0, length), key))
-    keys, value = _ordered(keys), _ordered(value)  # once, and not for every block
+    keys, value = _ordered(keys), _ordered(value)  # once, not per block
     blocks = []
     for start in range(0, length, rows):
         block = slice(start, min(start + rows, length))
@@ -73,7 +74,7 @@ def _scaled(query: Any, scale: float) -> Any:
         return query * scale
     if query.apart or torch.is_grad_enabled():
         return multiply(query, scale)
-    # In one pass into the order that the product wants: queries come as views of q, k and v.
+    # Scaled and made contiguous in one pass: queries are usually views into a joint q, k, v tensor.
     ordered = query.parts.new_empty(query.parts.shape)
     return Jet(torch.mul(query.parts, scale, out=ordered))
 
@@ -87,7 +88,7 @@ def _ordered(x: Any) -> Any:
 
 
 def _rows(x: Any, block: slice) -> Any:
-    """The rows `block` of the last axis but one; what has one row for all stays."""
+    """The rows `block` of the second-to-last axis; x itself where one row serves all queries."""
     if x.shape[-2] == 1:
         return x
     where = (..., block, slice(None))
@@ -95,7 +96,7 @@ def _rows(x: Any, block: slice) -> Any:
 
 
 def _with_heads_of(query: Any, x: Any) -> Any:
-    """x [..., heads, S, E] with each head repeated to as many as query has."""
+    """x [..., heads, S, E] with each head repeated up to the number of heads of query."""
     wanted, heads = query.shape[-3], x.shape[-3]
     if wanted % heads:
         raise ValueError(
@@ -106,7 +107,7 @@ def _with_heads_of(query: Any, x: Any) -> Any:
 
 
 def _mask(mask: Any, causal: bool, block: slice, key: Any) -> Any:
-    """The mask of the queries of `block`, [..., rows, S]: boolean, to be added, a jet, or None."""
+    """The mask of the queries in `block`, [..., rows, S]: boolean, additive, a jet, or None."""
     if causal:
         rows = torch.arange(block.start, block.stop, device=key.device)
         return torch.arange(key.shape[-2], device=key.device) <= rows[:, None]
@@ -114,7 +115,7 @@ def _mask(mask: Any, causal: bool, block: slice, key: Any) -> Any:
 
 
 def _recomputed(query: Any, keys: Any, value: Any, mask: Any) -> Any:
-    """`_attend` that keeps no scores for the backward pass, which makes them again."""
+    """`_attend` that keeps no scores for the backward pass but recomputes them there."""
     if not torch.is_grad_enabled():
         return _attend(query, keys, value, mask)
 
@@ -135,7 +136,7 @@ def _attend(query: Any, keys: Any, value: Any, mask: Any) -> Any:
         return _product(_softmax(add(scores, mask)), value)
     if mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, -math.inf)
-    # A row that may look nowhere has weight zero everywhere, as in torch, instead of 0 / 0.
+    # A fully masked row gets weight zero everywhere, as in torch, instead of 0 / 0.
     blind = (mask == -math.inf).all(-1, keepdim=True)
     mask = mask.masked_fill(blind, 0.0)
     weights = _softmax(add(scores, mask) if isinstance(scores, Jet) else scores + mask)

@@ -1,8 +1,8 @@
-"""Rules for functions of one variable, each from its value and first two derivatives.
+"""Rules for common smooth functions of one variable.
 
-For f(x) with x = (x₀, x₁, x₂, x₁₂) or (x₀, x₁): (f, f'x₁, f'x₂, f'x₁₂ + f''x₁x₂). In-place operations
-here act on tensors made here and not yet used, so they are safe under autograd. Storage of 16 bits is
-computed in float32 and rounded once.
+Each is made from f and its first two derivatives: for x = (x₀, x₁, x₂, x₁₂) or (x₀, x₁) the jet is
+(f, f'x₁, f'x₂, f'x₁₂ + f''x₁x₂). In-place operations here act on tensors made here and not yet used, so
+they are safe under autograd. 16-bit storage is computed in float32 and rounded once.
 """
 
 import math
@@ -23,7 +23,7 @@ Derivatives = tuple[Tensor, Tensor, Tensor | None]
 def elementwise(*names: str) -> Callable[[Callable[..., Derivatives]], Callable[..., Jet]]:
     """Registers the rule of a function of one variable from its first two derivatives.
 
-    The function decorated takes the value, whether f'' is wanted, and the operator's own options.
+    The decorated function takes the value, whether f'' is needed, and the operator's own options.
     """
 
     def register(derivatives: Callable[..., Derivatives]) -> Callable[..., Jet]:

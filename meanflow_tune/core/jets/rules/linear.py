@@ -1,12 +1,11 @@
 """Rules for matrix products, convolutions and other operators that are linear in each operand.
 
-Storage of a jet is x = (x₀, x₁, x₂, x₁₂) or (x₀, x₁), stacked on axis 0; sums over j+k run over the
-ways of sharing a component's directions between two factors.
+Storage of a jet is x = (x₀, x₁, x₂, x₁₂) or (x₀, x₁), stacked on axis 0.
 """
 
 import itertools
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,22 +15,39 @@ from torch.nn import functional as F
 from meanflow_tune.core.jets.errors import UnsupportedOperator
 from meanflow_tune.core.jets.jet import Jet, align, autocast_dtype, broadcast
 from meanflow_tune.core.jets.register import everywhere, register_rule
-from meanflow_tune.core.jets.rules.arithmetic import add, bilinear
+from meanflow_tune.core.jets.rules.arithmetic import add
 
-# --- linear layers and matrix products ------------------------------------------------------------
+# Components (of x, of y) with no direction in common, by the component that they add to.
+_SHARES = ([(0, 0)], [(1, 0), (0, 1)], [(2, 0), (0, 2)], [(3, 0), (0, 3), (1, 2), (2, 1)])
+
+
+def bilinear(operator: Callable[[Tensor, Tensor], Tensor], x: Any, y: Any) -> Jet:
+    """The jet of operator(x, y), which is linear in each operand; one operand may be a constant."""
+    if not isinstance(y, Jet):
+        return _kept(x.parts, torch.stack([operator(part, y) for part in x.parts]))
+    if not isinstance(x, Jet):
+        return _kept(y.parts, torch.stack([operator(x, part) for part in y.parts]))
+    a, b = x.parts, y.parts
+    components = [[operator(a[i], b[k]) for i, k in shares] for shares in _SHARES[: len(a)]]
+    return _kept(a, torch.stack([sum(terms[1:], terms[0]) for terms in components]))
+
+
+def _kept(operand: Tensor, product: Tensor) -> Jet:
+    """A product, cast back to the type of the operand where autocast computed it in another."""
+    return Jet(product if autocast_dtype(operand) is None else product.to(operand.dtype))
 
 
 @register_rule(F.linear)
 def linear(x: Any, weight: Any, bias: Any = None) -> Jet:
     if isinstance(weight, Jet) or isinstance(bias, Jet) or not isinstance(x, Jet):
-        # Of a network whose layers are made by another one.
+        # The layers of this network are made by another network.
         product = torch.matmul(x, weight.mT if weight.dim() > 1 else weight)
         return product if bias is None else product + bias  # type: ignore[return-value]
     return _shifted(x, F.linear(x.parts, weight), bias)
 
 
 def _shifted(x: Jet, out: Tensor, bias: Any) -> Jet:
-    """The jet of storage `out`, made here, plus a constant; its components apart as those of x are."""
+    """The jet of fresh storage `out` plus `bias`, with components apart if those of x are."""
     if out.dtype != x.dtype:  # as autocast makes it
         out = out.to(x.dtype)
     if isinstance(bias, Jet):
@@ -72,7 +88,7 @@ def matmul(x: Any, y: Any) -> Jet:
 @register_rule(Tensor.matmul, Tensor.__matmul__)
 def matmul_of(x: Any, y: Any) -> Jet:
     if not isinstance(x, Jet) and torch.compiler.is_compiling():
-        # The compiler hands `jet @ constant` over with its sides exchanged, as if `constant @ jet`.
+        # The compiler passes `jet @ constant` with exchanged sides, as if it were `constant @ jet`.
         raise UnsupportedOperator("`@` with a constant in compiled code", "use torch.matmul")
     return matmul(x, y)
 
@@ -82,8 +98,8 @@ def _apart(*operands: Any) -> bool:
 
 
 def product_apart(x: Any, y: Any) -> list[Tensor]:
-    """Components of x @ y. Those that add to one component are laid side by side along the axis that
-    the product sums over, so that it adds them: one product a component."""
+    """Components of x @ y. Factors of one component are concatenated along the axis that the product sums
+    over, so that one product per component also adds its terms."""
     if not isinstance(y, Jet):
         return [torch.matmul(part, y) for part in x.components]
     if not isinstance(x, Jet):
@@ -110,7 +126,7 @@ def matrix_product(x: Tensor, y: Tensor) -> Tensor:
                 out[i + k] += torch.matmul(x[i], y[k])
         return out
     count, batch = len(x), broadcast(x.shape[1:-2], y.shape[1:-2])
-    # Products added where they belong; torch.matmul would make a tensor for each first.
+    # Products are accumulated in place; torch.matmul would allocate a tensor for each.
     a = x.expand(count, *batch, *x.shape[-2:]).reshape(count, -1, *x.shape[-2:])
     b = y.expand(count, *batch, *y.shape[-2:]).reshape(count, -1, *y.shape[-2:])
     out = x.new_empty(count, a.shape[1], x.shape[-2], y.shape[-1])
@@ -139,7 +155,7 @@ def addmm(x: Any, y: Any, z: Any, *, beta: float = 1, alpha: float = 1) -> Any:
 
 
 def plus_scaled(x: Any, product: Any, beta: float, alpha: float) -> Any:
-    """beta · x + alpha · product; for beta = 0 torch does not look at x, which may be uninitialised."""
+    """beta · x + alpha · product; with beta = 0 torch ignores x, which may be uninitialised."""
     product = product * alpha
     if beta == 0:
         return product if isinstance(product, Jet) else Jet(torch.zeros_like(x.parts)) + product
@@ -151,7 +167,7 @@ def einsum(equation: str, *operands: Any) -> Jet:
     jets = [i for i, x in enumerate(operands) if isinstance(x, Jet)]
     first: Jet = operands[jets[0]]
     if len(jets) == 1 and "->" in equation:
-        # One more letter carries the components through a single call.
+        # One more index letter carries the components through a single call.
         letter = next(c for c in string.ascii_letters if c not in equation)
         left, right = equation.split("->")
         terms = [
@@ -163,7 +179,7 @@ def einsum(equation: str, *operands: Any) -> Jet:
         return Jet(product.to(first.parts.dtype))
 
     def term(chosen: dict[int, int]) -> Tensor:
-        """The product with component chosen[i] of operand i, and the value of the others."""
+        """The product with component chosen[i] of operand i and the values of the others."""
         return torch.einsum(
             equation,
             *(x.parts[chosen.get(i, 0)] if i in jets else x for i, x in enumerate(operands)),
@@ -180,7 +196,7 @@ def einsum(equation: str, *operands: Any) -> Jet:
 
 def _convolution(operator: Any, spatial: int) -> None:
     def rule(x: Any, weight: Any, bias: Any = None, *options: Any, **named: Any) -> Jet:
-        if isinstance(weight, Jet):  # as of layers made by another network
+        if isinstance(weight, Jet):  # a layer made by another network
             made = bilinear(lambda a, b: operator(a, b, None, *options, **named), x, weight)
             return made if bias is None else add(made, bias.reshape(-1, *([1] * spatial)))
         parts = x.parts

@@ -1,7 +1,7 @@
-"""Rules for functions with kinks: exact wherever the derivatives exist, with one warning each.
+"""Rules for functions with kinks: exact wherever the derivatives exist.
 
-A second-order target through them is what the network's derivatives are almost everywhere; the
-curvature that sits in the kinks is not in it. `NonSmoothWarning` says so once per operator.
+A second-order target through them uses the derivatives that exist almost everywhere and misses the
+curvature concentrated in the kinks. `NonSmoothWarning` says so once per operator.
 """
 
 import math
@@ -78,7 +78,7 @@ def hardsigmoid(x: Tensor, second: bool) -> Derivatives:
 
 @piecewise(BENT, "hardswish")
 def hardswish(x: Tensor, second: bool) -> Derivatives:
-    """x (x + 3) / 6 between -3 and 3; 0 before and x after."""
+    """x (x + 3) / 6 between -3 and 3; 0 below and x above."""
     middle = _between(x, -3, 3)
     f1 = middle * (2 * x + 3) / 6 + (x >= 3).to(x.dtype)
     return F.hardswish(x), f1, middle / 3 if second else None
@@ -197,7 +197,7 @@ def prelu(x: Jet, weight: Tensor) -> Jet:
     if isinstance(weight, Jet) or not isinstance(x, Jet):
         raise UnsupportedOperator("prelu with derivatives of its weight")
     warn_of_kink("prelu", LINEAR)
-    if weight.numel() > 1:  # one a channel, which is axis 1
+    if weight.numel() > 1:  # one per channel, which is axis 1
         weight = weight.reshape(-1, *[1] * (x.parts.dim() - 3))
     return Jet(x.parts * torch.where(x.parts[0] > 0, 1.0, weight))
 

@@ -1,4 +1,4 @@
-"""Rules for normalisation.
+"""Rules for normalisation layers.
 
 Storage of a jet is x = (x₀, x₁, x₂, x₁₂) or (x₀, x₁), stacked on axis 0.
 """
@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from meanflow_tune.core.jets.errors import UnsupportedOperator
 from meanflow_tune.core.jets.jet import Jet, converted, half
 from meanflow_tune.core.jets.register import register_rule
-from meanflow_tune.core.jets.rules.arithmetic import add, divide, mean, multiply, power
+from meanflow_tune.core.jets.rules.arithmetic import add, divide, multiply, power
 from meanflow_tune.core.jets.rules.elementwise import rsqrt
+from meanflow_tune.core.jets.rules.reductions import mean
 
 
 def normalise(x: Tensor, eps: float) -> Tensor:
@@ -26,7 +27,7 @@ def normalise(x: Tensor, eps: float) -> Tensor:
         n₁ = J x₁ = r (x₁ - ⟨x₁⟩) - α n,   α = r ⟨n x₁⟩;   n₂ likewise with β
         n₁₂ = J x₁₂ - β n₁ - α n₂ - n (⟨n₁n₂⟩ + αβ (1 - ⟨n²⟩)),   1 - ⟨n²⟩ = ε r²
     """
-    if torch.is_grad_enabled():  # the kernels below would hide how r depends on x
+    if torch.is_grad_enabled():  # the kernels below would hide the dependence of r on x
         centred = Jet(x - x.mean(-1, keepdim=True))
         square = mean(multiply(centred, centred), -1, keepdim=True)
         square.parts[0] += eps
@@ -37,7 +38,7 @@ def normalise(x: Tensor, eps: float) -> Tensor:
     out = torch.empty_like(x)
     out[0] = value
     for i in range(1, len(x)):
-        # J is symmetric, so the kernel of the backward pass also pushes tangents forward.
+        # J is symmetric, so the backward kernel also maps tangents forward.
         out[i] = torch.ops.aten.native_layer_norm_backward(
             x[i], x[0], size, centre, r, None, None, (True, False, False)
         )[0]
@@ -66,7 +67,7 @@ def normalise_apart(x: Sequence[Tensor], eps: float) -> list[Tensor]:
 
 
 def _normalised(x: Jet, shape: Sequence[int], eps: float, weight: Any, bias: Any) -> Jet:
-    """x viewed in `shape`, normalised over its last axis, viewed as before, times weight plus bias."""
+    """x viewed as `shape`, normalised over the last axis and viewed as before; times weight plus bias."""
     wide = _wide(x)
     if x.apart:
         parts = normalise_apart([part.reshape(*shape) for part in wide.components], eps)
@@ -82,7 +83,7 @@ def _wide(x: Jet) -> Jet:
 
 
 def _affine(x: Jet, weight: Any, bias: Any) -> Jet:
-    """x · weight + bias; x is made here, so that it may be written into."""
+    """x · weight + bias; x must be fresh storage, as it is written into."""
     if weight is not None:
         x = multiply(x, weight)
     if bias is None:
@@ -177,7 +178,7 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Jet:
-    """A group norm with one channel a group, or with running statistics a batch norm at rest."""
+    """A group norm with one channel per group, or with running statistics a batch norm in eval mode."""
     if use_input_stats:
         if running_mean is not None:
             raise UnsupportedOperator(

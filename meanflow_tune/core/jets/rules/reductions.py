@@ -1,4 +1,4 @@
-"""Rules for norms, products and running sums over axes."""
+"""Rules for sums, means, variances, norms, distances, and products and differences along an axis."""
 
 import math
 from typing import Any
@@ -8,19 +8,59 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from meanflow_tune.core.jets.errors import UnsupportedOperator
-from meanflow_tune.core.jets.jet import Jet
+from meanflow_tune.core.jets.jet import Jet, axis
 from meanflow_tune.core.jets.register import everywhere, register_rule
-from meanflow_tune.core.jets.rules.arithmetic import (
-    deviation,
-    divide,
-    mean,
-    multiply,
-    power,
-    total,
-    variance,
-)
+from meanflow_tune.core.jets.rules.arithmetic import divide, multiply, power
 from meanflow_tune.core.jets.rules.elementwise import sqrt
 from meanflow_tune.core.jets.rules.softmax import logsumexp
+
+
+def _axes(x: Tensor, dim: Any) -> tuple[int, ...]:
+    """Axes of the storage for `dim` of the jet; None and () mean all."""
+    if dim is None or dim == ():
+        return tuple(range(1, x.dim()))
+    return tuple(axis(d) for d in (dim if isinstance(dim, tuple | list) else (dim,)))
+
+
+@register_rule(*everywhere("sum"))
+def total(x: Jet, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Jet:
+    if x.apart:
+        axes = tuple(range(x.dim())) if dim is None or dim == () else dim
+        return Jet.of([part.sum(axes, keepdim, dtype=dtype) for part in x.components])
+    axes = _axes(x.parts, dim)
+    return Jet(x.parts.sum(axes, keepdim, dtype=dtype) if axes else x.parts.clone())
+
+
+@register_rule(*everywhere("mean"))
+def mean(x: Jet, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Jet:
+    if x.apart:
+        axes = tuple(range(x.dim())) if dim is None or dim == () else dim
+        return Jet.of([part.mean(axes, keepdim, dtype=dtype) for part in x.components])
+    axes = _axes(x.parts, dim)
+    return Jet(x.parts.mean(axes, keepdim, dtype=dtype) if axes else x.parts.clone())
+
+
+@register_rule(*everywhere("var"))
+def variance(
+    x: Jet,
+    dim: Any = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+) -> Jet:
+    if isinstance(dim, bool):  # the form var(x, unbiased)
+        dim, unbiased = None, dim
+    axes = _axes(x.parts, dim)
+    count = math.prod(x.parts.shape[a] for a in axes)
+    lost = (1 if unbiased else 0) if correction is None else correction
+    centred = Jet(x.parts - x.parts.mean(axes, True))
+    return Jet(multiply(centred, centred).parts.sum(axes, keepdim) / (count - lost))
+
+
+@register_rule(*everywhere("std"))
+def deviation(x: Jet, *options: Any, **named: Any) -> Jet:
+    return sqrt(variance(x, *options, **named))
 
 
 @register_rule(*everywhere("std_mean"))
@@ -85,7 +125,7 @@ def linalg_norm(
 
 @register_rule(F.normalize)
 def normalize(x: Jet, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None) -> Jet:
-    """x / max(‖x‖, eps); nothing warns of the maximum, which concerns x = 0 only."""
+    """x / max(‖x‖, eps), without a warning of the maximum, which matters near x = 0 only."""
     size = vector_norm(x, p, dim, keepdim=True)
     return divide(x, torch.where(size.parts[0] > eps, size, eps))
 
@@ -113,7 +153,7 @@ def cdist(x: Any, y: Any, p: float = 2.0, compute_mode: Any = None) -> Any:
 
 @register_rule(*everywhere("prod"))
 def product(x: Jet, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
-    """One factor after the other, so that zeros among them do no harm."""
+    """One factor after another, so that zeros among them do no harm."""
     if dtype is not None:
         x = Jet(x.parts.to(dtype))
     if dim is None:
@@ -137,7 +177,7 @@ def cumprod(x: Jet, dim: int, *, dtype: Any = None) -> Any:
 
 @register_rule(*everywhere("logcumsumexp"))
 def logcumsumexp(x: Jet, dim: int) -> Any:
-    """log Σ exp over all that come before, as one masked logsumexp."""
+    """log Σ exp over all elements up to each, as one masked logsumexp."""
     moved = x.movedim(dim, -1).unsqueeze(-2)
     size = moved.shape[-1]
     later = torch.ones(size, size, dtype=torch.bool, device=moved.device).triu(1)
@@ -146,7 +186,7 @@ def logcumsumexp(x: Jet, dim: int) -> Any:
 
 @register_rule(*everywhere("diff"))
 def diff(x: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Any:
-    """Differences of neighbours, n times; what stands before or after may have no derivatives."""
+    """Differences of neighbours, n times; `prepend` and `append` may be constants."""
     whole = [part for part in (prepend, x, append) if part is not None]
     out: Any = torch.cat(whole, dim) if len(whole) > 1 else x
     for _ in range(n):

@@ -1,6 +1,7 @@
-"""Rules for operators that choose elements: minima and maxima, sorting, pooling by maximum, clamping.
+"""Rules for comparisons and for the selection of elements: extrema, clamping, sorting, max pooling.
 
-The derivatives are those of the elements chosen, which is exact except where the choice changes.
+The derivatives are those of the selected elements, which is exact except where the selection changes.
+A comparison depends on values only and has no derivative.
 """
 
 from collections.abc import Callable
@@ -11,11 +12,32 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from meanflow_tune.core.jets.errors import warn_of_kink
-from meanflow_tune.core.jets.jet import Jet
+from meanflow_tune.core.jets.jet import Jet, align, components_of, lift, lift_apart, value_of
 from meanflow_tune.core.jets.register import everywhere, in_place, register_rule
 from meanflow_tune.core.jets.rules.nonsmooth import LINEAR, clamp_numbers
 
 _CHOICE = "it chooses elements, so that its first derivative jumps where the choice changes"
+
+
+@register_rule(torch.where)
+def where(condition: Tensor, x: Any, y: Any) -> Jet:
+    condition = value_of(condition)
+    if any(isinstance(z, Jet) and z.apart for z in (x, y)):
+        return Jet.of([torch.where(condition, a, b) for a, b in lift_apart((x, y))])
+    count, like = components_of((x, y))
+    a, b = lift(x, count, like), lift(y, count, like)
+    rank = max(a.dim() - 1, b.dim() - 1, condition.dim())
+    return Jet(torch.where(condition, align(a, rank), align(b, rank)))
+
+
+@register_rule(Tensor.where)
+def where_of(x: Any, condition: Tensor, other: Any) -> Jet:
+    return where(condition, x, other)
+
+
+@register_rule(*everywhere("masked_fill"))
+def masked_fill(x: Jet, mask: Tensor, value: Any) -> Jet:
+    return where(mask, torch.as_tensor(value, dtype=x.parts.dtype, device=mask.device), x)
 
 
 def _pick(name: str, operator: Any) -> Callable[[Any, Any], Any]:
@@ -49,9 +71,13 @@ def clamp_max(x: Any, max: Any) -> Any:
     return clamp(x, max=max)
 
 
-for _rule, _name in ((clamp, "clamp"), (clamp, "clip"), (clamp_min, "clamp_min"),
-                     (clamp_max, "clamp_max")):  # fmt: skip
-    register_rule(*everywhere(f"{_name}_"))(in_place(_rule))
+for _rule, _names in (
+    (masked_fill, "masked_fill_"),
+    (clamp, "clamp_ clip_"),
+    (clamp_min, "clamp_min_"),
+    (clamp_max, "clamp_max_"),
+):
+    register_rule(*everywhere(*_names.split()))(in_place(_rule))
 
 
 def _gathered(x: Jet, indices: Tensor, dim: int) -> Jet:
@@ -151,3 +177,23 @@ for _spatial in (3, 2, 1):
     _both = _max_pool(f"adaptive_max_pool{_spatial}d", _spatial)
 # Unlike torch.max_pool1d and F.adaptive_max_pool1d, this one gives both.
 register_rule(torch.adaptive_max_pool1d)(_both)
+
+
+def _of_values(operator: Any) -> None:
+    """Registers an operator of values only, which has no derivative, such as a comparison."""
+
+    def rule(*operands: Any, **named: Any) -> Any:
+        return operator(*map(value_of, operands), **named)
+
+    register_rule(operator)(rule)
+
+
+_VALUES_ONLY = (
+    "rand_like randn_like is_floating_point is_complex numel is_same_size is_nonzero "
+    "is_signed eq ne lt le gt ge not_equal less less_equal greater greater_equal __eq__ __ne__ "
+    "__lt__ __le__ __gt__ __ge__ isnan isinf isfinite isneginf isposinf isreal signbit isclose equal "
+    "allclose logical_not logical_and logical_or logical_xor any all count_nonzero nonzero argwhere "
+    "argmax argmin argsort result_type"
+)
+for _operator in everywhere(*_VALUES_ONLY.split()):
+    _of_values(_operator)

@@ -1,7 +1,7 @@
-"""Rules for operators that move elements about: linear, so every component is treated alike.
+"""Rules for operators that rearrange, join, split, pad or average elements.
 
-The common ones act on the storage [K, *shape] at once, as views where torch gives views. The rest
-are applied to one component after the other.
+They are linear, so that every component is treated alike. The common ones act on the storage [K, *shape]
+at once, as views where torch gives views. The rest are applied to one component after another.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from meanflow_tune.core.jets.errors import INTEGERS, UnsupportedOperator
-from meanflow_tune.core.jets.jet import Jet, align, axis, components_of, lift, lift_apart, value_of
+from meanflow_tune.core.jets.jet import Jet, align, axis, broadcast, components_of, lift, lift_apart
 from meanflow_tune.core.jets.register import Rule, everywhere, register_rule
 
 
@@ -25,8 +25,8 @@ def sizes(given: tuple[Any, ...]) -> tuple[int, ...]:
 
 
 def moves(operator: Callable[..., Any]) -> Callable[[Rule], Rule]:
-    """Decorates the rule of an operator that only moves elements: it is for stacked components, and
-    components apart are given to `operator` one by one."""
+    """Decorates the rule of an operator that only moves elements: the rule serves stacked components, and
+    `operator` is applied to separate components one by one."""
 
     def decorate(rule: Rule) -> Rule:
         @wraps(rule)
@@ -76,7 +76,7 @@ def transpose(x: Jet, dim0: int, dim1: int) -> Jet:
 
 
 def arranged(operator: Callable[..., Tensor], x: Jet, memory_format: Any) -> Jet:
-    """A copy in a memory format of images, which the components join as more images."""
+    """A copy in a memory format; for formats of images the components join the batch."""
     if x.apart:
         return Jet.of([operator(part, memory_format=memory_format) for part in x.components])
     parts = x.parts
@@ -100,7 +100,7 @@ def unsqueeze(x: Jet, dim: int) -> Jet:
 @register_rule(*everywhere("squeeze"))
 @moves(torch.squeeze)
 def squeeze(x: Jet, dim: Any = None) -> Jet:
-    if dim is None:  # not the components' own axis, nor must it vanish with K = 1
+    if dim is None:  # the axis of the components must stay, even with K = 1
         dim = tuple(i for i, size in enumerate(x.parts.shape[1:]) if size == 1)
     dims = (dim,) if isinstance(dim, int) else dim
     return Jet(x.parts.squeeze(tuple(axis(d) for d in dims)))
@@ -157,6 +157,55 @@ def stack(tensors: Sequence[Any], dim: int = 0) -> Jet:
     return Jet(torch.stack([lift(x, count, like) for x in tensors], axis(dim)))
 
 
+@register_rule(*everywhere("broadcast_tensors"))
+def broadcast_tensors(*tensors: Any) -> tuple[Any, ...]:
+    if len(tensors) == 1 and isinstance(tensors[0], list | tuple):
+        tensors = tuple(tensors[0])
+    shape = broadcast(*(x.shape for x in tensors))
+    return tuple(x.expand(shape) for x in tensors)
+
+
+@register_rule(*everywhere("atleast_1d"))
+def atleast_1d(x: Any) -> Any:
+    return x.reshape(1) if x.dim() == 0 else x
+
+
+@register_rule(*everywhere("atleast_2d"))
+def atleast_2d(x: Any) -> Any:
+    return atleast_1d(x).unsqueeze(0) if x.dim() < 2 else x
+
+
+@register_rule(*everywhere("atleast_3d"))
+def atleast_3d(x: Any) -> Any:
+    return atleast_2d(x).unsqueeze(-1) if x.dim() < 3 else x
+
+
+@register_rule(*everywhere("hstack"))
+def hstack(tensors: Sequence[Any]) -> Jet:
+    tensors = [atleast_1d(x) for x in tensors]
+    return cat(tensors, 0 if tensors[0].dim() == 1 else 1)
+
+
+@register_rule(*everywhere("vstack", "row_stack"))
+def vstack(tensors: Sequence[Any]) -> Jet:
+    return cat([atleast_2d(x) for x in tensors], 0)
+
+
+@register_rule(*everywhere("dstack"))
+def dstack(tensors: Sequence[Any]) -> Jet:
+    return cat([atleast_3d(x) for x in tensors], 2)
+
+
+@register_rule(*everywhere("column_stack"))
+def column_stack(tensors: Sequence[Any]) -> Jet:
+    return cat([x.reshape(-1, 1) if x.dim() < 2 else x for x in tensors], 1)
+
+
+@register_rule(*everywhere("diag"))
+def diag(x: Jet, diagonal: int = 0) -> Jet:
+    return Jet(torch.stack([torch.diag(part, diagonal) for part in x.parts]))
+
+
 @register_rule(Tensor.__getitem__)
 def index(x: Jet, where: Any) -> Jet:
     entries = where if isinstance(where, tuple) else (where,)
@@ -165,7 +214,7 @@ def index(x: Jet, where: Any) -> Jet:
     if x.apart:
         return Jet.of([part[where] for part in x.components])
     if any(isinstance(entry, Tensor | list | bool) for entry in entries):
-        # Where several index tensors put their axis depends on what stands between them.
+        # Where several index tensors put their axis depends on the entries between them.
         return Jet(torch.stack([part[where] for part in x.parts]))
     return Jet(x.parts[(slice(None), *entries)])
 
@@ -188,7 +237,7 @@ def repeat_heads(x: Any, times: int) -> Any:
 
 
 def each_component(operator: Any) -> None:
-    """Registers an operator that is linear in its first operand and shapes all components alike."""
+    """Registers an operator that is linear in its first operand, to be applied to each component."""
 
     def rule(x: Any, *options: Any, **named: Any) -> Any:
         if not isinstance(x, Jet) or any(isinstance(o, Jet) for o in (*options, *named.values())):
@@ -203,7 +252,7 @@ def each_component(operator: Any) -> None:
     register_rule(operator)(rule)
 
 
-# Those that copy in torch too; views are views of the storage, below and in `jet_views`.
+# Operators that copy in torch too; views are views of the storage, above and in `rules.views`.
 _LINEAR = (
     "index_select gather take_along_dim take repeat tile repeat_interleave flip fliplr flipud rot90 "
     "roll tril triu cumsum interpolate upsample pixel_shuffle pixel_unshuffle channel_shuffle "
@@ -228,23 +277,3 @@ def dropout(
             f"dropout ({p=}) in training mode", "its mask would not be the plain forward's: use p=0"
         )
     return x
-
-
-def _of_values(operator: Any) -> None:
-    """Registers an operator that needs values only and has no derivative, such as a comparison."""
-
-    def rule(*operands: Any, **named: Any) -> Any:
-        return operator(*map(value_of, operands), **named)
-
-    register_rule(operator)(rule)
-
-
-_CONSTANT = (
-    "rand_like randn_like is_floating_point is_complex numel is_same_size is_nonzero "
-    "is_signed eq ne lt le gt ge not_equal less less_equal greater greater_equal __eq__ __ne__ "
-    "__lt__ __le__ __gt__ __ge__ isnan isinf isfinite isneginf isposinf isreal signbit isclose equal "
-    "allclose logical_not logical_and logical_or logical_xor any all count_nonzero nonzero argwhere "
-    "argmax argmin argsort result_type"
-)
-for _operator in everywhere(*_CONSTANT.split()):
-    _of_values(_operator)

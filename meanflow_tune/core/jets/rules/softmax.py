@@ -1,4 +1,4 @@
-"""Rules for softmax and its logarithm.
+"""Rules for softmax, log-softmax and log-sum-exp.
 
 Storage of a jet is x = (x₀, x₁, x₂, x₁₂) or (x₀, x₁), stacked on axis 0.
 """
@@ -62,10 +62,15 @@ def log_softmax(x: Jet, dim: int = -1, _stacklevel: int = 3, dtype: Any = None) 
 def logsumexp(x: Jet, dim: int, keepdim: bool = False) -> Jet:
     parts, d = x.parts, axis(dim)
     y = torch.softmax(parts[0], dim)
-    # Not of the value, where -∞ · 0 of a masked entry would be no number.
+    # Of the tangents only: in the value, -∞ · 0 of a masked entry would be NaN.
     tangents = (parts[1:] * y).sum(d, keepdim=True)
     if len(parts) == 4:
         deviations = (parts[1] - tangents[0]) * (parts[2] - tangents[1])
         tangents[2] += (deviations * y).sum(dim, keepdim=True)
     out = torch.cat([torch.logsumexp(parts[0], dim, keepdim=True)[None], tangents])
     return Jet(out if keepdim else out.squeeze(d))
+
+
+@register_rule(*everywhere("softmin"))
+def softmin(x: Jet, dim: int = -1, _stacklevel: int = 3, dtype: Any = None) -> Jet:
+    return softmax(Jet(-x.parts), dim, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Rules for the smooth functions of torch beyond those of `jet_elementwise`.
+"""Rules for further smooth functions of one and two variables.
 
 For f(x): the value, f' and f''. Functions of two variables are compositions of functions of one.
 """
@@ -16,7 +16,7 @@ from meanflow_tune.core.jets.jet import Jet, value_of
 from meanflow_tune.core.jets.register import everywhere, register_rule
 from meanflow_tune.core.jets.rules.arithmetic import divide, multiply
 from meanflow_tune.core.jets.rules.elementwise import Derivatives, atan, elementwise, sigmoid, sqrt
-from meanflow_tune.core.jets.rules.softmax import logsumexp, softmax
+from meanflow_tune.core.jets.rules.softmax import logsumexp
 
 _LOG2 = math.log(2.0)
 
@@ -172,14 +172,6 @@ def rad2deg(x: Tensor, second: bool) -> Derivatives:
     return x.rad2deg(), torch.full_like(x, 180 / math.pi), torch.zeros_like(x) if second else None
 
 
-# --- several operands -----------------------------------------------------------------------------
-
-
-@register_rule(*everywhere("softmin"))
-def softmin(x: Jet, dim: int = -1, _stacklevel: int = 3, dtype: Any = None) -> Jet:
-    return softmax(Jet(-x.parts), dim, dtype=dtype)
-
-
 @register_rule(*everywhere("glu"))
 def glu(x: Jet, dim: int = -1) -> Jet:
     first, gate = x.chunk(2, dim)
@@ -214,23 +206,6 @@ def logaddexp2(x: Any, y: Any) -> Any:
     return logaddexp(x * _LOG2, y * _LOG2) / _LOG2
 
 
-@register_rule(*everywhere("addcdiv"))
-def addcdiv(x: Any, y: Any, z: Any, *, value: float = 1) -> Any:
-    return x + y / z * value
-
-
-@register_rule(*everywhere("float_power"))
-def float_power(x: Any, n: Any) -> Any:
-    """torch computes this one in float64, whatever it is given."""
-    x, n = (a.double() if isinstance(a, Jet | Tensor) else a for a in (x, n))
-    return x**n
-
-
-@register_rule(*everywhere("positive", "__pos__"))
-def positive(x: Jet) -> Jet:
-    return x
-
-
 @register_rule(*everywhere("xlogy"))
 def xlogy(x: Any, y: Any) -> Any:
     """x log y, and 0 for a constant x = 0; where x = 0 has derivatives, y > 0 is needed as in torch."""
@@ -245,10 +220,10 @@ def _no(*operands: Any) -> bool:
 
 
 def composed(function: Any) -> Callable[..., Any]:
-    """torch's own function of Python, whose body then meets jets operator by operator.
+    """A copy of one of torch's Python functions, whose operators meet jets one by one.
 
-    Such a function first asks whether an operand brings rules of its own, and hands over to them;
-    in this copy the answer is no.
+    Such a function first asks whether an operand overrides it, and then calls the override; in the
+    copy the answer is no.
     """
     asks = dict.fromkeys(
         ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), _no

@@ -1,7 +1,7 @@
-"""Rules for views, copies, types and writing into elements: what moves or stores numbers.
+"""Rules for further views, and for copies and conversions of type and device.
 
-An operator that gives a view of a tensor gives a view of a jet's storage [K, *shape], so that what
-is written into the one is seen in the other.
+An operator that gives a view of a tensor gives a view of a jet's storage [K, *shape], so that a write
+into one is seen in the other.
 """
 
 import math
@@ -12,17 +12,14 @@ import torch
 from torch import Tensor
 
 from meanflow_tune.core.jets.errors import INTEGERS, UnsupportedOperator
-from meanflow_tune.core.jets.jet import Jet, axis, broadcast, value_of
+from meanflow_tune.core.jets.jet import Jet, axis, value_of
 from meanflow_tune.core.jets.register import everywhere, register_rule
 from meanflow_tune.core.jets.rules.shapes import (
     arranged,
-    cat,
     contiguous,
     moves,
     reshape,
 )
-
-# --- views ----------------------------------------------------------------------------------------
 
 
 @register_rule(*everywhere("narrow"))
@@ -60,7 +57,9 @@ def diagonal_of_matrices(x: Jet, *, offset: int = 0, dim1: int = -2, dim2: int =
 @register_rule(*everywhere("unflatten"))
 def unflatten(x: Jet, dim: int, sizes: Sequence[int]) -> Any:
     before, size, after = x.shape[:dim], x.shape[dim], x.shape[dim:][1:]
-    known = math.prod([n for n in sizes if n != -1])  # not left to reshape: a batch may be empty
+    known = math.prod(
+        [n for n in sizes if n != -1]
+    )  # not left to reshape, because a batch may be empty
     return reshape(x, *before, *(size // known if n == -1 else n for n in sizes), *after)
 
 
@@ -109,61 +108,6 @@ def dsplit(x: Jet, parts: Any) -> tuple[Jet, ...]:
     return tensor_split(x, parts, 2)
 
 
-@register_rule(*everywhere("broadcast_tensors"))
-def broadcast_tensors(*tensors: Any) -> tuple[Any, ...]:
-    if len(tensors) == 1 and isinstance(tensors[0], list | tuple):
-        tensors = tuple(tensors[0])
-    shape = broadcast(*(x.shape for x in tensors))
-    return tuple(x.expand(shape) for x in tensors)
-
-
-@register_rule(*everywhere("atleast_1d"))
-def atleast_1d(x: Any) -> Any:
-    return x.reshape(1) if x.dim() == 0 else x
-
-
-@register_rule(*everywhere("atleast_2d"))
-def atleast_2d(x: Any) -> Any:
-    return atleast_1d(x).unsqueeze(0) if x.dim() < 2 else x
-
-
-@register_rule(*everywhere("atleast_3d"))
-def atleast_3d(x: Any) -> Any:
-    return atleast_2d(x).unsqueeze(-1) if x.dim() < 3 else x
-
-
-# --- joining --------------------------------------------------------------------------------------
-
-
-@register_rule(*everywhere("hstack"))
-def hstack(tensors: Sequence[Any]) -> Jet:
-    tensors = [atleast_1d(x) for x in tensors]
-    return cat(tensors, 0 if tensors[0].dim() == 1 else 1)
-
-
-@register_rule(*everywhere("vstack", "row_stack"))
-def vstack(tensors: Sequence[Any]) -> Jet:
-    return cat([atleast_2d(x) for x in tensors], 0)
-
-
-@register_rule(*everywhere("dstack"))
-def dstack(tensors: Sequence[Any]) -> Jet:
-    return cat([atleast_3d(x) for x in tensors], 2)
-
-
-@register_rule(*everywhere("column_stack"))
-def column_stack(tensors: Sequence[Any]) -> Jet:
-    return cat([x.reshape(-1, 1) if x.dim() < 2 else x for x in tensors], 1)
-
-
-@register_rule(*everywhere("diag"))
-def diag(x: Jet, diagonal: int = 0) -> Jet:
-    return Jet(torch.stack([torch.diag(part, diagonal) for part in x.parts]))
-
-
-# --- copies, types and places ---------------------------------------------------------------------
-
-
 @register_rule(*everywhere("clone"))
 def clone(x: Jet, *, memory_format: Any = torch.preserve_format) -> Jet:
     return arranged(torch.clone, x, memory_format)
@@ -172,7 +116,7 @@ def clone(x: Jet, *, memory_format: Any = torch.preserve_format) -> Jet:
 @register_rule(*everywhere("detach"))
 @moves(torch.detach)
 def detach(x: Jet) -> Jet:
-    """Cuts the graph of gradients, and keeps the derivatives: the function of (x, t, s) is the same.
+    """Cuts the graph of gradients but keeps the derivatives: the function of (x, t, s) is the same.
 
     So do `Tensor.data` and `torch.no_grad` in a network, as in forward-mode differentiation.
     """

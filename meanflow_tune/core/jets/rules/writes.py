@@ -1,4 +1,4 @@
-"""Rules for what is written into: constants made like a jet, assignment, scatter, in-place forms."""
+"""Rules for assignment and scattering, and for constants made like a jet to be written into."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,12 +11,11 @@ from meanflow_tune.core.jets.jet import Jet, components_of, lift, value_of
 from meanflow_tune.core.jets.register import everywhere, in_place, register_rule
 from meanflow_tune.core.jets.rules.linear import addbmm, addmm, addmv, addr
 from meanflow_tune.core.jets.rules.shapes import expand, squeeze, transpose, unsqueeze
-from meanflow_tune.core.jets.rules.special import addcdiv
 from meanflow_tune.core.jets.rules.views import detach, t
 
 
 def _constant(operator: Any) -> None:
-    """Registers an operator that makes a constant like a jet: a jet, so that it may be written into."""
+    """Registers an operator that makes a constant like a jet: itself a jet, to be written into."""
 
     def rule(x: Jet, *options: Any, **named: Any) -> Any:
         value = operator(value_of(x), *map(value_of, options), **named)
@@ -53,12 +52,12 @@ def assign(x: Any, index: Any, value: Any) -> None:
 
 
 def _component(x: Jet, k: int) -> Tensor:
-    """A view of component k; not of unbind(), into whose results autograd forbids to write."""
+    """A view of component k; not by unbind(), because autograd forbids writes into its results."""
     return x.components[k] if x.apart else x.parts[k]
 
 
 def _written(name: str, sources: Sequence[str]) -> None:
-    """Registers an operator that writes one jet or constant, `sources` its names, into another."""
+    """Registers an operator that writes one jet or constant (named one of `sources`) into another."""
     operator = getattr(torch, name)
 
     def rule(x: Any, dim: Any, *given: Any, **named: Any) -> Jet:
@@ -116,7 +115,6 @@ def _filled(x: Jet, value: Any = 0.0) -> Any:
 for _rule, _names in (
     (_copied, ("copy_",)),
     (_filled, ("fill_", "zero_")),
-    (addcdiv, ("addcdiv_",)),
     (masked_scatter, ("masked_scatter_",)),
     (index_put, ("index_put_",)),
     (addmm, ("addmm_", "baddbmm_")),

@@ -127,7 +127,7 @@ def test_rule_against_central_differences(name: str) -> None:
     truths: dict[Any, Tensor] = {}
     for place, function in TABLE[name]:
         case = case_of(place, name)
-        assert case is not None, f"add a case for {name!r} to tests/core/jet_cases.py"
+        assert case is not None, f"add a case for {name!r} to tests/support/jets/cases.py"
         op = call(place, name, function)
 
         def f(x: Any, op: Any = op, case: Any = case) -> Any:
