@@ -1,4 +1,4 @@
-"""Measuring one side of `benchmark.py search`: its process, its lines, and what all of it costs."""
+"""Measures one side of `benchmark.py search`: its process, the lines it prints, and its costs."""
 
 import json
 import math
@@ -21,11 +21,11 @@ from benchmarks.overhead.processes import Family
 
 @dataclass
 class Figures:
-    """Of one side, over the trials behind the first, which warms up.
+    """Figures of one side, over the trials after the first, which is a warm-up.
 
-    start: seconds until the first trial had ended; seconds: of each trial, from the end of the one
-    before; processor: seconds a trial, of all processes (None where they cannot be counted);
-    useful: the share of the time that went into optimiser steps; note: why trials are missing.
+    start: seconds until the first trial had ended; seconds: of each trial, since the end of the
+    previous one; processor: seconds per trial, of all processes (None where they cannot be counted);
+    useful: share of the time spent in optimiser steps; note: why trials are missing.
     """
 
     side: str
@@ -54,10 +54,8 @@ def measure(
     patience: float,
     progress: Callable[[str], None],
 ) -> Figures:
-    """Run a side in a process of its own for 1 + `trials` trials; all that it started ends with it."""
+    """Run a side in its own process for 1 + `trials` trials; everything that it starts ends with it."""
     found = Figures(side, kind)
-    root = str(Path(__file__).resolve().parents[2])
-    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     arguments = [side, kind, str(1 + trials), str(folder), *(["mlflow"] if mlflow else [])]
     began = time.perf_counter()
     ends: list[float] = []
@@ -69,7 +67,7 @@ def measure(
             [sys.executable, "-m", "benchmarks.overhead.sides", *arguments],
             stdout=subprocess.PIPE,
             stderr=log,
-            env=_environment(paths),
+            env=environment(),
         ) as process,
         Family(process.pid) as family,
     ):
@@ -102,10 +100,15 @@ def measure(
     return found
 
 
-def _environment(paths: str) -> dict[str, str]:
-    """Set before Ray is imported: its own token, so that it writes none into the home folder."""
+def environment() -> dict[str, str]:
+    """Variables of a side's process, which Ray's workers inherit.
+
+    The benchmarks are installed nowhere, so PYTHONPATH has their folder. The token must be set before
+    Ray is imported, which would otherwise write one into the home folder.
+    """
+    root = str(Path(__file__).resolve().parents[2])
     own = {
-        "PYTHONPATH": paths,
+        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -114,7 +117,7 @@ def _environment(paths: str) -> dict[str, str]:
 
 
 def _lines(process: "subprocess.Popen[bytes]") -> "SimpleQueue[bytes | None]":
-    """What a process prints, line by line, and None at its end."""
+    """The lines that a process prints, then None."""
     queue: SimpleQueue[bytes | None] = SimpleQueue()
 
     def read() -> None:
