@@ -1,7 +1,7 @@
-"""What travels between the layers about a trial: plain data, standard library only."""
+"""What the layers tell each other about trials: plain data and protocols, standard library only."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 # paused: stopped at a rung by promotion, its checkpoint kept; the search may hand it out again.
 # diverged and out_of_memory are infeasible: told to the sampler with how badly.
@@ -112,3 +112,71 @@ class TrialRecord:
     protected: bool = False
     bracket: int = 0
     terms: int = 0
+
+
+class Reporter(Protocol):
+    """How a running trial talks to the search. Only rank 0 calls `report` and `tick`."""
+
+    def report(self, report: Report) -> bool:
+        """Hand over a rung and wait for the decision: whether to continue.
+
+        At the last rung True means: run the repeats. A resumed trial hands its earlier reports over
+        again.
+        """
+
+    def tick(self, progress: dict[str, Any]) -> None:
+        """Progress for a live view; must not block, and may be dropped."""
+
+    def stopping(self) -> bool:
+        """Whether to save and end soon, with an outcome of status `running`. Ranks may differ."""
+
+
+@dataclass(frozen=True)
+class SilentReporter:
+    """Keeps reports to itself and always continues; progress and stops are those of `inner`, if any."""
+
+    inner: Reporter | None = None
+
+    def report(self, report: Report) -> bool:
+        return True
+
+    def tick(self, progress: dict[str, Any]) -> None:
+        if self.inner is not None:
+            self.inner.tick(progress)
+
+    def stopping(self) -> bool:
+        return self.inner is not None and self.inner.stopping()
+
+
+class RunJob(Protocol):
+    """What a slot does with a job; every rank of the slot calls it with the same job."""
+
+    def __call__(
+        self, job: Job, rank: int, size: int, device: str, reporter: Reporter
+    ) -> Outcome: ...
+
+
+class Director(Protocol):
+    """Decides what runs. All methods are called in the driver's main thread, one at a time.
+
+    An exception of any of them ends the search with that exception.
+    """
+
+    def next_job(self) -> Job | None:
+        """The next job, or None when there is none now."""
+
+    def exhausted(self) -> bool:
+        """Whether `next_job` will never return a job again (asked only while nothing runs)."""
+
+    def on_report(self, number: int, report: Report) -> bool:
+        """Decide at a rung whether the trial continues. Idempotent by repeat and images.
+
+        At the last rung of the trial's own run True means: run the repeats that the job names; at
+        the end of a repeat: run the next one.
+        """
+
+    def on_end(self, number: int, outcome: Outcome) -> None:
+        """How a trial ended. Status `running`: it was interrupted and can be resumed."""
+
+    def on_tick(self, snapshot: dict[str, Any]) -> None:
+        """About once a second: the broker's snapshot, for a live view."""

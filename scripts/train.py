@@ -9,16 +9,17 @@ import time
 from typing import Any
 
 from meanflow_tune.driver.cli import train_parser
+from meanflow_tune.records import Job, Report
 
 LINE_SECONDS = 10.0
 
 
 class Printer:
-    """A sink that prints; the first Ctrl-C saves the state and ends."""
+    """A reporter that prints; the first Ctrl-C saves the state and ends."""
 
     def __init__(self) -> None:
         self.stop = False
-        self.last: dict[str, Any] = {}
+        self.last: Report | None = None
         self._printed = time.monotonic()
         signal.signal(signal.SIGINT, self._interrupt)
         signal.signal(signal.SIGTERM, self._interrupt)
@@ -27,11 +28,11 @@ class Printer:
         self.stop = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def report(self, report: dict[str, Any]) -> bool:
+    def report(self, report: Report) -> bool:
         self.last = report
-        shown = {k: v for k, v in report["metrics"].items() if not k.startswith("loss/")}
+        shown = {k: v for k, v in report.metrics.items() if not k.startswith("loss/")}
         figures = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
-        print(f"\r{report['images']:>12,} images  {figures}", flush=True)
+        print(f"\r{report.images:>12,} images  {figures}", flush=True)
         return True
 
     def tick(self, progress: dict[str, Any]) -> None:
@@ -61,8 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     from meanflow_tune.config import TrialConfig
     from meanflow_tune.config.overrides import override
     from meanflow_tune.plan.request import EXIT_INTERRUPTED, EXIT_UNUSABLE, UserError, usable_folder
-    from meanflow_tune.records import Job
-    from meanflow_tune.training.job import Unusable, serve_job
+    from meanflow_tune.training.job import Unusable, run_job
     from meanflow_tune.training.memory import memory_shortage
 
     torch.set_num_threads(arguments.threads)
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     job = Job("alone", 0, config.to_dict(), str(output), 0, 0)
     printer = Printer()
     try:
-        outcome = serve_job(job.to_dict(), rank, size, device, printer, cache=str(cache))
+        outcome = run_job(job, rank, size, device, printer, cache=str(cache))
     except (ValueError, OSError, Unusable) as error:
         print(f"\ntrain.py: {error}", file=sys.stderr)
         return EXIT_UNUSABLE
@@ -103,14 +103,14 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"\ntrain.py: out_of_memory: {error}", file=sys.stderr)
         return 1
-    if rank == 0 and printer.last:
-        (output / "metrics.json").write_text(json.dumps(printer.last["metrics"], indent=1))
-    if outcome["status"] == "completed":
+    if printer.last is not None:
+        (output / "metrics.json").write_text(json.dumps(printer.last.metrics, indent=1))
+    if outcome.status == "completed":
         if rank == 0:
             print(f"model and metrics are in {output}")
         return 0
-    print(f"\ntrain.py: {outcome['status']}: {outcome['reason']}", file=sys.stderr)
-    return EXIT_INTERRUPTED if outcome["status"] == "running" else 1
+    print(f"\ntrain.py: {outcome.status}: {outcome.reason}", file=sys.stderr)
+    return EXIT_INTERRUPTED if outcome.status == "running" else 1
 
 
 if __name__ == "__main__":

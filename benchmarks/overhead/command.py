@@ -131,18 +131,6 @@ def _compare(
     return found
 
 
-class _Silent:
-    """A sink that nobody listens to."""
-
-    def report(self, report: Any) -> bool:
-        return True
-
-    def tick(self, progress: dict[str, Any]) -> None: ...
-
-    def stopping(self) -> bool:
-        return False
-
-
 def _train_teacher(cache: Path) -> None:
     """Into the cache, so that no side's first trial trains it."""
     import torch
@@ -150,12 +138,13 @@ def _train_teacher(cache: Path) -> None:
     from benchmarks.overhead import short_space
     from benchmarks.overhead.trials import config_of
     from meanflow_tune.config import TrialConfig
+    from meanflow_tune.records import SilentReporter
     from meanflow_tune.training.resources import Resources
     from meanflow_tune.training.world import World
 
     torch.set_num_threads(1)
     config = TrialConfig.from_dict(config_of(short_space.BASELINES["plain"]))
-    Resources(cache, World(0, 1, "cpu")).teacher(config, _Silent())
+    Resources(cache, World(0, 1, "cpu")).teacher(config, SilentReporter())
 
 
 # ---- bookkeeping -----------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.overhead import short_space, stock
 from benchmarks.overhead.bookkeeping import NullSink
 from benchmarks.overhead.stock import Tell
-from benchmarks.overhead.trials import serve_trivial
+from benchmarks.overhead.trials import run_trivial
 from meanflow_tune.cluster.session import end_process
 from meanflow_tune.driver.driver import Driver
 from meanflow_tune.driver.stage import Stage
@@ -68,7 +68,7 @@ def _ours(kind: str, ranks: int, trials: int, folder: Path, mlflow: bool, tell: 
             "",
             verbose=False,
             make_sink=None if mlflow else NullSink,
-            run_job=serve_trivial if kind == "trivial" else None,
+            run_job=run_trivial if kind == "trivial" else None,
         )
         search = driver.open(stack)
         stack.callback(driver.status.stop)

@@ -3,6 +3,7 @@
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from meanflow_tune.config.overrides import override
 from meanflow_tune.records import Job
 from meanflow_tune.search.space.draws import draw_fixed
 from meanflow_tune.search.space.load import load_space
+from meanflow_tune.training.job import run_job
 
 
 class FixedTrials:
@@ -69,6 +71,7 @@ def slots(trials: int, images: int, cache: Path | None) -> int:
                 gpus_per_worker=0.0,
                 storage=storage,
                 interrupt=interrupt,
+                run_job=partial(run_job, cache=str(storage / "teachers")),
             ) as runner:
                 runner.search(director, "benchmark", interrupt)
             if set(director.statuses) != {"completed"}:

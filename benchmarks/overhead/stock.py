@@ -19,6 +19,7 @@ from benchmarks.overhead.trials import (
     shared_sum,
     told,
 )
+from meanflow_tune.records import Report
 
 Tell = Callable[[int, float], None]
 CPUS = 2
@@ -44,8 +45,9 @@ def one_process(kind: str, trials: int, folder: Path, tell: Tell) -> None:
                 save(place / f"{images:012d}.pt", rung)
                 trial.report(value, images)
         else:
-            sink = Collected(lambda r: trial.report(told(r)["gap"], r["images"]))
-            last = told(_serve(config, place, 0, 1, sink, folder))
+            reporter = Collected(lambda r: trial.report(told(r)["gap"], r.images))
+            _train(config, place, 0, 1, reporter, folder)
+            last = told(reporter.reports[-1])
             training, value = last[TRAINING], last["gap"]
         training_of[trial.number] = training
         return value
@@ -120,7 +122,7 @@ def _function(params: dict[str, Any], kind: str, folder: str) -> None:
     config = config_of(params)
     place = Path(folder) / "trials" / str(tune.get_context().get_trial_id())
     if kind == "short":
-        _serve(config, place, 0, 1, Collected(lambda r: tune.report(told(r))), Path(folder))
+        _train(config, place, 0, 1, Collected(lambda r: tune.report(told(r))), Path(folder))
         return
     for rung, _ in enumerate(rung_images(config), start=1):
         with tempfile.TemporaryDirectory() as made:
@@ -158,10 +160,10 @@ def _worker(given: dict[str, Any]) -> None:
     rank, size = context.get_world_rank(), context.get_world_size()
     config = config_of(given["params"])
     if given["kind"] == "short":
-        sink = Collected()
-        _serve(config, Path(given["place"]), rank, size, sink, Path(given["folder"]))
+        reporter = Collected()
+        _train(config, Path(given["place"]), rank, size, reporter, Path(given["folder"]))
         # At the end, since the training loop lets only rank 0 report.
-        for report in _shared(sink.reports, size):
+        for report in _shared(reporter.reports, size):
             train.report(told(report))
         return
     for rung, _ in enumerate(rung_images(config), start=1):
@@ -175,21 +177,18 @@ def _worker(given: dict[str, Any]) -> None:
             train.report(metrics, checkpoint=train.Checkpoint.from_directory(made))
 
 
-def _serve(
-    config: dict[str, Any], place: Path, rank: int, size: int, sink: Collected, storage: Path
-) -> dict[str, Any]:
-    """Train; the last report, on rank 0."""
-    from meanflow_tune.training.job import serve_job
+def _train(
+    config: dict[str, Any], place: Path, rank: int, size: int, reporter: Collected, storage: Path
+) -> None:
+    from meanflow_tune.training.job import run_job
 
-    outcome = serve_job(
-        job_of(config, place), rank, size, "cpu", sink, cache=str(storage / "teachers")
-    )
-    if outcome["status"] != "completed":
-        raise RuntimeError(f"a trial ended as {outcome['status']}: {outcome['reason']}")
-    return sink.reports[-1] if rank == 0 else {}
+    job = job_of(config, place)
+    outcome = run_job(job, rank, size, "cpu", reporter, cache=str(storage / "teachers"))
+    if outcome.status != "completed":
+        raise RuntimeError(f"a trial ended as {outcome.status}: {outcome.reason}")
 
 
-def _shared(reports: list[dict[str, Any]], size: int) -> list[dict[str, Any]]:
+def _shared(reports: list[Report], size: int) -> list[Report]:
     if size == 1:
         return reports
     import torch.distributed as dist

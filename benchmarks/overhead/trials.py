@@ -14,7 +14,7 @@ from optuna.trial import FixedTrial
 from benchmarks.overhead import short_space
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.files import write_atomic
-from meanflow_tune.records import Job
+from meanflow_tune.records import Job, Outcome, Report, Reporter
 
 Kind = Literal["trivial", "short"]
 KINDS: tuple[Kind, ...] = ("trivial", "short")
@@ -26,9 +26,9 @@ def config_of(params: dict[str, Any]) -> dict[str, Any]:
     return short_space.suggest(FixedTrial(params)).to_dict()
 
 
-def job_of(config: dict[str, Any], folder: Path | str, number: int = 0) -> dict[str, Any]:
-    """A job for `serve_job`, as the driver makes them."""
-    return Job("benchmark", number, config, str(folder), attempt=0, epoch=0).to_dict()
+def job_of(config: dict[str, Any], folder: Path | str, number: int = 0) -> Job:
+    """A job as the driver makes them."""
+    return Job("benchmark", number, config, str(folder), attempt=0, epoch=0)
 
 
 def gap(config: dict[str, Any], rung: int) -> float:
@@ -42,19 +42,17 @@ def rung_images(config: dict[str, Any]) -> list[int]:
     return [steps * budget.global_batch for steps in budget.rung_steps]
 
 
-def serve_trivial(
-    job: dict[str, Any], rank: int, size: int, device: str, sink: Any
-) -> dict[str, Any]:
+def run_trivial(job: Job, rank: int, size: int, device: str, reporter: Reporter) -> Outcome:
     """A trivial trial in a slot."""
-    config = job["config"]
+    config = job.config
     for rung, images in enumerate(rung_images(config), start=1):
         shared_sum(1.0, size)
         if rank == 0:
-            save(Path(job["folder"]) / "checkpoints" / f"{images:012d}.pt", rung)
+            save(Path(job.folder) / "checkpoints" / f"{images:012d}.pt", rung)
             metrics = {short_space.METRIC: gap(config, rung)}
             cost = {"cpu_seconds": 0.0, "wall_seconds": 0.0}
-            sink.report({"images": images, "metrics": metrics, "cost": cost, "time": time.time()})
-    return {"status": "completed", "reason": "", "deterministic": False}
+            reporter.report(Report(images, metrics, cost, time.time()))
+    return Outcome("completed")
 
 
 def save(path: Path, rung: int) -> None:
@@ -77,13 +75,13 @@ def shared_sum(value: float, size: int) -> float:
 
 
 class Collected:
-    """A sink that keeps the reports of a trial, and passes each on where somebody listens."""
+    """A reporter that keeps the reports of a trial and passes each on to a listener."""
 
-    def __init__(self, listen: Callable[[dict[str, Any]], None] = lambda report: None) -> None:
-        self.reports: list[dict[str, Any]] = []
+    def __init__(self, listen: Callable[[Report], None] = lambda report: None) -> None:
+        self.reports: list[Report] = []
         self._listen = listen
 
-    def report(self, report: dict[str, Any]) -> bool:
+    def report(self, report: Report) -> bool:
         self.reports.append(report)
         self._listen(report)
         return True
@@ -94,6 +92,6 @@ class Collected:
         return False
 
 
-def told(report: dict[str, Any]) -> dict[str, float]:
+def told(report: Report) -> dict[str, float]:
     """What a stock side reports of one of our reports."""
-    return {"gap": report["metrics"][short_space.METRIC], TRAINING: report["cost"]["wall_seconds"]}
+    return {"gap": report.metrics[short_space.METRIC], TRAINING: report.cost["wall_seconds"]}

@@ -1,8 +1,8 @@
 """The one place where trials (Ray Tune), slots (Ray Train) and the driver meet.
 
-`Broker` is plain asyncio, without Ray, so that it can be tested as it is; `start_broker` makes it
-an actor on the driver's host. Whoever serves a slot calls itself by an *incarnation*, new for each
-start of the slot's processes: calls of an older one are answered `stale` and change nothing.
+`Broker` is plain asyncio, so that it can be tested without Ray; `broker_handle` makes it an actor. The
+processes of a slot name their *incarnation*, new with each start: calls of an older one are answered
+`stale` and change nothing.
 """
 
 import asyncio
@@ -12,13 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from meanflow_tune.records import Outcome
+
+MAX_RETRIES = 3
+
 
 @dataclass
 class _Delivery:
-    """A job and everything said about it. events: what the driver shall hear, in order.
+    """A job and all that is known of it. events: for the driver, in order.
 
-    submitted: the attempt that the driver handed out, which retries here count on from; due: by the
-    broker's clock, when it may be begun again.
+    submitted: the attempt that the driver handed out, from which retries count on; due: when the job
+    may be restarted, by the broker's clock.
     """
 
     job: dict[str, Any]
@@ -34,24 +38,24 @@ class _Delivery:
 
 @dataclass
 class _Slot:
-    """seen: when a process of it last called; moved: when its job last made progress (seconds).
+    """seen: when one of its processes last called; moved: when its job last made progress (seconds).
 
-    leaving: one of its processes was told that its host is going away.
+    discarded: its processes must end. leaving: the host of one of them is going away.
     """
 
     incarnation: str
     number: int | None
     seen: float
     moved: float
-    condemned: bool = False
+    discarded: bool = False
     leaving: bool = False
     starts: int = 1
 
 
 class Broker:
-    """Jobs in, reports and ends out, decisions back.
+    """Jobs in, reports and outcomes out, decisions back.
 
-    max_retries: how often a job is begun again after its processes died, before it has failed.
+    max_retries: how often a job is restarted after its processes died, before it has failed.
     back_off, longest_back_off: seconds before the first retry of a job, doubled with each, and their
     limit; slots take other jobs meanwhile.
     lost_after: seconds of silence after which a slot's job goes to another slot.
@@ -60,70 +64,67 @@ class Broker:
 
     def __init__(
         self,
-        max_retries: int = 3,
+        max_retries: int = MAX_RETRIES,
         lost_after: float = 60.0,
         stall_after: float = 1800.0,
         back_off: float = 1.0,
         longest_back_off: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._max_retries, self._lost_after, self._stall_after = (
-            max_retries,
-            lost_after,
-            stall_after,
-        )
+        self._max_retries = max_retries
+        self._lost_after, self._stall_after = lost_after, stall_after
         self._back_off, self._longest_back_off = back_off, longest_back_off
         self._clock = clock
         self._queue: deque[int] = deque()
         self._deliveries: dict[int, _Delivery] = {}
         self._slots: dict[str, _Slot] = {}
-        self._broken: dict[str, str] = {}
+        self._unusable: dict[str, str] = {}
         self._stopping = self._closed = False
-        self._round = 1  # one a search; a slot may hear of a stop when the next search has begun
+        self._round = 1  # of this search: a slot may hear of its stop only during the next
         self._changed = asyncio.Condition()
 
     # ---- the trial's side -----------------------------------------------------------------
 
     async def submit(self, job: dict[str, Any]) -> None:
-        """Queue a job; the same number and attempt again only attaches to it.
+        """Queue a job. Idempotent by number and attempt.
 
-        A later attempt is a new delivery: a trial that was paused at a rung and goes on.
+        A later attempt is a new delivery: a trial that was paused at a rung and is resumed.
         """
         known = self._deliveries.get(job["number"])
         if known is not None and known.submitted >= job["attempt"]:
             return
         self._deliveries[job["number"]] = _Delivery(dict(job), job["attempt"])
         if self._stopping:
-            self._end(job["number"], "running", "interrupted before it started")
+            self._end(job["number"], Outcome("running", "interrupted before it started"))
         else:
             self._queue.append(job["number"])
         await self._notify()
 
     async def events(self, number: int, after: int, wait: float = 30.0) -> list[dict[str, Any]]:
-        """Events of a job from index `after` on; waits up to `wait` seconds for the first."""
+        """Events of a job from index `after`; waits up to `wait` seconds for the first."""
         delivery = self._deliveries[number]
         await self._wait(lambda: len(delivery.events) > after, wait)
         return delivery.events[after:]
 
     # ---- the slot's side ------------------------------------------------------------------
 
-    async def hello(self, slot: str, incarnation: str) -> None:
-        """A slot's processes have started; earlier ones of this slot are stale from now on.
+    async def register(self, slot: str, incarnation: str) -> None:
+        """A slot's processes have started; its earlier ones are stale from now on.
 
-        A job that the earlier ones have not ended waits for its retry, by whatever slot.
+        A job that those left unfinished waits for its retry, by any slot.
         """
         now, old = self._clock(), self._slots.get(slot)
         if old is not None and old.number is not None:
-            self._give_back(old)
+            self._requeue(old)
         starts = old.starts + 1 if old else 1
         self._slots[slot] = _Slot(incarnation, None, now, now, starts=starts)
         await self._notify()
 
     async def next_job(self, slot: str, incarnation: str, wait: float = 10.0) -> dict[str, Any]:
-        """kind: job (with `job` and `round`), wait (ask again), close (end in peace), or stale or leave
+        """kind: job (with `job` and `round`), wait (ask again), close (end normally), or stale or leave
         (end at once).
 
-        A job that this slot has begun and not ended is handed out again, after its back-off.
+        A job that this slot has left unfinished is handed out again, after its back-off.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
@@ -132,12 +133,14 @@ class Broker:
             if self._stale(slot, incarnation):
                 return {"kind": "stale"}
             if state.number is not None:
-                self._give_back(state)
+                self._requeue(state)
             if state.leaving:
                 return {"kind": "leave"}
             number = self._take()
             if number is not None:
-                return self._order(state, number)
+                state.number, state.moved = number, self._clock()
+                job = dict(self._deliveries[number].job)
+                return {"kind": "job", "job": job, "round": self._round}
             if self._closed:
                 return {"kind": "close"}
             left = deadline - loop.time()
@@ -154,8 +157,8 @@ class Broker:
             )
 
     async def beat(self, slot: str, incarnation: str, leaving: bool = False) -> dict[str, Any]:
-        """A sign of life. stopping: the round whose jobs are to end at a safe point, 0 for none;
-        die: end the process now.
+        """A heartbeat. stopping: the round whose jobs must end at a safe point, 0 for none; die: end
+        the process now.
 
         leaving: the process was told that its host is going away, so its slot's job stops as well.
         """
@@ -171,7 +174,7 @@ class Broker:
     async def tick(
         self, slot: str, incarnation: str, number: int, progress: dict[str, Any]
     ) -> None:
-        """Live progress of a job: shown, and taken as proof that it is not stuck."""
+        """Live progress of a job, which also shows that it is not stuck."""
         if self._holds(slot, incarnation, number):
             self._slots[slot].moved = self._clock()
             self._deliveries[number].progress = dict(progress)
@@ -179,10 +182,10 @@ class Broker:
     async def report(
         self, slot: str, incarnation: str, number: int, report: dict[str, Any]
     ) -> bool:
-        """Hand a rung's report to the driver and wait for its decision: True to go on.
+        """Hand a rung's report to the driver and wait for its decision: True to continue.
 
-        A rung that was judged before (the job began again below it) is answered at once. The end of
-        a repeat has as many images as that of the trial's own run, and is another report.
+        A rung that was decided before (the job was restarted below it) is answered at once. The end
+        of a repeat has as many images as that of the trial's own run, and is another report.
         """
         if not self._holds(slot, incarnation, number):
             return False
@@ -203,63 +206,64 @@ class Broker:
         return delivery.decisions[rung]
 
     async def done(self, slot: str, incarnation: str, number: int, outcome: dict[str, Any]) -> None:
-        """A job has ended in one of the typed ways.
+        """A job has ended with an `Outcome`.
 
-        Status `running` without a stop of the search: its host is going away, so it is begun again.
+        Status `running` without a stop of the search: its host is going away, so it is restarted.
         """
         if self._holds(slot, incarnation, number):
             state = self._slots[slot]
             if outcome["status"] == "running" and state.leaving and not self._stopping:
                 self._deliveries[number].cause = "its host was going away"
-                self._give_back(state)
+                self._requeue(state)
             else:
                 state.number = None
-                self._end(number, **outcome)
+                self._end(number, Outcome(**outcome))
             await self._notify()
 
     async def fault(self, slot: str, incarnation: str, number: int, cause: str) -> None:
-        """Why a job broke off; the slot will ask for it again."""
+        """Why a job was cut short; the slot will ask for it again."""
         if self._holds(slot, incarnation, number):
             self._deliveries[number].cause = cause
 
-    async def broken(self, slot: str, cause: str) -> None:
-        """A slot that cannot serve at all, whatever the job (its code does not import)."""
-        self._broken[slot] = cause
+    async def unusable(self, slot: str, cause: str) -> None:
+        """A slot can run no job at all: its code cannot be imported."""
+        self._unusable[slot] = cause
 
     # ---- the driver's side ----------------------------------------------------------------
 
-    async def decision(self, number: int, images: int, go_on: bool, repeat: int = 0) -> None:
+    async def decide(self, number: int, images: int, go_on: bool, repeat: int = 0) -> None:
         """The driver's answer to a report."""
         self._deliveries[number].decisions[repeat, images] = go_on
         await self._notify()
 
-    async def forget(self) -> None:
-        """Drop what is over, before another study's jobs come, whose numbers begin at 0 again.
+    async def begin_search(self) -> None:
+        """Drop ended jobs before those of another study come, whose numbers start at 0 again.
 
-        A stop of the search before (its time budget) does not hold for this one.
+        A stop of the previous search (its time budget) does not hold for this one.
         """
         self._deliveries = {n: d for n, d in self._deliveries.items() if not d.ended}
         self._round += 1
         self._stopping = self._closed
 
     async def stop_all(self) -> None:
-        """Ask every job to end at a safe point, and give back those that have not begun."""
+        """Ask every job to end at a safe point, and hand back those that have not started."""
         self._stopping = True
         while self._queue:
             number = self._queue.popleft()
-            began = self._deliveries[number].retries or self._deliveries[number].due
-            cause = f"; {self._deliveries[number].cause}" if began else " before it started"
-            self._end(number, "running", f"interrupted{cause}")
+            delivery = self._deliveries[number]
+            started = delivery.retries or delivery.due
+            cause = f"; {delivery.cause}" if started else " before it started"
+            self._end(number, Outcome("running", f"interrupted{cause}"))
         await self._notify()
 
     async def close(self) -> None:
-        """No more jobs, and nobody waits for those that run: slots end as soon as they can."""
+        """No more jobs, and no wait for those that run: slots end as soon as they can."""
         self._closed = True
         await self.stop_all()
 
     async def snapshot(self) -> dict[str, Any]:
-        """The state, for the driver's loop; also looks after silent and stuck slots."""
-        self._look_after_slots()
+        """The state, for the driver's loop; also discards silent and stuck slots."""
+        self._discard_slots()
         await self._notify()
         now = self._clock()
         return {
@@ -269,87 +273,70 @@ class Broker:
                     "number": s.number,
                     "silent_s": now - s.seen,
                     "starts": s.starts,
-                    "lost": s.condemned or now - s.seen > self._lost_after,
+                    "lost": s.discarded or now - s.seen > self._lost_after,
                 }
                 for name, s in self._slots.items()
             },
-            "broken": dict(self._broken),
+            "unusable": dict(self._unusable),
             "progress": {n: d.progress for n, d in self._deliveries.items() if not d.ended},
         }
 
     # ---- inside ---------------------------------------------------------------------------
 
-    def _look_after_slots(self) -> None:
+    def _discard_slots(self) -> None:
         now = self._clock()
         for name, state in self._slots.items():
-            if state.number is None or state.condemned:
+            if state.number is None or state.discarded:
                 continue
             delivery = self._deliveries[state.number]
             if now - state.seen > self._lost_after:
                 delivery.cause = f"slot {name} was silent for {now - state.seen:.0f} s"
-                # Another slot takes it; should this one come back, it is stale.
-                state.condemned = True
-                self._give_back(state)
+                # Another slot takes the job; if this one comes back, it is stale.
+                state.discarded = True
+                self._requeue(state)
             elif now - state.moved > self._stall_after:
                 delivery.cause = f"no progress for {now - state.moved:.0f} s"
-                state.condemned = True
+                state.discarded = True
 
-    def _give_back(self, state: _Slot) -> None:
-        """Queue the unfinished job of a slot for another try; end it if there were too many."""
+    def _requeue(self, state: _Slot) -> None:
+        """Queue the unfinished job of a slot for a retry; end it if there were too many."""
         assert state.number is not None
         number, delivery = state.number, self._deliveries[state.number]
         state.number = None
         if self._stopping:
-            self._end(number, "running", f"interrupted; {delivery.cause}")
+            self._end(number, Outcome("running", f"interrupted; {delivery.cause}"))
             return
-        if not state.leaving:  # a host that gives notice is no fault of the job
+        if not state.leaving:  # a host that goes away is not the job's fault
             delivery.retries += 1
             if delivery.retries > self._max_retries:
-                reason = f"broke off {delivery.retries} times: {delivery.cause}"
-                self._end(number, "failed", reason)
+                reason = f"crashed {delivery.retries} times: {delivery.cause}"
+                self._end(number, Outcome("failed", reason))
                 return
             pause = self._back_off * 2.0 ** (delivery.retries - 1)
             delivery.due = self._clock() + min(pause, self._longest_back_off)
         delivery.job["attempt"] += 1
-        delivery.progress = {"phase": f"waiting to begin again: {delivery.cause}"}
+        delivery.progress = {"phase": f"waiting for a retry: {delivery.cause}"}
         self._queue.appendleft(number)
 
     def _is_due(self, number: int) -> bool:
         return self._deliveries[number].due <= self._clock()
 
     def _take(self) -> int | None:
-        """The first job of the queue that may begin now."""
+        """The first job of the queue that may start now."""
         number = next((n for n in self._queue if self._is_due(n)), None)
         if number is not None:
             self._queue.remove(number)
         return number
 
-    def _order(self, state: _Slot, number: int) -> dict[str, Any]:
-        state.number, state.moved = number, self._clock()
-        return {"kind": "job", "job": dict(self._deliveries[number].job), "round": self._round}
-
-    def _end(
-        self,
-        number: int,
-        status: str,
-        reason: str = "",
-        deterministic: bool = False,
-        violation: float = 0.0,
-    ) -> None:
+    def _end(self, number: int, outcome: Outcome) -> None:
         delivery = self._deliveries[number]
         if not delivery.ended:
             delivery.ended = True
-            outcome = {
-                "status": status,
-                "reason": reason,
-                "deterministic": deterministic,
-                "violation": violation,
-            }
-            delivery.events.append({"kind": "end", "outcome": outcome})
+            delivery.events.append({"kind": "end", "outcome": outcome.to_dict()})
 
     def _stale(self, slot: str, incarnation: str) -> bool:
         state = self._slots.get(slot)
-        return state is None or state.incarnation != incarnation or state.condemned
+        return state is None or state.incarnation != incarnation or state.discarded
 
     def _holds(self, slot: str, incarnation: str, number: int) -> bool:
         return not self._stale(slot, incarnation) and self._slots[slot].number == number
@@ -372,13 +359,3 @@ class Broker:
 def _rung(report: dict[str, Any]) -> tuple[int, int]:
     """What tells reports of a job apart: the repeat (0: the trial's own run) and the images."""
     return int(report.get("repeat", 0)), int(report["images"])
-
-
-def start_broker(**options: Any) -> Any:
-    """The broker as an actor on the driver's host: it lives and dies with the search."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(num_cpus=0, max_concurrency=1000)(Broker)
-    return actor.options(scheduling_strategy=here).remote(**options)

@@ -36,8 +36,8 @@ def plan_layout(
 ) -> Layout:
     """What fits into the cluster's `total` resources.
 
-    gpus None: one a rank where the cluster has enough for a trial, else none. Fewer slots than
-    `max_concurrent` are never taken silently: `preflight.check_resources` refuses.
+    gpus None: one per rank where the cluster has enough for a trial, else none. `max_concurrent` slots
+    are planned even where fewer fit, so that `preflight.check_resources` refuses.
     """
     if gpus is None:
         gpus = 1.0 if total.get("GPU", 0.0) >= workers else 0.0

@@ -1,16 +1,21 @@
-"""Runner: Ray started or joined, its hosts checked, slots up; runs one search after another."""
+"""Runner: starts or joins Ray, checks its hosts, starts slots, and runs one search after another."""
 
 import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from meanflow_tune.cluster.broker import Broker
 from meanflow_tune.cluster.layout import Layout, plan_layout
 from meanflow_tune.cluster.session import join, start_local
 from meanflow_tune.cluster.signals import Interrupt, Stop
+from meanflow_tune.records import Director, RunJob
+
+if TYPE_CHECKING:  # they import Ray, which must not happen before `start` has set its variables
+    from meanflow_tune.cluster.broker_handle import BrokerHandle
+    from meanflow_tune.cluster.worker_groups import WorkerGroups
 
 # Ray's own files; nothing that a search needs lies there.
 RAY_FOLDER = ".ray"
@@ -19,8 +24,15 @@ RAY_FOLDER = ".ray"
 class Runner:
     """Made by `start`. description: what was started, in words."""
 
-    def __init__(self, broker: Any, slots: Any, layout: Layout, storage: Path, where: str) -> None:
-        self._broker, self._slots = broker, slots
+    def __init__(
+        self,
+        broker: "BrokerHandle",
+        groups: "WorkerGroups",
+        layout: Layout,
+        storage: Path,
+        where: str,
+    ) -> None:
+        self._broker, self._groups = broker, groups
         self._layout, self._storage = layout, storage
         self.description = f"{where}: {layout}"
 
@@ -41,12 +53,12 @@ class Runner:
         gpus_per_worker: float | None,
         storage: Path,
         interrupt: Interrupt,
+        run_job: RunJob,
         verbose: bool = False,
-        serve: Any = None,
     ) -> Iterator["Runner"]:
         """cluster: an address, "" for RAY_ADDRESS or this host's cluster, None for a private Ray.
 
-        serve: what slots do with a job (see `rank.Serve`), None to train it.
+        run_job: what slots do with a job; must be picklable.
 
         Raises ClusterError where the cluster or one of its hosts cannot be used.
         """
@@ -61,7 +73,7 @@ class Runner:
             stack.enter_context(interrupt)
             import ray
 
-            from meanflow_tune.cluster.broker import start_broker
+            from meanflow_tune.cluster.broker_handle import start_broker
             from meanflow_tune.cluster.preflight import check_hosts, check_resources
             from meanflow_tune.cluster.worker_groups import WorkerGroups
 
@@ -71,42 +83,31 @@ class Runner:
             if not local:
                 check_hosts(storage)
             broker = start_broker()
-            slots = WorkerGroups(
+            groups = WorkerGroups(
                 broker=broker,
                 count=layout.slots,
                 workers=workers,
                 resources_per_worker=layout.resources,
                 use_gpu=layout.gpus > 0,
                 storage=storage / RAY_FOLDER,
-                serve=serve or partial(_serve, cache=str(storage / "teachers")),
+                run_job=run_job,
                 local=local,
             )
-            stack.enter_context(slots)
+            stack.enter_context(groups)
             where = "Ray on this machine" if local else f"Ray cluster at {session.address}"
-            yield cls(broker, slots, layout, storage, where)
+            yield cls(broker, groups, layout, storage, where)
 
-    def search(self, director: Any, name: str, interrupt: Stop) -> None:
+    def search(self, director: Director, name: str, interrupt: Stop) -> None:
         """Run `director`'s trials until it is exhausted or `interrupt` was requested."""
-        import ray
-
         from meanflow_tune.cluster.tuner import run_search
 
-        ray.get(self._broker.forget.remote())
+        self._broker.call(Broker.begin_search)
         run_search(
             director,
             self._broker,
             self._layout.slots,
             self._storage / RAY_FOLDER,
             name.replace("/", "-"),
-            slots=self._slots,
-            interrupt=interrupt,
+            self._groups,
+            interrupt,
         )
-
-
-def _serve(
-    job: dict[str, Any], rank: int, size: int, device: str, sink: Any, *, cache: str
-) -> dict[str, Any]:
-    """Runs in a slot; imports there what the driver does without."""
-    from meanflow_tune.training.job import serve_job
-
-    return serve_job(job, rank, size, device, sink, cache=cache)

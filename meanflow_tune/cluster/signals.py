@@ -1,9 +1,9 @@
 """Signals: Ctrl-C in the driver, and the notice that a worker's host is going away.
 
 The first Ctrl-C asks for a stop at a safe point, the second stops at once. SIGTERM to a worker, which a
-spot instance sends before it goes, has its job saved and continued elsewhere. Python runs signal
-handlers in the main thread only, and Ray Train runs `serve_slot` in another one; so a callback of the
-worker group sets the worker's handler by a task, which Ray runs there.
+spot instance sends before it ends, makes its job save and continue elsewhere. Python runs signal handlers in
+the main thread only, and Ray Train runs `run_worker` in another one; so a callback of the worker
+group sets the worker's handler by a task, which Ray runs in the main thread.
 """
 
 import signal
@@ -15,14 +15,14 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop(Protocol):
-    """Something that may ask a search to stop: a signal, or a budget that is used up."""
+    """What can ask a search to stop: a signal, or a budget that is used up."""
 
     @property
     def requested(self) -> bool: ...
 
 
 class AnyOf:
-    """Requested once one of several is."""
+    """Requested once any of `stops` is."""
 
     def __init__(self, *stops: Stop) -> None:
         self._stops = stops
@@ -35,8 +35,8 @@ class AnyOf:
 class Interrupt:
     """While entered (in the main thread, after `ray.init`), SIGINT and SIGTERM set `requested`.
 
-    A second signal raises KeyboardInterrupt. Ray's own processes block SIGINT, so a Ctrl-C in a
-    terminal, which reaches the whole process group, ends none of them before this says so.
+    A second signal raises KeyboardInterrupt. A Ctrl-C in a terminal reaches the whole process group,
+    but ends none of Ray's processes, which block SIGINT.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Interrupt:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            # None: a handler that was not set from Python cannot be put back.
+            # None: a handler that was not set from Python cannot be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
 
@@ -68,12 +68,12 @@ class Interrupt:
         self.request()
 
 
-_given, _serving = threading.Event(), threading.Event()
+_given, _busy = threading.Event(), threading.Event()
 _before: Any = None
 
 
 def notice_given() -> bool:
-    """Whether this process was told to leave."""
+    """Whether this process was told that its host is going away."""
     return _given.is_set()
 
 
@@ -85,19 +85,19 @@ def wait_for_notice(seconds: float) -> None:
         _given.wait(seconds)
 
 
-def set_serving(busy: bool) -> None:
-    """Say whether there is a job to save; without one a notice ends the process at once."""
-    _serving.set() if busy else _serving.clear()
+def set_busy(busy: bool) -> None:
+    """Set whether there is a job to save; without one a notice ends the process at once."""
+    _busy.set() if busy else _busy.clear()
 
 
 def listen_for_notice() -> None:
-    """Take SIGTERM as a notice; the second one does what the first did before. In the main thread."""
+    """Take SIGTERM as a notice; a second one goes to the previous handler. For the main thread."""
     global _before
     _before = signal.signal(signal.SIGTERM, _handle_notice)
 
 
 def _handle_notice(number: int, frame: FrameType | None) -> None:
-    if _serving.is_set() and not _given.is_set():
+    if _busy.is_set() and not _given.is_set():
         _given.set()
     elif callable(_before):
         _before(number, frame)

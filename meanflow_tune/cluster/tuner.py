@@ -6,67 +6,44 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from meanflow_tune.cluster.broker import Broker
+from meanflow_tune.cluster.broker_handle import BrokerHandle
 from meanflow_tune.cluster.errors import SlotsLost
 from meanflow_tune.cluster.signals import Interrupt, Stop
 from meanflow_tune.cluster.worker_groups import WorkerGroups
-from meanflow_tune.records import Job, Outcome, Report
+from meanflow_tune.records import Director, Job, Outcome, Report
 
-LOOK_SECONDS = 1.0
-# Restarts of a thin trial whose process died; its job goes on meanwhile.
+POLL_SECONDS = 1.0
+JOB, EVENT = "job", "event"
+# Restarts of a relay whose process died; its job continues meanwhile.
 _RELAY_RETRIES = 5
-
-
-class Director(Protocol):
-    """Decides what runs. All methods are called in the driver's main thread, one at a time.
-
-    An exception of any of them ends `run_search` with that exception.
-    """
-
-    def next_job(self) -> Job | None:
-        """The next job, or None when there is none now."""
-
-    def exhausted(self) -> bool:
-        """Whether `next_job` gives nothing any more (asked only while nothing runs)."""
-
-    def on_report(self, number: int, report: Report) -> bool:
-        """A rung; True lets the trial go on. May come again with the same repeat and images.
-
-        At the last rung of the trial's own run True means: make the repeats that the job names; at
-        the end of a repeat: make the next one.
-        """
-
-    def on_end(self, number: int, outcome: Outcome) -> None:
-        """How a trial ended. Status `running`: it was interrupted and can go on another time."""
-
-    def on_tick(self, snapshot: dict[str, Any]) -> None:
-        """About once a second: the broker's snapshot, for a live view."""
 
 
 def run_search(
     director: Director,
-    broker: Any,
+    broker: BrokerHandle,
     max_concurrent: int,
     storage_dir: Path | str,
     name: str,
-    slots: WorkerGroups | None = None,
+    groups: WorkerGroups,
     interrupt: Stop | None = None,
 ) -> None:
     """Run trials until the director is exhausted or `interrupt` is requested and all have ended.
 
-    storage_dir: a folder of the driver's host, for Tune's own files; they are removed afterwards,
-    since no restart needs them. Raises SlotsLost, or whatever the director raised.
+    storage_dir: a folder of the driver's host for Tune's own files, which are removed afterwards, since
+    no restart needs them. Raises SlotsLost, and every exception of the director.
     """
-    bridge = _Bridge(director, broker, max_concurrent, slots, interrupt or Interrupt())
+    bridge = _Bridge(director, broker, max_concurrent, groups, interrupt or Interrupt())
     label = f"{name}-{uuid.uuid4().hex[:8]}"
     folder = Path(storage_dir).absolute() / "tune"
-    # Pinned to the driver's host: a host that is lost takes no thin trial with it.
+    # Pinned to the driver's host: a host that is lost takes no relay with it.
     host = f"node:{ray.util.get_node_ip_address()}"
     trainable = tune.with_resources(
         tune.with_parameters(relay, broker=broker), {"memory": 1e6, host: 0.001}
@@ -85,7 +62,7 @@ def run_search(
             name=label,
             storage_path=str(folder),
             verbose=0,
-            callbacks=[_Step(bridge)],
+            callbacks=[_Poll(bridge)],
             failure_config=tune.FailureConfig(max_failures=_RELAY_RETRIES),
         ),
     )
@@ -99,27 +76,27 @@ def run_search(
 class _Bridge:
     """Tune's events as calls of the director; keeps the first exception for the main loop to raise.
 
-    (Tune takes an exception in a scheduler for a failure of the trial, and goes on.)
+    (Tune treats an exception in a scheduler as a failure of the trial, and continues.)
     """
 
     def __init__(
         self,
         director: Director,
-        broker: Any,
+        broker: BrokerHandle,
         max_concurrent: int,
-        slots: WorkerGroups | None,
+        groups: WorkerGroups,
         interrupt: Stop,
     ) -> None:
         self._director, self._broker, self._max = director, broker, max_concurrent
-        self._slots, self._interrupt = slots, interrupt
+        self._groups, self._interrupt = groups, interrupt
         self._running: dict[str, int] = {}
         self._error: BaseException | None = None
-        self._looked = 0.0
-        self._told_to_stop = False
+        self._polled = 0.0
+        self._stopped = False
 
     def suggest(self, trial_id: str) -> Job | str | None:
         """A job, None (not now) or Searcher.FINISHED."""
-        self.look()
+        self.poll()
         if self._interrupt.requested:
             return str(Searcher.FINISHED)
         if len(self._running) >= self._max:
@@ -140,27 +117,26 @@ class _Bridge:
         else:
             self._guard(lambda: self._report(number, Report(**event["report"])))
 
-    def gone(self, trial_id: str) -> None:
-        """Tune has given a trial up. Without an end its follower died again and again."""
+    def trial_complete(self, trial_id: str) -> None:
+        """Tune has ended a trial. If its job has not ended, Tune gave up restarting its relay."""
         if trial_id in self._running and self._error is None:
-            outcome = Outcome("running", "its follower process on the driver's host kept dying")
-            self._guard(lambda: self._end(trial_id, outcome))
+            reason = "its relay process on the driver's host crashed repeatedly"
+            self._guard(lambda: self._end(trial_id, Outcome("running", reason)))
 
-    def look(self) -> None:
-        """At each turn of Tune's loop: interrupts, lost slots, the live view, kept exceptions."""
+    def poll(self) -> None:
+        """At each turn of Tune's loop: kept exceptions, interrupts, lost slots, the live view."""
         self.raise_error()
-        if self._interrupt.requested and not self._told_to_stop:
-            self._told_to_stop = True
-            ray.get(self._broker.stop_all.remote())
-        if time.monotonic() - self._looked < LOOK_SECONDS:
+        if self._interrupt.requested and not self._stopped:
+            self._stopped = True
+            self._broker.call(Broker.stop_all)
+        if time.monotonic() - self._polled < POLL_SECONDS:
             return
-        self._looked = time.monotonic()
+        self._polled = time.monotonic()
         try:
-            snapshot = ray.get(self._broker.snapshot.remote(), timeout=60)
+            snapshot = self._broker.call_within(60.0, Broker.snapshot)
         except ray.exceptions.RayError as error:
-            raise SlotsLost(f"the broker of the search is gone: {error}") from error
-        if self._slots is not None:
-            self._slots.check(snapshot)
+            raise SlotsLost(f"the broker of the search has ended: {error}") from error
+        self._groups.check(snapshot)
         self._director.on_tick(snapshot)
 
     def raise_error(self) -> None:
@@ -169,7 +145,7 @@ class _Bridge:
 
     def _report(self, number: int, report: Report) -> None:
         go_on = self._director.on_report(number, report)
-        self._broker.decision.remote(number, report.images, go_on, report.repeat)
+        self._broker.send(Broker.decide, number, report.images, go_on, report.repeat)
 
     def _end(self, trial_id: str, outcome: Outcome) -> None:
         self._director.on_end(self._running.pop(trial_id), outcome)
@@ -195,13 +171,13 @@ class _Searcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        self._bridge.gone(trial_id)
+        self._bridge.trial_complete(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the study is the truth."""
 
     def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("a search goes on by running the same command again")
+        raise NotImplementedError("a search is resumed by running the same command again")
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Tune writes a copy of its settings for a `restore` that is never called.
@@ -214,7 +190,7 @@ class _Searcher(Searcher):
 class _Scheduler(FIFOScheduler):
     """Tune's scheduler: the decision goes to the worker, which ends its job itself.
 
-    Tune is never told to stop a trial: that would tear down processes and leak reservations.
+    Tune is never told to stop a trial, since that would end processes and leak reservations.
     """
 
     def __init__(self, bridge: _Bridge) -> None:
@@ -233,14 +209,14 @@ class _Scheduler(FIFOScheduler):
         return self
 
 
-class _Step(tune.Callback):
-    """Looks around at each turn of Tune's loop; here an exception does reach the caller."""
+class _Poll(tune.Callback):
+    """Polls at each turn of Tune's loop; an exception raised here reaches the caller."""
 
     def __init__(self, bridge: _Bridge) -> None:
         self._bridge = bridge
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self._bridge.look()
+        self._bridge.poll()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return tune.Callback, ()
@@ -250,20 +226,18 @@ def _short_name(trial: Any) -> str:
     return str(trial.trial_id)
 
 
-JOB, EVENT = "job", "event"
+def relay(config: dict[str, str], broker: BrokerHandle) -> None:
+    """A Tune trial: hands its job to the broker and the broker's events to Tune.
 
-
-def relay(config: dict[str, str], broker: Any) -> None:
-    """config: {"job": JSON text}; text, since Ray Tune takes "/" in keys of a config apart.
-
-    Reports {"event": JSON text}, so that neither a NaN nor a missing metric means anything to Tune.
-    Started again after its process died, it replays all events: the driver takes each once.
+    config: {"job": JSON text}; text, since Ray Tune splits keys of a config at "/". Reports
+    {"event": JSON text}, so that neither a NaN nor a missing metric means anything to Tune. Restarted
+    after its process died, it replays all events: the driver takes each once.
     """
     job = json.loads(config[JOB])
-    ray.get(broker.submit.remote(job))
+    broker.call(Broker.submit, job)
     seen = 0
     while True:
-        for event in ray.get(broker.events.remote(job["number"], seen)):
+        for event in broker.call(Broker.events, job["number"], seen):
             seen += 1
             tune.report({EVENT: json.dumps(event)})
             if event["kind"] == "end":

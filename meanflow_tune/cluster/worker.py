@@ -1,28 +1,34 @@
-"""What runs on every rank of a slot: take a job, serve it, tell how it ended, take the next.
+"""The loop of every rank of a slot: take a job, run it, hand in its outcome.
 
-No checkpoints of Ray are used: progress lies in the trial's own folder, so that a rank that was
-killed is simply started again and serves the same job from its last checkpoint.
+Ray's checkpoints are not used: progress is in the trial's own folder, so that a killed rank is just
+started again and continues the job from its last checkpoint.
 """
 
-import importlib
 import os
 import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
+from ray import cloudpickle
 
 from meanflow_tune.cluster import signals
+from meanflow_tune.cluster.broker import Broker
+from meanflow_tune.cluster.broker_handle import BrokerHandle
+from meanflow_tune.records import Job, Outcome, Report, RunJob
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 BEAT_SECONDS = 1.0
 TICK_SECONDS = 0.5
-# Shorter than `Broker.lost_after`: a rank that is cut off ends before its job begins elsewhere.
+# Shorter than `Broker.lost_after`: a rank that is cut off ends before its job starts elsewhere.
 SILENCE_SECONDS = 40.0
 
-# What the other ranks see when one rank ends: not the cause, so the job deserves another try.
+# What the other ranks see when one rank ends: not the cause, so the job is retried.
 _PEER_SIGNS = (
     "connection closed by peer",
     "connection reset by peer",
@@ -34,143 +40,147 @@ _PEER_SIGNS = (
 )
 
 
-class Sink(Protocol):
-    """How a job talks to the search. Only rank 0's report and tick reach it."""
+class Connection:
+    """One rank's connection to the broker; a thread sends heartbeats, and ends the process when told.
 
-    def report(self, report: dict[str, Any]) -> bool:
-        """Hand in a rung (`records.Report.to_dict()`); True to go on. Waits for the driver.
+    stopping: the round of the search that is to stop, 0 for none.
+    """
 
-        At the last rung True means: make the repeats.
-        """
-
-    def tick(self, progress: dict[str, Any]) -> None:
-        """Live progress; cheap, never waits, may be dropped."""
-
-    def stopping(self) -> bool:
-        """Whether to end at a safe point with an outcome of status `running`. Ranks may differ."""
-
-
-Serve = Callable[[dict[str, Any], int, int, str, Sink], dict[str, Any]]
-
-
-class Line:
-    """One rank's line to the broker; its thread beats, and ends the process when told to."""
-
-    def __init__(self, broker: Any, slot: str, incarnation: str) -> None:
+    def __init__(self, broker: BrokerHandle, slot: str, incarnation: str) -> None:
         self.broker, self.slot, self.incarnation = broker, slot, incarnation
-        self.stopping = 0  # the round that is to stop
+        self.stopping = 0
         threading.Thread(target=self._beat, name="broker-beat", daemon=True).start()
 
-    def call(self, method: str, *arguments: Any) -> Any:
-        return ray.get(self.send(method, *arguments))
+    def call(
+        self,
+        method: Callable[Concatenate[Broker, str, str, P], Coroutine[Any, Any, R]],
+        *arguments: P.args,
+        **keywords: P.kwargs,
+    ) -> R:
+        """Call a method of the broker that takes a slot and an incarnation first."""
+        return self.broker.call(method, self.slot, self.incarnation, *arguments, **keywords)
 
-    def send(self, method: str, *arguments: Any) -> Any:
-        return getattr(self.broker, method).remote(self.slot, self.incarnation, *arguments)
+    def tick(self, number: int, progress: dict[str, Any]) -> None:
+        """Send live progress without waiting."""
+        self.broker.send(Broker.tick, self.slot, self.incarnation, number, progress)
 
     def _beat(self) -> None:
         heard = time.monotonic()
         while True:
             try:
-                answer = ray.get(
-                    self.send("beat", signals.notice_given()), timeout=SILENCE_SECONDS / 2
+                answer = self.broker.call_within(
+                    SILENCE_SECONDS / 2,
+                    Broker.beat,
+                    self.slot,
+                    self.incarnation,
+                    signals.notice_given(),
                 )
                 heard, self.stopping = time.monotonic(), answer["stopping"]
                 if answer["die"]:
                     os._exit(1)  # the main thread may hang in a collective or in native code
             except ray.exceptions.RayActorError:
-                os._exit(1)  # the broker is gone, and with it the search
+                os._exit(1)  # the broker has ended, and with it the search
             except Exception:
                 if time.monotonic() - heard > SILENCE_SECONDS:
                     os._exit(1)
             signals.wait_for_notice(BEAT_SECONDS)
 
 
-class JobSink:
-    """The sink of one job on one rank."""
+class JobReporter:
+    """The `Reporter` of one job on one rank. round: of the search that the job belongs to."""
 
-    def __init__(self, line: Line, number: int, rank: int, search: int) -> None:
-        self._line, self._number, self._rank, self._ticked = line, number, rank, 0.0
-        self._round = search
+    def __init__(self, connection: Connection, number: int, rank: int, round: int) -> None:
+        self._connection, self._number, self._rank = connection, number, rank
+        self._round, self._ticked = round, 0.0
 
-    def report(self, report: dict[str, Any]) -> bool:
+    def report(self, report: Report) -> bool:
         if self._rank != 0:
             raise RuntimeError(f"only rank 0 reports, but rank {self._rank} did")
-        return bool(self._line.call("report", self._number, report))
+        return self._connection.call(Broker.report, self._number, report.to_dict())
 
     def tick(self, progress: dict[str, Any]) -> None:
         now = time.monotonic()
         if self._rank == 0 and now - self._ticked >= TICK_SECONDS:
             self._ticked = now
-            self._line.send("tick", self._number, progress)
+            self._connection.tick(self._number, progress)
 
     def stopping(self) -> bool:
-        return self._line.stopping >= self._round
+        return self._connection.stopping >= self._round
 
 
-def serve_slot(config: dict[str, Any]) -> None:
-    """`train_loop_per_worker` of a slot. config: broker, slot, serve (see `resolve`)."""
+def run_worker(config: dict[str, Any]) -> None:
+    """`train_loop_per_worker` of a slot. config: broker, slot, and run_job, pickled."""
     from ray import train
     from ray.train.torch import get_device
 
     context = train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
-    broker, slot = config["mailbox"], config["slot"]
-    shared = _orders(size)
+    broker: BrokerHandle = config["broker"]
+    slot: str = config["slot"]
+    shared = _from_rank_0(size)
     incarnation = shared(uuid.uuid4().hex)
     if rank == 0:
-        ray.get(broker.hello.remote(slot, incarnation))
-    shared(None)  # nobody beats before the incarnation is known
-    line = Line(broker, slot, incarnation)
+        broker.call(Broker.register, slot, incarnation)
+    shared(None)  # no heartbeat before the incarnation is known
+    connection = Connection(broker, slot, incarnation)
     try:
-        serve = resolve(config["serve"])
+        run_job: RunJob = cloudpickle.loads(config["run_job"])
     except Exception:
         if rank == 0:
-            ray.get(broker.broken.remote(slot, traceback.format_exc(limit=-3)))
+            broker.call(Broker.unusable, slot, traceback.format_exc(limit=-3))
         return
     device = str(get_device())
     while True:
-        order = shared(line.call("next_job") if rank == 0 else None)
+        order = shared(connection.call(Broker.next_job) if rank == 0 else None)
         if order["kind"] == "close":
             return
         if order["kind"] == "stale":
-            raise RuntimeError(f"slot {slot} was given up while it was silent; starting it again")
+            raise RuntimeError(f"slot {slot} was given up while it was silent; restarting it")
         if order["kind"] == "leave":
-            raise RuntimeError(f"a host of slot {slot} is going away; starting it elsewhere")
+            raise RuntimeError(f"a host of slot {slot} is going away; restarting it elsewhere")
         if order["kind"] == "job":
-            signals.set_serving(True)
-            _serve_one(serve, order, rank, size, device, line)
-            signals.set_serving(False)
+            job = Job(**order["job"] | {"repeats": tuple(order["job"]["repeats"])})
+            reporter = JobReporter(connection, job.number, rank, order["round"])
+            signals.set_busy(True)
+            _run_one(run_job, job, rank, size, device, reporter, connection)
+            signals.set_busy(False)
 
 
-def _serve_one(
-    serve: Serve, order: dict[str, Any], rank: int, size: int, device: str, line: Line
+def _run_one(
+    run_job: RunJob,
+    job: Job,
+    rank: int,
+    size: int,
+    device: str,
+    reporter: JobReporter,
+    connection: Connection,
 ) -> None:
-    """One job. An exception becomes an end or a fault, and is raised if other ranks would hang."""
+    """One job. An exception becomes an outcome or a fault, and is raised if other ranks would hang."""
     from meanflow_tune.training.memory import free_memory
 
-    job, number = order["job"], order["job"]["number"]
     try:
-        outcome = serve(job, rank, size, device, JobSink(line, number, rank, order["round"]))
+        outcome = run_job(job, rank, size, device, reporter)
     except Exception as error:
-        end = _end_of(error)
+        end = outcome_of(error)
         if end is None:
-            line.call("fault", number, f"rank {rank}: {type(error).__name__}: {error}")
+            cause = f"rank {rank}: {type(error).__name__}: {error}"
+            connection.call(Broker.fault, job.number, cause)
         else:
-            line.call("done", number, end)
-        # Other ranks may stand in a collective, and a device error stays with its process; but memory
-        # that did not suffice can be given back.
-        short = end is not None and end["status"] == "out_of_memory"
+            connection.call(Broker.done, job.number, end.to_dict())
+        # Other ranks may wait in a collective, and a device error stays with its process; but memory
+        # that ran out can be freed.
+        short = end is not None and end.status == "out_of_memory"
         if size > 1 or ("cuda" in device and not short):
             raise
     else:
         if rank == 0:
-            line.call("done", number, outcome)
+            connection.call(Broker.done, job.number, outcome.to_dict())
         return
     free_memory()
 
 
-def _end_of(error: Exception) -> dict[str, Any] | None:
-    """The outcome that an exception means; None where the job deserves another try."""
+def outcome_of(error: Exception) -> Outcome | None:
+    """The outcome of a job that raised `error`; None where the job is to be retried."""
     from meanflow_tune.training.memory import memory_shortage
 
     shortage = memory_shortage(error)
@@ -180,12 +190,12 @@ def _end_of(error: Exception) -> dict[str, Any] | None:
     where = f'File "{place.filename}", line {place.lineno}, in {place.name}'
     reason = " ".join(f"{type(error).__name__}: {error} ({where})".split())
     if shortage is not None:
-        return {"status": "out_of_memory", "reason": reason, "violation": shortage}
-    return {"status": "failed", "reason": reason, "deterministic": True}
+        return Outcome("out_of_memory", reason, violation=shortage)
+    return Outcome("failed", reason, deterministic=True)
 
 
 def is_infrastructure(error: Exception) -> bool:
-    """Whether the same job may well succeed when it is begun again."""
+    """Whether a retry of the same job may succeed."""
     if isinstance(error, ray.exceptions.RayError | ConnectionError):
         return True
     if isinstance(error, OSError):
@@ -194,16 +204,7 @@ def is_infrastructure(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(sign in text for sign in _PEER_SIGNS)
 
 
-def resolve(serve: str | Serve) -> Serve:
-    """`module:function` as the function; a callable as it is."""
-    if not isinstance(serve, str):
-        return serve
-    module, _, name = serve.partition(":")
-    found: Serve = getattr(importlib.import_module(module), name)
-    return found
-
-
-def _orders(size: int) -> Callable[[Any], Any]:
+def _from_rank_0(size: int) -> Callable[[Any], Any]:
     """A function that gives rank 0's value to every rank."""
     if size == 1:
         return lambda value: value
@@ -212,9 +213,9 @@ def _orders(size: int) -> Callable[[Any], Any]:
     # Gloo also where NCCL trains: ranks that wait for a job must not keep their GPUs spinning.
     group = dist.new_group(backend="gloo")
 
-    def from_rank_0(value: Any) -> Any:
+    def shared(value: Any) -> Any:
         box = [value]
         dist.broadcast_object_list(box, src=0, group=group)
         return box[0]
 
-    return from_rank_0
+    return shared

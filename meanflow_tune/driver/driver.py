@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from meanflow_tune.cluster.errors import ClusterError
 from meanflow_tune.cluster.runner import Runner
@@ -34,7 +33,7 @@ from meanflow_tune.plan.request import (
     UserError,
     usable_folder,
 )
-from meanflow_tune.records import TrialRecord
+from meanflow_tune.records import RunJob, TrialRecord
 from meanflow_tune.report import summary
 from meanflow_tune.report.live import View
 from meanflow_tune.report.result_files import write_files
@@ -47,7 +46,7 @@ from meanflow_tune.search.errors import (
     StudyInUse,
 )
 from meanflow_tune.search.samplers.limits import independent_note
-from meanflow_tune.search.store.lease import Lease
+from meanflow_tune.search.store.lease import Lease, check_epoch
 from meanflow_tune.search.store.manifest import MANIFEST_NAME, Manifest, environment
 from meanflow_tune.search.store.storage import open_storage, shown_url
 from meanflow_tune.search.store.time_budget import TimeBudget
@@ -57,9 +56,7 @@ from meanflow_tune.search.study.relocate import open_study
 from meanflow_tune.tracking.mlflow_sink import MlflowSink
 from meanflow_tune.tracking.outbox import Outbox
 from meanflow_tune.tracking.replay import Replayer, Sink
-
-if TYPE_CHECKING:  # it imports Ray
-    from meanflow_tune.cluster.worker import Serve
+from meanflow_tune.training import job
 
 log = logging.getLogger(__name__)
 DRAIN_SECONDS = 120.0
@@ -105,7 +102,7 @@ class Driver:
     """One run of the command, from a held lease to the summary.
 
     make_sink: what tracking is sent to, MLflow by default. run_job: what a worker does with a job
-    (see `cluster.worker.Serve`), training by default. A benchmark passes others, and calls `open`,
+    (must be picklable), training by default. A benchmark passes others, and calls `open`,
     or its steps, in place of `run`.
     """
 
@@ -117,11 +114,13 @@ class Driver:
         command: str,
         verbose: bool,
         make_sink: Callable[[], Sink] | None = None,
-        run_job: "Serve | None" = None,
+        run_job: RunJob | None = None,
     ) -> None:
         self.plan, self.request = plan, plan.request
         self.lease, self.view, self.command, self.verbose = lease, view, command, verbose
-        self._make_sink, self._run_job = make_sink or self._mlflow, run_job
+        self._make_sink = make_sink or self._mlflow
+        train = partial(job.run_job, cache=str(self.request.teachers), fence=check_epoch)
+        self._run_job: RunJob = run_job or train
         self.stages: list[Stage] = []
         self.interrupt = Interrupt()
         self.write_policy = WaitForSpace(view.error, lambda: self.interrupt.requested)
@@ -329,7 +328,7 @@ class Driver:
             storage=request.storage,
             interrupt=self.interrupt,
             verbose=self.verbose,
-            serve=self._run_job,
+            run_job=self._run_job,
         ) as runner:
             self.view.event(runner.description)
             self.status.slots = runner.slots

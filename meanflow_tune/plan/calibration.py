@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.core.random import make_generator
 from meanflow_tune.core.types import DataSplit
-from meanflow_tune.records import Report
+from meanflow_tune.records import SilentReporter
 from meanflow_tune.search.analysis.forecast import Pace
 from meanflow_tune.student_files import export_student
 from meanflow_tune.training.checkpoints import save_checkpoint
@@ -168,19 +168,6 @@ def _link_cache(cache: Path, folder: Path) -> None:
         (folder / weights.name).symlink_to(weights.absolute())
 
 
-class _Silent:
-    """The sink of a calibration: nothing is reported, and nothing stops it but Ctrl-C."""
-
-    def report(self, report: Report) -> bool:
-        return True
-
-    def tick(self, progress: dict[str, Any]) -> None:
-        pass
-
-    def stopping(self) -> bool:
-        return False
-
-
 class _Bench:
     def __init__(
         self, folder: Path, ranks: int, device: str, progress: Progress, warm_up: int, steps: int
@@ -211,8 +198,8 @@ class _Bench:
         self._ensure_teacher(config)
         self.progress(f"{label}: teacher's samples and classifier", 0, 0)
         began = self._now()
-        teacher = self.resources.teacher(config, _Silent())
-        evaluator = self.resources.evaluator(config, _Silent())
+        teacher = self.resources.teacher(config, SilentReporter())
+        evaluator = self.resources.evaluator(config, SilentReporter())
         self.preparation = max(self.preparation, self._now() - began)
         share = _share_of_a_rank(config, self.ranks)
         began = self._now()

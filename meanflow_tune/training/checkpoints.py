@@ -1,7 +1,7 @@
-"""Checkpoints: written beside, synced, checksummed and renamed; the newest valid one is loaded.
+"""Checkpoints: written atomically, with a checksum; the newest valid one is loaded.
 
-A checkpoint `000016384.pt` counts only together with `000016384.sha256`, which is renamed into place
-last, so that a kill at any moment leaves either a whole new checkpoint or the one before.
+A checkpoint `000016384.pt` counts only together with `000016384.sha256`, which is written last, so that a
+kill at any moment leaves either a whole new checkpoint or the previous one.
 """
 
 import hashlib
@@ -36,18 +36,18 @@ def save_checkpoint(folder: Path, images: int, state: dict[str, Any]) -> Path:
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
-    # Through a file of Python's: torch's own writer does not say that a disk is full.
+    # Through a Python file: torch's own writer does not tell that a disk is full.
     with open(path, "wb") as file:
         torch.save(state, file)
 
 
 def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint whose checksum is right; `warn` gets a line for each damaged one."""
+    """The newest checkpoint with a matching checksum; `warn` gets a line per damaged one."""
     for path in sorted(folder.glob("*.pt"), reverse=True):
         checksum = path.with_suffix(".sha256")
         if checksum.exists() and checksum.read_bytes() == _digest(path).encode():
             return path
-        warn(f"checkpoint {path} is damaged or unfinished; falling back to the one before")
+        warn(f"checkpoint {path} is damaged or unfinished; falling back to the previous one")
     return None
 
 

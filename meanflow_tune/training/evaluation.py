@@ -1,4 +1,4 @@
-"""Evaluation at a rung: generate from latents that all trials share, and measure at each NFE."""
+"""Evaluation at a rung: generate from latents that all trials share, and compute metrics at each NFE."""
 
 import json
 from collections.abc import Callable
@@ -25,11 +25,11 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Shared latents [N, *D], labels [N] or None, and what samples are compared with.
+    """Shared latents [N, *D], labels [N] or None, and the reference that samples are compared with.
 
     `teacher_samples[nfe]` [SHOWN, *D] are the teacher's own Euler steps from the first latents, and
-    `teacher_metrics` their figures over all latents: the reference line of every comparison. Both
-    are empty without a teacher.
+    `teacher_metrics` their metrics over all latents: the baseline of every comparison. Both are empty
+    without a teacher.
     """
 
     settings: Evaluation
@@ -52,7 +52,7 @@ class Evaluator:
         rows = world.rows(len(self.latents))
         for nfe in self.settings.nfe:
             local = _in_chunks(
-                partial(_generate, student, nfe),
+                partial(generate, student, nfe=nfe),
                 self.latents[rows],
                 None if self.labels is None else self.labels[rows],
             )
@@ -80,7 +80,7 @@ class Evaluator:
         arrays |= {f"teacher@{nfe}": x.numpy() for nfe, x in self.teacher_samples.items()}
 
         def write(beside: Path) -> None:
-            with open(beside, "wb") as handle:  # a handle, or numpy appends .npz to the name
+            with open(beside, "wb") as handle:  # to a path without .npz numpy would append it
                 np.savez(handle, **arrays)  # type: ignore[arg-type]
 
         write_atomic(path, write)
@@ -93,11 +93,10 @@ def make_evaluator(
     features: Callable[[Tensor], Tensor] | None,
     device: str,
 ) -> Evaluator:
-    """Draw latents and labels from `settings.latent_seed` and integrate the teacher's ODE from them.
+    """Draw latents from `settings.latent_seed` and integrate the teacher's ODE from them.
 
-    Without a teacher, only metrics that compare with held-out data can be computed.
-
-    Labels go round the classes, so that each is measured equally often.
+    Labels cycle through the classes, so that each is measured equally often. Without a teacher, only
+    metrics that compare with held-out data can be computed.
     """
     count = settings.samples
     generator = make_generator(settings.latent_seed, "latent")
@@ -128,10 +127,6 @@ def make_evaluator(
     }
     shown = {nfe: samples[:SHOWN].cpu() for nfe, samples in euler.items()}
     return Evaluator(settings, latents, labels, reference, shown, metrics)
-
-
-def _generate(student: AverageVelocity, nfe: int, x: Tensor, label: Tensor | None) -> Tensor:
-    return generate(student, x, label, nfe)
 
 
 def _in_chunks(

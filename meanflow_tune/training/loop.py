@@ -5,16 +5,16 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from meanflow_tune.core.random import make_generator
+from meanflow_tune.core.types import LossOutput
 from meanflow_tune.metrics.base import NonFiniteSamples
-from meanflow_tune.records import Outcome, Report
+from meanflow_tune.records import Outcome, Report, Reporter
 from meanflow_tune.training.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
-from meanflow_tune.training.disk_wait import write_or_wait
+from meanflow_tune.training.disk_wait import unfenced, write_or_wait
 from meanflow_tune.training.evaluation import Evaluator
 from meanflow_tune.training.run import Diverged, Meter, Run
 
@@ -22,131 +22,148 @@ TICK_SECONDS = 0.5
 STOP_STEPS = 20
 
 
-class Sink(Protocol):
-    """Where a run reports; only rank 0 calls it."""
-
-    def report(self, report: Report) -> bool:
-        """Hand over a rung; returns whether to go on. Called again with the same report on a resume."""
-        ...
-
-    def tick(self, progress: dict[str, Any]) -> None:
-        """Progress for a live view; must not block."""
-        ...
-
-    def stopping(self) -> bool:
-        """Whether the run should save its state and end soon."""
-        ...
-
-
 def train(
     run: Run,
     folder: Path,
-    sink: Sink,
+    reporter: Reporter,
     evaluator: Evaluator | None,
     *,
-    fence: Callable[[], None] = lambda: None,
+    fence: Callable[[], None] = unfenced,
     warn: Callable[[str], None] = lambda line: None,
     phase: str = "train",
     repeat: int = 0,
 ) -> Outcome:
     """Train `run` to the end of its budget, from the newest valid checkpoint below `folder`.
 
-    Every rank calls it. At each rung: evaluate the moving average, save, report, and stop if the sink
-    says so. `fence` is called before each write and raises when this run no longer owns `folder`.
-    repeat: a k-th repeat on another seed reports its end only, with this k; at its other rungs it
-    saves. Returns an Outcome: completed, pruned, diverged, or running (interrupted by
-    `sink.stopping`); `run.go_on` then holds the sink's answer to the last report. Raises Interrupted
-    where that came while the disk was full, so that nothing new could be saved.
+    Every rank calls it. At each rung: evaluate the moving average, save, report, and stop if the
+    decision says so. fence: called before each write, raises when this run no longer owns `folder`.
+    repeat: the k-th repeat on another seed saves at each rung, but reports its end only, with this k.
+
+    Returns an Outcome: completed, pruned, diverged, or running (interrupted by `reporter.stopping`);
+    `run.go_on` then holds the newest decision. Raises Interrupted where the interruption came while
+    the disk was full, so that nothing new could be saved.
     """
-    world, budget = run.world, run.config.budget
-    checkpoints = folder / "checkpoints"
-    found = newest_checkpoint(checkpoints, warn) if world.leads else None
-    found = world.share(found)
-    if found is not None:
-        run.load_state_dict(load_checkpoint(found, world.device))
-    for (
-        report
-    ) in run.reports:  # a report may have been lost with the driver; receiving is idempotent
-        if not _report(run, report, sink) and report.images < budget.steps * budget.global_batch:
-            return Outcome("pruned", "stopped at a rung")
-    module: nn.Module = run.objective
-    if world.size > 1:
-        module = DistributedDataParallel(run.objective)
-    average = run.config.network(run.data.shape, run.data.classes, make_generator(0, "average"))
-    average = average.to(world.device).eval()
-    meter, ticked = Meter(world), 0.0
-    rungs = set(budget.rung_steps)
+    training = _Training(run, folder, reporter, evaluator, fence, phase, repeat)
+    try:
+        return training.train(warn)
+    except Diverged as error:
+        # 1 and the share of the budget that was not reached: 2 at the first step.
+        left = 1.0 - run.step / run.config.budget.steps
+        return Outcome("diverged", str(error), violation=1.0 + left)
 
-    def write(what: Callable[[], object]) -> None:
-        def fenced() -> None:
-            fence()
-            what()
 
-        write_or_wait(world, sink, fenced, folder, run.images)
+class _Training:
+    """The parts of `train`. images: of the whole budget."""
 
-    def save() -> None:
-        write(lambda: save_checkpoint(checkpoints, run.images, run.state_dict()))
+    def __init__(
+        self,
+        run: Run,
+        folder: Path,
+        reporter: Reporter,
+        evaluator: Evaluator | None,
+        fence: Callable[[], None],
+        phase: str,
+        repeat: int,
+    ) -> None:
+        self.run, self.folder, self.reporter, self.evaluator = run, folder, reporter, evaluator
+        self.fence, self.phase, self.repeat = fence, phase, repeat
+        self.steps = run.config.budget.steps
+        self.images = self.steps * run.config.budget.global_batch
+        self.rungs = set(run.config.budget.rung_steps)
+        self.checkpoints = folder / "checkpoints"
+        self.ticked = 0.0
 
-    while run.step < budget.steps:
-        if (world.size == 1 or run.step % STOP_STEPS == 0) and world.share(
-            world.leads and sink.stopping()
-        ):
-            _, run.cost = meter.flush(run.cost)
-            save()
-            return Outcome("running", "interrupted")
-        try:
+    def train(self, warn: Callable[[str], None]) -> Outcome:
+        """Raises Diverged."""
+        run, pruned = self.run, Outcome("pruned", "stopped at a rung")
+        self._load(warn)
+        for report in run.reports:  # the driver may not have heard it; receiving is idempotent
+            if not self._report(report):
+                return pruned
+        module: nn.Module = run.objective
+        if run.world.size > 1:
+            module = DistributedDataParallel(run.objective)
+        self.meter = Meter(run.world)
+        while run.step < self.steps:
+            if self._stopping():
+                _, run.cost = self.meter.totals(run.cost)
+                self._save()
+                return Outcome("running", "interrupted")
             output = run.advance(module)
-        except Diverged as error:
-            return _diverged(run, str(error))
-        meter.add(output.terms)
+            self.meter.add(output.terms)
+            self._tick(output)
+            if run.step in self.rungs:
+                if not self._rung():
+                    return pruned
+                # Evaluation and the wait for the decision are not training cost.
+                self.meter = Meter(run.world)
+        return Outcome("completed")
+
+    def _load(self, warn: Callable[[str], None]) -> None:
+        world = self.run.world
+        found = world.share(newest_checkpoint(self.checkpoints, warn) if world.leads else None)
+        if found is not None:
+            self.run.load_state_dict(load_checkpoint(found, world.device))
+
+    def _stopping(self) -> bool:
+        world = self.run.world
+        if world.size > 1 and self.run.step % STOP_STEPS != 0:
+            return False
+        return world.share(world.leads and self.reporter.stopping())
+
+    def _tick(self, output: LossOutput) -> None:
         now = time.monotonic()
-        if world.leads and now - ticked > TICK_SECONDS:
-            ticked = now
-            sink.tick(
-                {
-                    "phase": phase,
-                    "images": run.images,
-                    "of": budget.steps * budget.global_batch,
-                    "loss": float(output.terms["loss"]),
-                }
-            )
-        if run.step not in rungs:
-            continue
-        losses, run.cost = meter.flush(run.cost)
-        if repeat and run.step < budget.steps:
-            save()
-            meter = Meter(world)
-            continue
-        metrics, artifacts = dict(losses), {}
-        if evaluator is not None:
-            run.ema.copy_to(average)
-            try:
-                measured, shown = evaluator.evaluate(average, world)
-            except NonFiniteSamples as error:
-                return _diverged(run, f"{error} after {run.images} images")
-            bad = world.share([name for name, x in measured.items() if not math.isfinite(x)])
-            if bad:  # of finite samples, but too far away for the metric
-                return _diverged(run, f"{', '.join(bad)} not finite after {run.images} images")
+        if self.run.world.leads and now - self.ticked > TICK_SECONDS:
+            self.ticked = now
+            done = {"images": self.run.images, "of": self.images}
+            loss = float(output.terms["loss"])
+            self.reporter.tick({"phase": self.phase, **done, "loss": loss})
+
+    def _rung(self) -> bool:
+        """Evaluate, save and report; whether the training continues. Raises Diverged."""
+        run = self.run
+        metrics, run.cost = self.meter.totals(run.cost)
+        if self.repeat and run.step < self.steps:
+            self._save()
+            return True
+        artifacts: dict[str, str] = {}
+        if self.evaluator is not None:
+            measured, grid = self._evaluate(self.evaluator)
             metrics |= measured
-            grid = folder / "samples" / f"{run.images:012d}.npz"
-            write(partial(evaluator.write_samples, grid, shown))
             artifacts["samples"] = str(grid)
-        report = world.share(Report(run.images, metrics, run.cost, time.time(), artifacts, repeat))
+        now = time.time()
+        report = run.world.share(Report(run.images, metrics, run.cost, now, artifacts, self.repeat))
         run.reports.append(report)
-        save()
-        go_on = _report(run, report, sink)
-        meter = Meter(world)  # evaluation and the wait for the decision are not training cost
-        if not go_on and run.step < budget.steps:
-            return Outcome("pruned", "stopped at a rung")
-    return Outcome("completed")
+        self._save()
+        return self._report(report)
 
+    def _evaluate(self, evaluator: Evaluator) -> tuple[dict[str, float], Path]:
+        """Metrics of the moving average, and the file of its samples. Raises Diverged."""
+        run, data = self.run, self.run.data
+        average = run.config.network(data.shape, data.classes, make_generator(0, "average"))
+        average = average.to(run.world.device).eval()
+        run.ema.copy_to(average)
+        try:
+            metrics, shown = evaluator.evaluate(average, run.world)
+        except NonFiniteSamples as error:
+            raise Diverged(f"{error} after {run.images} images") from None
+        bad = run.world.share([name for name, x in metrics.items() if not math.isfinite(x)])
+        if bad:  # of finite samples, but too far away for the metric
+            raise Diverged(f"{', '.join(bad)} not finite after {run.images} images")
+        grid = self.folder / "samples" / f"{run.images:012d}.npz"
+        self._write(partial(evaluator.write_samples, grid, shown))
+        return metrics, grid
 
-def _diverged(run: Run, reason: str) -> Outcome:
-    """violation: 1 and the share of the budget that was not reached, so 2 at the first step."""
-    left = 1.0 - run.step / run.config.budget.steps
-    return Outcome("diverged", reason, violation=1.0 + left)
+    def _report(self, report: Report) -> bool:
+        """Report a rung; whether the training continues. At the last one `run.go_on` is about repeats."""
+        run = self.run
+        run.go_on = run.world.share(self.reporter.report(report) if run.world.leads else True)
+        return run.go_on or report.images >= self.images
 
+    def _save(self) -> None:
+        run = self.run
+        self._write(lambda: save_checkpoint(self.checkpoints, run.images, run.state_dict()))
 
-def _report(run: Run, report: Report, sink: Sink) -> bool:
-    run.go_on = run.world.share(sink.report(report) if run.world.leads else True)
-    return run.go_on
+    def _write(self, write: Callable[[], object]) -> None:
+        run = self.run
+        write_or_wait(run.world, self.reporter, self.folder, write, run.images, self.fence)

@@ -1,4 +1,4 @@
-"""Out of memory: told apart from other errors, measured, and cleaned up after."""
+"""Out of memory: recognised among other errors, quantified, and cleaned up after."""
 
 import gc
 import os
@@ -6,7 +6,7 @@ import re
 
 import torch
 
-UNKNOWN = 1.0  # by how much, where the message does not tell
+UNKNOWN = 1.0  # the shortage where the message has no sizes
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "PiB": 2**50}
 _SIZE = r"([\d.]+) (bytes|KiB|MiB|GiB|TiB|PiB)"
 _ASKED = re.compile(rf"(?:[Tt]ried to allocate|Unable to allocate) {_SIZE}")
@@ -16,10 +16,10 @@ _CPU_SIGNS = ("can't allocate memory", "not enough memory")
 
 
 def memory_shortage(error: BaseException) -> float | None:
-    """By how much memory did not suffice, None where `error` says something else.
+    """How much memory was lacking, None where `error` is of another kind.
 
-    The block that was asked for as a share of all memory of its device (above 0), where the message of
-    torch or NumPy tells both; else UNKNOWN.
+    The size of the requested block as a share of its device's memory (above 0), where the message of
+    torch or NumPy has both; else UNKNOWN.
     """
     text = str(error)
     on_gpu = isinstance(error, torch.OutOfMemoryError)
@@ -34,7 +34,7 @@ def memory_shortage(error: BaseException) -> float | None:
 
 
 def free_memory() -> None:
-    """Give back what the trial that ran out of memory still holds; call it outside the `except`."""
+    """Free what the trial that ran out of memory still holds; call it outside the `except`."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -10,20 +10,20 @@ from meanflow_tune.config import Ema, Optimizer
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> torch.optim.AdamW:
-    """AdamW as `settings` say; the learning rate is set before each step by `learning_rate`."""
+    """AdamW by `settings`; the learning rate is set before each step by `learning_rate`."""
     return torch.optim.AdamW(
         list(parameters),
         lr=settings.learning_rate,
         betas=(settings.beta1, settings.beta2),
         weight_decay=settings.weight_decay,
-        fused=True,  # one kernel a step: a third of the small network's step went into Adam
+        fused=True,  # one kernel per step; otherwise Adam takes a third of a small network's step
     )
 
 
 def learning_rate(settings: Optimizer, progress: float) -> float:
     """Linear warm-up over the share `warmup` of the budget, then constant or half a cosine to zero.
 
-    `progress` is that of the end of the step, so that the first step's rate is not zero.
+    progress: at the end of the step, so that the first step's rate is not zero.
     """
     if progress < settings.warmup:
         return settings.learning_rate * progress / settings.warmup
@@ -34,7 +34,7 @@ def learning_rate(settings: Optimizer, progress: float) -> float:
 
 
 class MovingAverage:
-    """Exponential moving average of a module's parameters; buffers are taken over as they are."""
+    """Exponential moving average of a module's parameters, without its buffers."""
 
     def __init__(self, module: nn.Module, settings: Ema) -> None:
         self.settings = settings

@@ -1,14 +1,13 @@
-"""What a slot keeps from trial to trial: data, frozen teachers, evaluators.
+"""What a slot keeps between trials: data, frozen teachers, evaluators.
 
-On disk below `root` (`<storage>/teachers`): `<hash>/` holds one trained teacher, and a lock there
-the process that trains it, so that of two slots (or two searches) one trains and the other waits.
+On disk below `root` (`<storage>/teachers`): `<hash>/` holds one trained teacher. A lock there makes one of
+several slots or searches train it while the others wait.
 """
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import filelock
 from safetensors.torch import load_file, save_file
@@ -21,10 +20,10 @@ from meanflow_tune.core.types import DataSplit, Velocity
 from meanflow_tune.files import write_atomic
 from meanflow_tune.metrics.classifier import build_classifier, features, train_classifier
 from meanflow_tune.objective.velocities import guided_teacher
-from meanflow_tune.records import Report
+from meanflow_tune.records import Reporter, SilentReporter
 from meanflow_tune.training.disk_wait import Interrupted, write_or_wait
 from meanflow_tune.training.evaluation import Evaluator, make_evaluator
-from meanflow_tune.training.loop import Sink, train
+from meanflow_tune.training.loop import train
 from meanflow_tune.training.run import Run
 from meanflow_tune.training.world import World
 
@@ -60,10 +59,10 @@ class Resources:
         name = config.teacher_run().content_hash(self.data(config).fingerprint, FORMAT)
         return self.root / name
 
-    def teacher(self, config: TrialConfig, sink: Sink) -> Velocity | None:
-        """v_phi of `config` with its guidance, trained now if no cache holds it; None without one.
+    def teacher(self, config: TrialConfig, reporter: Reporter) -> Velocity | None:
+        """v_phi of `config` with its guidance, trained now unless it is cached; None without a teacher.
 
-        Raises Interrupted when the sink stops, ArithmeticError when the teacher diverges.
+        Raises Interrupted when the search stops, ArithmeticError when the teacher diverges.
         """
         if config.teacher is None:
             return None
@@ -73,7 +72,7 @@ class Resources:
 
             def make() -> None:
                 run = Run.start(config.teacher_run(), self.world, data, None)
-                outcome = train(run, folder, _Quiet(sink), None, phase="teacher")
+                outcome = train(run, folder, SilentReporter(reporter), None, phase="teacher")
                 if outcome.status == "running":
                     raise Interrupted
                 if outcome.status != "completed":
@@ -85,9 +84,9 @@ class Resources:
                     write_atomic(folder / "config.json", text)
                     write_atomic(weights, lambda p: save_file(state, p))
 
-                write_or_wait(self.world, sink, write, folder)
+                write_or_wait(self.world, reporter, folder, write)
 
-            self._once(weights, sink, make)
+            self._once(weights, reporter, make)
             generator = make_generator(0, "teacher")
             net = config.teacher_run().network(data.shape, data.classes, generator)
             net.load_state_dict(load_file(weights))
@@ -100,7 +99,7 @@ class Resources:
         )
 
     def initial(self, config: TrialConfig) -> Mapping[str, Tensor] | None:
-        """The weights that a student of `config` begins with; None where they are drawn.
+        """The first weights of a student of `config`; None where they are drawn.
 
         `teacher` must have been called for this configuration.
         """
@@ -108,85 +107,70 @@ class Resources:
             return None
         return self._nets[self.teacher_folder(config)].state_dict()
 
-    def evaluator(self, config: TrialConfig, sink: Sink) -> Evaluator | None:
-        """The evaluator of `config`, made once a teacher with its guidance and evaluation settings.
+    def evaluator(self, config: TrialConfig, reporter: Reporter) -> Evaluator | None:
+        """The evaluator of `config`, made once per teacher, guidance and evaluation settings.
 
-        What it compares with is computed in float32 and as written, whatever the trial trains in.
+        Its reference is computed in float32 without compilation, whatever the trial uses.
         """
         if config.evaluation is None:
             return None
         data = self.data(config)
         plain = config.model_copy(update={"precision": "float32", "compile": False})
-        teacher = self.teacher(plain, sink)
+        teacher = self.teacher(plain, reporter)
         parts = [config.data.model_dump_json(), config.evaluation.model_dump_json()]
         if teacher is not None:
             parts.append(self.teacher_folder(config).name)
             parts.append("" if config.guidance is None else config.guidance.model_dump_json())
         key = "/".join(parts)
         if key not in self._evaluators:
-            net = self._classifier(data, sink) if data.train_label is not None else None
+            net = None if data.train_label is None else self._classifier(data, reporter)
             made = make_evaluator(config.evaluation, data, teacher, net, self.world.device)
             self._evaluators[key] = made
         return self._evaluators[key]
 
-    def _classifier(self, data: DataSplit, sink: Sink) -> Callable[[Tensor], Tensor]:
-        """Features for the Fréchet distance: a small classifier trained once a data set, and cached."""
+    def _classifier(self, data: DataSplit, reporter: Reporter) -> Callable[[Tensor], Tensor]:
+        """Features for the Fréchet distance: of a small classifier, trained once per data set."""
         weights = self.root / f"classifier-{data.fingerprint[:16]}.safetensors"
 
         def make() -> None:
             state = train_classifier(data, seed=0).state_dict() if self.world.leads else {}
-            write_or_wait(
-                self.world,
-                sink,
-                lambda: write_atomic(weights, lambda p: save_file(state, p)),
-                self.root,
-            )
 
-        self._once(weights, sink, make)
+            def write() -> None:
+                write_atomic(weights, lambda p: save_file(state, p))
+
+            write_or_wait(self.world, reporter, self.root, write)
+
+        self._once(weights, reporter, make)
         net = build_classifier(data)
         net.load_state_dict(load_file(weights))
         return features(net.to(self.world.device))
 
-    def _once(self, path: Path, sink: Sink, make: Callable[[], None]) -> None:
-        """Call `make` on every rank unless `path` exists; of several processes one does, others wait.
+    def _once(self, path: Path, reporter: Reporter, make: Callable[[], None]) -> None:
+        """Call `make` on every rank unless `path` exists; one of several processes does, others wait.
 
-        Waiting happens outside collectives, which have a time limit.
+        They wait outside collectives, which have a time limit. Raises Interrupted.
         """
-        lock = filelock.FileLock(path.with_name(f"{path.name}.lock"))
-        if self.world.leads:
+        leads, lock = self.world.leads, filelock.FileLock(path.with_name(f"{path.name}.lock"))
+        if leads:
             path.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            mine = False
-            if self.world.leads and not path.exists():
+            locked = False
+            if leads and not path.exists():
                 try:
                     lock.acquire(timeout=POLL_SECONDS)
-                    mine = True
+                    locked = True
                 except filelock.Timeout:
-                    sink.tick({"phase": "waiting for the teacher", "images": 0, "of": 0})
-            state = self.world.share((path.exists(), mine, self.world.leads and sink.stopping()))
+                    reporter.tick({"phase": "waiting for the teacher", "images": 0, "of": 0})
             try:
-                if state[0]:
+                made, ours, stop = self.world.share(
+                    (path.exists(), locked, leads and reporter.stopping())
+                )
+                if made:
                     return
-                if state[2]:
+                if stop:
                     raise Interrupted
-                if state[1]:
+                if ours:
                     make()
             finally:
-                if mine:
+                if locked:
                     lock.release()
-
-
-class _Quiet:
-    """A sink that passes progress on and keeps reports to itself."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-
-    def report(self, report: Report) -> bool:
-        return True
-
-    def tick(self, progress: dict[str, Any]) -> None:
-        self._sink.tick(progress)
-
-    def stopping(self) -> bool:
-        return self._sink.stopping()

@@ -1,5 +1,7 @@
-"""A training run: its state, and one step. Counted in images; every draw is a function of
-(seed, images seen, purpose), so that a resumed run is the same run and so is one on other ranks.
+"""A training run: its state and one step.
+
+Progress is counted in images. Every draw is a function of (seed, images seen, purpose), so that a run is
+the same after a resume and on another number of ranks.
 """
 
 import time
@@ -23,14 +25,14 @@ from meanflow_tune.training.world import World
 
 
 class Diverged(ArithmeticError):
-    """A loss or gradient that is not finite: which step and which term."""
+    """A loss, gradient, sample or metric is not finite; says which, and when."""
 
 
 @dataclass
 class Run:
-    """All state of a training run; what `state_dict` holds is all that a resume needs.
+    """All state of a training run; `state_dict` holds all that a resume needs.
 
-    go_on: the sink's answer to the newest report; at the last rung it asks for repeats.
+    go_on: the decision after the newest report; at the last rung it asks for repeats.
     """
 
     config: TrialConfig
@@ -56,10 +58,10 @@ class Run:
         """A run at step 0, its weights drawn from the configuration's seed. `data` is on the device.
 
         teacher: the guided v_phi; not used where the velocities are from scratch. initial: the
-        weights to begin with, where student_init is "teacher".
+        student's first weights, where student_init is "teacher".
 
-        Raises ValueError when the global batch cannot be split evenly over the ranks, and when labels
-        are to be dropped that the data has not.
+        Raises ValueError when the global batch cannot be split evenly over the ranks, when labels are
+        to be dropped but the data has none, and when `initial` does not agree with student_init.
         """
         batch = config.budget.global_batch
         if batch % world.size:
@@ -152,9 +154,9 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError when the state is of another configuration."""
+        """Raises ValueError when the state belongs to another configuration."""
         if state["config"] != self.config.to_dict():
-            raise ValueError("the checkpoint is of another configuration than the trial's")
+            raise ValueError("the checkpoint belongs to another configuration than the trial's")
         self.objective.student.load_state_dict(state["student"])
         self.objective.weighting.load_state_dict(state["weighting"])
         self.ema.load_state_dict(state["ema"])
@@ -165,7 +167,7 @@ class Run:
 
 
 class Meter:
-    """Means of the loss terms since the last rung, and the processor time of all ranks.
+    """Means of the loss terms, and the time of all ranks, since it was made (at the last rung).
 
     A term with a `/` in its name may be missing from a step or a rank, where no sample had it: it is
     the mean over the steps of this rank that had it. The others are means over all ranks.
@@ -184,8 +186,8 @@ class Meter:
             self.counts[name] = self.counts.get(name, 0) + 1
         self.count += 1
 
-    def flush(self, cost: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
-        """(loss metrics, cost so far); starts anew. Collective."""
+    def totals(self, cost: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+        """Loss metrics, and `cost` so far plus that of these steps. Collective."""
         wall = time.perf_counter() - self.wall
         on_gpu = self.world.device.startswith("cuda")
         name = "gpu_seconds" if on_gpu else "cpu_seconds"
@@ -203,5 +205,4 @@ class Meter:
         losses = {k: v / max(self.count, 1) / self.world.size for k, v in losses.items()}
         for key in self.terms.keys() - set(names):
             losses[f"loss/{key}"] = float(self.terms[key]) / self.counts[key]
-        self.__init__(self.world)  # type: ignore[misc]
         return losses, cost

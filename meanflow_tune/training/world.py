@@ -59,10 +59,9 @@ class World:
 
 
 def end_rank(status: int = 0) -> NoReturn:
-    """Leave the process group and end this process, whatever threads torch has left in it.
+    """Leave the process group and end this process, even if threads of torch are left in it.
 
-    A finished rank that let its interpreter go down was seen to abort there ("terminate called without
-    an active exception"), about once in thirty runs of two gloo ranks.
+    A rank that lets its interpreter finalise may abort ("terminate called without an active exception").
     """
     if dist.is_initialized():
         dist.destroy_process_group()

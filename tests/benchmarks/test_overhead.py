@@ -157,13 +157,13 @@ def test_processor_time_of_a_family_counts_those_whose_parent_has_ended(tmp_path
 def test_all_sides_report_alike(tmp_path: Path) -> None:
     """A trivial trial of ours says what those of the others say."""
     config = trials.config_of(BASELINES["plain"])
-    sink = trials.Collected()
-    outcome = trials.serve_trivial(trials.job_of(config, tmp_path), 0, 1, "cpu", sink)
-    assert outcome["status"] == "completed"
-    assert [report["images"] for report in sink.reports] == trials.rung_images(config)
-    for rung, report in enumerate(sink.reports, start=1):
+    reporter = trials.Collected()
+    outcome = trials.run_trivial(trials.job_of(config, tmp_path), 0, 1, "cpu", reporter)
+    assert outcome.status == "completed"
+    assert [report.images for report in reporter.reports] == trials.rung_images(config)
+    for rung, report in enumerate(reporter.reports, start=1):
         assert trials.told(report) == {"gap": trials.gap(config, rung), "training": 0.0}
-        assert report["metrics"][METRIC] == trials.gap(config, rung)
+        assert report.metrics[METRIC] == trials.gap(config, rung)
     assert len(list((tmp_path / "checkpoints").iterdir())) == 3
 
 

@@ -37,8 +37,8 @@ RUNNING = COMPLETED | {"status": "running"}
 def test_a_job_goes_out_once_and_ends_once() -> None:
     async def scene() -> None:
         broker = Broker()
-        await broker.hello("a", "a1")
-        await broker.hello("b", "b1")
+        await broker.register("a", "a1")
+        await broker.register("b", "b1")
         await broker.submit(job(0))
         await broker.submit(job(0))
         assert (await broker.next_job("a", "a1"))["job"]["number"] == 0
@@ -55,7 +55,7 @@ def test_a_job_goes_out_once_and_ends_once() -> None:
 def test_a_later_attempt_of_an_ended_job_runs_again() -> None:
     async def scene() -> None:
         broker = Broker()
-        await broker.hello("a", "a1")
+        await broker.register("a", "a1")
         await broker.submit(job(0))
         await broker.next_job("a", "a1")
         await broker.done("a", "a1", 0, COMPLETED)
@@ -73,7 +73,7 @@ def test_a_trial_that_goes_on_after_a_pause_runs_however_often_it_was_retried_be
         broker = Broker(clock=clock)
         await broker.submit(job(0))
         for start in range(4):
-            await broker.hello("a", f"a{start}")
+            await broker.register("a", f"a{start}")
             clock.now += 10.0
             await broker.next_job("a", f"a{start}")
         await broker.done("a", "a3", 0, COMPLETED | {"status": "pruned"})
@@ -87,15 +87,15 @@ def test_a_trial_that_goes_on_after_a_pause_runs_however_often_it_was_retried_be
 def test_a_report_waits_for_the_driver_and_a_known_rung_does_not() -> None:
     async def scene() -> None:
         broker = Broker()
-        await broker.hello("a", "a1")
+        await broker.register("a", "a1")
         await broker.submit(job(0))
         await broker.next_job("a", "a1")
         report = asyncio.ensure_future(broker.report("a", "a1", 0, {"images": 100}))
         assert [e["kind"] for e in await broker.events(0, 0)] == ["report"]
         assert not report.done()
-        await broker.decision(0, 100, False)
+        await broker.decide(0, 100, False)
         assert await report is False
-        await broker.hello("a", "a2")
+        await broker.register("a", "a2")
         await broker.next_job("a", "a2")
         assert await broker.report("a", "a2", 0, {"images": 100}) is False
         assert len(await broker.events(0, 0)) == 1
@@ -108,7 +108,7 @@ def test_the_end_of_a_repeat_is_not_taken_for_the_last_rung() -> None:
 
     async def scene() -> None:
         broker = Broker()
-        await broker.hello("a", "a1")
+        await broker.register("a", "a1")
         await broker.submit(job(0))
         await broker.next_job("a", "a1")
         for repeat, go_on in enumerate((True, True, False)):
@@ -117,7 +117,7 @@ def test_the_end_of_a_repeat_is_not_taken_for_the_last_rung() -> None:
             events = await broker.events(0, repeat)
             assert [event["report"]["repeat"] for event in events] == [repeat]
             assert not waiting.done()
-            await broker.decision(0, 100, go_on, repeat)
+            await broker.decide(0, 100, go_on, repeat)
             assert await waiting is go_on
         # Begun again after a kill, the job tells all of it once more, and is answered at once.
         answers = [
@@ -136,24 +136,24 @@ def test_a_broken_off_job_begins_again_after_a_growing_pause_until_the_limit() -
         clock = TimeBudget()
         broker = Broker(max_retries=4, back_off=1.0, longest_back_off=4.0, clock=clock)
         await broker.submit(job(7))
-        await broker.hello("a", "a0")
+        await broker.register("a", "a0")
         assert (await broker.next_job("a", "a0"))["job"]["attempt"] == 0
         for attempt, pause in enumerate([1.0, 2.0, 4.0, 4.0], start=1):
             await broker.fault("a", f"a{attempt - 1}", 7, "rank 1: gone")
-            await broker.hello("a", f"a{attempt}")
+            await broker.register("a", f"a{attempt}")
             clock.now += pause - 0.01
             assert (await broker.next_job("a", f"a{attempt}", 0.01))["kind"] == "wait"
             clock.now += 0.01
             order = await broker.next_job("a", f"a{attempt}")
             assert order["job"]["attempt"] == attempt
         assert await ended(broker, 7) == []
-        await broker.hello("a", "a5")
+        await broker.register("a", "a5")
         clock.now += 100.0
         assert (await broker.next_job("a", "a5", 0.01))["kind"] == "wait"
         (outcome,) = await ended(broker, 7)
         assert outcome["status"] == "failed"
         assert not outcome["deterministic"]
-        assert "broke off 5 times: rank 1: gone" in outcome["reason"]
+        assert "crashed 5 times: rank 1: gone" in outcome["reason"]
 
     run(scene())
 
@@ -162,7 +162,7 @@ def test_a_slot_takes_other_jobs_while_one_waits_for_its_retry() -> None:
     async def scene() -> None:
         clock = TimeBudget()
         broker = Broker(back_off=10.0, clock=clock)
-        await broker.hello("a", "a1")
+        await broker.register("a", "a1")
         for number in (0, 1, 2):
             await broker.submit(job(number))
         assert (await broker.next_job("a", "a1"))["job"]["number"] == 0
@@ -183,7 +183,7 @@ def test_a_pause_ends_by_itself() -> None:
     async def scene() -> None:
         broker = Broker(back_off=0.05)
         await broker.submit(job(0))
-        await broker.hello("a", "a1")
+        await broker.register("a", "a1")
         await broker.next_job("a", "a1")
         assert (await broker.next_job("a", "a1"))["job"]["attempt"] == 1
 
@@ -191,12 +191,12 @@ def test_a_pause_ends_by_itself() -> None:
 
 
 def test_a_host_that_gives_notice_costs_no_retry() -> None:
-    """SIGTERM with notice (spot instances): saved, begun again elsewhere, never counted."""
+    """SIGTERM with notice (spot instances): saved, restarted elsewhere, never counted."""
 
     async def scene() -> None:
         broker = Broker(max_retries=0)
-        await broker.hello("a", "a1")
-        await broker.hello("b", "b1")
+        await broker.register("a", "a1")
+        await broker.register("b", "b1")
         await broker.submit(job(0))
         await broker.next_job("a", "a1")
         assert await broker.beat("a", "a1", True) == {"stopping": True, "die": False}
@@ -207,7 +207,7 @@ def test_a_host_that_gives_notice_costs_no_retry() -> None:
         assert (await broker.next_job("b", "b1"))["job"]["attempt"] == 1
         # This one is killed before it could save; a new group of processes is as good as any.
         await broker.beat("b", "b1", True)
-        await broker.hello("b", "b2")
+        await broker.register("b", "b2")
         assert not (await broker.beat("b", "b2"))["stopping"]
         assert (await broker.next_job("b", "b2"))["job"]["attempt"] == 2
         await broker.done("b", "b2", 0, COMPLETED)
@@ -219,7 +219,7 @@ def test_a_host_that_gives_notice_costs_no_retry() -> None:
 def test_an_idle_slot_leaves_at_once() -> None:
     async def scene() -> None:
         broker = Broker()
-        await broker.hello("a", "a1")
+        await broker.register("a", "a1")
         waiting = asyncio.ensure_future(broker.next_job("a", "a1"))
         await asyncio.sleep(0)
         await broker.beat("a", "a1", True)
@@ -231,7 +231,7 @@ def test_an_idle_slot_leaves_at_once() -> None:
 def test_how_badly_a_trial_failed_reaches_the_driver() -> None:
     async def scene() -> None:
         broker = Broker()
-        await broker.hello("a", "a1")
+        await broker.register("a", "a1")
         await broker.submit(job(0))
         await broker.next_job("a", "a1")
         short = {"status": "out_of_memory", "reason": "too large", "violation": 0.5}
@@ -244,10 +244,10 @@ def test_how_badly_a_trial_failed_reaches_the_driver() -> None:
 def test_processes_of_an_earlier_start_are_not_believed() -> None:
     async def scene() -> None:
         broker = Broker()
-        await broker.hello("a", "old")
+        await broker.register("a", "old")
         waiting = asyncio.ensure_future(broker.next_job("a", "old"))
         await asyncio.sleep(0)
-        await broker.hello("a", "new")
+        await broker.register("a", "new")
         assert (await waiting)["kind"] == "stale"
         await broker.submit(job(0))
         await broker.next_job("a", "new")
@@ -264,11 +264,11 @@ def test_the_job_of_a_silent_slot_goes_to_another() -> None:
     async def scene() -> None:
         clock = TimeBudget()
         broker = Broker(lost_after=60.0, clock=clock)
-        await broker.hello("a", "a1")
+        await broker.register("a", "a1")
         await broker.submit(job(0))
         await broker.next_job("a", "a1")
         clock.now = 59.0
-        await broker.hello("b", "b1")
+        await broker.register("b", "b1")
         assert (await broker.snapshot())["queued"] == []
         clock.now = 61.0
         assert (await broker.snapshot())["queued"] == [0]
@@ -282,11 +282,11 @@ def test_the_job_of_a_silent_slot_goes_to_another() -> None:
 
 
 @pytest.mark.parametrize("ticks", [True, False])
-def test_a_job_without_progress_condemns_its_processes(ticks: bool) -> None:
+def test_a_job_without_progress_discards_its_processes(ticks: bool) -> None:
     async def scene() -> None:
         clock = TimeBudget()
         broker = Broker(stall_after=100.0, clock=clock)
-        await broker.hello("a", "a1")
+        await broker.register("a", "a1")
         await broker.submit(job(0))
         await broker.next_job("a", "a1")
         for clock.now in (50.0, 101.0):
@@ -302,7 +302,7 @@ def test_a_job_without_progress_condemns_its_processes(ticks: bool) -> None:
 def test_stopping_gives_back_what_has_not_begun() -> None:
     async def scene() -> None:
         broker = Broker()
-        await broker.hello("a", "a1")
+        await broker.register("a", "a1")
         await broker.submit(job(0))
         await broker.submit(job(1))
         await broker.next_job("a", "a1")
@@ -311,8 +311,8 @@ def test_stopping_gives_back_what_has_not_begun() -> None:
         assert (await broker.beat("a", "a1"))["stopping"]
         assert [o["status"] for n in (1, 2) for o in await ended(broker, n)] == ["running"] * 2
         assert await ended(broker, 0) == []
-        # Its processes die before they could stop: it is not begun again.
-        await broker.hello("a", "a2")
+        # Its processes die before they could stop: it is not restarted.
+        await broker.register("a", "a2")
         assert (await broker.next_job("a", "a2", 0.01))["kind"] == "wait"
         assert [o["status"] for o in await ended(broker, 0)] == ["running"]
 
@@ -322,7 +322,7 @@ def test_stopping_gives_back_what_has_not_begun() -> None:
 def test_close_leaves_no_report_waiting() -> None:
     async def scene() -> None:
         broker = Broker()
-        await broker.hello("a", "a1")
+        await broker.register("a", "a1")
         await broker.submit(job(0))
         await broker.next_job("a", "a1")
         report = asyncio.ensure_future(broker.report("a", "a1", 0, {"images": 100}))
@@ -336,7 +336,7 @@ def test_close_leaves_no_report_waiting() -> None:
 def test_slots_end_after_close() -> None:
     async def scene() -> None:
         broker = Broker()
-        await broker.hello("a", "a1")
+        await broker.register("a", "a1")
         waiting = asyncio.ensure_future(broker.next_job("a", "a1"))
         await asyncio.sleep(0)
         await broker.close()
@@ -350,14 +350,14 @@ def test_a_stop_holds_for_one_search_only() -> None:
 
     async def scene() -> None:
         broker = Broker()
-        await broker.hello("a", "a1")
+        await broker.register("a", "a1")
         await broker.submit(job(0))
         first = await broker.next_job("a", "a1")
         await broker.stop_all()
         heard = (await broker.beat("a", "a1"))["stopping"]
         assert heard >= first["round"]
         await broker.done("a", "a1", 0, {"status": "running", "reason": "interrupted"})
-        await broker.forget()
+        await broker.begin_search()
         await broker.submit(job(0))
         second = await broker.next_job("a", "a1")
         assert second["kind"] == "job"
@@ -370,12 +370,12 @@ def test_a_stop_holds_for_one_search_only() -> None:
     run(scene())
 
 
-def test_a_closed_mailbox_keeps_stopping() -> None:
+def test_a_closed_broker_keeps_stopping() -> None:
     async def scene() -> None:
         broker = Broker()
-        await broker.hello("a", "a1")
+        await broker.register("a", "a1")
         await broker.close()
-        await broker.forget()
+        await broker.begin_search()
         assert (await broker.beat("a", "a1"))["stopping"]
 
     run(scene())

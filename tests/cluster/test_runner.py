@@ -1,5 +1,6 @@
 """Searches over slots on a private Ray: real worker groups, a stand-in for the training."""
 
+import importlib
 import os
 import signal
 from collections.abc import Iterator
@@ -9,12 +10,13 @@ from typing import Any
 import pytest
 
 from meanflow_tune.cluster import session
+from meanflow_tune.cluster.broker import Broker
 from meanflow_tune.cluster.errors import HostUnfit, SlotsLost
+from meanflow_tune.records import Outcome, RunJob
+from tests.support.processes.fake_training import run_job
 from tests.support.processes.toy_director import ToyDirector
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(800)]
-
-SERVE = "tests.support.processes.fake_serve:serve_job"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,16 +30,16 @@ def search(
     folder: Path,
     count: int,
     workers: int,
-    serve: Any = SERVE,
+    run_job: RunJob = run_job,
     retries: int = 2,
 ) -> None:
-    from meanflow_tune.cluster.broker import start_broker
+    from meanflow_tune.cluster.broker_handle import start_broker
     from meanflow_tune.cluster.tuner import run_search
     from meanflow_tune.cluster.worker_groups import WorkerGroups
 
     broker = start_broker(max_retries=retries)
-    with WorkerGroups(broker, count, workers, {"CPU": 1.0}, False, folder, serve) as slots:
-        run_search(director, broker, count, folder, "toy", slots)
+    with WorkerGroups(broker, count, workers, {"CPU": 1.0}, False, folder, run_job) as groups:
+        run_search(director, broker, count, folder, "toy", groups)
     assert placement_groups() == []
     assert [p.name for p in (folder / "slots").iterdir()] == []
     assert [p.name for p in (folder / "tune").iterdir()] == []
@@ -50,7 +52,7 @@ def placement_groups() -> list[str]:
     return [i for i, g in placement_group_table().items() if g["state"] != "REMOVED"]
 
 
-def test_two_slots_serve_six_jobs(tmp_path: Path) -> None:
+def test_two_slots_run_six_jobs(tmp_path: Path) -> None:
     configs: list[dict[str, Any]] = [{"x": float(i), "rungs": 3} for i in range(6)]
     configs[2]["fail"] = "raise"
     configs[4]["x"] = float("nan")
@@ -97,9 +99,7 @@ def test_two_ranks_survive_a_killed_rank_and_a_raising_one(tmp_path: Path) -> No
 
 def test_a_search_that_was_stopped_leaves_its_slots_to_the_next(tmp_path: Path) -> None:
     """A time budget ends the search, and its confirmation begins in the same slots at once."""
-    import ray
-
-    from meanflow_tune.cluster.broker import start_broker
+    from meanflow_tune.cluster.broker_handle import start_broker
     from meanflow_tune.cluster.tuner import run_search
     from meanflow_tune.cluster.worker_groups import WorkerGroups
 
@@ -117,10 +117,10 @@ def test_a_search_that_was_stopped_leaves_its_slots_to_the_next(tmp_path: Path) 
     short = [{"x": 0.0, "rungs": 3, "seconds": 0.5} for _ in range(2)]
     second = ToyDirector(short, tmp_path / "second")
     broker = start_broker()
-    with WorkerGroups(broker, 1, 2, {"CPU": 1.0}, False, tmp_path, SERVE) as slots:
-        run_search(first, broker, 1, tmp_path, "first", slots, budget)
-        ray.get(broker.forget.remote())
-        run_search(second, broker, 1, tmp_path, "second", slots)
+    with WorkerGroups(broker, 1, 2, {"CPU": 1.0}, False, tmp_path, run_job) as groups:
+        run_search(first, broker, 1, tmp_path, "first", groups, budget)
+        broker.call(Broker.begin_search)
+        run_search(second, broker, 1, tmp_path, "second", groups)
     assert {n: o.status for n, o in first.outcomes.items()} == {0: "running"}
     assert {n: o.status for n, o in second.outcomes.items()} == {0: "completed", 1: "completed"}
 
@@ -140,16 +140,14 @@ def test_a_rank_without_memory_tells_it_and_hangs_nobody(tmp_path: Path) -> None
         assert "8.00 TiB" in short.reason
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         assert short.violation == pytest.approx(8 * 2**40 / memory)
-        assert not (director.folder(1) / "pid-0-1").exists(), "it was not begun again"
+        assert not (director.folder(1) / "pid-0-1").exists(), "it was not restarted"
     # One rank alone gives its memory back and goes on.
     pids = {(director.folder(n) / "pid-0-0").read_text() for n in range(3)}
     assert len(pids) == 1
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_rank_with_notice_saves_its_job_which_is_begun_again(
-    tmp_path: Path, workers: int
-) -> None:
+def test_a_rank_with_notice_saves_its_job_which_is_restarted(tmp_path: Path, workers: int) -> None:
     """SIGTERM to one process, as a spot instance gets it; no retry is counted (there is none here)."""
     noticed: list[int] = []
 
@@ -183,10 +181,20 @@ def test_an_error_of_the_director_ends_the_search(tmp_path: Path) -> None:
     assert director.outcomes == {}
 
 
+class Unloadable:
+    """Pickled as a module that the workers do not have."""
+
+    def __call__(self, *_: Any) -> Outcome:
+        raise AssertionError
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return importlib.import_module, ("no_such_module",)
+
+
 def test_code_that_cannot_be_loaded_ends_the_search(tmp_path: Path) -> None:
     director = ToyDirector([{"x": 0.0, "rungs": 1}], tmp_path)
     with pytest.raises(SlotsLost, match="no_such_module"):
-        search(director, tmp_path, count=1, workers=1, serve="no_such_module:serve")
+        search(director, tmp_path, count=1, workers=1, run_job=Unloadable())
 
 
 def test_too_much_is_asked_for() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from meanflow_tune.cluster import session
 from meanflow_tune.cluster.errors import ClusterError, ClusterUnreachable
-from meanflow_tune.cluster.worker import is_infrastructure, resolve
+from meanflow_tune.cluster.worker import is_infrastructure
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,3 @@ def test_folders_of_dead_processes_are_removed(
 )
 def test_what_is_worth_another_try(error: Exception, expected: bool) -> None:
     assert is_infrastructure(error) is expected
-
-
-def test_serve_by_name() -> None:
-    assert resolve("os.path:join") is os.path.join
-    with pytest.raises(AttributeError, match="no_such"):
-        resolve("os.path:no_such")

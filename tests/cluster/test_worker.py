@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from meanflow_tune.cluster import signals
-from meanflow_tune.cluster.worker import _end_of
+from meanflow_tune.cluster.worker import outcome_of
 
 
 def raised(error: Exception, cause: Exception | None = None) -> Exception:
@@ -19,25 +19,25 @@ def raised(error: Exception, cause: Exception | None = None) -> Exception:
 
 
 def test_a_bug_is_told_with_its_place_whatever_caused_it() -> None:
-    end = _end_of(raised(KeyError("x"), cause=raised(ValueError("y"))))
+    end = outcome_of(raised(KeyError("x"), cause=raised(ValueError("y"))))
     assert end is not None
-    assert (end["status"], end["deterministic"]) == ("failed", True)
-    assert end["reason"].startswith("KeyError: 'x' (File ")
-    assert "in raised" in end["reason"]
-    assert "\n" not in end["reason"]
+    assert (end.status, end.deterministic) == ("failed", True)
+    assert end.reason.startswith("KeyError: 'x' (File ")
+    assert "in raised" in end.reason
+    assert "\n" not in end.reason
 
 
 def test_what_the_machines_did_has_no_end() -> None:
-    assert _end_of(raised(ConnectionResetError("gone"))) is None
+    assert outcome_of(raised(ConnectionResetError("gone"))) is None
 
 
 def test_lack_of_memory_is_no_failure_also_where_a_rank_of_others_says_it() -> None:
     """A RuntimeError like those that peers see, but with a cause of its own."""
     text = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes (socket 3)"
-    end = _end_of(raised(RuntimeError(text)))
+    end = outcome_of(raised(RuntimeError(text)))
     assert end is not None
-    assert end["status"] == "out_of_memory"
-    assert 0.0 < end["violation"] < 1e-6, "of all memory of this host"
+    assert end.status == "out_of_memory"
+    assert 0.0 < end.violation < 1e-6, "of all memory of this host"
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Listening, and what the handler before would have done."""
     done: list[str] = []
     monkeypatch.setattr(signals, "_given", threading.Event())
-    monkeypatch.setattr(signals, "_serving", threading.Event())
+    monkeypatch.setattr(signals, "_busy", threading.Event())
     original = signal.signal(signal.SIGTERM, lambda *_: done.append("ended"))
     try:
         signals.listen_for_notice()
@@ -55,7 +55,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def test_a_rank_with_a_job_saves_it_first_and_ends_at_the_second_notice(heard: list[str]) -> None:
-    signals.set_serving(True)
+    signals.set_busy(True)
     os.kill(os.getpid(), signal.SIGTERM)
     assert signals.notice_given()
     assert heard == []
@@ -64,8 +64,8 @@ def test_a_rank_with_a_job_saves_it_first_and_ends_at_the_second_notice(heard: l
 
 
 def test_a_rank_without_a_job_ends_at_once(heard: list[str]) -> None:
-    signals.set_serving(True)
-    signals.set_serving(False)
+    signals.set_busy(True)
+    signals.set_busy(False)
     os.kill(os.getpid(), signal.SIGTERM)
     assert not signals.notice_given()
     assert heard == ["ended"]

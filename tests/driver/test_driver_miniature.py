@@ -5,6 +5,7 @@ The same with real Ray, MLflow and kills is in tests/end_to_end/.
 
 import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +18,29 @@ from meanflow_tune.plan import confirm
 from meanflow_tune.plan.findings import Findings, find
 from meanflow_tune.plan.plan import Plan, make_plan
 from meanflow_tune.plan.request import SearchRequest
-from meanflow_tune.records import Outcome, Report
+from meanflow_tune.records import Report
 from meanflow_tune.report import summary
 from meanflow_tune.report.result_files import write_files
 from meanflow_tune.search.pruning.rules import Rungs
 from meanflow_tune.search.store.storage import open_storage
 from meanflow_tune.search.study.ledger import Ledger
-from meanflow_tune.training.job import serve_job
+from meanflow_tune.training.job import run_job
 from tests.support.paths import TINY_SPACE
+from tests.support.tiny_run import Memory
 
 SPACE = TINY_SPACE
 TRIALS = 6
 
 
-class LedgerSink:
-    """Hands a worker's reports to the ledger, as the driver does."""
-
-    def __init__(self, ledger: Ledger, number: int) -> None:
-        self._ledger, self._number = ledger, number
-
-    def report(self, report: dict[str, Any]) -> bool:
-        return self._ledger.record(self._number, Report(**report)).go_on
-
-    def tick(self, progress: dict[str, Any]) -> None: ...
-
-    def stopping(self) -> bool:
-        return False
-
-
 def run_all(ledger: Ledger, cache: Path) -> None:
+    """As the driver does, in this process."""
     while (job := ledger.next()) is not None:
-        sink = LedgerSink(ledger, job.number)
-        outcome = serve_job(job.to_dict(), 0, 1, "cpu", sink, cache=str(cache))
-        ledger.finish(job.number, Outcome(**outcome))
+        reporter = Memory(decide=partial(decide, ledger, job.number))
+        ledger.finish(job.number, run_job(job, 0, 1, "cpu", reporter, cache=str(cache)))
+
+
+def decide(ledger: Ledger, number: int, report: Report) -> bool:
+    return ledger.record(number, report).go_on
 
 
 @pytest.fixture(scope="module")

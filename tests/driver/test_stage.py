@@ -215,7 +215,7 @@ def test_broken_trials_in_a_row_stop_the_search_with_status_3_and_the_reason(
 def test_retries_that_were_used_up_are_tried_once_more_by_the_next_driver(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gone = Outcome("failed", "broke off 4 times: rank 0: ConnectionResetError")
+    gone = Outcome("failed", "crashed 4 times: rank 0: ConnectionResetError")
 
     def decide(number: int) -> Outcome:
         return gone if number in (1, 3) else Outcome("completed")
@@ -235,7 +235,7 @@ def test_retries_that_were_used_up_are_tried_once_more_by_the_next_driver(
 def test_a_row_of_trials_that_broke_off_stops_the_search_with_all_of_them_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gone = Outcome("failed", "broke off 4 times: rank 0: ConnectionResetError")
+    gone = Outcome("failed", "crashed 4 times: rank 0: ConnectionResetError")
     with pytest.raises(
         UserError, match=r"3 consecutive failed trials.*ConnectionResetError"
     ) as caught:

@@ -30,11 +30,11 @@ output = module(run.batch(), 0.5)
 output.loss.backward()
 gradient = {n: p.grad.clone() for n, p in run.objective.named_parameters()}
 run = Run.start(config, world, resources.data(config), teacher)
-sink = Memory()
-outcome = train(run, folder / f"run{world.size}", sink, resources.evaluator(config, Memory()))
+reporter = Memory()
+outcome = train(run, folder / f"run{world.size}", reporter, resources.evaluator(config, Memory()))
 torch.save({"gradient": gradient, "weights": run.averaged_state()}, folder / f"{world.size}-{world.rank}.pt")
 if world.leads:
-    (folder / f"{world.size}.json").write_text(json.dumps([outcome.status, sink.reports[-1].metrics]))
+    (folder / f"{world.size}.json").write_text(json.dumps([outcome.status, reporter.reports[-1].metrics]))
 end_rank()
 """
 

@@ -1,5 +1,6 @@
-"""Configurations that train in well under a second, and sinks that remember."""
+"""Configurations that train in well under a second, and a reporter that remembers."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -53,17 +54,28 @@ CONFIGS = {"default": tiny_config, "wide": wide_config}
 
 
 class Memory:
-    """A sink that keeps what it is told; `stop_after` reports it says stop."""
+    """A reporter that keeps all it is told.
 
-    def __init__(self, stop_after: int | None = None, interrupt_after: int | None = None) -> None:
+    stop_after: reports, of which the last is answered with a stop; interrupt_after: how often
+    `stopping` is asked before it says so; decide: the decision on each report.
+    """
+
+    def __init__(
+        self,
+        stop_after: int | None = None,
+        interrupt_after: int | None = None,
+        decide: Callable[[Report], bool] = lambda report: True,
+    ) -> None:
         self.reports: list[Report] = []
         self.ticks: list[dict[str, Any]] = []
         self.asked = 0
         self._stop_after, self._interrupt_after = stop_after, interrupt_after
+        self._decide = decide
 
     def report(self, report: Report) -> bool:
         self.reports.append(report)
-        return self._stop_after is None or len(self.reports) < self._stop_after
+        go_on = self._stop_after is None or len(self.reports) < self._stop_after
+        return go_on and self._decide(report)
 
     def tick(self, progress: dict[str, Any]) -> None:
         self.ticks.append(progress)

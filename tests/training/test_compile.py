@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -10,10 +9,10 @@ import torch
 from meanflow_tune.config import Optimizer, TrialConfig
 from meanflow_tune.core.jets import engine
 from meanflow_tune.losses import LossMix
-from meanflow_tune.records import Job
+from meanflow_tune.records import Job, SilentReporter
 from meanflow_tune.time_samplers import LogitNormalPairs, UniformPairs
 from meanflow_tune.training import job
-from meanflow_tune.training.job import serve_job
+from meanflow_tune.training.job import run_job
 from meanflow_tune.training.resources import Resources
 from meanflow_tune.training.run import Run
 from meanflow_tune.training.world import World
@@ -34,11 +33,6 @@ def without_code(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     torch._dynamo.reset()
     engine.compiled.cache_clear()
-
-
-class Quiet(Memory):
-    def report(self, report: Any) -> bool:
-        return True
 
 
 def graphs() -> int:
@@ -62,9 +56,9 @@ def test_trials_of_a_slot_share_what_was_compiled(tmp_path: Path) -> None:
     counted = []
     for number, config in enumerate(trials):
         folder = tmp_path / "study" / "trials" / str(number)
-        job = Job("study", number, config.to_dict(), str(folder), 0, 1).to_dict()
-        outcome = serve_job(job, 0, 1, "cpu", Quiet(), cache=str(tmp_path / "teachers"))
-        assert outcome["status"] == "completed"
+        job = Job("study", number, config.to_dict(), str(folder), 0, 1)
+        outcome = run_job(job, 0, 1, "cpu", SilentReporter(), cache=str(tmp_path / "teachers"))
+        assert outcome.status == "completed"
         counted.append(graphs())
     # The student with gradient and its jet; the teacher.
     assert counted[0] >= 3

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,9 @@ from meanflow_tune import files
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.files import is_full
 from meanflow_tune.metrics import TeacherGap
-from meanflow_tune.records import Job, Report
+from meanflow_tune.records import Job, Outcome, Report, Reporter
 from meanflow_tune.training import checkpoints, disk_wait, job, loop, resources
 from meanflow_tune.training.disk_wait import NO_SPACE, Interrupted
-from meanflow_tune.training.job import serve_job
 from meanflow_tune.training.loop import train
 from meanflow_tune.training.memory import UNKNOWN, memory_shortage
 from meanflow_tune.training.resources import Resources
@@ -39,34 +39,25 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Sink:
-    """The slot's side of a job, which can ask to stop after some reports."""
+class Stopping(Memory):
+    """Asks to stop after so many reports."""
 
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.reports: list[dict[str, Any]] = []
-        self.ticks: list[dict[str, Any]] = []
-        self._stop_after = stop_after
-
-    def report(self, report: dict[str, Any]) -> bool:
-        self.reports.append(report)
-        return True
-
-    def tick(self, progress: dict[str, Any]) -> None:
-        self.ticks.append(progress)
+    def __init__(self, reports: int) -> None:
+        super().__init__()
+        self._most = reports
 
     def stopping(self) -> bool:
-        return self._stop_after is not None and len(self.reports) >= self._stop_after
+        return len(self.reports) >= self._most
 
 
-def run_job(folder: Path, sink: Sink, teachers: Path, **changes: Any) -> dict[str, Any]:
-    config = tiny_config(**changes).to_dict()
-    job = Job("study", 0, config, str(folder), 0, 1)
-    return serve_job(job.to_dict(), 0, 1, "cpu", sink, cache=str(teachers))
+def run(folder: Path, reporter: Reporter, teachers: Path, **changes: Any) -> Outcome:
+    made = Job("study", 0, tiny_config(**changes).to_dict(), str(folder), 0, 1)
+    return job.run_job(made, 0, 1, "cpu", reporter, cache=str(teachers))
 
 
-def measured(report: dict[str, Any]) -> dict[str, float]:
+def measured(report: Report) -> dict[str, float]:
     """What does not depend on where a run was interrupted."""
-    return {k: v for k, v in report["metrics"].items() if not k.startswith("loss/")}
+    return {k: v for k, v in report.metrics.items() if not k.startswith("loss/")}
 
 
 def full(*_: Any, **__: Any) -> None:
@@ -115,8 +106,8 @@ WRITES: list[tuple[Any, str]] = [
 def test_a_job_waits_for_space_and_goes_on_as_if_nothing_had_been(
     tmp_path: Path, teachers: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
 ) -> None:
-    whole = Sink()
-    assert run_job(tmp_path / "whole", whole, teachers)["status"] == "completed"
+    whole = Memory()
+    assert run(tmp_path / "whole", whole, teachers).status == "completed"
     real, failures, slept = getattr(module, name), 3, []
 
     def sometimes(*arguments: Any, **keywords: Any) -> Any:
@@ -128,14 +119,14 @@ def test_a_job_waits_for_space_and_goes_on_as_if_nothing_had_been(
 
     monkeypatch.setattr(module, name, sometimes)
     monkeypatch.setattr(disk_wait.time, "sleep", slept.append)
-    sink = Sink()
-    assert run_job(tmp_path / "full", sink, teachers)["status"] == "completed"
+    reporter = Memory()
+    assert run(tmp_path / "full", reporter, teachers).status == "completed"
     assert slept == [disk_wait.PAUSE_SECONDS] * 3
-    waits = [tick for tick in sink.ticks if tick["phase"] == NO_SPACE]
+    waits = [tick for tick in reporter.ticks if tick["phase"] == NO_SPACE]
     assert len(waits) == 3, "each a sign of life, so that nobody takes the job for stuck"
     assert all(str(tmp_path / "full") in tick["folder"] for tick in waits)
     assert all("MB free" in tick["free"] for tick in waits)
-    assert [measured(r) for r in sink.reports] == [measured(r) for r in whole.reports]
+    assert [measured(r) for r in reporter.reports] == [measured(r) for r in whole.reports]
 
 
 def test_the_samples_and_the_teacher_wait_for_space_too(
@@ -156,16 +147,16 @@ def test_the_samples_and_the_teacher_wait_for_space_too(
         else:
             monkeypatch.setattr(module, "write_atomic", each_name_once)
     monkeypatch.setattr(disk_wait.time, "sleep", lambda seconds: None)
-    sink = Sink()
-    assert run_job(tmp_path / "full", sink, tmp_path / "teachers")["status"] == "completed"
+    reporter = Memory()
+    assert run(tmp_path / "full", reporter, tmp_path / "teachers").status == "completed"
     assert {"teacher.safetensors", "config.json", f"{320:012d}.npz"} <= refused
-    assert sum(tick["phase"] == NO_SPACE for tick in sink.ticks) == len(refused)
+    assert sum(tick["phase"] == NO_SPACE for tick in reporter.ticks) == len(refused)
 
 
 def test_a_stop_while_the_disk_is_full_keeps_the_last_checkpoint(
     tmp_path: Path, teachers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class StopsWhileItWaits(Sink):
+    class StopsWhileItWaits(Memory):
         def stopping(self) -> bool:
             return any(tick["phase"] == NO_SPACE for tick in self.ticks)
 
@@ -177,12 +168,12 @@ def test_a_stop_while_the_disk_is_full_keeps_the_last_checkpoint(
             lambda folder, images, what: full() if images > 128 else save(folder, images, what),
         )
         patch.setattr(disk_wait.time, "sleep", lambda seconds: None)
-        outcome = run_job(tmp_path / "trial", first, teachers)
-    assert outcome["status"] == "running"
-    assert "space" in outcome["reason"]
-    assert [r["images"] for r in first.reports] == [128]
-    second = Sink()
-    assert run_job(tmp_path / "trial", second, teachers)["status"] == "completed"
+        outcome = run(tmp_path / "trial", first, teachers)
+    assert outcome.status == "running"
+    assert "space" in outcome.reason
+    assert [r.images for r in first.reports] == [128]
+    second = Memory()
+    assert run(tmp_path / "trial", second, teachers).status == "completed"
     assert second.reports[0] == first.reports[0], "the first rung came from its checkpoint"
 
 
@@ -194,7 +185,7 @@ def test_other_errors_of_the_disk_are_not_waited_for(
 
     monkeypatch.setattr(loop, "save_checkpoint", broken)
     with pytest.raises(OSError, match="Input/output"):
-        run_job(tmp_path, Sink(), teachers)
+        run(tmp_path, Memory(), teachers)
 
 
 # ---- lost and damaged files -------------------------------------------------------------------
@@ -207,10 +198,10 @@ def test_a_trial_with_damaged_checkpoints_says_so_and_gives_the_same_values(
     made = Resources(teachers, WORLD)
 
     def go(folder: Path, said: list[str], interrupt_after: int | None = None) -> Memory:
-        config, sink = tiny_config(), Memory(interrupt_after=interrupt_after)
-        run = Run.start(config, WORLD, made.data(config), made.teacher(config, sink))
-        train(run, folder, sink, made.evaluator(config, sink), warn=said.append)
-        return sink
+        config, reporter = tiny_config(), Memory(interrupt_after=interrupt_after)
+        run = Run.start(config, WORLD, made.data(config), made.teacher(config, reporter))
+        train(run, folder, reporter, made.evaluator(config, reporter), warn=said.append)
+        return reporter
 
     whole = go(tmp_path / "whole", [])
     folder = tmp_path / "hurt"
@@ -221,12 +212,10 @@ def test_a_trial_with_damaged_checkpoints_says_so_and_gives_the_same_values(
     for path in newest[:damaged]:
         path.write_bytes(path.read_bytes()[:-100])
     said: list[str] = []
-    sink = go(folder, said)
+    reporter = go(folder, said)
     assert len(said) == damaged
     assert all(path.name in line for path, line in zip(newest, said, strict=False))
-    assert [measured(r.to_dict()) for r in sink.reports] == [
-        measured(r.to_dict()) for r in whole.reports
-    ]
+    assert [measured(r) for r in reporter.reports] == [measured(r) for r in whole.reports]
 
 
 def test_a_deleted_trial_folder_begins_again_and_doubles_nothing(
@@ -239,28 +228,27 @@ def test_a_deleted_trial_folder_begins_again_and_doubles_nothing(
         return tiny_config().to_dict()
 
     ledger = make_ledger(tmp_path, suggest=config, baselines={}, total=1)
-    job = ledger.next()
-    assert job is not None
+    trial = ledger.next()
+    assert trial is not None
     heard: list[tuple[int, bool]] = []
 
-    class ToLedger(Sink):
-        def report(self, report: dict[str, Any]) -> bool:
+    class ToLedger(Stopping):
+        def report(self, report: Report) -> bool:
             super().report(report)
-            metrics = report["metrics"] | {"gap@1": report["metrics"]["teacher_gap@1"]}
-            decision = ledger.record(job.number, Report(**(report | {"metrics": metrics})))
-            heard.append((report["images"], decision.go_on))
+            metrics = report.metrics | {"gap@1": report.metrics["teacher_gap@1"]}
+            decision = ledger.record(trial.number, replace(report, metrics=metrics))
+            heard.append((report.images, decision.go_on))
             return decision.go_on
 
-    def serve_again(stop_after: int | None) -> str:
-        sink = ToLedger(stop_after)
-        outcome = serve_job(job.to_dict(), 0, 1, "cpu", sink, cache=str(teachers))
-        return str(outcome["status"])
+    def run_again(stop_after: int) -> str:
+        reporter = ToLedger(stop_after)
+        return job.run_job(trial, 0, 1, "cpu", reporter, cache=str(teachers)).status
 
-    assert serve_again(stop_after=1) == "running"
-    before = ledger.record_of(job.number)
-    shutil.rmtree(job.folder)
-    assert serve_again(stop_after=None) == "completed"
-    after = ledger.record_of(job.number)
+    assert run_again(stop_after=1) == "running"
+    before = ledger.record_of(trial.number)
+    shutil.rmtree(trial.folder)
+    assert run_again(stop_after=3) == "completed"
+    after = ledger.record_of(trial.number)
     assert heard == [(128, True), (128, True), (320, True)]
     assert after.reports[0] == before.reports[0]
     assert [r.images for r in after.reports] == [128, 320]
@@ -308,12 +296,12 @@ def test_the_hosts_memory_is_what_a_real_request_is_compared_with(
 def test_what_every_trial_needs_is_no_trials_lack_of_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def too_large(self: Resources, config: TrialConfig, sink: Any) -> None:
+    def too_large(self: Resources, config: TrialConfig, reporter: Any) -> None:
         raise torch.OutOfMemoryError(GPU)
 
     monkeypatch.setattr(Resources, "teacher", too_large)
     with pytest.raises(job.Unusable, match=r"teacher.*out of memory") as caught:
-        run_job(tmp_path, Sink(), tmp_path / "teachers")
+        run(tmp_path, Memory(), tmp_path / "teachers")
     assert memory_shortage(caught.value) is None
 
 
@@ -325,7 +313,7 @@ def test_training_alone_says_in_one_line_that_memory_does_not_suffice(
     def too_large(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError(GPU)
 
-    monkeypatch.setattr(job, "serve_job", too_large)
+    monkeypatch.setattr(job, "run_job", too_large)
     monkeypatch.setattr(script.signal, "signal", lambda *_: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     (tmp_path / "config.json").write_text(json.dumps(tiny_config().to_dict()))
@@ -348,9 +336,9 @@ def test_a_diverged_trial_says_how_much_of_its_budget_it_missed(
         return advance(self, module)
 
     monkeypatch.setattr(Run, "advance", diverging)
-    outcome = run_job(tmp_path, Sink(), teachers)
-    assert outcome["status"] == "diverged"
-    assert outcome["violation"] == pytest.approx(violation)
+    outcome = run(tmp_path, Memory(), teachers)
+    assert outcome.status == "diverged"
+    assert outcome.violation == pytest.approx(violation)
 
 
 def test_a_metric_that_is_not_finite_is_a_divergence_not_a_value(
@@ -359,12 +347,12 @@ def test_a_metric_that_is_not_finite_is_a_divergence_not_a_value(
     """Stock: NaN leaves the trial running for ever, and minus infinity becomes the best."""
     values = iter([0.5, 0.4, -float("inf"), 0.3])
     monkeypatch.setattr(TeacherGap, "compute", lambda self, samples, reference: next(values))
-    sink = Sink()
-    outcome = run_job(tmp_path, sink, teachers)
-    assert outcome["status"] == "diverged"
-    assert "teacher_gap@1 not finite after 320 images" in outcome["reason"]
-    assert outcome["violation"] == 1.0
-    assert [report["images"] for report in sink.reports] == [128]
+    reporter = Memory()
+    outcome = run(tmp_path, reporter, teachers)
+    assert outcome.status == "diverged"
+    assert "teacher_gap@1 not finite after 320 images" in outcome.reason
+    assert outcome.violation == 1.0
+    assert [report.images for report in reporter.reports] == [128]
 
 
 def test_interrupted_is_one_class_everywhere() -> None:

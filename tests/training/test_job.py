@@ -1,4 +1,4 @@
-"""Serving a job: resources made once, teachers shared between processes, fenced writes, an export."""
+"""Running a job: resources made once, teachers shared between processes, fenced writes, an export."""
 
 import json
 import threading
@@ -12,44 +12,30 @@ from safetensors.torch import load_file
 from meanflow_tune.config import Budget, TeacherConfig
 from meanflow_tune.core.random import make_generator
 from meanflow_tune.records import Job
+from meanflow_tune.search.errors import LeaseLost
+from meanflow_tune.search.store.lease import Lease, check_epoch
 from meanflow_tune.training import resources as resources_module
-from meanflow_tune.training.job import Fenced, check_fence, serve_job
+from meanflow_tune.training.job import run_job
 from meanflow_tune.training.resources import Interrupted, Resources
 from meanflow_tune.training.world import World
 from tests.support.tiny_run import NET, Memory, tiny_config
 
 
-class DataSink:
-    """The slot's side: reports are plain data."""
-
-    def __init__(self) -> None:
-        self.reports: list[dict[str, Any]] = []
-
-    def report(self, report: dict[str, Any]) -> bool:
-        self.reports.append(report)
-        return True
-
-    def tick(self, progress: dict[str, Any]) -> None: ...
-
-    def stopping(self) -> bool:
-        return False
-
-
-def job(folder: Path, epoch: int = 1) -> dict[str, Any]:
-    return Job("study", 0, tiny_config().to_dict(), str(folder), 0, epoch).to_dict()
+def job(folder: Path, epoch: int = 1) -> Job:
+    return Job("study", 0, tiny_config().to_dict(), str(folder), 0, epoch)
 
 
 def test_a_job_leaves_configuration_checkpoint_samples_and_model(tmp_path: Path) -> None:
-    folder, sink = tmp_path / "study" / "trials" / "00000", DataSink()
-    outcome = serve_job(job(folder), 0, 1, "cpu", sink, cache=str(tmp_path / "teachers"))
-    assert outcome["status"] == "completed"
-    assert [report["images"] for report in sink.reports] == [128, 320]
+    folder, reporter = tmp_path / "study" / "trials" / "00000", Memory()
+    outcome = run_job(job(folder), 0, 1, "cpu", reporter, cache=str(tmp_path / "teachers"))
+    assert outcome.status == "completed"
+    assert [report.images for report in reporter.reports] == [128, 320]
     assert json.loads((folder / "config.json").read_text()) == tiny_config().to_dict()
     about = json.loads((folder / "model" / "config.json").read_text())
     assert (about["shape"], about["classes"]) == ([2], None)
     net = NET.build((2,), None, make_generator(0, "any"))
     net.load_state_dict(load_file(folder / "model" / "student.safetensors"))
-    assert Path(sink.reports[-1]["artifacts"]["samples"]).is_file()
+    assert Path(reporter.reports[-1].artifacts["samples"]).is_file()
 
 
 def test_a_newer_lease_stops_the_writing(tmp_path: Path) -> None:
@@ -57,21 +43,15 @@ def test_a_newer_lease_stops_the_writing(tmp_path: Path) -> None:
     study = tmp_path / "study"
     folder = study / "trials" / "00000"
     folder.mkdir(parents=True)
-    (study / "lease.json").write_text(json.dumps({"epoch": 2}))
-    check_fence(folder, 2)
-    with pytest.raises(Fenced, match="epoch 2"):
-        check_fence(folder, 1)
-    with pytest.raises(Fenced):
-        serve_job(job(folder), 0, 1, "cpu", DataSink(), cache=str(tmp_path / "teachers"))
-    assert not (folder / "checkpoints").exists()
-
-
-def test_the_fence_of_a_confirmation_is_its_searchs(tmp_path: Path) -> None:
-    folder = tmp_path / "study" / "confirm" / "trials" / "00003"
-    folder.mkdir(parents=True)
-    (tmp_path / "study" / "lease.json").write_text(json.dumps({"epoch": 9}))
-    with pytest.raises(Fenced):
-        check_fence(folder, 8)
+    for epoch in (1, 2):
+        with Lease.acquire(study) as lease:
+            assert lease.epoch == epoch
+    cache = str(tmp_path / "teachers")
+    with pytest.raises(LeaseLost, match=r"epoch 2, but this job has 1"):
+        run_job(job(folder), 0, 1, "cpu", Memory(), cache=cache, fence=check_epoch)
+    assert list(folder.iterdir()) == []
+    run_job(job(folder, epoch=2), 0, 1, "cpu", Memory(), cache=cache, fence=check_epoch)
+    assert (folder / "checkpoints").exists()
 
 
 def test_a_teacher_is_trained_once_and_found_by_content(

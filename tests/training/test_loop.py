@@ -37,10 +37,12 @@ def test_resume_is_bitwise(resources: Resources, tmp_path: Path) -> None:
     outcome = train(first, tmp_path / "parts", Memory(interrupt_after=5), evaluator)
     assert (outcome.status, first.step) == ("running", 5)
     second, evaluator = start(tiny_config(), resources)
-    sink = Memory()
-    assert train(second, tmp_path / "parts", sink, evaluator).status == "completed"
+    reporter = Memory()
+    assert train(second, tmp_path / "parts", reporter, evaluator).status == "completed"
     assert_same(whole, second)
-    assert [report.images for report in sink.reports] == [128, 320], "the first rung is replayed"
+    assert [report.images for report in reporter.reports] == [128, 320], (
+        "the first rung is replayed"
+    )
     metrics = {k: v for k, v in whole.reports[-1].metrics.items() if "loss" not in k}
     assert {k: second.reports[-1].metrics[k] for k in metrics} == metrics
 
@@ -50,21 +52,21 @@ def test_a_finished_run_reports_again_and_trains_no_more(
 ) -> None:
     run, evaluator = start(tiny_config(), resources)
     train(run, tmp_path, Memory(), evaluator)
-    again, sink = start(tiny_config(), resources)[0], Memory()
-    assert train(again, tmp_path, sink, evaluator).status == "completed"
-    assert sink.reports == run.reports
-    assert sink.asked == 0
+    again, reporter = start(tiny_config(), resources)[0], Memory()
+    assert train(again, tmp_path, reporter, evaluator).status == "completed"
+    assert reporter.reports == run.reports
+    assert reporter.asked == 0
     assert_same(run, again)
 
 
-def test_a_verdict_ends_the_run_at_its_rung(resources: Resources, tmp_path: Path) -> None:
+def test_a_decision_ends_the_run_at_its_rung(resources: Resources, tmp_path: Path) -> None:
     run, evaluator = start(tiny_config(), resources)
     outcome = train(run, tmp_path, Memory(stop_after=1), evaluator)
     assert (outcome.status, run.images) == ("pruned", 128)
     assert newest_checkpoint(tmp_path / "checkpoints", print) is not None
 
 
-def test_a_verdict_at_the_last_rung_changes_nothing(resources: Resources, tmp_path: Path) -> None:
+def test_a_decision_at_the_last_rung_changes_nothing(resources: Resources, tmp_path: Path) -> None:
     run, evaluator = start(tiny_config(), resources)
     assert train(run, tmp_path, Memory(stop_after=2), evaluator).status == "completed"
 
@@ -75,12 +77,12 @@ def test_divergence_names_step_and_term(resources: Resources, tmp_path: Path) ->
     run.advance(run.objective)
     with torch.no_grad():
         next(run.objective.student.parameters()).fill_(1e38)
-    sink = Memory()
-    outcome = train(run, tmp_path, sink, evaluator)
+    reporter = Memory()
+    outcome = train(run, tmp_path, reporter, evaluator)
     assert outcome.status == "diverged"
     assert "step 1 (32 images)" in outcome.reason
     assert "residual" in outcome.reason
-    assert sink.reports == []
+    assert reporter.reports == []
 
 
 def test_a_loss_that_overflows_alone_poisons_the_gradient(resources: Resources) -> None:

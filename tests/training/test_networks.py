@@ -35,8 +35,8 @@ def test_residual_falls_on_the_digits(kind: type[NetworkSettings], tmp_path: Pat
         budget=Budget(images=60 * 64, global_batch=64, rungs=(0.2, 1.0)),
         evaluation=None,
     )
-    run, sink = Run.start(config, World(), config.data.load(), None), Memory()
-    assert train(run, tmp_path, sink, None).status == "completed"
+    run, reporter = Run.start(config, World(), config.data.load(), None), Memory()
+    assert train(run, tmp_path, reporter, None).status == "completed"
     # Of the first 12 steps, then of the 48 after them.
-    first, later = (report.metrics["loss/residual"] for report in sink.reports)
+    first, later = (report.metrics["loss/residual"] for report in reporter.reports)
     assert later < 0.8 * first, (first, later)

@@ -208,7 +208,7 @@ def test_a_term_that_a_step_lacks_does_not_lower_its_mean() -> None:
     meter = Meter(WORLD)
     meter.add({"loss": torch.tensor(1.0), "correction/cosine": torch.tensor(0.5)})
     meter.add({"loss": torch.tensor(3.0)})
-    losses, _ = meter.flush({})
+    losses, _ = meter.totals({})
     assert losses == {"loss/loss": 2.0, "loss/correction/cosine": 0.5}
 
 

@@ -52,6 +52,22 @@ def read_lease(folder: Path) -> LeaseState | None:
         return None
 
 
+def check_epoch(folder: Path, epoch: int) -> None:
+    """Raise LeaseLost unless `epoch` is still that of the study that `folder` is in.
+
+    For workers, which hold no lease: a job carries the epoch of the driver that handed it out.
+    """
+    study = next((parent for parent in folder.parents if (parent / LEASE_NAME).is_file()), None)
+    if study is None:
+        return
+    now = read_lease(study)
+    if now is None or now.epoch > epoch:
+        raise LeaseLost(
+            f"the lease of {study} has epoch {now.epoch if now else 'unknown'}, but this job has"
+            f" {epoch}: another driver has taken the study over"
+        )
+
+
 class _FutureHeartbeat(StudyInUse):
     """The last heartbeat is in the future: a clock was set back, so its age is unknown."""
 

@@ -265,7 +265,7 @@ def test_a_row_of_deterministic_failures_stops_the_search(tmp_path: Path) -> Non
 
 
 def test_failures_of_the_machines_are_left_to_the_next_driver_once(tmp_path: Path) -> None:
-    lost = Outcome("failed", "broke off 4 times: host lost")
+    lost = Outcome("failed", "crashed 4 times: host lost")
     ledger = make(tmp_path, max_failures=2)
     ledger.next()
     ledger.finish(0, lost)
@@ -273,7 +273,7 @@ def test_failures_of_the_machines_are_left_to_the_next_driver_once(tmp_path: Pat
     second = ledger.next()
     assert second is not None
     assert second.number == 1, "not again in this driver"
-    with pytest.raises(SearchStopped, match="failed repeatedly: broke off 4 times: host lost"):
+    with pytest.raises(SearchStopped, match="failed repeatedly: crashed 4 times: host lost"):
         ledger.finish(1, lost)
     again = make(tmp_path, max_failures=2)
     job = again.next()

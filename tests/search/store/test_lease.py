@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from meanflow_tune.search.errors import LeaseLost, StorageError, StudyInUse
-from meanflow_tune.search.store.lease import LEASE_NAME, Lease, read_lease
+from meanflow_tune.search.store.lease import LEASE_NAME, Lease, check_epoch, read_lease
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
 from tests.support.paths import ROOT
 from tests.support.studies import allow, make_ledger, run_all
@@ -325,3 +325,22 @@ def test_hosts_whose_clocks_differ_agree_on_the_age(tmp_path: Path) -> None:
         os.utime(path, (changed.st_mtime, changed.st_mtime))
         with pytest.raises(StudyInUse, match="on host elsewhere"):
             Lease.acquire(tmp_path, stale_after=30)
+
+
+@pytest.mark.parametrize(
+    "place", ["trials/00003", "confirm/trials/00003", "trials/00003/repeats/1"]
+)
+def test_a_worker_of_an_earlier_driver_is_fenced_wherever_it_writes(
+    tmp_path: Path, place: str
+) -> None:
+    folder = tmp_path / "study" / place
+    folder.mkdir(parents=True)
+    check_epoch(folder, 0)  # no study, no lease
+    for epoch in (1, 2):
+        with Lease.acquire(tmp_path / "study"):
+            check_epoch(folder, epoch)
+    with pytest.raises(LeaseLost, match="epoch 2, but this job has 1"):
+        check_epoch(folder, 1)
+    (tmp_path / "study" / LEASE_NAME).write_text("{")
+    with pytest.raises(LeaseLost, match="unknown"):
+        check_epoch(folder, 2)

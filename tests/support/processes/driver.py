@@ -1,6 +1,6 @@
-"""A driver as a process of its own: `python -m tests.support.processes.driver FOLDER [ADDRESS]`.
+"""A driver as its own process: `python -m tests.support.processes.driver FOLDER [ADDRESS]`.
 
-Prints a line for each thing that happens, and nothing else may appear on its terminal.
+Prints a line per report and outcome; nothing else may appear on its terminal.
 """
 
 import json
@@ -10,6 +10,7 @@ from typing import Any
 
 from meanflow_tune.cluster import session
 from meanflow_tune.cluster.signals import Interrupt
+from tests.support.processes.fake_training import run_job
 from tests.support.processes.toy_director import ToyDirector
 
 
@@ -24,7 +25,7 @@ class LoudDirector(ToyDirector):
 
 
 def main(folder: Path, address: str | None) -> int:
-    from meanflow_tune.cluster.broker import start_broker
+    from meanflow_tune.cluster.broker_handle import start_broker
     from meanflow_tune.cluster.preflight import check_hosts
     from meanflow_tune.cluster.worker_groups import WorkerGroups
 
@@ -42,12 +43,12 @@ def main(folder: Path, address: str | None) -> int:
             {"CPU": 1.0},
             False,
             folder,
-            "tests.support.processes.fake_serve:serve_job",
+            run_job,
             local=started.local,
-        ) as slots:
+        ) as groups:
             from meanflow_tune.cluster.tuner import run_search
 
-            run_search(director, broker, 2, folder, "toy", slots, interrupt)
+            run_search(director, broker, 2, folder, "toy", groups, interrupt)
         return 130 if interrupt.requested else 0
 
 

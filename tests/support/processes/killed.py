@@ -127,13 +127,13 @@ def observe(path: Path) -> None:
 
 
 def main(point: str, arguments: list[str]) -> int:
-    from meanflow_tune.cluster import runner
+    from meanflow_tune.training import job
     from tests.support.processes import killed_worker
 
     in_worker = point == "in a checkpoint of a worker"
     os.environ["DRIVER"] = str(os.getpid())
     os.environ["KILL_IN_CHECKPOINT"] = str(POINTS[point][3]) if in_worker else "0"
-    runner._serve = killed_worker.serve
+    job.run_job = killed_worker.run_job  # the workers, other processes, import the real one
     if "TUNE" in os.environ:
         observe(Path(os.environ["TUNE"]))
     if point != "never" and not in_worker:

@@ -11,20 +11,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from meanflow_tune.records import Job, Outcome, Reporter
+
 _job: list[int] = []
 
 
-def serve(
-    job: dict[str, Any], rank: int, size: int, device: str, sink: Any, *, cache: str
-) -> dict[str, Any]:
-    """In the place of `cluster.runner._serve`."""
-    from meanflow_tune.training.job import serve_job
+def run_job(
+    job: Job, rank: int, size: int, device: str, reporter: Reporter, **options: Any
+) -> Outcome:
+    """In place of `training.job.run_job`, which it calls."""
+    from meanflow_tune.training import job as training
 
     if not _job:
         _watch_steps(Path(os.environ["STEPS"]))
         _watch_checkpoints(int(os.environ["KILL_IN_CHECKPOINT"]))
-    _job[:] = [job["number"]]
-    return serve_job(job, rank, size, device, sink, cache=cache)
+    _job[:] = [job.number]
+    return training.run_job(job, rank, size, device, reporter, **options)
 
 
 def _watch_steps(path: Path) -> None:

@@ -3,21 +3,20 @@
 import os
 import time
 from pathlib import Path
-from typing import Any
 
-from meanflow_tune.cluster.worker import Sink
+from meanflow_tune.records import Job, Outcome, Report, Reporter
 
 TICK_SECONDS = 0.02
 
 
-def serve_job(job: dict[str, Any], rank: int, size: int, device: str, sink: Sink) -> dict[str, Any]:
-    """config: x, rungs, seconds a rung, fail ("raise", "memory" or none), deaf (does not stop).
+def run_job(job: Job, rank: int, size: int, device: str, reporter: Reporter) -> Outcome:
+    """config: x, rungs, seconds per rung, fail ("raise", "memory" or none), deaf (does not stop).
 
     Resumes from its folder.
     """
-    config, folder = job["config"], Path(job["folder"])
+    config, folder = job.config, Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"pid-{rank}-{job['attempt']}").write_text(str(os.getpid()))
+    (folder / f"pid-{rank}-{job.attempt}").write_text(str(os.getpid()))
     last = folder / "rung"
     start = int(last.read_text()) if last.exists() else 0
     for rung in range(start + 1, config["rungs"] + 1):
@@ -28,25 +27,19 @@ def serve_job(job: dict[str, Any], rank: int, size: int, device: str, sink: Sink
         total = _world_sum(rank + 1.0, size)
         # Counted, not timed: ranks with clocks of their own would make different numbers of sums.
         for _ in range(round(config.get("seconds", 0.0) / TICK_SECONDS)):
-            sink.tick({"images": rung * 100})
+            reporter.tick({"images": rung * 100})
             time.sleep(TICK_SECONDS)
-            stopping = sink.stopping() and not config.get("deaf")
+            stopping = reporter.stopping() and not config.get("deaf")
             if _world_sum(float(stopping), size) > 0:
-                return _outcome("running", f"interrupted in rung {rung}")
+                return Outcome("running", f"interrupted in rung {rung}")
         go_on = False
         if rank == 0:
             metrics = {"toy@1": config["x"] + 1.0 / rung, "total@1": total}
-            go_on = sink.report(
-                {"images": rung * 100, "metrics": metrics, "cost": {}, "time": time.time()}
-            )
+            go_on = reporter.report(Report(rung * 100, metrics, {}, time.time()))
             last.write_text(str(rung))
         if _world_sum(float(go_on), size) == 0:
-            return _outcome("pruned", f"stopped at rung {rung}")
-    return _outcome("completed", "")
-
-
-def _outcome(status: str, reason: str) -> dict[str, Any]:
-    return {"status": status, "reason": reason, "deterministic": False}
+            return Outcome("pruned", f"stopped at rung {rung}")
+    return Outcome("completed")
 
 
 def _world_sum(value: float, size: int) -> float:
