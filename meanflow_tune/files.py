@@ -1,4 +1,4 @@
-"""Files that are either the old or the new version after a crash, never something in between."""
+"""Atomic files, and writes that wait while the disk is full."""
 
 import errno
 import os
@@ -17,32 +17,32 @@ _SQLITE_FULL = "database or disk is full"
 
 
 def write_atomic(path: Path, content: str | Callable[[Path], object]) -> None:
-    """Fill a file beside `path` with text, or by a function of its path; sync it, and rename it.
+    """Write text, or what a function writes to a path, so that a crash leaves the old file or the new one.
 
-    The file beside is removed when anything fails. Makes the folder. Raises OSError; of ENOSPC where a
-    library called the full disk something else.
+    Writes a temporary file next to `path`, syncs it and renames it; removes it when anything fails. Makes
+    the folder. Raises OSError, with ENOSPC also where a library hides a full disk in its own error.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         if isinstance(content, str):
-            beside.write_text(content, encoding="utf-8")
+            temporary.write_text(content, encoding="utf-8")
         else:
-            content(beside)
-        with open(beside, "rb") as file:
+            content(temporary)
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     except Exception as error:
         if is_full(error) and not isinstance(error, OSError):
             raise OSError(errno.ENOSPC, _NO_SPACE, str(path)) from error
         raise
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames and new names in folder survive a power cut."""
+    """Make new and renamed files in `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -53,7 +53,8 @@ def sync_folder(folder: Path) -> None:
 def is_full(error: BaseException) -> bool:
     """Whether a write failed because the disk, or a quota, is full.
 
-    torch, safetensors and SQLite raise errors of their own, with that one behind them or in their text.
+    torch, safetensors and SQLite raise their own errors, which have the OSError as their cause or its
+    text in their message.
     """
     seen: BaseException | None = error
     while seen is not None:
@@ -66,7 +67,7 @@ def is_full(error: BaseException) -> bool:
 
 
 def free_space(folder: Path) -> str:
-    """What is free on the file system of a folder, which may not exist yet, in words."""
+    """The free space on the file system of a folder, which may not exist yet, in words."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:
@@ -76,33 +77,33 @@ def free_space(folder: Path) -> str:
 
 
 def no_space(folder: Path | str, free: str) -> str:
-    """What a person is told while a search waits; free: by `free_space` where the disk is."""
+    """The message when a search starts to wait. free: from `free_space` on the host of the disk."""
     return (
-        f"no space left for {folder} ({free}): the search waits until some is freed, then goes on; "
-        "nothing is lost, and Ctrl-C stops it"
+        f"no space left for {folder} ({free}): the search continues once some is freed; nothing is "
+        "lost, and Ctrl-C stops it"
     )
 
 
 def space_again(folder: Path | str) -> str:
-    """What a person is told when the waiting is over."""
-    return f"there is space for {folder} again: going on"
+    """The message when the wait is over."""
+    return f"there is space for {folder} again: the search continues"
 
 
 class WritePolicy(Protocol):
-    """How a write below `folder` is made: at once, or with patience."""
+    """How a write below `folder` is made: once, or repeated while the disk is full."""
 
     def __call__(self, write: Callable[[], T], folder: Path) -> T: ...
 
 
 def write_once(write: Callable[[], T], folder: Path) -> T:
-    """Write now, or raise what the disk says."""
+    """Write once; any OSError propagates."""
     return write()
 
 
 class WaitForSpace:
-    """Writes that wait while a disk is full, instead of failing; shared by the threads of a driver.
+    """Repeats a write while the disk is full; shared by the threads of a driver.
 
-    say: gets one line when the waiting begins and one when it is over, however many threads wait.
+    say: gets one line when the first thread starts to wait and one when the last one has ended.
     stop: asked before each wait; True gives up, which raises the write's own error.
     """
 

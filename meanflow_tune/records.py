@@ -3,19 +3,19 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
-# paused: stopped at a rung by promotion, its checkpoint kept; the search may hand it out again.
-# diverged and out_of_memory are infeasible: told to the sampler with how badly.
+# paused: stopped at a rung with its checkpoint kept, until a promotion hands it out again.
+# diverged and out_of_memory are infeasible: the sampler learns by how much (`Outcome.violation`).
 Status = Literal["running", "paused", "completed", "pruned", "diverged", "out_of_memory", "failed"]
 INFEASIBLE: tuple[Status, ...] = ("diverged", "out_of_memory")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One trial to run: number in the study, resolved configuration, folder, and who may write there.
+    """One trial to run: its number in the study, its resolved configuration and its folder.
 
-    attempt counts the times the trial was handed out (0 the first time); epoch is the lease's, and a
-    worker that sees a newer one in the study's lease stops writing. repeats: seeds of further whole
-    runs, of which the decision at the last rung says whether they are made.
+    attempt counts how often the trial was handed out before. epoch: of the driver's lease; a worker
+    that sees a newer one in the study's lease stops writing. repeats: seeds of further whole runs,
+    which follow if the decision at the last rung asks for them.
     """
 
     study: str
@@ -32,13 +32,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Report:
-    """What a trial says at a rung. images: images seen so far (the resource of the search).
+    """A trial's report at a rung. images: seen so far (the resource of the search).
 
     metrics: names carry the NFE, `teacher_gap@1`; losses are called `loss/...` and are never an
-    objective. cost: seconds and the like (`cpu_seconds` or `gpu_seconds`, `step_ms`), cumulative over
-    attempts. artifacts: name -> path of files made at this rung (sample grids, checkpoint).
-    time: unix seconds when it was made; a replay keeps it. repeat: 0 for the trial's own run, k for the
-    end of its k-th repeat on another seed.
+    objective. cost: `cpu_seconds` or `gpu_seconds`, `step_ms` and so on, cumulative over attempts.
+    artifacts: name -> path of files made at this rung (sample grids). time: unix seconds when it was
+    made; a replay keeps it. repeat: 0 for the trial's own run, k for the end of its k-th repeat on
+    another seed.
     """
 
     images: int
@@ -54,7 +54,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a trial goes on after a rung, and why, in one sentence for a person."""
+    """Whether a trial continues after a rung, and why, in one sentence for a user."""
 
     go_on: bool
     reason: str
@@ -65,9 +65,9 @@ class Decision:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended. reason: one line for a person; deterministic: a retry would fail alike.
+    """How a trial ended. reason: one line for a user; deterministic: a retry would fail, too.
 
-    violation: of an infeasible trial, by how much it failed: above 0, 1 where nothing else is known.
+    violation: by how much an infeasible trial failed, above 0; 1 where that is unknown.
     """
 
     status: Status

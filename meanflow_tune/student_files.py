@@ -1,4 +1,4 @@
-"""A trained student as files that others can read: `student.safetensors` and `config.json`."""
+"""An exported student: `student.safetensors` and `config.json`."""
 
 import json
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ def export_student(
 ) -> Path:
     """Write a student's state (its moving average) and what rebuilds its network; returns `folder`.
 
-    config: of the trial; shape: *D. The description is written last, so a folder with one is whole.
+    config: of the trial; shape: *D. config.json is written last, so a folder with one is complete.
     """
     from safetensors.torch import save_file
 

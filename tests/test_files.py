@@ -127,7 +127,7 @@ def test_other_errors_are_raised_at_once() -> None:
         WaitForSpace(pytest.fail, never, sleep=pytest.fail)(broken, Path("/x"))
 
 
-def test_an_atomic_write_on_a_full_disk_leaves_the_old_file_and_nothing_beside(
+def test_an_atomic_write_on_a_full_disk_leaves_the_old_file_and_no_other(
     tmp_path: Path,
 ) -> None:
     with small_disk(tmp_path / "small", 1) as disk:

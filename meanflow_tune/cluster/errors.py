@@ -1,4 +1,4 @@
-"""What can go wrong between the driver and the machines; each message says what to do."""
+"""Errors of a cluster; each message says what to do."""
 
 
 class ClusterError(RuntimeError):
@@ -6,7 +6,7 @@ class ClusterError(RuntimeError):
 
 
 class ClusterUnreachable(ClusterError):
-    """Nothing answers at the cluster's address, or what answers is not this version of Ray."""
+    """Nothing answers at the cluster's address, or another version of Ray."""
 
 
 class HostUnfit(ClusterError):
@@ -14,4 +14,4 @@ class HostUnfit(ClusterError):
 
 
 class SlotsLost(ClusterError):
-    """No slot is left to run trials; what the study holds is kept and the search can go on."""
+    """No slot is left to run trials; the study is kept and the search can be resumed."""

@@ -1,4 +1,4 @@
-"""Before a search starts on a cluster: can every host do what the search will ask of it?"""
+"""Checks of a cluster before a search: resources, shared storage and package versions of every host."""
 
 import os
 import secrets
@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from meanflow_tune.cluster.errors import HostUnfit
 
-# Other versions of these on a worker's host change numbers or break the exchange of objects.
+# Other versions of these on a worker's host change numbers or break pickled objects.
 PACKAGES = ("ray", "torch", "pydantic", "numpy")
 ANSWER_SECONDS = 120.0
 
@@ -31,7 +31,7 @@ def check_resources(count: int, workers: int, resources_per_worker: dict[str, fl
 
 
 def check_hosts(storage: Path | str) -> list[dict[str, Any]]:
-    """What each host says about itself: host, python and package versions.
+    """The name, Python and package versions of each host.
 
     Raises HostUnfit, naming the host, when one does not see `storage`, cannot write there, or has
     other versions than this process.
@@ -49,7 +49,7 @@ def check_hosts(storage: Path | str) -> list[dict[str, Any]]:
         for left in folder.glob(f"{name}*"):
             left.unlink()
     for answer in answers:
-        _pruner(answer, nonce, ours, folder)
+        _check(answer, nonce, ours, folder)
     return answers
 
 
@@ -75,7 +75,7 @@ def _answer(host: str, ref: Any) -> dict[str, Any]:
     return {"host": host, **answer}
 
 
-def _pruner(answer: dict[str, Any], nonce: str, ours: dict[str, str], folder: Path) -> None:
+def _check(answer: dict[str, Any], nonce: str, ours: dict[str, str], folder: Path) -> None:
     host = answer["host"]
     if answer["nonce"] != nonce or answer["error"]:
         raise HostUnfit(

@@ -1,4 +1,4 @@
-"""Getting a Ray cluster: a private one on this machine, or one that is running already."""
+"""Starting a private Ray on this machine, or joining a running Ray cluster."""
 
 import contextlib
 import importlib
@@ -21,7 +21,7 @@ OBJECT_STORE_BYTES = 200 * 2**20
 PROBE_SECONDS = 3.0
 DEFAULT_PORT = 6379
 
-# Set before Ray is imported, here and (by inheritance) in its processes, unless the user has.
+# Set before Ray is imported, here and by inheritance in its processes, unless the user has set them.
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
@@ -58,8 +58,8 @@ class Session:
     def shutdown(self) -> None:
         """Disconnect; a private cluster ends and its files are removed.
 
-        Not while a thread is inside Ray: its next call would end this process, with status 1 and
-        without a word. Then the end of the process does it, by `end_process`.
+        Not while a thread is inside Ray, whose next call would silently end this process with status 1:
+        then `end_process` does it.
         """
         if _still_busy():
             return
@@ -79,15 +79,15 @@ class Session:
 
 
 def leave_running(threads: Iterable[threading.Thread]) -> None:
-    """Say that nobody will wait for these threads, which use Ray until the process ends."""
+    """Register threads that use Ray until the process ends and will not be joined."""
     _busy.extend(thread for thread in threads if thread.is_alive())
 
 
 def end_process(status: int) -> NoReturn:
-    """`sys.exit(status)`, without the handlers at exit where a thread is still inside Ray.
+    """`sys.exit(status)`, without exit handlers where a thread is still inside Ray.
 
-    Ray's own handler disconnects, see `Session.shutdown`. What a process leaves behind, a private
-    cluster included, ends seconds later, as after a `kill -9`.
+    Ray's own handler disconnects, see `Session.shutdown`. What this process has started, such as a
+    private cluster, ends seconds later, as after a `kill -9`.
     """
     if _still_busy():
         sys.stdout.flush()
@@ -101,10 +101,9 @@ def _still_busy() -> bool:
 
 
 def start_local(cpus: int | None = None, gpus: int | None = None, verbose: bool = False) -> Session:
-    """A private Ray on this machine, which ends with this process, however that ends.
+    """A private Ray on this machine, which ends with this process, also after a kill.
 
-    It has its own folder and its own token, and is reached by nobody else. Raises ClusterError where it
-    does not come up.
+    Its own folder and token keep others out. Raises ClusterError where it does not start.
     """
     temp_dir = _own_folder()
     before = _set_environment(
@@ -135,10 +134,10 @@ def start_local(cpus: int | None = None, gpus: int | None = None, verbose: bool 
         text = " ".join(str(error).split())[:400]
         raise ClusterError(
             f"Ray does not start on this machine: {text} (It waits for 30 s: is the machine overloaded, or "
-            f"its memory full? Ray's own words are in {temp_dir}.)"
+            f"its memory full? Ray's logs are in {temp_dir}.)"
         ) from error
     address = str(context.address_info["gcs_address"])
-    # Tools of Ray that our processes use would otherwise look for any Ray on this machine.
+    # Otherwise Ray's tools in our processes look for any Ray on this machine.
     os.environ["RAY_ADDRESS"] = address
     return Session(address, True, temp_dir, before)
 
@@ -183,8 +182,8 @@ def join(address: str | None = None, verbose: bool = False) -> Session:
 def check_reachable(address: str) -> None:
     """Raises ClusterUnreachable, within seconds, unless something listens where `join` would go.
 
-    address: as given, or "" for RAY_ADDRESS; where neither names a place, `join` will look for one.
-    Raises ValueError for what is no address.
+    address: as given, or "" for RAY_ADDRESS; where neither is set, `join` will look for a cluster.
+    Raises ValueError where it is not an address.
     """
     found = address or os.environ.get("RAY_ADDRESS") or "auto"
     if found != "auto":
@@ -230,7 +229,7 @@ def _local_head() -> str:
 
 
 def _set_environment(values: dict[str, str | None]) -> dict[str, str | None]:
-    """Set variables (None: remove), and the quiet ones that are not set; what they were before."""
+    """Set variables (None: remove) and the unset ones of `_QUIET`; returns their previous values."""
     quiet = {k: v for k, v in _QUIET.items() if k not in os.environ}
     before = {k: os.environ.get(k) for k in [*quiet, *values]}
     _restore({**quiet, **values})
@@ -246,14 +245,14 @@ def _restore(values: dict[str, str | None]) -> None:
 
 
 def _reread_environment() -> None:
-    """Ray's native code reads RAY_* once, when it is imported; that may have been earlier."""
+    """Ray's native code reads RAY_* only at its import, which may have been earlier."""
     native: Any = importlib.import_module("ray._raylet")
     native.Config.initialize("")
     native.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _hush(verbose: bool) -> None:
-    """Ray's own words go to its log files, not to a user's terminal."""
+    """Keep Ray's messages in its log files, away from a user's terminal."""
     if verbose:
         return
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
@@ -263,13 +262,13 @@ def _hush(verbose: bool) -> None:
     def to_log(data: dict[str, Any], *_: Any, **__: Any) -> None:
         logging.getLogger(__name__).debug("ray: %s", " ".join(data.get("lines", [])))
 
-    # Messages of the raylet are printed by the driver even with log_to_driver=False.
+    # The driver prints messages of the raylet even with log_to_driver=False.
     if hasattr(worker, "print_to_stdstream"):
         worker.print_to_stdstream = to_log
 
 
 def _own_folder() -> Path:
-    """A folder with a short path (a socket's has at most 107 characters); removes dead ones."""
+    """A folder with a short path (a socket's has at most 107 characters); removes those of dead processes."""
     base = Path(tempfile.gettempdir())
     if len(str(base)) > 30:
         base = Path("/tmp")

@@ -26,7 +26,7 @@ def save_checkpoint(folder: Path, images: int, state: dict[str, Any]) -> Path:
     path = folder / f"{images:012d}.pt"
     checksum = path.with_suffix(".sha256")
     checksum.unlink(missing_ok=True)
-    write_atomic(path, lambda beside: _write(beside, state))
+    write_atomic(path, lambda temporary: _write(temporary, state))
     digest = _digest(path)
     write_atomic(checksum, digest)
     for old in sorted(folder.glob("*.pt"))[:-KEPT]:

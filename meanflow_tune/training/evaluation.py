@@ -79,8 +79,8 @@ class Evaluator:
         arrays |= {f"student@{nfe}": x.numpy() for nfe, x in shown.items()}
         arrays |= {f"teacher@{nfe}": x.numpy() for nfe, x in self.teacher_samples.items()}
 
-        def write(beside: Path) -> None:
-            with open(beside, "wb") as handle:  # to a path without .npz numpy would append it
+        def write(temporary: Path) -> None:
+            with open(temporary, "wb") as handle:  # to a path without .npz numpy would append it
                 np.savez(handle, **arrays)  # type: ignore[arg-type]
 
         write_atomic(path, write)

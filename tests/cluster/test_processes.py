@@ -127,7 +127,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
         wait_for(lambda: {"report 0 100", "report 1 100"} <= set(terminal(tmp_path)))
         os.killpg(process.pid, signal.SIGINT)
         seen = len(terminal(tmp_path))
-        # It goes on, since its jobs do not listen.
+        # It continues, since its jobs do not listen.
         wait_for(lambda: len(terminal(tmp_path)) > seen + 4)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait() == 131, terminal(tmp_path)

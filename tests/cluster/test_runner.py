@@ -141,7 +141,7 @@ def test_a_rank_without_memory_tells_it_and_hangs_nobody(tmp_path: Path) -> None
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         assert short.violation == pytest.approx(8 * 2**40 / memory)
         assert not (director.folder(1) / "pid-0-1").exists(), "it was not restarted"
-    # One rank alone gives its memory back and goes on.
+    # One rank alone frees its memory and continues.
     pids = {(director.folder(n) / "pid-0-0").read_text() for n in range(3)}
     assert len(pids) == 1
 

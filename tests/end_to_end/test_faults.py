@@ -84,7 +84,7 @@ def test_a_full_disk_pauses_the_search_which_goes_on_by_itself(tmp_path: Path) -
         assert "0.0 MB free" in line
         assert (storage / "tiny_space" / "study.journal").read_bytes().endswith(b"\n")
         filler.unlink()
-        until(lambda: told("again: going on") >= 1, driver, said)
+        until(lambda: told("again: the search continues") >= 1, driver, said)
         finished = sum(state != "RUNNING" for state in states(storage).values())
         wait_for(storage, driver, finished + 1)
         # Again, and this time a person gives up.

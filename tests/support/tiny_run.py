@@ -36,7 +36,7 @@ def tiny_config(**changes: Any) -> TrialConfig:
 
 
 def wide_config(**changes: Any) -> TrialConfig:
-    """What is drawn by lot, learned beside the student or taught by its average, all at once."""
+    """Random rows, a learned weighting and a self-teacher, all at once."""
     settings: dict[str, Any] = {
         "velocity_source": "from_scratch",
         "losses": LossMix(

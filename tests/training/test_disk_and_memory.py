@@ -87,7 +87,7 @@ def test_a_full_disk_is_seen_through_every_library(tmp_path: Path) -> None:
             with pytest.raises(OSError) as caught:
                 files.write_atomic(disk / "file", write)
             assert caught.value.errno == errno.ENOSPC
-            assert list(disk.iterdir()) == [], "nothing is left beside"
+            assert list(disk.iterdir()) == [], "no temporary file is left"
     assert not is_full(OSError(errno.EIO, "Input/output error"))
     assert not is_full(RuntimeError("unexpected pos 576 vs 534"))
 

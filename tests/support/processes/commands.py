@@ -1,4 +1,4 @@
-"""Running scripts/tune.py as a person does, and reading back what it left."""
+"""Running scripts/tune.py as a user does, and reading its files."""
 
 import json
 import os

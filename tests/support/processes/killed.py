@@ -1,7 +1,7 @@
 """`python killed.py POINT ARGUMENTS`: scripts/tune.py that kills itself at a named point.
 
 The product knows nothing of this: functions of it are wrapped from outside, in its own process.
-POINT is a key of POINTS, or "never". Environment, beside that of `killed_worker`: TUNE, a file for what
+POINT is a key of POINTS, or "never". Environment, besides that of `killed_worker`: TUNE, a file for what
 Ray Tune was told and what its results say in the end.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[3]
 
 # Point: module, class or "", function, at which of its calls, and whether before or after it. The
-# order is that of one chain of drivers, each of which goes on where the one before was killed.
+# order is that of one chain of drivers, each of which resumes where the previous one was killed.
 POINTS: dict[str, tuple[str, str, str, int, str]] = {
     "while taking the lease": ("meanflow_tune.search.store.lease", "", "_write", 1, "after"),
     "in the middle of an ask": ("optuna.trial", "Trial", "suggest_float", 6, "before"),

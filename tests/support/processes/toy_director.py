@@ -8,7 +8,7 @@ from meanflow_tune.records import Job, Outcome, Report
 
 
 class ToyDirector:
-    """Hands out one job per configuration; goes on where `decide(number, images)` says so."""
+    """Hands out one job per configuration; continues where `decide(number, images)` says so."""
 
     def __init__(
         self,
