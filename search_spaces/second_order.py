@@ -12,16 +12,13 @@ from optuna import Trial
 
 from meanflow_tune.config import (
     Annealed,
-    Budget,
     Optimizer,
     StudentJump,
-    TeacherConfig,
     TeacherOde,
     TrialConfig,
     Weighting,
     XSource,
 )
-from meanflow_tune.data import Digits
 from meanflow_tune.ds_schedules import (
     Constant,
     Cosine,
@@ -32,7 +29,6 @@ from meanflow_tune.ds_schedules import (
     Sigmoid,
 )
 from meanflow_tune.losses import LossMix, Solver
-from meanflow_tune.models import MLP
 from meanflow_tune.time_samplers import (
     BetaPairs,
     GapFirst,
@@ -40,45 +36,34 @@ from meanflow_tune.time_samplers import (
     TimeSampler,
     UniformPairs,
 )
-
-GOAL = (
-    "Find out whether a second-order share, of either sign, brings samples at 1, 2 and 4 function "
-    "evaluations closer to the teacher's than the backward identity (MeanFlow) alone."
+from search_spaces._digits import (
+    FIXED,
+    GOAL,
+    OBJECTIVE,
+    PUBLISHED,
+    PUBLISHED_TIMES,
+    REFERENCE,
+    at_three_learning_rates,
 )
-OBJECTIVE = "geometric_mean(teacher_gap@1,teacher_gap@2,teacher_gap@4)"
 
-DATA = Digits()
-MODEL = MLP(width=128, blocks=3)
-TEACHER = TeacherConfig(
-    model=MODEL,
-    optimizer=Optimizer(learning_rate=2e-3),
-    budget=Budget(images=512_000, global_batch=128),
-)
-BUDGET = Budget(images=128_000, global_batch=128, rungs=(0.25, 0.5, 1.0))
+__all__ = ["BASELINES", "GOAL", "OBJECTIVE", "REFERENCE", "suggest"]
 
-# Published settings of MeanFlow on CIFAR-10 (arXiv 2505.13447), with time reversed.
 _PUBLISHED: dict[str, Any] = {
     "loss/second_order/sign": 0,
     "loss/tri_consistency/active": False,
     "time/family": "logit_normal",
-    "time/logit_normal/mean": 0.4,
-    "time/logit_normal/std": 1.0,
-    "time/diagonal_share": 0.25,
-    "optimizer/learning_rate": 3e-3,
-    "weighting/power": 0.75,
+    **PUBLISHED_TIMES,
+    **PUBLISHED,
 }
-_BACKWARD = _PUBLISHED | {"loss/backward/fraction": 1.0}
-# TargetInputs of losses that depend on where x_s (or x_{s-ds}) comes from.
+# Target inputs that depend on the source of x_s (or x_{s-ds}).
 _NEED_X_S = {"v_s", "ode_velocity"}
 _JUMP = {"x_source/kind": "student_jump"}
 
 BASELINES: dict[str, dict[str, Any]] = {
-    "backward_lr_mid": _BACKWARD,
-    "backward_lr_low": _BACKWARD | {"optimizer/learning_rate": 1e-3},
-    "backward_lr_high": _BACKWARD | {"optimizer/learning_rate": 1e-2},
+    **at_three_learning_rates(_PUBLISHED | {"loss/backward/fraction": 1.0}),
     "forward": _PUBLISHED | _JUMP | {"loss/backward/fraction": 0.0},
     "backward_forward": _PUBLISHED | _JUMP | {"loss/backward/fraction": 0.5},
-    # The question of this study, asked once without leaving it to the sampler.
+    # The question of this study, asked once regardless of the sampler.
     "second_order": _PUBLISHED
     | _JUMP
     | {
@@ -89,18 +74,12 @@ BASELINES: dict[str, dict[str, Any]] = {
     },
 }
 
-# What proposed trials are compared with: backward MeanFlow at its best of three learning rates.
-REFERENCE = ("backward_lr_low", "backward_lr_mid", "backward_lr_high")
-
 
 def suggest(trial: Trial) -> TrialConfig:
     """A configuration in which every parameter asked for has an effect."""
     losses = _losses(trial)
     return TrialConfig(
-        data=DATA,
-        teacher=TEACHER,
-        model=MODEL,
-        student_init="teacher",
+        **FIXED,
         losses=losses,
         x_source=_x_source(trial) if losses.needs & _NEED_X_S else StudentJump(),
         time_sampler=_time_sampler(trial),
@@ -109,7 +88,6 @@ def suggest(trial: Trial) -> TrialConfig:
         optimizer=Optimizer(
             learning_rate=trial.suggest_float("optimizer/learning_rate", 1e-3, 1e-2, log=True)
         ),
-        budget=BUDGET,
     )
 
 

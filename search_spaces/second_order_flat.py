@@ -1,64 +1,43 @@
 """The question of second_order.py in numbers alone, for samplers that model no conditions (gp, cmaes).
 
-Every parameter is a number, is asked for in every trial, and has an effect in every draw. What that
-takes: the second-order share is one number with a sign, its ramp is fixed, tri-consistency is left
-out, times are logit-normal, and x_s comes from the student.
+Every parameter is a number, is asked for in every trial, and has an effect in every draw. Therefore
+the second-order share is one signed number, its ramp is fixed, tri-consistency is left out, times are
+logit-normal, and x_s comes from the student.
 """
 
 from typing import Any
 
 from optuna import Trial
 
-from meanflow_tune.config import Budget, Optimizer, TeacherConfig, TrialConfig, Weighting
-from meanflow_tune.data import Digits
+from meanflow_tune.config import Optimizer, TrialConfig, Weighting
 from meanflow_tune.losses import LossMix
-from meanflow_tune.models import MLP
 from meanflow_tune.time_samplers import LogitNormalPairs
-
-GOAL = (
-    "Find out whether a second-order share, of either sign, brings samples at 1, 2 and 4 function "
-    "evaluations closer to the teacher's than the backward identity (MeanFlow) alone."
+from search_spaces._digits import (
+    FIXED,
+    GOAL,
+    OBJECTIVE,
+    PUBLISHED,
+    PUBLISHED_TIMES,
+    REFERENCE,
+    at_three_learning_rates,
 )
-OBJECTIVE = "geometric_mean(teacher_gap@1,teacher_gap@2,teacher_gap@4)"
 
-DATA = Digits()
-MODEL = MLP(width=128, blocks=3)
-TEACHER = TeacherConfig(
-    model=MODEL,
-    optimizer=Optimizer(learning_rate=2e-3),
-    budget=Budget(images=512_000, global_batch=128),
-)
-BUDGET = Budget(images=128_000, global_batch=128, rungs=(0.25, 0.5, 1.0))
+__all__ = ["BASELINES", "GOAL", "OBJECTIVE", "REFERENCE", "suggest"]
 
 LARGEST_SHARE = 0.5
-RAMP = (
-    0.3  # progress over which the second-order share rises; without a share it would have no effect
-)
+# Progress over which the second-order share rises: as a parameter it would have no effect without one.
+RAMP = 0.3
 
-# Published settings of MeanFlow on CIFAR-10 (arXiv 2505.13447), with time reversed.
-_PUBLISHED: dict[str, Any] = {
-    "loss/second_order/root": 0.0,
-    "time/diagonal_share": 0.25,
-    "time/logit_normal/mean": 0.4,
-    "time/logit_normal/std": 1.0,
-    "optimizer/learning_rate": 3e-3,
-    "weighting/power": 0.75,
-}
-_BACKWARD = _PUBLISHED | {"loss/backward/fraction": 1.0}
+_PUBLISHED: dict[str, Any] = {"loss/second_order/root": 0.0, **PUBLISHED_TIMES, **PUBLISHED}
 
 BASELINES: dict[str, dict[str, Any]] = {
-    "backward_lr_mid": _BACKWARD,
-    "backward_lr_low": _BACKWARD | {"optimizer/learning_rate": 1e-3},
-    "backward_lr_high": _BACKWARD | {"optimizer/learning_rate": 1e-2},
+    **at_three_learning_rates(_PUBLISHED | {"loss/backward/fraction": 1.0}),
     "forward": _PUBLISHED | {"loss/backward/fraction": 0.0},
     "backward_forward": _PUBLISHED | {"loss/backward/fraction": 0.5},
-    # A share of 0.1, asked for once without leaving it to the sampler.
+    # A share of 0.1, asked for once regardless of the sampler.
     "second_order": _PUBLISHED
     | {"loss/backward/fraction": 0.5, "loss/second_order/root": 0.2 ** (1 / 3)},
 }
-
-# What proposed trials are compared with: backward MeanFlow at its best of three learning rates.
-REFERENCE = ("backward_lr_low", "backward_lr_mid", "backward_lr_high")
 
 
 def suggest(trial: Trial) -> TrialConfig:
@@ -73,10 +52,7 @@ def suggest(trial: Trial) -> TrialConfig:
     else:
         forward = 1.0 - second_order - backward
     return TrialConfig(
-        data=DATA,
-        teacher=TEACHER,
-        model=MODEL,
-        student_init="teacher",
+        **FIXED,
         losses=LossMix.mixture(
             backward=backward,
             forward=forward,
@@ -92,7 +68,6 @@ def suggest(trial: Trial) -> TrialConfig:
         optimizer=Optimizer(
             learning_rate=trial.suggest_float("optimizer/learning_rate", 1e-3, 1e-2, log=True)
         ),
-        budget=BUDGET,
     )
 
 

@@ -30,8 +30,8 @@ class Space:
 
     suggest: returns the configuration of an Optuna trial; goal: the question of the study, one
     sentence; baselines: name -> all parameters, in the order in which they run; source_hash: of the
-    file and of the search spaces that it imports, which shows a study that its space changed;
-    reference: baselines, the best of which proposed trials are compared with (the module's REFERENCE,
+    file and of those that it imports from its folder or from search_spaces, which shows a study that
+    its space changed; reference: baselines, the best of which proposed trials are compared with (the module's REFERENCE,
     else all); families: name -> baselines that differ in their learning rate only, the best of which
     represents all (the module's FAMILIES; any other baseline is its own family).
     """
@@ -140,31 +140,52 @@ def _load_module(name: str, path: Path) -> ModuleType:
 
 
 def _source_hash(path: Path) -> str:
-    """Of the file alone, or of it and all files of search_spaces that it imports, at any depth."""
+    """Of the file, and of all files of its folder and of search_spaces that it imports, at any depth."""
     found: dict[Path, bytes] = {}
     waiting = [path]
     while waiting:
         file = waiting.pop()
         if file not in found:
             found[file] = file.read_bytes()
-            waiting += _imported_spaces(found[file])
+            waiting += _imported_files(file, path.parent)
     digest = hashlib.sha256(found.pop(path))
     for file in sorted(found):
         digest.update(f"\0{file.name}\0{len(found[file])}\0".encode() + found[file])
     return digest.hexdigest()
 
 
-def _imported_spaces(source: bytes) -> list[Path]:
-    """Files of search_spaces that a module imports, wherever in it the import stands."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+def _imported_files(path: Path, folder: Path) -> set[Path]:
+    """Files of `folder` and of search_spaces that a file imports, wherever in it the import stands."""
+    found: set[Path] = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    parts = [name.split(".") for name in sorted(names)]
-    files = [spaces_folder() / f"{p[1]}.py" for p in parts if p[0] == PACKAGE and len(p) > 1]
-    return [file for file in files if file.is_file()]
+            for alias in node.names:
+                found |= _files_of(alias.name, folder)
+        elif isinstance(node, ast.ImportFrom):
+            start = path.parents[node.level - 1] if node.level else folder
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}" if node.module else alias.name
+                found |= _files_of(name, start, relative=node.level > 0)
+    return {file for file in found if file.is_relative_to(folder) or file.parent == spaces_folder()}
+
+
+def _files_of(name: str, folder: Path, relative: bool = False) -> set[Path]:
+    """The files that an import of the dotted `name` may run, with `folder` as one place to find it."""
+    parts = name.split(".")
+    places = [(folder, parts)]
+    if not relative:
+        if parts[0] == meanflow_tune.__name__:  # the code of this project is no part of a space
+            return set()
+        if parts[0] == PACKAGE:
+            places.append((spaces_folder(), parts[1:]))
+        if parts[0] == folder.name:  # where the folder above is one to import from
+            places.append((folder, parts[1:]))
+    found: set[Path] = set()
+    for place, rest in places:
+        for depth in range(1, len(rest) + 1):
+            inner = place.joinpath(*rest[:depth])
+            found |= {Path(f"{inner}.py"), inner / "__init__.py"}
+    return {file for file in found if file.is_file()}
 
 
 def _goal(goal: object, path: Path) -> str:

@@ -2,7 +2,9 @@
 
 import hashlib
 import math
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import optuna
@@ -37,26 +39,88 @@ def test_load_from_a_path(tmp_path: Path) -> None:
     assert other.source_hash != space.source_hash
 
 
-def test_the_hash_covers_the_spaces_that_a_space_imports(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def hash_follows(space: Path, helper: Path) -> bool:
+    """Whether the hash of a space, which must load, changes with a file."""
+    helper.write_text("X = 1\n")
+    before = load_space(space).source_hash
+    helper.write_text("X = 2\n")
+    return load_space(space).source_hash != before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from search_spaces._base import X",
+        "from search_spaces import _base",
+        "import search_spaces._base as b",
+        "import search_spaces._middle",
+        "from ._base import X",
+        "from . import _base",
+        "from ._middle import X",
+    ],
+)
+def test_the_hash_covers_what_a_space_imports_from_search_spaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
-    """A file of search_spaces that another one builds on is part of it, at any depth."""
+    """At any depth, and by every form of import that loads."""
+    package = ModuleType("search_spaces")
+    package.__path__ = [str(tmp_path)]
+    monkeypatch.setitem(sys.modules, "search_spaces", package)
+    for name in ("_base", "_middle", "toy"):  # set and deleted: the test leaves none behind
+        monkeypatch.setitem(sys.modules, f"search_spaces.{name}", package)
+        monkeypatch.delitem(sys.modules, f"search_spaces.{name}")
     monkeypatch.setattr(load, "spaces_folder", lambda: tmp_path)
-    base = tmp_path / "base.py"
-    base.write_text("X = 1\n")
-    (tmp_path / "middle.py").write_text("import search_spaces.base\n")
-    alone = write(tmp_path, TOY)
-    plain = load._source_hash(alone)
-    assert plain == hashlib.sha256(alone.read_bytes()).hexdigest()
-    for line in (
-        "from search_spaces.base import X",
-        "from search_spaces import base",
-        "import search_spaces.middle as m",
-    ):
-        base.write_text("X = 1\n")
-        before = load._source_hash(write(tmp_path, f"{line}\n{TOY}"))
-        base.write_text("X = 2\n")
-        assert load._source_hash(write(tmp_path, f"{line}\n{TOY}")) != before, line
+    (tmp_path / "_base.py").write_text("X = 1\n")
+    (tmp_path / "_middle.py").write_text("from search_spaces._base import X\n")
+    space = write(tmp_path, f"{line}\n{TOY}")
+    assert hash_follows(space, tmp_path / "_base.py")
+    assert not hash_follows(space, tmp_path / "_other.py")
+
+
+@pytest.mark.parametrize(
+    ("line", "helper"),
+    [
+        ("import helper_a", "helper_a.py"),
+        ("import helper_a as h", "helper_a.py"),
+        ("from helper_a import X", "helper_a.py"),
+        ("from helper_b import X", "helper_a.py"),
+        ("from helpers.inner import X", "helpers/inner.py"),
+        ("import helpers.inner", "helpers/__init__.py"),
+        ("from helpers import X", "helpers/__init__.py"),
+        ("from helpers import near", "helpers/inner.py"),
+        ("from {folder}.helper_c import X", "helper_c.py"),
+        ("def later():\n    import helper_a", "helper_a.py"),
+    ],
+)
+def test_the_hash_covers_what_a_file_imports_from_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, helper: str
+) -> None:
+    for place in (tmp_path.parent, tmp_path):
+        monkeypatch.syspath_prepend(place)
+    for name in ("helper_a", "helper_b", "helpers", "helpers.inner", "helpers.near"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "helpers").mkdir()
+    files = {
+        "helper_a.py": "X = 1",
+        "helper_b.py": "from helper_a import X",
+        "helper_c.py": "X = 1",
+        "helpers/__init__.py": "X = 1",
+        "helpers/inner.py": "X = 1",
+        "helpers/near.py": "from .inner import X",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    space = write(tmp_path, f"{line.format(folder=tmp_path.name)}\n{TOY}")
+    assert hash_follows(space, tmp_path / helper)
+
+
+def test_a_space_that_imports_no_file_has_the_hash_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "helper.py").write_text("X = 1\n")
+    space = write(tmp_path, f"import math\nfrom meanflow_tune.settings import Settings\n{TOY}")
+    (tmp_path / "meanflow_tune").mkdir()
+    (tmp_path / "meanflow_tune" / "settings.py").write_text("X = 1\n")
+    assert load_space(space).source_hash == hashlib.sha256(space.read_bytes()).hexdigest()
 
 
 def test_the_toy_has_the_parameters_of_second_order() -> None:
