@@ -2,14 +2,11 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from meanflow_tune.data.base import DataSettings as DataSettings
+from meanflow_tune.data.digits import Digits as Digits
+from meanflow_tune.data.eight_gaussians import EightGaussians as EightGaussians
+from meanflow_tune.data.errors import DataUnavailable as DataUnavailable
+from meanflow_tune.settings import OneOf
 
-from meanflow_tune.data.base import DataSettings
-from meanflow_tune.data.digits import Digits
-from meanflow_tune.data.eight_gaussians import EightGaussians
-from meanflow_tune.data.errors import DataUnavailable
-
-Data = Annotated[Digits | EightGaussians, Field(discriminator="kind")]
-DATA_KINDS = (Digits, EightGaussians)
-
-__all__ = ["DATA_KINDS", "Data", "DataSettings", "DataUnavailable", "Digits", "EightGaussians"]
+DATA_KINDS = DataSettings.members()
+Data = Annotated[DataSettings, OneOf(DATA_KINDS)]

@@ -1,4 +1,4 @@
-"""What the data sets share: their settings' interface and the fingerprint of their content."""
+"""Base of the data sets: their settings' interface and the fingerprint of their content."""
 
 import hashlib
 from abc import abstractmethod
@@ -6,13 +6,11 @@ from abc import abstractmethod
 from torch import Tensor
 
 from meanflow_tune.core.types import DataSplit
-from meanflow_tune.settings import Settings
+from meanflow_tune.settings import Member
 
 
-class DataSettings(Settings):
+class DataSettings(Member):
     """Base of the family: settings that load a data set into memory."""
-
-    kind: str
 
     @abstractmethod
     def load(self) -> DataSplit:

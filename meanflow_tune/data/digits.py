@@ -1,4 +1,4 @@
-"""1,797 handwritten digits of 8 x 8 pixels, which scikit-learn brings along (no download)."""
+"""1,797 handwritten digits of 8 x 8 pixels, included in scikit-learn (no download)."""
 
 from typing import Literal
 

@@ -11,7 +11,7 @@ from meanflow_tune.data.base import DataSettings, make_split
 
 
 class EightGaussians(DataSettings):
-    """Points [2] around eight centres on a circle of radius √2: a variance of 1 + std² an axis.
+    """Points [2] around eight centres on a circle of radius √2: a variance of 1 + std² per axis.
 
     size, held_out: numbers of points; std: of each Gaussian; labelled: the centre is a class.
     """

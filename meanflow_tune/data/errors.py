@@ -2,4 +2,4 @@
 
 
 class DataUnavailable(ValueError):
-    """A data set cannot be read on this machine; the message names what is missing and a remedy."""
+    """A data set cannot be read on this machine; the message names the missing part and a remedy."""

@@ -1,4 +1,4 @@
-"""What the schedules share: ρ = ds / (s - t) as a pure function of progress and gap."""
+"""Base of the schedules: ρ = ds / (s - t) as a pure function of progress and gap."""
 
 from abc import abstractmethod
 from typing import Annotated
@@ -7,15 +7,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from meanflow_tune.settings import Settings
+from meanflow_tune.settings import Member
 
 Ratio = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
-class DsScheduleSettings(Settings):
+class DsScheduleSettings(Member):
     """Base of the family: the difference step ds of a discrete loss, as a share ρ of the gap."""
-
-    kind: str
 
     def ratio(self, progress: float, gap: Tensor) -> Tensor:
         """ρ in (0, 1], [B], at `progress` in [0, 1] of the trial's own budget, for gap = s - t [B].

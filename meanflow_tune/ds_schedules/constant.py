@@ -1,4 +1,4 @@
-"""A constant ρ."""
+"""A constant ρ = ds / (s - t)."""
 
 from typing import Literal
 

@@ -12,7 +12,7 @@ class Doubling(ProgressSchedule):
     """ρ = 1 / N, with N = start_intervals · 2^stage, at most end_intervals.
 
     The discretisation of improved consistency training (arXiv 2310.14189): as many stages as it
-    takes to reach end_intervals, each of the same share of the budget.
+    takes to reach end_intervals, each for the same share of the budget.
     """
 
     kind: Literal["doubling"] = "doubling"

@@ -1,38 +1,19 @@
-"""Metrics of generated samples; lower is better in every one of them."""
+"""Metrics of generated samples; for every one of them, lower is better."""
 
 from typing import Annotated
 
-from pydantic import Field
+from meanflow_tune.metrics.base import MetricSettings as MetricSettings
+from meanflow_tune.metrics.base import NonFiniteSamples as NonFiniteSamples
+from meanflow_tune.metrics.base import Reference as Reference
+from meanflow_tune.metrics.classifier import Classifier as Classifier
+from meanflow_tune.metrics.classifier import build_classifier as build_classifier
+from meanflow_tune.metrics.classifier import features as features
+from meanflow_tune.metrics.classifier import train_classifier as train_classifier
+from meanflow_tune.metrics.frechet_features import FrechetFeatures as FrechetFeatures
+from meanflow_tune.metrics.frechet_pixels import FrechetPixels as FrechetPixels
+from meanflow_tune.metrics.sliced_wasserstein import SlicedWasserstein as SlicedWasserstein
+from meanflow_tune.metrics.teacher_gap import TeacherGap as TeacherGap
+from meanflow_tune.settings import OneOf
 
-from meanflow_tune.metrics.base import MetricSettings, NonFiniteSamples, Reference
-from meanflow_tune.metrics.classifier import (
-    Classifier,
-    build_classifier,
-    features,
-    train_classifier,
-)
-from meanflow_tune.metrics.frechet_features import FrechetFeatures
-from meanflow_tune.metrics.frechet_pixels import FrechetPixels
-from meanflow_tune.metrics.sliced_wasserstein import SlicedWasserstein
-from meanflow_tune.metrics.teacher_gap import TeacherGap
-
-Metric = Annotated[
-    TeacherGap | SlicedWasserstein | FrechetPixels | FrechetFeatures, Field(discriminator="kind")
-]
-METRIC_KINDS = (TeacherGap, SlicedWasserstein, FrechetPixels, FrechetFeatures)
-
-__all__ = [
-    "METRIC_KINDS",
-    "Classifier",
-    "FrechetFeatures",
-    "FrechetPixels",
-    "Metric",
-    "MetricSettings",
-    "NonFiniteSamples",
-    "Reference",
-    "SlicedWasserstein",
-    "TeacherGap",
-    "build_classifier",
-    "features",
-    "train_classifier",
-]
+METRIC_KINDS = MetricSettings.members()
+Metric = Annotated[MetricSettings, OneOf(METRIC_KINDS)]

@@ -1,7 +1,7 @@
-"""What the metrics share: the reference they compare with, and the refusal of broken samples.
+"""Base of the metrics: the reference of the comparison, and the refusal of broken samples.
 
-N generated samples, M held-out samples, *D dimensions of one sample, F features. Lower is better in
-every metric.
+N generated samples, M held-out samples, *D dimensions of one sample, F features. Lower is
+better in every metric.
 """
 
 from abc import abstractmethod
@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from meanflow_tune.settings import Settings
+from meanflow_tune.settings import Member
 
 
 class NonFiniteSamples(ArithmeticError):
@@ -35,7 +35,7 @@ class Reference:
     seed: int = 0
 
 
-class MetricSettings(Settings):
+class MetricSettings(Member):
     """Base of the family: settings that measure generated samples.
 
     needs_teacher: whether it compares with a teacher, so that it has no meaning without one.
@@ -43,11 +43,9 @@ class MetricSettings(Settings):
 
     needs_teacher: ClassVar[bool] = False
 
-    kind: str
-
     @property
     def name(self) -> str:
-        """What the value is called in reports, before `@NFE` is put behind it."""
+        """The name of the value in reports, where `@NFE` is appended."""
         return self.kind
 
     def compute(self, samples: Tensor, reference: Reference) -> float:

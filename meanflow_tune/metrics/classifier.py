@@ -1,4 +1,4 @@
-"""A small classifier of labelled data, whose last hidden layer serves as features of samples."""
+"""A small classifier of labelled data, whose last hidden layer gives the features of samples."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _NOISE = 0.3
 
 
 class _Linear(nn.Linear):
-    """A linear layer that is made without drawing from the global random state."""
+    """A linear layer that does not draw from the global random state."""
 
     def reset_parameters(self) -> None:
         """Nothing: `Classifier` draws the weights."""

@@ -1,11 +1,11 @@
-"""The Fréchet distance between two sets of vectors, each summed up as a Gaussian."""
+"""The Fréchet distance between two sets of vectors, each summarised as a Gaussian."""
 
 import torch
 from torch import Tensor, nn
 
 
 class _Given(nn.Module):
-    """Hands vectors through: torchmetrics wants a network, while the vectors are there already."""
+    """The identity: torchmetrics requires a network, while the vectors exist already."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     """
     if min(len(a), len(b)) < 2:
         raise ValueError(
-            f"a Fréchet distance needs at least 2 samples a side, but got ({len(a)}, {len(b)})"
+            f"a Fréchet distance needs at least 2 samples per side, but got ({len(a)}, {len(b)})"
         )
     from torchmetrics.image.fid import FrechetInceptionDistance  # takes seconds
 

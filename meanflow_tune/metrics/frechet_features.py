@@ -11,8 +11,8 @@ from meanflow_tune.metrics.frechet import frechet_distance
 class FrechetFeatures(MetricSettings):
     """Fréchet distance between features of samples and of held-out data.
 
-    Never comparable with published FID, whose features are others. A small classifier may rank
-    noise above blur: keep a metric of the samples themselves beside it.
+    Not comparable with published FID, which uses other features. A small classifier may rank noise
+    above blur: use it together with a metric of the samples themselves.
     """
 
     kind: Literal["frechet_features"] = "frechet_features"

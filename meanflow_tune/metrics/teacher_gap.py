@@ -10,7 +10,7 @@ from meanflow_tune.metrics.base import MetricSettings, Reference, rows
 class TeacherGap(MetricSettings):
     """Root mean square over samples and dimensions of x_student - x_teacher, from the same latents.
 
-    It has no bias from the number of samples and hardly any variance: small trials can be ranked.
+    The number of samples does not bias it, and its variance is small: short trials can be ranked.
     """
 
     needs_teacher: ClassVar[bool] = True

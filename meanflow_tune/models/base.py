@@ -1,7 +1,7 @@
-"""What the networks share: their settings' interface, seeded layers and the embedding of two times.
+"""Base of the networks: their settings' interface, seeded layers and the embedding of two times.
 
 x [B, *D], t and s [B], label [B] int64 or None; every network returns the average velocity [B, *D].
-Layers are made without drawing from the global random state: all numbers come from a generator.
+Layers never draw from the global random state: all numbers come from a generator.
 """
 
 import math
@@ -10,13 +10,11 @@ from abc import abstractmethod
 import torch
 from torch import Generator, Tensor, nn
 
-from meanflow_tune.settings import Settings
+from meanflow_tune.settings import Member
 
 
-class NetworkSettings(Settings):
+class NetworkSettings(Member):
     """Base of the family: settings that build a network u(x_t, t, s, label)."""
-
-    kind: str
 
     @abstractmethod
     def build(self, shape: tuple[int, ...], classes: int | None, generator: Generator) -> nn.Module:
@@ -27,7 +25,7 @@ class NetworkSettings(Settings):
 
 
 class Linear(nn.Linear):
-    """A linear layer that is made without drawing from the global random state."""
+    """A linear layer that does not draw from the global random state."""
 
     def reset_parameters(self) -> None:
         """Nothing: `linear` draws the weights."""
@@ -42,7 +40,7 @@ def linear(inputs: int, outputs: int, generator: Generator, gain: float = 1.0) -
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution that is made without drawing from the global random state."""
+    """A convolution that does not draw from the global random state."""
 
     def reset_parameters(self) -> None:
         """Nothing: `conv` draws the weights."""
@@ -58,7 +56,7 @@ def conv(
     bias: bool = True,
     gain: float = 1.0,
 ) -> nn.Conv2d:
-    """A convolution of odd `size` that keeps height and width (over `stride`), as `linear` drawn."""
+    """A convolution of odd `size` that keeps height and width (over `stride`), drawn as `linear` is."""
     layer = Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, bias=bias)
     std = gain / math.sqrt(inputs * size**2)
     nn.init.normal_(layer.weight, std=std, generator=generator)
@@ -79,7 +77,7 @@ def modulation(inputs: int, outputs: int, ones: int, generator: Generator) -> nn
 
 
 def embedding(classes: int, width: int, generator: Generator) -> nn.Embedding:
-    """One N(0, 1) vector a class."""
+    """One N(0, 1) vector per class."""
     weight = torch.randn(classes, width, generator=generator)
     return nn.Embedding(classes, width, _weight=weight)
 
@@ -125,9 +123,7 @@ class Conditioning(nn.Module):
             if label is not None:
                 raise ValueError("`label` must be None for a network built with classes=None")
         elif label is None:
-            raise ValueError(
-                f"`label` [B] must be given, for the network has {self.classes} classes"
-            )
+            raise ValueError(f"`label` [B] must be given: the network has {self.classes} classes")
         else:
             condition = condition + self.labels(label)
         return nn.functional.silu(condition)

@@ -1,4 +1,4 @@
-"""A residual multi-layer perceptron on flattened samples: quick on one processor core."""
+"""A residual multi-layer perceptron on flattened samples, fast on one processor core."""
 
 import math
 from typing import Literal
@@ -12,9 +12,9 @@ from meanflow_tune.models.base import Conditioning, NetworkSettings, linear, mod
 class MLP(NetworkSettings):
     """Residual blocks LayerNorm -> scale and shift by (t, s, label) -> Linear -> SiLU -> Linear.
 
-    A last norm and linear layer give u, beside a multiple of x that depends on (t, s, label).
+    A last norm and linear layer give u, plus a multiple of x that depends on (t, s, label).
 
-    width: of the residual stream and of the blocks; time_features: sines and cosines a time (even);
+    width: of the residual stream and of the blocks; time_features: sines and cosines per time (even);
     max_frequency: the highest, in radians per unit time; condition_width: of the embedded times
     and label.
     """
@@ -68,6 +68,6 @@ class MLPNetwork(nn.Module):
         h = self.first(flat)
         for up, down, scale, shift in zip(self.up, self.down, scales, shifts, strict=False):
             h = h + down(nn.functional.silu(up(self.norm(h) * scale + shift)))
-        # The norm forgets how large x is; the true u of a Gaussian is a multiple of x plus a shift.
+        # The norm drops the size of x; the true u of a Gaussian is a multiple of x plus a shift.
         u: Tensor = self.last(self.norm(h) * scales[-1] + shifts[-1]) + weight * flat
         return u.reshape(x.shape)

@@ -16,13 +16,13 @@ LevelNumber = Annotated[int, Field(ge=0, le=7)]
 class UNet(NetworkSettings):
     """Residual blocks of convolutions at several resolutions, each half of the one before.
 
-    width: channels at the full resolution; multipliers: of width, one a level, the full resolution
-    first; blocks: a level, on the way down and again on the way up; attention: levels whose blocks
-    are followed by self-attention over pixels, 0 being the full resolution; heads: divides the
-    channels of those levels; groups: of the group norms, divides the channels of every level; down:
-    a convolution with stride 2, or the average of 2x2 pixels before one; up: the interpolation
-    before a convolution; time_features and max_frequency (radians per unit time): of the sines and
-    cosines of each time; condition_width: of the embedded times and label.
+    width: channels at the full resolution; multipliers: of width, one per level, the full
+    resolution first; blocks: per level, on the way down and again on the way up; attention: levels
+    whose blocks are followed by self-attention over pixels, 0 being the full resolution; heads:
+    divides the channels of those levels; groups: of the group norms, divides the channels of every
+    level; down: a convolution with stride 2, or the average of 2x2 pixels before one; up: the
+    interpolation before a convolution; time_features and max_frequency (radians per unit time): of
+    the sines and cosines of each time; condition_width: of the embedded times and label.
     """
 
     kind: Literal["unet"] = "unet"
@@ -88,7 +88,7 @@ class UNet(NetworkSettings):
 
 
 class Block(nn.Module):
-    """Two convolutions beside the identity, and self-attention after them where `heads` > 0."""
+    """Two convolutions added to the identity, and self-attention after them where `heads` > 0."""
 
     def __init__(
         self, inputs: int, outputs: int, groups: int, heads: int, depth: int, generator: Generator
@@ -197,6 +197,6 @@ class UNetNetwork(nn.Module):
             h = enlarge(nn.functional.interpolate(h, scale_factor=2.0, mode=self.up_mode))
             h = level(torch.cat([h, skips.pop()], dim=1))
         h = nn.functional.silu(self.norm(h) * scales[-1] + shifts[-1])
-        # The norm forgets how large x is; the true u of a Gaussian is a multiple of x plus a shift.
+        # The norm drops the size of x; the true u of a Gaussian is a multiple of x plus a shift.
         u: Tensor = self.last(h) + weight * x
         return u

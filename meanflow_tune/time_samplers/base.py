@@ -1,4 +1,4 @@
-"""What the distributions of (t, s) share: the diagonal share, sorted pairs and beta draws.
+"""Base of the distributions of (t, s): the diagonal share, sorted pairs and beta draws.
 
 Noise is at time 0 and data at time 1. Distributions are drawn by inversion, in float64 on the generator's
 device, so that each member is a quantile and a distribution function.
@@ -12,16 +12,15 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from meanflow_tune.core.types import TimePair
-from meanflow_tune.settings import Settings
+from meanflow_tune.settings import Member
 
 
-class TimeSamplerSettings(Settings):
-    """Base of the family: a law of pairs 0 <= t <= s <= 1.
+class TimeSamplerSettings(Member):
+    """Base of the family: a distribution of pairs 0 <= t <= s <= 1.
 
     diagonal_share: the share of a batch with t = s, where a loss is flow matching.
     """
 
-    kind: str
     diagonal_share: float = Field(0.25, ge=0.0, le=1.0)
 
     def sample(self, n: int, generator: Generator, device: torch.device | str = "cpu") -> TimePair:
@@ -51,7 +50,7 @@ class TimeSamplerSettings(Settings):
 
 
 class SortedPairs(TimeSamplerSettings):
-    """Two independent draws of one law, the smaller of which is t and the larger s."""
+    """Two independent draws of one distribution: t is the smaller, s the larger."""
 
     def marginal_cdf(self, which: Literal["t", "s"], x: Tensor) -> Tensor:
         single = self.cdf(x)

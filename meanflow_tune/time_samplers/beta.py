@@ -1,4 +1,4 @@
-"""Beta pairs."""
+"""Sorted pairs of Beta(a, b) times."""
 
 from typing import Literal
 

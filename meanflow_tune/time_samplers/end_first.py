@@ -1,4 +1,4 @@
-"""Pairs whose end is drawn first."""
+"""Pairs whose end time s is drawn first."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Pairs whose gap is drawn first."""
+"""Pairs whose gap s - t is drawn first."""
 
 from typing import Literal
 
@@ -24,7 +24,7 @@ class GapFirst(TimeSamplerSettings):
     b: float = Field(1.0, gt=0.0, le=100.0)
 
     def marginal_cdf(self, which: Literal["t", "s"], x: Tensor) -> Tensor:
-        # t = U (1 - gap), and 1 - s has the law of t.
+        # t = U (1 - gap), and 1 - s has the distribution of t.
         at = x.double() if which == "t" else 1.0 - x.double()
         below = uniform_below_cdf(self.b, self.a, at)
         return below if which == "t" else 1.0 - below

@@ -1,4 +1,4 @@
-"""Logit-normal pairs."""
+"""Sorted pairs of logit-normal times, σ(mean + std z)."""
 
 import math
 from typing import Literal

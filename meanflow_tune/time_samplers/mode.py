@@ -1,4 +1,4 @@
-"""Mode pairs: a bump in the middle with heavy tails."""
+"""Sorted pairs of times from Stable Diffusion 3's mode sampling: a central bump with heavy tails."""
 
 import math
 from typing import Literal

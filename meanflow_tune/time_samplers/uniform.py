@@ -1,4 +1,4 @@
-"""Uniform pairs."""
+"""Sorted pairs of uniform times."""
 
 from typing import Literal
 

@@ -1,23 +1,13 @@
-"""How the residual of a sample becomes its loss: robust norms and weights."""
+"""How the residual of a sample becomes its loss, [B, *D] -> [B]: robust norms and weights."""
 
 from typing import Annotated
 
-from pydantic import Field
+from meanflow_tune.settings import OneOf
+from meanflow_tune.weightings.adaptive import Adaptive as Adaptive
+from meanflow_tune.weightings.base import WeightingModule as WeightingModule
+from meanflow_tune.weightings.base import WeightingSettings as WeightingSettings
+from meanflow_tune.weightings.log_variance import LogVariance as LogVariance
+from meanflow_tune.weightings.pseudo_huber import PseudoHuber as PseudoHuber
 
-from meanflow_tune.weightings.adaptive import Adaptive
-from meanflow_tune.weightings.base import WeightingModule, WeightingSettings
-from meanflow_tune.weightings.log_variance import LogVariance
-from meanflow_tune.weightings.pseudo_huber import PseudoHuber
-
-AnyWeighting = Annotated[Adaptive | PseudoHuber | LogVariance, Field(discriminator="kind")]
-WEIGHTING_KINDS = (Adaptive, PseudoHuber, LogVariance)
-
-__all__ = [
-    "WEIGHTING_KINDS",
-    "Adaptive",
-    "AnyWeighting",
-    "LogVariance",
-    "PseudoHuber",
-    "WeightingModule",
-    "WeightingSettings",
-]
+WEIGHTING_KINDS = WeightingSettings.members()
+AnyWeighting = Annotated[WeightingSettings, OneOf(WEIGHTING_KINDS)]

@@ -1,4 +1,4 @@
-"""MeanFlow's weight, a negative power of the sample's own error."""
+"""MeanFlow's adaptive weight, a negative power of the sample's error (arXiv 2505.13447)."""
 
 from typing import Annotated, Literal
 

@@ -1,10 +1,10 @@
-"""What the weightings share: residual [B, *D] to loss [B], as a module that may have parameters."""
+"""Base of the weightings: residual [B, *D] -> loss [B], as a module that may have parameters."""
 
 from abc import abstractmethod
 
 from torch import Generator, Tensor, nn
 
-from meanflow_tune.settings import Settings
+from meanflow_tune.settings import Member
 
 
 class WeightingModule(nn.Module):
@@ -15,10 +15,8 @@ class WeightingModule(nn.Module):
         """[B], for a residual [B, *D] with its mean square over *D [B], at times t and s [B]."""
 
 
-class WeightingSettings(Settings):
+class WeightingSettings(Member):
     """Base of the family: settings that build a WeightingModule."""
-
-    kind: str
 
     @abstractmethod
     def build(self, generator: Generator) -> WeightingModule:

@@ -16,41 +16,35 @@ from meanflow_tune.data import (
     EightGaussians,
 )
 from meanflow_tune.data.base import make_split
+from tests.support.other_values import others
 
-EXAMPLES: dict[type[DataSettings], DataSettings] = {
-    Digits: Digits(),
-    EightGaussians: EightGaussians(size=500, held_out=100, labelled=True),
-}
-# A second legal value of every setting: each must change the content.
-OTHER = {
-    Digits: {"held_out": 300, "seed": 1},
-    EightGaussians: {"size": 400, "held_out": 90, "std": 0.2, "labelled": False, "seed": 1},
-}
 every_kind = pytest.mark.parametrize("kind", DATA_KINDS, ids=lambda kind: kind.__name__)
 
 
 @every_kind
 def test_split_has_the_common_form(kind: type[DataSettings]) -> None:
-    split = EXAMPLES[kind].load()
-    assert split.train_x.shape[1:] == split.held_out_x.shape[1:] == split.shape
-    for x, label in (
-        (split.train_x, split.train_label),
-        (split.held_out_x, split.held_out_label),
-    ):
-        assert x.dtype == torch.float32
-        assert x.is_contiguous()
-        assert torch.isfinite(x).all()
-        assert label is not None
-        assert label.dtype == torch.int64
-        assert label.shape == x.shape[:1]
-        assert split.classes is not None
-        assert torch.equal(label.unique(), torch.arange(split.classes))
+    """By default and with every other setting, labels or none among them."""
+    for settings in (kind(), *(other for _, other in others(kind()))):
+        split = settings.load()
+        assert split.train_x.shape[1:] == split.held_out_x.shape[1:] == split.shape
+        for x, label in (
+            (split.train_x, split.train_label),
+            (split.held_out_x, split.held_out_label),
+        ):
+            assert x.dtype == torch.float32
+            assert x.is_contiguous()
+            assert torch.isfinite(x).all()
+            assert (label is None) == (split.classes is None)
+            if label is not None and split.classes is not None:
+                assert label.dtype == torch.int64
+                assert label.shape == x.shape[:1]
+                assert torch.equal(label.unique(), torch.arange(split.classes))
 
 
 @every_kind
 def test_same_settings_give_the_same_bytes(kind: type[DataSettings]) -> None:
     state = torch.get_rng_state()
-    first, second = EXAMPLES[kind].load(), EXAMPLES[kind].load()
+    first, second = kind().load(), kind().load()
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first.train_x, second.train_x)
     assert torch.equal(first.held_out_x, second.held_out_x)
@@ -59,18 +53,14 @@ def test_same_settings_give_the_same_bytes(kind: type[DataSettings]) -> None:
 
 @every_kind
 def test_every_setting_changes_the_content(kind: type[DataSettings]) -> None:
-    assert set(OTHER[kind]) == set(kind.model_fields) - {"kind"}
-    seen = {EXAMPLES[kind].load().fingerprint}
-    for name, value in OTHER[kind].items():
-        settings = kind.model_validate(EXAMPLES[kind].model_dump() | {name: value})
-        seen.add(settings.load().fingerprint)
-    assert len(seen) == 1 + len(OTHER[kind])
+    fingerprints = [settings.load().fingerprint for _, settings in others(kind())]
+    assert len({kind().load().fingerprint, *fingerprints}) == 1 + len(fingerprints)
 
 
 @every_kind
 def test_settings_are_data(kind: type[DataSettings]) -> None:
-    settings = EXAMPLES[kind]
-    assert TypeAdapter(Data).validate_python(settings.model_dump(mode="json")) == settings
+    for settings in (kind(), *(other for _, other in others(kind()))):
+        assert TypeAdapter(Data).validate_python(settings.model_dump(mode="json")) == settings
     with pytest.raises(ValidationError, match="sead"):
         kind.model_validate({"sead": 2})
 
@@ -129,6 +119,13 @@ def test_eight_gaussians_have_their_moments() -> None:
     spread = (split.train_x - centres[split.train_label]).std()
     assert float(spread) == pytest.approx(0.1, abs=0.002)
     assert split.train_x.var(dim=0).tolist() == pytest.approx([1.01, 1.01], abs=0.03)
+
+
+def test_eight_gaussians_are_labelled_by_their_centre() -> None:
+    split = EightGaussians(size=500, held_out=100, labelled=True).load()
+    assert split.classes == 8
+    assert split.train_label is not None
+    assert split.held_out_label is not None
 
 
 def test_eight_gaussians_without_labels_are_the_same_points() -> None:

@@ -18,6 +18,7 @@ from meanflow_tune.ds_schedules import (
     Sigmoid,
 )
 from meanflow_tune.ds_schedules.base import ProgressSchedule
+from tests.support.other_values import others
 
 SCHEDULES = (
     *(kind() for kind in DS_SCHEDULE_KINDS),
@@ -69,10 +70,7 @@ def test_every_setting_changes_the_ratio(kind: type[DsScheduleSettings]) -> None
     def everywhere(schedule: DsScheduleSettings) -> torch.Tensor:
         return torch.stack([schedule.ratio(progress, gap) for progress in PROGRESS])
 
-    for name in set(kind.model_fields) - {"kind"}:
-        default = getattr(kind(), name)
-        changed = default // 2 if isinstance(default, int) else 0.5 * default
-        other = kind.model_validate({name: changed})
+    for name, other in others(kind()):
         assert not torch.equal(everywhere(other), everywhere(kind())), name
 
 

@@ -28,6 +28,7 @@ from meanflow_tune.metrics import (
     train_classifier,
 )
 from meanflow_tune.metrics.frechet import frechet_distance
+from tests.support.other_values import others
 
 every_kind = pytest.mark.parametrize("kind", METRIC_KINDS, ids=lambda kind: kind.__name__)
 
@@ -138,6 +139,14 @@ def test_settings_are_data(kind: type[MetricSettings]) -> None:
     assert kind().name == kind().kind
     with pytest.raises(ValidationError, match="projektions"):
         kind.model_validate({"projektions": 2})
+
+
+@every_kind
+def test_every_setting_changes_the_value(
+    kind: type[MetricSettings], samples: Tensor, reference: Reference
+) -> None:
+    for name, other in others(kind()):
+        assert other.compute(samples, reference) != kind().compute(samples, reference), name
 
 
 @pytest.mark.parametrize("kind", [SlicedWasserstein, FrechetPixels, FrechetFeatures])

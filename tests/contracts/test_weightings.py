@@ -24,6 +24,7 @@ from meanflow_tune.weightings import (
     WeightingModule,
     WeightingSettings,
 )
+from tests.support.other_values import others
 
 
 def build(kind: type[WeightingSettings], seed: int = 0) -> WeightingModule:
@@ -91,6 +92,18 @@ def test_settings_are_data(kind: type[WeightingSettings]) -> None:
     assert adapter.validate_python(settings.model_dump(mode="json")) == settings
     with pytest.raises(ValidationError, match="Extra inputs"):
         adapter.validate_python({"kind": settings.kind, "unknown": 1.0})
+
+
+@pytest.mark.parametrize("kind", WEIGHTING_KINDS)
+def test_every_setting_changes_the_module(kind: type[WeightingSettings]) -> None:
+    residual = torch.randn(5, 3, generator=torch.Generator().manual_seed(3))
+
+    def seen(settings: WeightingSettings) -> list[Tensor]:
+        module = settings.build(make_generator(0, "weighting"))
+        return [values(module, residual).detach(), *module.state_dict().values()]
+
+    for name, other in others(kind()):
+        assert not all(map(torch.equal, seen(other), seen(kind()))), name
 
 
 def test_kinds_are_distinct() -> None:
