@@ -45,7 +45,8 @@ class Ema(Settings):
 
 
 class Budget(Settings):
-    """images: length of training; global_batch: images a step over all ranks; rungs: report points."""
+    """images: length of training; global_batch: images per step over all ranks; rungs: shares of the
+    budget after which a trial reports."""
 
     images: Positive
     global_batch: Positive

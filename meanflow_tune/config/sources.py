@@ -22,7 +22,7 @@ class StudentJump(Settings):
 
 
 class TeacherOde(Settings):
-    """x_s by the teacher's ODE from x_t: on the trajectory, at the price of its evaluations."""
+    """x_s by the teacher's ODE from x_t: on the trajectory, at the cost of its evaluations."""
 
     kind: Literal["teacher_ode"] = "teacher_ode"
     solver: Solver = Solver(method="heun", steps=2)
@@ -48,10 +48,10 @@ XSource = Annotated[StudentJump | TeacherOde | Annealed, Field(discriminator="ki
 
 
 class Guidance(Settings):
-    """Classifier-free guidance baked into the velocity that is learned, for t in [t_start, t_end].
+    """Classifier-free guidance baked into the learned velocity, for t in [t_start, t_end].
 
     There v_uncond + scale (v_cond - v_uncond) replaces v_cond, so that a student samples with
-    guidance at one evaluation a step. scale = 1 is no guidance.
+    guidance at one evaluation per step. scale = 1 is no guidance.
     """
 
     scale: Annotated[float, Field(ge=0.0, le=20.0)]

@@ -1,4 +1,4 @@
-"""Generation by a few jumps of the average velocity."""
+"""Generation by a few jumps of the average velocity, x_s = x_t + (s - t) u(x_t, t, s)."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Fixed-step integration of dx/dt = v(x, t) with start and end times of each sample's own."""
+"""Fixed-step integration of dx/dt = v(x, t) with a start and an end time per sample."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -23,7 +23,7 @@ def integrate(
     """x at time `end`, from x [B, *D] at `start`, by `steps` equal steps of `method`.
 
     velocity: (x [B, *D], t [B]) -> [B, *D]; start, end: [B], or one number for all; end < start
-    goes back in time. Order 1 (euler, one evaluation a step), 2 (heun, two) or 4 (rk4, four). No
+    goes back in time. Order 1 (euler, one evaluation per step), 2 (heun, two) or 4 (rk4, four). No
     evaluation leaves the interval. Raises ValueError for steps < 1 and for an unknown method.
     """
     if steps < 1:

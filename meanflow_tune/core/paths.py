@@ -1,4 +1,4 @@
-"""The training path between noise and data."""
+"""The training path between noise and data, x_t = (1 - t) x_0 + t x_1."""
 
 from torch import Tensor
 

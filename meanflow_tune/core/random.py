@@ -1,4 +1,4 @@
-"""Seeds folded from what they are for, so that no draw depends on the order of earlier draws."""
+"""Seeds folded from their purpose, so that no draw depends on the order of earlier draws."""
 
 import hashlib
 
@@ -27,8 +27,8 @@ GOLDEN = (5.0**0.5 - 1.0) / 2.0
 def spread_draws(count: int, generator: torch.Generator) -> torch.Tensor:
     """`count` numbers in [0, 1), float64, each uniform, and together spread evenly over [0, 1).
 
-    Multiples of the golden ratio from a random start, modulo 1 (Weyl's sequence): of any consecutive
-    ones, a share close to f lies below f.
+    Multiples of the golden ratio from a random start, modulo 1 (Weyl's sequence): of any
+    consecutive ones, a share close to f lies below f.
     """
     start = torch.rand((), generator=generator, dtype=torch.float64, device=generator.device)
     steps = torch.arange(count, dtype=torch.float64, device=generator.device)

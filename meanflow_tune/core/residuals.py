@@ -1,4 +1,4 @@
-"""Sizes, weights and bounds of residuals and corrections [B, *D], one number a sample."""
+"""Sizes, weights and bounds of residuals and corrections [B, *D], one number per sample."""
 
 import torch
 from torch import Tensor
@@ -17,19 +17,6 @@ def adaptive_weight(mean_square: Tensor, power: float, epsilon: float) -> Tensor
     The adaptive weight of MeanFlow (arXiv 2505.13447), with the mean over dimensions for its sum.
     """
     return (mean_square.detach() + epsilon).pow(-power)
-
-
-def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """The mean over the batch of weight · values, both [B]; not divided by the sum of the weights.
-
-    Raises ValueError on different shapes, which would broadcast to [B, B].
-    """
-    if values.shape != weight.shape:
-        raise ValueError(
-            "`values.shape == weight.shape` must hold, "
-            f"but got {tuple(values.shape)} and {tuple(weight.shape)}."
-        )
-    return (values * weight).mean()
 
 
 def bound_factor(correction: Tensor, bound: float) -> Tensor:

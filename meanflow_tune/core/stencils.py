@@ -30,8 +30,8 @@ def end_time_stencil(s: Tensor, step: Tensor, order: int) -> Stencil:
     if order not in (1, 2):
         raise ValueError(f"order must be 1 or 2, but got ({order=}).")
     beyond = s + step > 1.0
-    # Coefficients come from the nodes as they are after rounding: the step taken is not the one
-    # wanted, by a rounding of s that may be large beside the step.
+    # Coefficients come from the nodes as they are after rounding: the step taken differs
+    # from the one requested by a rounding of s, which may be large relative to the step.
     if order == 1:
         nodes = torch.where(beyond, s - step, s + step).unsqueeze(0)
         change = nodes - s

@@ -28,8 +28,8 @@ class PathSample:
 
     x_0 (noise), x_1 (data), x_t, v_t: [B, *D]; t, s: [B]; label: [B] int64, or None without classes.
     v_t = x_1 - x_0 is the *conditional* velocity; a teacher's velocity replaces it in distillation.
-    lot: [B] in [0, 1), spread evenly over a global batch and independent of all else, or None where
-    nothing is decided by lot.
+    uniform_draw: [B] in [0, 1), spread evenly over a global batch and independent of all else, or
+    None where no row is chosen at random.
     """
 
     x_0: Tensor
@@ -39,7 +39,7 @@ class PathSample:
     t: Tensor
     s: Tensor
     label: Tensor | None
-    lot: Tensor | None = None
+    uniform_draw: Tensor | None = None
 
     @property
     def gap(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""The backward identity, which is MeanFlow's."""
+"""The backward identity of MeanFlow: u = v_t + Δ D u."""
 
 from typing import Literal
 

@@ -1,6 +1,6 @@
-"""What the losses share: their ingredients, the ramp of a share, and the diagonal t = s.
+"""Base of the losses: a loss is an identity u = T(...), trained by ‖u - T‖².
 
-Every identity has the form u = T(...): a loss is a target, by default behind a stop-gradient.
+Here are the inputs of the targets T, their parts, the ramp of a share, and the diagonal t = s.
 """
 
 from abc import abstractmethod
@@ -12,18 +12,18 @@ from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from meanflow_tune.core.types import PathSample, expand_as
-from meanflow_tune.settings import Settings
+from meanflow_tune.settings import Member, Settings
 
 
 @dataclass(frozen=True)
 class TargetInputs:
-    """What targets are made of; None is what no active loss needs.
+    """The inputs of the targets; None is what no active loss needs.
 
     v_t = v(x_t, t), u = u(x_t, t, s), v_s = v(x_s, s), d_s = ∂_s u, d_t = D u, d_t_d_s = D ∂_s u:
     [B, *D]. Tri-consistency splits [t, s] at s - ds with ds = ρ (s - t): ratio is ρ [B] in (0, 1];
     u_split = u(x_t, t, s - ds), and ode_velocity = (x_s - x_{s-ds}) / ds, the mean velocity over
-    [s - ds, s] from x_{s-ds}, by the teacher's ODE or the student: [B, *D]. along [B, *D] stands for
-    the first-order derivatives of a mixture where only their sum is known (`LossMix.direction`).
+    [s - ds, s] from x_{s-ds}, by the teacher's ODE or the student: [B, *D]. directional_derivative
+    [B, *D] replaces d_s and d_t of a mixture where only their sum is known (`LossMix.direction`).
 
     Only u, u_split and the derivatives may carry gradients, for losses without a stop-gradient.
     """
@@ -35,13 +35,13 @@ class TargetInputs:
     d_s: Tensor | None = None
     d_t: Tensor | None = None
     d_t_d_s: Tensor | None = None
-    along: Tensor | None = None
+    directional_derivative: Tensor | None = None
     u_split: Tensor | None = None
     ode_velocity: Tensor | None = None
     ratio: Tensor | None = None
 
     def given(self, name: str) -> Tensor:
-        """The ingredient `name`; raises ValueError if it was left out."""
+        """The input `name`; raises ValueError if it was left out."""
         tensor = getattr(self, name)
         if not isinstance(tensor, Tensor):
             raise ValueError(f"An active loss needs `{name}`, but TargetInputs.{name} is None.")
@@ -49,7 +49,7 @@ class TargetInputs:
 
 
 @dataclass(frozen=True)
-class Parts:
+class TargetParts:
     """A target T = velocity + first + second, each [B, *D]; None is zero.
 
     velocity is made of velocities; first and second are the corrections by first- and second-order
@@ -67,10 +67,10 @@ class Parts:
             return self.second if self.first is None else self.first
         return self.first + self.second
 
-    def detach(self) -> "Parts":
+    def detach(self) -> "TargetParts":
         """The same numbers without gradient."""
         first, second = self.first, self.second
-        return Parts(
+        return TargetParts(
             self.velocity.detach(),
             None if first is None else first.detach(),
             None if second is None else second.detach(),
@@ -115,14 +115,13 @@ SignedShare = Annotated[float, Field(ge=-10.0, le=10.0), AfterValidator(_not_zer
 _FROM_U = frozenset({"d_s", "d_t", "d_t_d_s", "u_split"})
 
 
-class Loss(Settings):
+class Loss(Member):
     """Base of the family: an identity as a target for u, and its share in a mixture.
 
     kind: its name in a mixture. stop_gradient: whether the target is a constant; if not, gradients
     flow through u and its derivatives in the target, never through x_s and velocities.
     """
 
-    kind: str
     share: PositiveShare = 1.0
     ramp: Ramp = Ramp()
     stop_gradient: bool = True
@@ -141,7 +140,7 @@ class Loss(Settings):
     def needs(self) -> frozenset[str]:
         """Names of the TargetInputs that the target uses, beyond path, v_t and u, always there."""
 
-    def parts(self, inputs: TargetInputs) -> Parts:
+    def parts(self, inputs: TargetInputs) -> TargetParts:
         """The target in parts, detached under a stop-gradient; rows with t = s are not meaningful."""
         parts = self._parts(inputs)
         return parts.detach() if self.stop_gradient else parts
@@ -158,11 +157,11 @@ class Loss(Settings):
         return u - target
 
     @abstractmethod
-    def _parts(self, inputs: TargetInputs) -> Parts:
+    def _parts(self, inputs: TargetInputs) -> TargetParts:
         """The identity's T in parts [B, *D], whose rows with t = s are not used."""
 
 
-def assemble(parts: Parts, inputs: TargetInputs) -> Tensor:
+def assemble(parts: TargetParts, inputs: TargetInputs) -> Tensor:
     """T [B, *D] from its parts, v_t on the diagonal t = s."""
     correction = parts.correction
     target = parts.velocity if correction is None else parts.velocity + correction

@@ -1,4 +1,4 @@
-"""A mixture applied to a batch: what is squared, and what is only logged."""
+"""A mixture applied to a batch: the residuals u - Σ w_i T_i or u - T_i, and terms for logging."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from meanflow_tune.core.residuals import (
     per_sample_mean_square,
 )
 from meanflow_tune.core.types import expand_as
-from meanflow_tune.losses.base import Parts, TargetInputs, assemble
+from meanflow_tune.losses.base import TargetInputs, TargetParts, assemble
 from meanflow_tune.losses.mix import LossMix
 
 MIXED = "mixed"
@@ -21,8 +21,8 @@ MIXED = "mixed"
 
 @dataclass(frozen=True)
 class Combined:
-    """residuals: each that is to be squared, [B, *D], with the gradients of the mixture; weights of
-    them, which sum to 1; terms: detached scalars, for logging only.
+    """residuals: to be squared, each [B, *D], with the gradients of the mixture; weights: theirs,
+    which sum to 1; terms: detached scalars, for logging only.
     """
 
     residuals: dict[str, Tensor]
@@ -31,16 +31,16 @@ class Combined:
 
 
 def combine(
-    mix: LossMix, u: Tensor, inputs: TargetInputs, progress: float, rest: bool = False
+    mix: LossMix, u: Tensor, inputs: TargetInputs, progress: float, first_order_only: bool = False
 ) -> Combined:
     """The mixture at `progress` for u [B, *D]: one residual u - Σ w_i T_i, or each u - T_i.
 
-    rest: without second_order, for rows that have no second-order pass. The terms are
+    first_order_only: without second_order, for rows without a second-order pass. The terms are
     `residual/NAME`, the mean square of u - T_i; `correction/NAME`, the root mean square of T_i's
     correction over that of u; `correction/cosine` between the sums, weighted by the shares, of the
     first- and of the second-order corrections; `correction/clamped`, the share of clamped samples.
     """
-    weights = mix.weights(progress, rest)
+    weights = mix.weights(progress, first_order_only)
     parts = {name: mix.active[name].parts(inputs) for name in weights}
     fixed = u.detach()
     with_gradient = u - fixed
@@ -57,14 +57,14 @@ def combine(
         for name, residual in each.items():
             value = value + weights[name] * residual
         corrections = [_mixed_correction(parts, weights, inputs)]
-        if inputs.along is not None:
-            value = value - expand_as(inputs.path.gap, u) * inputs.along
+        if inputs.directional_derivative is not None:
+            value = value - expand_as(inputs.path.gap, u) * inputs.directional_derivative
         if mix.clamp is not None and corrections[0] is not None:
             excess = 1.0 - expand_as(bound_factor(corrections[0], mix.clamp), u)
             value = value + excess * corrections[0]
         result = Combined({MIXED: value + with_gradient}, {MIXED: 1.0}, {})
     with torch.no_grad():
-        if inputs.along is None:
+        if inputs.directional_derivative is None:
             result.terms.update(
                 {f"residual/{n}": per_sample_mean_square(r).mean() for n, r in each.items()}
             )
@@ -75,11 +75,11 @@ def combine(
 
 
 def _mixed_correction(
-    parts: Mapping[str, Parts], weights: Mapping[str, float], inputs: TargetInputs
+    parts: Mapping[str, TargetParts], weights: Mapping[str, float], inputs: TargetInputs
 ) -> Tensor | None:
     """Σ w_i C_i [B, *D], None where no target has a correction; 0 where t = s."""
     gap = expand_as(inputs.path.gap, inputs.u)
-    total = None if inputs.along is None else gap * inputs.along
+    total = None if inputs.directional_derivative is None else gap * inputs.directional_derivative
     for name, part in parts.items():
         if part.correction is not None:
             term = weights[name] * part.correction
@@ -87,11 +87,11 @@ def _mixed_correction(
     return None if total is None else torch.where(gap == 0, 0.0, total)
 
 
-def _limited(parts: Mapping[str, Parts], bound: float) -> dict[str, Parts]:
-    """The same targets, with each correction bounded by itself."""
+def _limited(parts: Mapping[str, TargetParts], bound: float) -> dict[str, TargetParts]:
+    """The same targets with each correction bounded."""
     found = {name: part.correction for name, part in parts.items()}
     return {
-        name: Parts(parts[name].velocity, None if c is None else limited(c, bound))
+        name: TargetParts(parts[name].velocity, None if c is None else limited(c, bound))
         for name, c in found.items()
     }
 
@@ -105,7 +105,7 @@ def _share_beyond(corrections: list[Tensor | None], bound: float, u: Tensor) -> 
     return beyond.to(u.dtype).mean()
 
 
-def _diagnostics(mix: LossMix, u: Tensor, parts: Mapping[str, Parts]) -> dict[str, Tensor]:
+def _diagnostics(mix: LossMix, u: Tensor, parts: Mapping[str, TargetParts]) -> dict[str, Tensor]:
     size = torch.linalg.vector_norm(u)
     terms: dict[str, Tensor] = {}
     first: list[Tensor] = []

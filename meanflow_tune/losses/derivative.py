@@ -1,4 +1,4 @@
-"""How the mixed derivative D ∂_s u of a target is found."""
+"""How the mixed derivative D ∂_s u of a target is computed: exactly or by differences in s."""
 
 from typing import Annotated, Literal
 
@@ -8,7 +8,7 @@ from meanflow_tune.settings import Settings
 
 
 class Exact(Settings):
-    """By one pass that carries (u, ∂_s u, D u, D ∂_s u)."""
+    """By one derivative pass, which gives (u, ∂_s u, D u, D ∂_s u)."""
 
     kind: Literal["exact"] = "exact"
 

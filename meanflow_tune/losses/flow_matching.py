@@ -1,4 +1,4 @@
-"""Flow matching: the velocity itself as the target, at whatever times."""
+"""Flow matching: the velocity itself as the target at all times, u = v_t."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""The forward identity: the average velocity followed at its end."""
+"""The forward identity, differentiated at the end time: u = v_s - Δ ∂_s u."""
 
 from typing import Literal
 

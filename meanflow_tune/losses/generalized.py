@@ -1,4 +1,4 @@
-"""The generalized second-order identity with two parameters."""
+"""The generalized second-order identity, with parameters α and β."""
 
 from typing import Annotated, Literal
 
@@ -12,7 +12,7 @@ class Generalized(JetIdentity):
 
     Identity 5: the mixture of backward, forward and second order with the weights α - β/2,
     1 - α - β/2 and β, as one target; (1, 0) is backward, (0, 0) forward and (1/2, 1) second order.
-    beta may be negative in either form of a mixture, for the target as a whole is regressed on.
+    beta may be negative in either form of a mixture, because the target is regressed on as a whole.
     """
 
     kind: Literal["generalized"] = "generalized"

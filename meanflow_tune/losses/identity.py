@@ -1,4 +1,4 @@
-"""Identities that are linear in the derivatives of u: all come from one jet, and so do mixtures."""
+"""Identities that are linear in the derivatives of u: one jet serves all of them and their mixtures."""
 
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass, fields
 from torch import Tensor
 
 from meanflow_tune.core.types import expand_as
-from meanflow_tune.losses.base import Loss, Parts, TargetInputs
+from meanflow_tune.losses.base import Loss, TargetInputs, TargetParts
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Coefficients:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The ingredients with a coefficient other than 0, without v_t."""
+        """The target inputs with a coefficient other than 0, without v_t."""
         names = [field.name for field in fields(self)]
         return frozenset(name for name in names if getattr(self, name) != 0.0) - {"v_t"}
 
@@ -34,7 +34,7 @@ class Coefficients:
 
 
 class JetIdentity(Loss):
-    """A loss given by its coefficients, with the jet (u, ∂_s u, D u, D ∂_s u) as ingredients."""
+    """A loss given by its coefficients of the jet (u, ∂_s u, D u, D ∂_s u) and the velocities."""
 
     @property
     @abstractmethod
@@ -45,21 +45,21 @@ class JetIdentity(Loss):
     def needs(self) -> frozenset[str]:
         return self.coefficients.needs
 
-    def _parts(self, inputs: TargetInputs) -> Parts:
+    def _parts(self, inputs: TargetInputs) -> TargetParts:
         c, gap = self.coefficients, expand_as(inputs.path.gap, inputs.u)
         velocity = _sum(inputs, v_t=c.v_t, v_s=c.v_s)
         assert velocity is not None
-        if inputs.along is not None:  # the mixture adds its first-order part as a whole
-            return Parts(velocity)
+        if inputs.directional_derivative is not None:  # the mixture adds it as a whole
+            return TargetParts(velocity)
         first = _sum(inputs, d_t=c.d_t, d_s=c.d_s)
         second = None
         if c.d_t_d_s != 0.0:
             second = c.d_t_d_s * gap.square() * inputs.given("d_t_d_s")
-        return Parts(velocity, None if first is None else gap * first, second)
+        return TargetParts(velocity, None if first is None else gap * first, second)
 
 
 def _sum(inputs: TargetInputs, **coefficients: float) -> Tensor | None:
-    """Σ coefficient · ingredient, None where all coefficients are 0."""
+    """Σ coefficient · input, None where all coefficients are 0."""
     total = None
     for name, coefficient in coefficients.items():
         if coefficient != 0.0:

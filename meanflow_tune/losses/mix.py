@@ -1,6 +1,9 @@
-"""LossMix: several identities as one target or as a sum; it costs no more than its dearest part."""
+"""LossMix: several identities as one target, ‖u - Σ w_i T_i‖², or as a sum, Σ w_i ‖u - T_i‖².
 
-from typing import Annotated, Literal, Self
+It costs no more than its most expensive term.
+"""
+
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -20,26 +23,27 @@ LARGEST_WEIGHT = 10.0
 
 
 class LossMix(Settings):
-    """Identities with weights w_i, which are shares times ramps, divided by their sum.
+    """Identities with weights w_i: shares times ramps, divided by their sum.
 
-    form: "mixed_target" is ‖u - Σ w_i T_i‖², "sum" is Σ w_i ‖u - T_i‖², which takes no negative
-    shares, being unbounded below with them. Behind a stop-gradient both have the same gradient under
-    a squared error, and another one under any other weighting.
+    form: "mixed_target" is ‖u - Σ w_i T_i‖²; "sum" is Σ w_i ‖u - T_i‖², which refuses negative
+    shares, because they make it unbounded below. Behind a stop-gradient both have the same gradient
+    under a squared error, and different ones under any other weighting.
 
-    clamp: bound of the root mean square, a sample, of the correction of each target that is
-    regressed on: of the mixed one, or of each in a sum. What is bounded is T less its velocities,
-    since velocities of noise and data are legitimately large, while the correction is u - velocity
-    on a true flow map and has a variance that grows like Δ⁴ on a wrong one. None is no bound.
+    clamp: bound of the per-sample root mean square of the correction of each target that is
+    regressed on: of the mixed one, or of each in a sum. The correction is T less its velocities:
+    velocities of noise and data may rightly be large, while the correction is u - velocity on a true
+    flow map and has a variance that grows like Δ⁴ on a wrong one. None is no bound.
 
-    derivative: how D ∂_s u is found, for second_order and generalized.
+    derivative: how D ∂_s u is computed, for second_order and generalized.
 
-    Shares sum to 1. At every progress the weights must exist and stay within ±10, which is checked
+    Shares sum to 1. The weights must exist and stay within ±10 at every progress, which is checked
     at construction.
     """
 
     form: Literal["mixed_target", "sum"] = "mixed_target"
     clamp: Annotated[float, Field(gt=0.0)] | None = None
     derivative: MixedDerivative = Exact()
+    # A new loss is one more field, of its name; their order is that in which residuals are summed.
     backward: Backward | None = None
     forward: Forward | None = None
     second_order: SecondOrder | None = None
@@ -74,7 +78,7 @@ class LossMix(Settings):
     def _check(self) -> Self:
         shares = {name: loss.share for name, loss in self.active.items()}
         if not shares:
-            known = ", ".join(_names())
+            known = ", ".join(LOSSES)
             raise ValueError(f"at least one loss must be active; give a share to one of {known}.")
         total = sum(shares.values())
         if abs(total - 1.0) > TOLERANCE:
@@ -103,7 +107,7 @@ class LossMix(Settings):
     @property
     def active(self) -> dict[str, Loss]:
         """The losses that are set, by name, in the order of the fields."""
-        losses = {name: getattr(self, name) for name in _names()}
+        losses = {name: getattr(self, name) for name in LOSSES}
         return {name: loss for name, loss in losses.items() if loss is not None}
 
     @property
@@ -113,9 +117,8 @@ class LossMix(Settings):
 
     @property
     def first_order_needs(self) -> frozenset[str]:
-        """Names of the TargetInputs that the losses beside second_order need."""
-        rest = [loss.needs for name, loss in self.active.items() if name != "second_order"]
-        return frozenset().union(*rest)
+        """Names of the TargetInputs that the losses other than second_order need."""
+        return frozenset().union(*(loss.needs for loss in self._first_order.values()))
 
     @property
     def fraction(self) -> float:
@@ -132,32 +135,36 @@ class LossMix(Settings):
         """Whether a step ds is needed: for tri-consistency or for finite differences."""
         return self.tri_consistency is not None or self.derivative.kind != "exact"
 
-    def weights(self, progress: float, rest: bool = False) -> dict[str, float]:
+    def weights(self, progress: float, first_order_only: bool = False) -> dict[str, float]:
         """The weight of each active loss at `progress` in [0, 1]; they sum to 1.
 
-        rest: those of the losses beside second_order, which then sum to 1 by themselves.
+        first_order_only: without second_order; the weights of the others then sum to 1.
         """
         ramped = self._ramped(progress)
-        if rest:
+        if first_order_only:
             ramped.pop("second_order", None)
         total = sum(ramped.values())
         return {name: part / total for name, part in ramped.items()}
 
     def direction(self, progress: float) -> Coefficients | None:
-        """The coefficients of Σ w_i T_i over the losses beside second_order, where they suffice.
+        """The coefficients of Σ w_i T_i over the losses other than second_order, where they suffice.
 
         D and ∂_s are linear, so that Σ w_i (a_i D u + b_i ∂_s u) is one derivative along one
-        direction, at two components instead of four. None where that sum is not all that is needed:
-        in a sum of losses, and where one of the two carries a gradient and the other does not.
+        direction, at two components instead of four. None where more than that sum is needed: in a
+        sum of losses, and where one of the two carries a gradient and the other does not.
         """
-        jets = {n: loss for n, loss in self.active.items() if isinstance(loss, JetIdentity)}
-        jets.pop("second_order", None)
+        jets = {n: loss for n, loss in self._first_order.items() if isinstance(loss, JetIdentity)}
         users = [loss for loss in jets.values() if loss.needs & _JET]
         one_kind = len({loss.stop_gradient for loss in users}) == 1
         if self.form == "sum" or not one_kind or not {"d_t", "d_s"} <= self.first_order_needs:
             return None
-        weights = self.weights(progress, rest=True)
+        weights = self.weights(progress, first_order_only=True)
         return Coefficients.mixed((weights[n], loss.coefficients) for n, loss in jets.items())
+
+    @property
+    def _first_order(self) -> dict[str, Loss]:
+        """The active losses other than second_order."""
+        return {name: loss for name, loss in self.active.items() if name != "second_order"}
 
     def _ramped(self, progress: float) -> dict[str, float]:
         return {n: loss.share * loss.ramp.weight(progress) for n, loss in self.active.items()}
@@ -182,22 +189,24 @@ class LossMix(Settings):
             )
         if self.fraction == 1.0:
             return
-        rest = [loss for name, loss in self.active.items() if name != "second_order"]
-        if not any(loss.ramp.length == 0.0 for loss in rest):
+        if not any(loss.ramp.length == 0.0 for loss in self._first_order.values()):
             raise ValueError(
                 f"second_order.fraction {self.fraction:g} leaves rows without a target, because no "
                 "other loss without a ramp is active; add one, or set the fraction to 1."
             )
         if "d_t_d_s" in self.first_order_needs:
             raise ValueError(
-                f"second_order.fraction {self.fraction:g} saves nothing beside generalized, which "
+                f"second_order.fraction {self.fraction:g} saves nothing next to generalized, which "
                 "needs the second-order pass on every row; write it as backward and forward shares."
             )
 
 
 _JET = frozenset({"d_s", "d_t"})
 
-
-def _names() -> list[str]:
-    """Names of the losses, in the order of the fields."""
-    return [name for name in LossMix.model_fields if name not in ("form", "clamp", "derivative")]
+# The members of the family by name: the fields that hold a loss, in their order.
+LOSSES: dict[str, type[Loss]] = {
+    name: kind
+    for name, field in LossMix.model_fields.items()
+    for kind in get_args(field.annotation)
+    if isinstance(kind, type) and issubclass(kind, Loss)
+}

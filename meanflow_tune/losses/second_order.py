@@ -1,4 +1,4 @@
-"""The second-order identity, with the mixed derivative of the average velocity."""
+"""The second-order identity: u = (v_t + v_s) / 2 - Δ² D ∂_s u / 2."""
 
 from typing import Annotated, Literal
 
@@ -17,8 +17,8 @@ class SecondOrder(JetIdentity):
     fraction: the share f of the rows with t < s that get the second-order pass. The others are
     trained by the rest of the mixture, its weights w_i divided by 1 - w, with w the weight of this
     loss. Rows are drawn independently of times and data, so that under a squared error the expected
-    gradient is that of the mixture in which this loss has the weight f·w and each other one
-    w_i (1 - f·w) / (1 - w). With f < 1 there must be another loss.
+    gradient is that of the mixture in which this loss has the weight f·w and every other
+    one w_i (1 - f·w) / (1 - w). f < 1 needs another loss.
     """
 
     kind: Literal["second_order"] = "second_order"

@@ -1,4 +1,4 @@
-"""Tri-consistency: two parts of an interval against the whole, without derivatives."""
+"""Tri-consistency: an interval against its two parts, without derivatives."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, Self
@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import model_validator
 
 from meanflow_tune.core.types import expand_as
-from meanflow_tune.losses.base import Loss, Parts, TargetInputs
+from meanflow_tune.losses.base import Loss, TargetInputs, TargetParts
 from meanflow_tune.losses.solver import Solver
 
 
@@ -43,10 +43,10 @@ class TriConsistency(Loss):
     def needs(self) -> frozenset[str]:
         return frozenset({"u_split", "ode_velocity", "ratio"})
 
-    def _parts(self, inputs: TargetInputs) -> Parts:
+    def _parts(self, inputs: TargetInputs) -> TargetParts:
         ratio = expand_as(inputs.given("ratio"), inputs.u)
         # u - target = (u - T) / ρ with T the identity's right-hand side, whose limit ρ -> 0 is the
         # forward residual. Terms of order 1/ρ are differenced first: fewer digits are lost.
         change = (inputs.u - inputs.given("u_split")) / ratio
         correction = inputs.u - change - inputs.given("u_split")
-        return Parts(velocity=inputs.given("ode_velocity"), first=correction)
+        return TargetParts(velocity=inputs.given("ode_velocity"), first=correction)

@@ -1,1 +1,1 @@
-"""From a batch to a loss: the module that DDP wraps, and what its targets are made of."""
+"""From a batch to a loss: the module that DDP wraps, the inputs of its targets, and velocity fields."""

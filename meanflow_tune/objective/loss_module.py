@@ -1,7 +1,8 @@
-"""Objective: network, velocity source and losses as one module, PathSample -> LossOutput.
+"""The objective: network, velocity source and losses as one module, PathSample -> LossOutput.
 
-This is what DistributedDataParallel wraps, so that the derivative pass and the plain forward happen
-inside one `forward` and the gradients of all ranks are averaged.
+The loss is mean_b Σ_i w_i ρ(u - T_i), with ρ the weighting of residuals. DistributedDataParallel
+wraps this module, so that the derivative pass and the plain forward happen inside one `forward` and
+the gradients of all ranks are averaged.
 """
 
 from collections.abc import Iterator
@@ -14,17 +15,17 @@ from meanflow_tune.config import TrialConfig
 from meanflow_tune.core.random import make_generator
 from meanflow_tune.core.residuals import per_sample_mean_square
 from meanflow_tune.core.types import LossOutput, PathSample, Velocity
-from meanflow_tune.losses import Combined, TargetInputs, combine
-from meanflow_tune.objective.target_inputs import TargetInputMaker, select, select_path
+from meanflow_tune.losses import Combined, combine
+from meanflow_tune.objective.target_inputs import TargetInputMaker, select, select_path, take
 
 
 class Objective(nn.Module):
     """The training loss of `config` for `student`, with the parameters of its weighting.
 
     `teacher` is v(x, t, label) of the velocity source: the frozen v_phi, or from scratch the moving
-    average of the student. It is held outside the module's parameters, so it is neither trained nor
-    synchronised. None serves where every loss is flow matching from scratch. `null_label` is the
-    index of the null class, where there is one.
+    average of the student. It is no parameter of this module: neither trained nor synchronised. It
+    may be None where every loss is flow matching from scratch. `null_label` is the index of the null
+    class, where there is one.
     """
 
     def __init__(
@@ -38,8 +39,7 @@ class Objective(nn.Module):
         self.student = student
         self.config = config
         self.weighting = config.weighting.build(make_generator(config.seed, "weighting"))
-        # In a tuple, or nn.Module would register what it holds a second time.
-        self._maker = (TargetInputMaker(student, teacher, config, null_label),)
+        self.input_maker = TargetInputMaker(student, teacher, config, null_label)
 
     def forward(self, path: PathSample, progress: float) -> LossOutput:
         """path: the batch; progress: images seen / images of the budget, in [0, 1].
@@ -47,46 +47,43 @@ class Objective(nn.Module):
         The loss is the mean over samples of the weighting of each residual, summed with the weights
         of the mixture. Terms are detached.
         """
-        maker, losses = self._maker[0], self.config.losses
+        maker, losses = self.input_maker, self.config.losses
         u = maker.average_velocity(path.x_t, path.t, path.s, path.label)
         v_t = maker.path_velocity(path)
         batch = _Batch(u - v_t)  # the diagonal t = s, where every identity is flow matching
         # Derivatives and teacher calls are paid for only where the times differ.
-        rows = (path.gap > 0).nonzero().squeeze(1)
-        if len(rows) > 0 and set(losses.active) != {"flow_matching"}:
-            whole = len(rows) == len(u)
-            part = path if whole else select_path(path, rows)
-            u_part = u if whole else u[rows]
+        off = (path.gap > 0).nonzero().squeeze(1)
+        if len(off) > 0 and set(losses.active) != {"flow_matching"}:
+            rows = None if len(off) == len(u) else off
+            u_off = take(u, rows)
             inputs = maker.without_derivatives(
-                part,
-                u_part if losses.live else u_part.detach(),
-                v_t if whole else v_t[rows],
+                select_path(path, rows),
+                u_off if losses.live else u_off.detach(),
+                take(v_t, rows),
                 progress,
             )
-            for group in self._groups(inputs):
-                some = inputs if group.rows is None else select(inputs, group.rows)
-                u_some = u_part if group.rows is None else u_part[group.rows]
-                some = maker.with_derivatives(some, progress, group.rest)
-                combined = combine(losses, u_some, some, progress, group.rest)
-                where = rows if group.rows is None else rows[group.rows]
-                batch.put(None if whole and group.rows is None else where, combined)
+            for group, first_order_only in self._groups(inputs.path):
+                some = maker.with_derivatives(select(inputs, group), progress, first_order_only)
+                combined = combine(losses, take(u_off, group), some, progress, first_order_only)
+                batch.put(group if rows is None else take(rows, group), combined)
         return self._reduce(batch, path, u)
 
-    def _groups(self, inputs: TargetInputs) -> "Iterator[_Group]":
-        """The rows with a second-order pass, then those without; each only where there are some."""
+    def _groups(self, path: PathSample) -> Iterator[tuple[Tensor | None, bool]]:
+        """(rows, first_order_only): those with a second-order pass (None for all), then the others."""
         fraction = self.config.losses.fraction
         if fraction == 1.0:
-            yield _Group(None, rest=False)
+            yield None, False
             return
-        if inputs.path.lot is None:
+        if path.uniform_draw is None:
             raise ValueError(
-                f"second_order.fraction {fraction:g} draws rows by PathSample.lot, but it is None."
+                f"second_order.fraction {fraction:g} draws rows by PathSample.uniform_draw, but it is "
+                "None."
             )
-        drawn = inputs.path.lot < fraction
-        for chosen, rest in ((drawn, False), (~drawn, True)):
+        drawn = path.uniform_draw < fraction
+        for chosen, first_order_only in ((drawn, False), (~drawn, True)):
             rows = chosen.nonzero().squeeze(1)
             if len(rows) > 0:
-                yield _Group(rows, rest)
+                yield rows, first_order_only
 
     def _reduce(self, batch: "_Batch", path: PathSample, u: Tensor) -> LossOutput:
         mean_square = torch.zeros_like(path.t, dtype=u.dtype)
@@ -99,26 +96,18 @@ class Objective(nn.Module):
         loss = each.mean()
         terms = batch.terms | {"residual": mean_square.mean(), "loss": loss.detach()}
         if not torch.isfinite(loss):
-            # Poison the gradient: the averaged one then is non-finite on every rank, and all of them
-            # end the trial at the same step. Every parameter takes part, or DDP would wait for it.
+            # Poison the gradient: the average is then non-finite on every rank, and all of them end
+            # the trial at the same step. Every parameter takes part, or DDP would wait for it.
             touched = u.mean() + sum(p.mean() for p in self.weighting.parameters())
             loss = touched * float("nan")
         return LossOutput(loss, terms)
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Rows of a batch (None for all) that are trained by the whole mixture or by its rest."""
-
-    rows: Tensor | None
-    rest: bool
-
-
 @dataclass
 class _Batch:
-    """The residuals of a batch, put together from the diagonal and the groups of rows.
+    """The residuals of a batch, assembled from the diagonal and the groups of rows.
 
-    diagonal [B, *D] holds u - v_t. Each named residual begins as that, and its weight, [B] or one
+    diagonal [B, *D] holds u - v_t. Each named residual starts as that, and its weight, [B] or one
     number, as that of the first group put.
     """
 

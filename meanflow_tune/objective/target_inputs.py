@@ -1,9 +1,8 @@
-"""TargetInputMaker: what targets are made of, from the student and a velocity field.
+"""The inputs of the targets: u, its derivatives and velocities, from the student and a velocity field.
 
 Every evaluation of the student is one of `average_velocity`, `_mixed_jet` and `_first_order_jet`.
 """
 
-from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -11,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from meanflow_tune.config import Annealed, TeacherOde, TrialConfig
-from meanflow_tune.core.jets import FirstOrderJet, engine_of
+from meanflow_tune.core.jets import engine_of
 from meanflow_tune.core.ode import integrate
 from meanflow_tune.core.stencils import end_time_stencil
 from meanflow_tune.core.types import PathSample, Velocity, VelocityJet, expand_as
-from meanflow_tune.losses import Coefficients, FiniteDifference, Solver, TargetInputs
+from meanflow_tune.losses import FiniteDifference, Solver, TargetInputs
 from meanflow_tune.objective.velocities import guided_path_velocity
 
 _DERIVATIVES = frozenset({"d_s", "d_t", "d_t_d_s"})
@@ -23,12 +22,12 @@ _SPLIT = frozenset({"u_split", "ode_velocity", "ratio"})
 
 
 class TargetInputMaker:
-    """Computes what the active losses of `config` need, and nothing else.
+    """Computes the inputs that the active losses of `config` need, and nothing else.
 
     `student` is u(x, t, s, label); `field` is v(x, t, label) of the velocity source, the frozen
     teacher or the student's moving average, or None where neither is used; `null_label` is the index
-    of the null class. The student runs by `engine`, which the setting `compile` chooses. It holds no
-    parameters of its own.
+    of the null class. The student runs by `engine`, which the settings `compile` and `precision`
+    choose. It has no parameters.
     """
 
     def __init__(
@@ -49,15 +48,14 @@ class TargetInputMaker:
         return self.engine.forward(self.student, x, t, s, label=label)
 
     def _mixed_jet(self, path: PathSample, v_t: Tensor) -> VelocityJet:
-        extra = {} if path.label is None else {"label": path.label}
-        return self.engine.velocity_jet(self.student, path.x_t, path.t, path.s, v_t, **extra)
-
-    def _first_order_jet(
-        self, path: PathSample, dx: Tensor | None, dt: float, ds: float
-    ) -> FirstOrderJet:
-        extra = {} if path.label is None else {"label": path.label}
         at = (path.x_t, path.t, path.s)
-        return self.engine.directional_jet(self.student, *at, dx=dx, dt=dt, ds=ds, **extra)
+        return self.engine.velocity_jet(self.student, *at, v_t, label=path.label)
+
+    def _first_order_jet(self, path: PathSample, dx: Tensor | None, dt: float, ds: float) -> Tensor:
+        """The derivative of u along (dx, dt, ds), [B, *D]."""
+        at = (path.x_t, path.t, path.s)
+        jet = self.engine.directional_jet(self.student, *at, dx=dx, dt=dt, ds=ds, label=path.label)
+        return jet.derivative
 
     @torch.no_grad()
     def velocity(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
@@ -92,56 +90,51 @@ class TargetInputMaker:
         return TargetInputs(path=path, v_t=v_t, u=u, **found)
 
     def with_derivatives(
-        self, inputs: TargetInputs, progress: float, rest: bool = False
+        self, inputs: TargetInputs, progress: float, first_order_only: bool = False
     ) -> TargetInputs:
-        """`inputs` with the derivatives that their rows need; rest: without second_order."""
+        """`inputs` with the derivatives that they need; first_order_only: without second_order."""
         losses = self.config.losses
-        direction = losses.direction(progress) if rest else None
-        wanted = (losses.first_order_needs if rest else losses.needs) & _DERIVATIVES
-        live = losses.live - ({"tri_consistency", "second_order"} if rest else {"tri_consistency"})
+        direction = losses.direction(progress) if first_order_only else None
+        wanted = (losses.first_order_needs if first_order_only else losses.needs) & _DERIVATIVES
+        live = losses.live - {"tri_consistency"}
+        if first_order_only:
+            live -= {"second_order"}
         with torch.set_grad_enabled(bool(live) and torch.is_grad_enabled()):
-            if direction is not None:
-                return replace(inputs, along=self._along(inputs, direction))
-            found = self._derivatives(inputs, wanted, progress)
-            return replace(
-                inputs,
-                d_s=found.get("d_s"),
-                d_t=found.get("d_t"),
-                d_t_d_s=found.get("d_t_d_s"),
-            )
-
-    def _along(self, inputs: TargetInputs, direction: Coefficients) -> Tensor:
-        """One derivative for a sum of first-order ones, all of them with a gradient or none."""
-        dx = direction.d_t * inputs.v_t
-        return self._first_order_jet(inputs.path, dx, direction.d_t, direction.d_s).derivative
+            if direction is None:
+                found: dict[str, Any] = self._derivatives(inputs, wanted, progress)
+                return replace(inputs, **found)
+            # One derivative for a sum of first-order ones, all of them with a gradient or none.
+            dx = direction.d_t * inputs.v_t
+            sum_of_both = self._first_order_jet(inputs.path, dx, direction.d_t, direction.d_s)
+            return replace(inputs, directional_derivative=sum_of_both)
 
     def _derivatives(
         self, inputs: TargetInputs, wanted: frozenset[str], progress: float
-    ) -> Mapping[str, Tensor]:
-        """The wanted ones of ∂_s u, D u and D ∂_s u; a single first-order one costs two components."""
+    ) -> dict[str, Tensor]:
+        """∂_s u, D u and D ∂_s u, those in `wanted`; a single first-order one costs two components."""
         path, v_t = inputs.path, inputs.v_t
         derivative = self.config.losses.derivative
         if isinstance(derivative, FiniteDifference) and "d_t_d_s" in wanted:
-            rest = self._derivatives(inputs, wanted & {"d_s"}, progress)
-            return {**self._differences(path, v_t, derivative.order, progress), **rest}
+            d_s = self._derivatives(inputs, wanted & {"d_s"}, progress)
+            return self._differences(path, v_t, derivative.order, progress) | d_s
         if not wanted:
             return {}
         if wanted == {"d_t"}:
-            return {"d_t": self._first_order_jet(path, v_t, 1.0, 0.0).derivative}
+            return {"d_t": self._first_order_jet(path, v_t, 1.0, 0.0)}
         if wanted == {"d_s"}:
-            return {"d_s": self._first_order_jet(path, None, 0.0, 1.0).derivative}
+            return {"d_s": self._first_order_jet(path, None, 0.0, 1.0)}
         full = self._mixed_jet(path, v_t)
         return {"d_s": full.d_s, "d_t": full.d_t, "d_t_d_s": full.d_t_d_s}
 
     def _differences(
         self, path: PathSample, v_t: Tensor, order: int, progress: float
-    ) -> Mapping[str, Tensor]:
-        """D u, and D ∂_s u by differences in s of it, in one first-order pass over all nodes."""
+    ) -> dict[str, Tensor]:
+        """D u, and D ∂_s u by differences of it in s, in one first-order pass over all nodes."""
         _refuse_half_precision(path.x_t)
         stencil = end_time_stencil(path.s, self._ratio(path, progress) * path.gap, order)
         count = 1 + len(stencil.nodes)
         nodes = _repeat(path, count, s=torch.cat([path.s, stencil.nodes.flatten()]))
-        slopes = self._first_order_jet(nodes, torch.cat([v_t] * count), 1.0, 0.0).derivative
+        slopes = self._first_order_jet(nodes, torch.cat([v_t] * count), 1.0, 0.0)
         _refuse_half_precision(slopes)
         each = slopes.reshape(count, *path.x_t.shape)
         mixed = torch.zeros_like(each[0])
@@ -171,8 +164,8 @@ class TargetInputMaker:
 
         return integrate(velocity, x, start, end, solver.steps, solver.method)
 
-    def _split(self, path: PathSample, progress: float) -> Mapping[str, Tensor]:
-        """Tri-consistency: [t, s] split at s - ds with ds = ρ (s - t), and the mean velocity after it."""
+    def _split(self, path: PathSample, progress: float) -> dict[str, Tensor]:
+        """Of tri-consistency: [t, s] split at s - ds, ds = ρ (s - t), and the mean velocity after it."""
         tri = self.config.losses.tri_consistency
         assert tri is not None
         ratio = self._ratio(path, progress)
@@ -193,19 +186,20 @@ class TargetInputMaker:
         return self.config.ds_schedule.ratio(progress, path.gap)
 
 
-def select(inputs: TargetInputs, rows: Tensor) -> TargetInputs:
-    """The given rows of all ingredients."""
-    found = _tensors(inputs)
-    return replace(
-        inputs,
-        path=select_path(inputs.path, rows),
-        **{name: tensor[rows] for name, tensor in found.items()},
-    )
+def take(tensor: Tensor, rows: Tensor | None) -> Tensor:
+    """The given rows of a tensor; None for all, without a copy."""
+    return tensor if rows is None else tensor[rows]
 
 
-def select_path(path: PathSample, rows: Tensor) -> PathSample:
-    """The given rows of a path."""
-    return replace(path, **{name: tensor[rows] for name, tensor in _tensors(path).items()})
+def select(inputs: TargetInputs, rows: Tensor | None) -> TargetInputs:
+    """The given rows of all inputs; None for all."""
+    found = {name: take(tensor, rows) for name, tensor in _tensors(inputs).items()}
+    return replace(inputs, path=select_path(inputs.path, rows), **found)
+
+
+def select_path(path: PathSample, rows: Tensor | None) -> PathSample:
+    """The given rows of a path; None for all."""
+    return replace(path, **{name: take(tensor, rows) for name, tensor in _tensors(path).items()})
 
 
 def _repeat(path: PathSample, count: int, s: Tensor) -> PathSample:
@@ -222,7 +216,7 @@ def _tensors(record: TargetInputs | PathSample) -> dict[str, Any]:
 def _refuse_half_precision(x: Tensor) -> None:
     if x.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(x.device.type):
         raise ValueError(
-            "losses.derivative 'finite_difference' needs float32 or float64, for in half precision "
+            "losses.derivative 'finite_difference' needs float32 or float64: in half precision "
             f"rounding exceeds the difference, but got ({x.dtype}, autocast "
             f"{torch.is_autocast_enabled(x.device.type)}); take 'exact'."
         )

@@ -113,7 +113,7 @@ class Run:
         path = linear_path(x_0, x_1, here, label)
         if self.config.losses.fraction == 1.0:
             return path
-        return replace(path, lot=spread_draws(count, draw("lot"))[rows].to(device))
+        return replace(path, uniform_draw=spread_draws(count, draw("lot"))[rows].to(device))
 
     def advance(self, module: nn.Module) -> LossOutput:
         """One optimiser step through `module` (the objective, or DDP around it). Raises Diverged."""

@@ -45,7 +45,7 @@ def test_no_node_leaves_the_interval_that_the_step_fits_into(order: int) -> None
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_single_precision_loses_no_more_than_the_rounding_of_values(order: int) -> None:
-    """The trap: dividing by the step wanted instead of that taken after rounding is off by 3e-3."""
+    """Dividing by the step requested, not by that taken after rounding, would be off by 3e-3."""
     s = torch.linspace(0.3, 1.0, 64)
     step = 1e-5
     stencil = end_time_stencil(s, torch.full_like(s, step), order)
@@ -57,7 +57,7 @@ def test_single_precision_loses_no_more_than_the_rounding_of_values(order: int) 
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_a_step_that_rounding_swallows_gives_no_infinity(order: int) -> None:
-    """The trap: s + ds == s in float32, so that the quotient is 0 / 0 and a healthy trial diverges."""
+    """Where s + ds == s in float32 the quotient would be 0 / 0, and a healthy trial would diverge."""
     s = torch.tensor([0.3, 0.5, 1.0, 1.0])
     step = torch.tensor([1e-9, 1e-8, 1e-9, 4e-8])
     stencil = end_time_stencil(s, step, order)

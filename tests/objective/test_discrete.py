@@ -32,7 +32,7 @@ RATIOS = (0.02, 0.01, 0.005)
 
 
 def made(net: Smooth, path: PathSample, config: TrialConfig) -> TargetInputs:
-    """The ingredients of `config` for every row."""
+    """The target inputs of `config` for every row."""
     maker = TargetInputMaker(net, field, config)
     with torch.no_grad():
         u, v_t = net(path.x_t, path.t, path.s), maker.path_velocity(path)

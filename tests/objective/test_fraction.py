@@ -50,8 +50,8 @@ def run(mix: LossMix, path: PathSample, **changes: Any) -> tuple[Tensor, dict[st
     return gradient(net), output.terms
 
 
-def lots(path: PathSample, drawn: Tensor) -> PathSample:
-    return replace(path, lot=torch.where(drawn, 0.0, 0.999))
+def with_draws(path: PathSample, drawn: Tensor) -> PathSample:
+    return replace(path, uniform_draw=torch.where(drawn, 0.0, 0.999))
 
 
 def alternate(n: int) -> Tensor:
@@ -68,7 +68,7 @@ def test_the_expected_gradient_is_that_of_the_stated_mixture(
     shares, path = SHARES[name], smooth_path(9, diagonal)
     mix = mix_of(shares, 0.5, form=form)
     drawn = alternate(9)
-    mean = 0.5 * (run(mix, lots(path, drawn))[0] + run(mix, lots(path, ~drawn))[0])
+    mean = 0.5 * (run(mix, with_draws(path, drawn))[0] + run(mix, with_draws(path, ~drawn))[0])
     w, f = 0.2, 0.5
     stated = {n: share * (1.0 - f * w) / (1.0 - w) for n, share in shares.items()}
     expected, _ = run(mix_of(stated, 1.0, form=form), path)
@@ -82,7 +82,7 @@ def test_rows_with_the_pass_have_the_whole_mixture_and_others_the_rest(
 ) -> None:
     shares = {"backward": 0.6 * (1.0 - share), "forward": 0.4 * (1.0 - share)}
     path = smooth_path(1)
-    found, _ = run(mix_of(shares, 0.5), lots(path, torch.tensor([drawn])))
+    found, _ = run(mix_of(shares, 0.5), with_draws(path, torch.tensor([drawn])))
     whole = mix_of(shares, 1.0) if drawn else LossMix.mixture(backward=0.6, forward=0.4)
     torch.testing.assert_close(found, run(whole, path)[0], rtol=1e-10, atol=1e-14)
 
@@ -108,7 +108,7 @@ def test_other_rows_pay_two_components_or_none(name: str, form: str, rest: int) 
         mix = mix_of(SHARES[name], 0.3, form=form)
     net, schedule = Smooth(), Constant(value=0.3) if mix.tri_consistency else None
     objective = Objective(net, field, squared(mix, ds_schedule=schedule))
-    objective(lots(path, torch.arange(10) < 5), 1.0)
+    objective(with_draws(path, torch.arange(10) < 5), 1.0)
     jets = [each for each in net.passes if each.components > 1]
     assert jets == [Pass(4, 3)] + ([Pass(rest, 5)] if rest else [])
 
@@ -117,7 +117,7 @@ def test_a_batch_may_have_no_row_of_a_group() -> None:
     mix = mix_of(SHARES["both"], 0.5)
     for path in (smooth_path(1), smooth_path(4), smooth_path(4, diagonal=4)):
         for drawn in (torch.ones(len(path.t)), torch.zeros(len(path.t))):
-            found, terms = run(mix, lots(path, drawn.bool()))
+            found, terms = run(mix, with_draws(path, drawn.bool()))
             assert torch.isfinite(found).all()
             assert all(torch.isfinite(term) for term in terms.values())
 
@@ -130,28 +130,28 @@ def test_rows_are_drawn_evenly_and_alike_on_every_rank() -> None:
     for step in range(200):
         whole.step = step
         path = whole.batch()
-        assert path.lot is not None
-        drawn = path.lot < 0.25
+        assert path.uniform_draw is not None
+        drawn = path.uniform_draw < 0.25
         assert abs(int(drawn.sum()) - 8) <= 1
         counts += drawn
     assert (counts / 200 - 0.25).abs().max() < 0.12, "every row of a batch has its turn"
     parts = [Run.start(config, World(rank, 2), data, None) for rank in range(2)]
     for part in parts:
         part.step = whole.step
-    both = torch.stack([part.batch().lot for part in parts], dim=1).flatten()
-    assert torch.equal(both, whole.batch().lot)
+    both = torch.stack([part.batch().uniform_draw for part in parts], dim=1).flatten()
+    assert torch.equal(both, whole.batch().uniform_draw)
 
 
 def test_two_ranks_have_the_gradient_of_the_whole_batch() -> None:
     mix = mix_of(SHARES["both"], 0.25)
-    path = replace(smooth_path(12, 3), lot=torch.linspace(0.0, 0.9, 12))
+    path = replace(smooth_path(12, 3), uniform_draw=torch.linspace(0.0, 0.9, 12))
     halves = [select_path(path, torch.arange(rank, 12, 2)) for rank in range(2)]
     mean = sum(run(mix, half)[0] for half in halves) / 2
     torch.testing.assert_close(mean, run(mix, path)[0], rtol=1e-10, atol=1e-14)
 
 
 def test_lots_are_needed_and_fractions_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"fraction 0.5 draws rows by PathSample.lot"):
+    with pytest.raises(ValueError, match=r"fraction 0.5 draws rows by PathSample.uniform_draw"):
         run(mix_of(SHARES["both"], 0.5), smooth_path())
     with pytest.raises(ValueError, match=r"fraction 0.5 leaves rows without a target"):
         LossMix(second_order=SecondOrder(fraction=0.5))
@@ -160,7 +160,7 @@ def test_lots_are_needed_and_fractions_that_make_no_sense_are_refused() -> None:
             backward=Backward(share=0.5, ramp=Ramp(length=0.5)),
             second_order=SecondOrder(share=0.5, fraction=0.5),
         )
-    with pytest.raises(ValueError, match=r"fraction 0.5 saves nothing beside generalized"):
+    with pytest.raises(ValueError, match=r"fraction 0.5 saves nothing next to generalized"):
         LossMix(
             generalized=Generalized(share=0.5), second_order=SecondOrder(share=0.5, fraction=0.5)
         )

@@ -61,7 +61,7 @@ def test_training_computes_under_autocast_and_reduces_outside(tmp_path: Path) ->
             config, World(), resources.data(config), resources.teacher(config, Memory())
         )
         student = Watched(run.objective.student)
-        run.objective._maker[0].student = student  # type: ignore[assignment]
+        run.objective.input_maker.student = student  # type: ignore[assignment]
         for _ in range(6):
             output = run.advance(run.objective)
         assert student.autocast == {precision == "bfloat16"}

@@ -98,7 +98,7 @@ def test_the_self_teacher_is_the_moving_average_at_every_step(resources: Resourc
     average = config.network(data.shape, data.classes, torch.Generator())
     run.ema.copy_to(average)
     for each in (run, other):
-        found = each.objective._maker[0].velocity(x, t, None)
+        found = each.objective.input_maker.velocity(x, t, None)
         assert torch.equal(found, average(x, t, t))
         assert not torch.equal(found, each.objective.student(x, t, t))
     names = {name for name, _ in run.objective.named_parameters()}
