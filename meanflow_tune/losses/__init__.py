@@ -23,5 +23,3 @@ from meanflow_tune.losses.mix import LossMix as LossMix
 from meanflow_tune.losses.second_order import SecondOrder as SecondOrder
 from meanflow_tune.losses.solver import Solver as Solver
 from meanflow_tune.losses.tri_consistency import TriConsistency as TriConsistency
-
-LOSS_KINDS = tuple(LOSSES.values())
