@@ -31,9 +31,9 @@ class Space:
     suggest: returns the configuration of an Optuna trial; goal: the question of the study, one
     sentence; baselines: name -> all parameters, in the order in which they run; source_hash: of the
     file and of those that it imports from its folder or from search_spaces, which shows a study that
-    its space changed; reference: baselines, the best of which proposed trials are compared with (the module's REFERENCE,
-    else all); families: name -> baselines that differ in their learning rate only, the best of which
-    represents all (the module's FAMILIES; any other baseline is its own family).
+    its space changed; reference: baselines, the best of which proposed trials are compared with (the
+    module's REFERENCE, else all); families: name -> baselines that differ in their learning rate only,
+    the best of which represents all (the module's FAMILIES; any other baseline is its own family).
     """
 
     name: str
