@@ -1,1 +1,1 @@
-"""Samplers without state of their own: a suggestion is a function of seed, number and study."""
+"""Stateless samplers: a suggestion is a function of seed, trial number and study."""

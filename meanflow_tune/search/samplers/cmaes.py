@@ -1,14 +1,14 @@
 """CMA-ES (Hansen, arXiv 1604.00772, by the package `cmaes`) whose state is replayed from the study.
 
-Optuna's sampler pickles its optimizer into the study: whoever can write the study's file can run
+Optuna's sampler pickles its optimizer into the study: anyone who can write the study's file can run
 code in the driver, and a kill between its writes leaves a torn pickle. Here each trial stores one
-small record, in one write, before any of its parameters: its generation, and, if it is the first of
-that generation, the numbers of the trials that the step was made from, best first. The optimizer is
-built anew for every ask by repeating those steps, so a kill, a resume, and other hosts get the same.
+small record, in one write, before any of its parameters: its generation and, for the first trial of a
+generation, the numbers of the trials that the step was made from, best first. Every ask rebuilds the
+optimizer by repeating these steps, so it is the same after a kill, on resume, and on other hosts.
 
-Only ranks enter CMA-ES (equation 46 and before), so what has no comparable value can still be told:
-a pruned trial ranks behind every completed one, by how far it came, and an infeasible one behind
-all. Optuna's sampler leaves out the former and takes no notice of constraints.
+Only ranks enter CMA-ES (equation 46 and before), so trials without a comparable value count too: a
+pruned trial ranks behind every completed one, by how far it came, and an infeasible one behind all.
+Optuna's sampler ignores pruned trials and constraints.
 """
 
 import hashlib
@@ -41,9 +41,10 @@ def is_installed() -> bool:
 
 
 class ReplayedCmaEs(BaseSampler):
-    """Joint draws for one ask, from a normal law that starts at the best trial so far.
+    """Joint draws for one ask, from a normal distribution that starts at the best trial so far.
 
-    seed: of this ask's draw. What is not numeric, or not in every trial, is drawn independently.
+    seed: of this ask's draw. Parameters that are not numeric, or not in every trial, are drawn
+    independently.
     """
 
     def __init__(self, seed: int) -> None:
@@ -68,7 +69,7 @@ class ReplayedCmaEs(BaseSampler):
             return {}
         trials = {one.number: one for one in study.get_trials(deepcopy=False)}
         space = _fingerprint(search_space)
-        # The trial itself has a record if a kill cut its first ask short.
+        # The trial itself has a record if a kill interrupted its first ask.
         records = {
             number: record
             for number, one in sorted((trials | {trial.number: trial}).items())
@@ -122,7 +123,7 @@ class ReplayedCmaEs(BaseSampler):
 
 
 def population_size(dimensions: int) -> int:
-    """Trials a step is made from (equation 48)."""
+    """Number of trials per step (equation 48)."""
     return 4 + math.floor(3.0 * math.log(dimensions))
 
 
@@ -147,7 +148,7 @@ def _next_record(
     dimensions: int,
     direction: StudyDirection,
 ) -> dict[str, Any] | None:
-    """What a new trial stores: a start, one more of a generation, or a step. None: nothing to go by."""
+    """The record of a new trial: a start, a member of a generation, or a step; None without trials."""
     if not records:
         finished = [trial for trial in trials.values() if trial.state in FINISHED]
         if not finished:
@@ -167,7 +168,7 @@ def _next_record(
 
 
 def _fingerprint(space: Mapping[str, BaseDistribution]) -> str:
-    """Of what is drawn jointly; when that changes, CMA-ES starts again."""
+    """A hash of the parameters that are drawn jointly; when it changes, CMA-ES restarts."""
     distributions = {
         name: distribution_to_json(distribution) for name, distribution in sorted(space.items())
     }

@@ -1,14 +1,15 @@
-"""Samplers without a state of their own: a suggestion is a function of seed, number and study.
+"""Stateless samplers: a suggestion is a function of seed, trial number and study.
 
-A kill in the middle of an ask therefore changes nothing: the parameters that were already stored
-are read back, and the others are drawn again from the same seeds. No hook needs to be called:
-`before_trial` and `after_trial` do nothing in any of these. docs/samplers.md says what each learns.
+So a kill during an ask changes nothing: parameters that were already stored are read back, and the
+others are drawn again from the same seeds. `before_trial` and `after_trial` do nothing in these
+samplers and need not be called. docs/samplers.md describes what each of them learns.
 """
 
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from functools import partial
+from typing import Any, Literal, TypeAlias, get_args
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -25,7 +26,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from meanflow_tune.search.samplers.cmaes import ReplayedCmaEs
-from meanflow_tune.search.samplers.history import sampler_view
+from meanflow_tune.search.samplers.history import SamplerView
 from meanflow_tune.search.samplers.tpe import FINISHED, CachedTPE, CachedView
 from meanflow_tune.search.seeds import draw_seed
 
@@ -33,51 +34,55 @@ SamplerKind = Literal["tpe", "gp", "cmaes", "nsgaii", "qmc", "random"]
 SAMPLER_KINDS: tuple[SamplerKind, ...] = get_args(SamplerKind)
 MODELLING: tuple[SamplerKind, ...] = ("tpe", "gp", "cmaes", "nsgaii")  # they learn from results
 
-# Parents of NSGA-II: Optuna's 50 would select nothing in a search of that many trainings.
+View: TypeAlias = Callable[[BaseStorage, int], BaseStorage]
+
+# Parents of NSGA-II: Optuna's 50 would select nothing in a search of about as many trials.
 POPULATION = 20
 
 
 def make_sampler(kind: SamplerKind, seed: int, number: int, startup_trials: int) -> BaseSampler:
-    """The sampler for one ask, of trial `number`; it is not used again.
+    """The sampler for a single ask, of trial `number`.
 
     startup_trials: completed and pruned trials, baselines included, before one of MODELLING models
-    anything; until then, parameters are drawn independently and blindly.
+    anything; until then, parameters are drawn independently at random.
 
     Raises:
         ValueError: kind is unknown.
     """
-    with _suppress_output():
-        return _make(kind, seed, number, startup_trials)
-
-
-def _make(kind: SamplerKind, seed: int, number: int, startup_trials: int) -> BaseSampler:
     draw = draw_seed(seed, number, "relative")
-    if kind == "random":
-        return _SeededSampler(_random(draw), _random, seed, number)
-    if kind == "qmc":
-        return _SeededSampler(NumberedQMC(seed, number), _random, seed, number)
-    if kind == "tpe":
-        relative = _tpe(draw, startup_trials)
-        return _SeededTPE(
-            relative, lambda one: _tpe(one, startup_trials), seed, number, startup_trials
-        )
-    if kind == "gp":
-        # One completed trial is what it cannot do without; startup trials are counted by _SeededSampler.
-        gp = GPSampler(seed=draw, n_startup_trials=1, warn_independent_sampling=False)
-        return _SeededSampler(gp, _random, seed, number, startup_trials, align_constraints=True)
-    if kind == "nsgaii":
-        return _SeededSampler(SteadyNSGAII(draw), _random, seed, number, startup_trials)
-    if kind == "cmaes":
-        return _SeededSampler(ReplayedCmaEs(draw), _random, seed, number, startup_trials)
-    raise ValueError(f"sampler {kind!r} is unknown; choose one of {', '.join(SAMPLER_KINDS)}")
+    relative: BaseSampler
+    view: View = SamplerView
+    independent: Callable[[int], BaseSampler] = _random
+    with _suppress_output():
+        match kind:
+            case "random":
+                relative, startup_trials = _random(draw), 0
+            case "qmc":
+                relative, startup_trials = NumberedQMC(seed, number), 0
+            case "tpe":
+                independent = partial(_tpe, startup_trials)
+                relative, view = independent(draw), CachedView
+            case "gp":
+                # It needs one completed trial; SeededSampler counts the startup trials.
+                relative = GPSampler(seed=draw, n_startup_trials=1, warn_independent_sampling=False)
+                view = partial(SamplerView, align_constraints=True)
+            case "nsgaii":
+                relative = SteadyNSGAII(draw)
+            case "cmaes":
+                relative = ReplayedCmaEs(draw)
+            case _:
+                known = ", ".join(SAMPLER_KINDS)
+                raise ValueError(f"sampler {kind!r} is unknown; choose one of {known}")
+    return SeededSampler(relative, independent, seed, number, startup_trials, view)
 
 
-class _SeededSampler(BaseSampler):
+class SeededSampler(BaseSampler):
     """One ask of trial `number`.
 
-    relative: draws what is modelled together. independent: a sampler for one other parameter, from
-    the seed of its name. Both see the study without the trial that they are asked for: GP would
-    take what an earlier, killed ask stored of it for a running trial, and answer differently.
+    relative: draws the parameters that are modelled together. independent: seed -> sampler of any
+    other parameter, with a seed from its name. view: storage and id of the trial -> what both see: the
+    study without that trial, since GP would count parameters that a killed ask stored of it as a
+    running trial, and answer differently.
     """
 
     def __init__(
@@ -86,15 +91,12 @@ class _SeededSampler(BaseSampler):
         independent: Callable[[int], BaseSampler],
         seed: int,
         number: int,
-        startup_trials: int = 0,
-        align_constraints: bool = False,
+        startup_trials: int,
+        view: View,
     ) -> None:
-        self._relative = relative
-        self._independent = independent
-        self._seed = seed
-        self._number = number
-        self._startup_trials = startup_trials
-        self._align_constraints = align_constraints
+        self._relative, self._independent = relative, independent
+        self._seed, self._number = seed, number
+        self._startup_trials, self._view = startup_trials, view
         self._history: Study | None = None
 
     def infer_relative_search_space(
@@ -130,28 +132,19 @@ class _SeededSampler(BaseSampler):
 
     def _without(self, study: Study, trial: FrozenTrial) -> Study:
         if self._history is None:
-            view = self._view(study._storage, trial)
             self._history = optuna.load_study(
-                study_name=study.study_name, storage=view, sampler=self._relative
+                study_name=study.study_name,
+                storage=self._view(study._storage, trial._trial_id),
+                sampler=self._relative,
             )
         return self._history
-
-    def _view(self, storage: BaseStorage, trial: FrozenTrial) -> BaseStorage:
-        return sampler_view(storage, trial._trial_id, self._align_constraints)
-
-
-class _SeededTPE(_SeededSampler):
-    """An ask of TPE, which reads a large study quickly (see `light`)."""
-
-    def _view(self, storage: BaseStorage, trial: FrozenTrial) -> BaseStorage:
-        return CachedView(storage, trial._trial_id)
 
 
 class NumberedQMC(QMCSampler):
     """Scrambled Sobol points over the parameters of trial 0; the point's index is the trial number.
 
     Optuna counts points in the study, so that a repeated ask would get another one, and takes the
-    search space from whichever trial finished first; both depend on more than seed and number.
+    search space from the trial that finished first; neither is a function of seed and number.
     """
 
     def __init__(self, seed: int, number: int) -> None:
@@ -203,7 +196,7 @@ def _random(seed: int) -> RandomSampler:
     return RandomSampler(seed=seed)
 
 
-def _tpe(seed: int, startup_trials: int) -> TPESampler:
+def _tpe(startup_trials: int, seed: int) -> TPESampler:
     return CachedTPE(
         seed=seed,
         n_startup_trials=startup_trials,
@@ -215,8 +208,8 @@ def _tpe(seed: int, startup_trials: int) -> TPESampler:
 
 @contextmanager
 def _suppress_output() -> Iterator[None]:
-    """Keep from the terminal what samplers say about themselves: that they are experimental, that
-    a parameter is drawn independently (the plan says which), that GP has converged, or why it is slow.
+    """Suppress messages of samplers: that they are experimental, that a parameter is drawn
+    independently (the plan lists these), that GP has converged, or why it is slow.
     """
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)

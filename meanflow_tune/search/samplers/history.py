@@ -1,9 +1,8 @@
-"""What samplers see of a study: paused trials as pruned, and not the trial that they are asked for.
+"""The trials that samplers see: paused ones as pruned, and without the trial that is asked for.
 
-A paused trial stays RUNNING in the study, since it may be promoted; TPE's constant liar would be
-repelled by it for ever, and its rungs would teach nothing. Optuna's samplers read trials through
-the storage only, so a storage that passes everything on and answers these reads differently is all
-that they need. Finished trials are passed on as they are, never copied.
+A paused trial stays RUNNING in the study, since it may be promoted; TPE's constant liar would avoid it
+indefinitely, and its rungs would teach nothing. Optuna's samplers read trials through the storage
+only, so a proxy of it changes what they see. Finished trials are never copied.
 """
 
 import copy
@@ -19,29 +18,23 @@ from meanflow_tune.search.store.trials import TrialCache, paused_at
 
 _CONSTRAINT = "constraints:"  # where Optuna keeps a constraint: this prefix and its key
 
-# Each ask has a view of its own, and most trials of a search are paused: copies are kept across asks.
-_COPIES: WeakKeyDictionary[BaseStorage, TrialCache[FrozenTrial]] = WeakKeyDictionary()
-
-
-def sampler_view(
-    storage: BaseStorage, asking: int | None = None, align_constraints: bool = False
-) -> "SamplerView":
-    """A view of a storage for samplers; every write goes through to it.
-
-    asking: id of the trial that is being asked for; it is left out of the list of trials.
-    align_constraints: give all completed trials the same constraints in the same order, those that
-    one of them violates; one that a trial lacks is satisfied (0).
-    """
-    return SamplerView(storage, asking, align_constraints)
+# Each ask has its own view, and most trials of a search are paused, so copies are kept across asks.
+PAUSED_COPIES: WeakKeyDictionary[BaseStorage, TrialCache[FrozenTrial]] = WeakKeyDictionary()
 
 
 class SamplerView(StorageProxy):
-    """See `sampler_view`."""
+    """A view of a storage for samplers; writes go through to the storage.
 
-    def __init__(self, storage: BaseStorage, asking: int | None, align_constraints: bool) -> None:
+    asking: id of the trial that is being asked for, which is left out of the list of trials.
+    align_constraints: give all completed trials the same constraints in the same order, those that
+    one of them violates; one that a trial lacks is satisfied (0).
+    """
+
+    def __init__(
+        self, storage: BaseStorage, asking: int | None = None, align_constraints: bool = False
+    ) -> None:
         super().__init__(storage)
-        self._asking = asking
-        self._align_constraints = align_constraints
+        self._asking, self._align_constraints = asking, align_constraints
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         return _shown(self._inner.get_trial(trial_id))
@@ -52,7 +45,7 @@ class SamplerView(StorageProxy):
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        shown = _COPIES.setdefault(self._inner, TrialCache(_shown))
+        shown = PAUSED_COPIES.setdefault(self._inner, TrialCache(_shown))
         trials = [
             shown(trial) if trial.state == TrialState.RUNNING else trial
             for trial in self._inner.get_all_trials(study_id, deepcopy=False)
@@ -66,7 +59,7 @@ class SamplerView(StorageProxy):
 
 
 def _shown(trial: FrozenTrial) -> FrozenTrial:
-    """A paused trial as `Study.tell` would leave it pruned; any other as it is."""
+    """A paused trial as `Study.tell` would store it when pruned; any other trial unchanged."""
     if paused_at(trial) is None:
         return trial
     shown = copy.copy(trial)
@@ -78,10 +71,10 @@ def _shown(trial: FrozenTrial) -> FrozenTrial:
 
 
 def _aligned(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Completed trials with the same constraints in the same order, and no idle ones.
+    """Completed trials with the same constraints in the same order, without those always satisfied.
 
-    GP raises where trials set unequal numbers of them, takes them by their order, and fits a model
-    to each, even to one that every trial satisfies: with two of those an ask took 2.5 times longer.
+    GP raises where trials have unequal numbers of constraints, matches them by order, and fits a model
+    to each, even if every trial satisfies it: two of those make an ask take 2.5 times longer.
     """
     found = {
         trial.number: {

@@ -1,11 +1,10 @@
-"""TPE on a study of many trials: the same suggestions at a fraction of the cost.
+"""TPE for studies of many trials: Optuna's suggestions at a fraction of the cost.
 
 In a space with conditions Optuna's TPE treats some 15 groups of parameters one after another, and for
-each of them reads every trial, through properties that parse attributes, divides the trials into good
-and others, and turns their parameters into numbers. Here an ask reads and divides them once; what it
-asks of a trial are plain attributes, and numbers of a trial that has not changed are kept for the next
-ask. Proposals and densities are Optuna's own. `tests/search/test_light.py` compares the suggestions
-with those without.
+each group reads every trial, through properties that parse attributes, splits the trials into good
+ones and others, and converts their parameters to numbers. Here an ask reads and splits them once,
+trials have plain attributes, and the numbers of unchanged trials are kept for the next ask. Proposals
+and densities are Optuna's own. tests/search/samplers/test_tpe.py compares the suggestions.
 """
 
 import itertools
@@ -26,19 +25,18 @@ from meanflow_tune.search.samplers.history import SamplerView
 from meanflow_tune.search.store.trials import TrialCache
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-_PEERS = (*FINISHED, TrialState.RUNNING)  # what the constant liar takes account of
+_MODELLED = (*FINISHED, TrialState.RUNNING)  # RUNNING for the constant liar
 _SERIALS = itertools.count(1)
 _SHAPES: dict[frozenset[str], frozenset[str]] = {}  # one object each, so that comparing is quick
 
 
 class CachedTrial(FrozenTrial):
-    """A trial whose attributes are plain.
+    """A trial with plain attributes instead of properties, for TPE only; it is never stored.
 
-    It holds what TPE makes use of: of the constraints those that are violated, and of the values at
-    rungs the last one. For TPE only; it is never written anywhere.
+    It holds what TPE uses: the violated constraints only, and the last of the values at rungs.
 
-    serial: no other has the same, so that a changed trial is told from what it was; shape: the names
-    of its parameters.
+    serial: unique, so that a changed trial differs from its earlier state; shape: the names of its
+    parameters.
     """
 
     number = 0
@@ -67,20 +65,20 @@ class CachedTrial(FrozenTrial):
 
 
 class _Table:
-    """The parameters of one group as Optuna's numbers, a column a trial, kept across asks."""
+    """The parameters of one group as Optuna's numbers, one column per trial, kept across asks."""
 
     def __init__(self, group: Mapping[str, BaseDistribution]) -> None:
         self._group = dict(group)
-        self._serials = np.zeros(0, dtype=np.int64)  # of the trial that a column is of
+        self._serials = np.zeros(0, dtype=np.int64)  # of the trial in each column
         self._has = np.zeros(0, dtype=bool)
         self._values = np.zeros((len(group), 0))
 
-    def rows(self, peers: "_Peers") -> dict[str, NDArray[Any]]:
-        """Name -> numbers of those of `peers` that have all the parameters, in their order."""
-        columns = peers.numbers
+    def rows(self, trials: "_TrialGroup") -> dict[str, NDArray[Any]]:
+        """Name -> numbers of those of `trials` that have all the parameters, in their order."""
+        columns = trials.numbers
         self._make_room(columns)
-        for index in np.flatnonzero(self._serials[columns] != peers.serials):
-            self._enter(columns[index], peers.serials[index], peers.params(int(index)))
+        for index in np.flatnonzero(self._serials[columns] != trials.serials):
+            self._enter(columns[index], trials.serials[index], trials.params(int(index)))
         columns = columns[self._has[columns]]
         return {name: self._values[row, columns] for row, name in enumerate(self._group)}
 
@@ -102,8 +100,8 @@ class _Table:
             self._values = np.pad(self._values, ((0, 0), (0, more)))
 
 
-class _Peers:
-    """Trials of one side of TPE's division, in order of their numbers."""
+class _TrialGroup:
+    """The good trials of TPE's split, or the others, by number."""
 
     def __init__(self, trials: Sequence[FrozenTrial], sampler: "CachedTPE", study: Study) -> None:
         self.trials = cast("Sequence[CachedTrial]", trials)
@@ -112,62 +110,62 @@ class _Peers:
         self._sampler, self._study = sampler, study
 
     def params(self, index: int) -> dict[str, Any]:
-        """Of a running trial also those that are drawn, but not asked for yet."""
+        """Of a running trial also those that are drawn but not asked for yet."""
         return self._sampler._get_params(self.trials[index], self._study)
 
 
-class _Memory:
-    """What asks in one storage keep for the next one."""
+class _Cache:
+    """What asks in one storage keep for the next ones."""
 
     def __init__(self) -> None:
-        self.light: TrialCache[FrozenTrial] = TrialCache(CachedTrial)
+        self.trials: TrialCache[FrozenTrial] = TrialCache(CachedTrial)
         self.tables: dict[tuple[Any, ...], _Table] = {}
         self.decomposed: tuple[Any, dict[str, BaseDistribution], Any] | None = None
 
 
-_MEMORIES: WeakKeyDictionary[BaseStorage, _Memory] = WeakKeyDictionary()
+_CACHES: WeakKeyDictionary[BaseStorage, _Cache] = WeakKeyDictionary()
 
 
 class CachedTPE(TPESampler):
     """Optuna's multivariate TPE with groups, for one ask of a study whose storage is a `CachedView`."""
 
-    _sides: tuple[_Peers, _Peers] | None = None
+    _groups: tuple[_TrialGroup, _TrialGroup] | None = None
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """The groups follow from the first trial with each set of parameters, and change seldom."""
+        """The groups follow from the first trial with each set of parameters, and rarely change."""
         view = cast(CachedView, study._storage)
         first: dict[frozenset[str], FrozenTrial] = {}
         for each in view.get_all_trials(study._study_id, False, FINISHED):
             first.setdefault(cast(CachedTrial, each).shape, each)
         key = study._study_id, [(shape, each.number) for shape, each in first.items()]
-        memory = view.memory
-        if memory.decomposed is None or memory.decomposed[0] != key:
+        cache = view.cache
+        if cache.decomposed is None or cache.decomposed[0] != key:
             study._thread_local.cached_all_trials = list(first.values())
             space = super().infer_relative_search_space(study, trial)
             study._thread_local.cached_all_trials = None
-            memory.decomposed = key, space, self._search_space_group
-        _, space, self._search_space_group = memory.decomposed
+            cache.decomposed = key, space, self._search_space_group
+        _, space, self._search_space_group = cache.decomposed
         return dict(space)
 
     def _sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        # That there are enough trials has been seen before any group is drawn.
+        # SeededSampler has checked that there are enough trials.
         return self._sample(study, trial, search_space) if search_space else {}
 
     def _sample(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Of proposals from the density of the good trials, the one with the largest ratio to the
-        density of the others (Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011).
+        """The proposal from the density of the good trials with the largest ratio to the density of
+        the others (Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011).
         """
-        if self._sides is None:
-            self._sides = self._divide(study, trial)
+        if self._groups is None:
+            self._groups = self._split(study, trial)
         good, others = (
             self._build_parzen_estimator(study, search_space, cast(Any, side), handle_below)
-            for side, handle_below in zip(self._sides, (True, False), strict=True)
+            for side, handle_below in zip(self._groups, (True, False), strict=True)
         )
         proposals = good.sample(self._rng.rng, self._n_ei_candidates)
         best = self._compare(proposals, self._compute_acquisition_func(proposals, good, others))
@@ -176,20 +174,20 @@ class CachedTPE(TPESampler):
             for name, distribution in search_space.items()
         }
 
-    def _divide(self, study: Study, trial: FrozenTrial) -> tuple[_Peers, _Peers]:
-        """The good trials and the others, which are the same for all groups."""
-        trials = study._storage.get_all_trials(study._study_id, False, _PEERS)
+    def _split(self, study: Study, trial: FrozenTrial) -> tuple[_TrialGroup, _TrialGroup]:
+        """The good trials and the others, the same for all groups of parameters."""
+        trials = study._storage.get_all_trials(study._study_id, False, _MODELLED)
         trials = [each for each in trials if each.number != trial.number]
         finished = sum(each.state != TrialState.RUNNING for each in trials)
         several = len(study.directions) > 1
         gamma = tpe.default_gamma_multiobjective if several else tpe.default_gamma
         good, others = tpe._split_trials(study, trials, gamma(finished))
-        return _Peers(good, self, study), _Peers(others, self, study)
+        return _TrialGroup(good, self, study), _TrialGroup(others, self, study)
 
     def _get_internal_repr(
         self, trials: Any, search_space: dict[str, BaseDistribution], study: Study
     ) -> dict[str, NDArray[Any]]:
-        tables = cast(CachedView, study._storage).memory.tables
+        tables = cast(CachedView, study._storage).cache.tables
         group = tuple(search_space.items())
         if group not in tables:
             tables[group] = _Table(search_space)
@@ -197,11 +195,11 @@ class CachedTPE(TPESampler):
 
 
 class CachedView(SamplerView):
-    """A sampler's view of a storage, for one ask: trials are read when they are first asked for."""
+    """A sampler's view of a storage for one ask, which reads the trials once."""
 
-    def __init__(self, storage: BaseStorage, asking: int | None) -> None:
-        super().__init__(storage, asking, align_constraints=False)
-        self.memory = _MEMORIES.setdefault(storage, _Memory())
+    def __init__(self, storage: BaseStorage, asking: int | None = None) -> None:
+        super().__init__(storage, asking)
+        self.cache = _CACHES.setdefault(storage, _Cache())
         self._trials: dict[int, list[FrozenTrial]] = {}
 
     def get_all_trials(
@@ -213,9 +211,7 @@ class CachedView(SamplerView):
         if deepcopy:
             return super().get_all_trials(study_id, deepcopy, states)
         if study_id not in self._trials:
-            self._trials[study_id] = self._read(study_id)
+            trials = super().get_all_trials(study_id, deepcopy=False)
+            self._trials[study_id] = self.cache.trials.each(trials)
         trials = self._trials[study_id]
         return trials if states is None else [trial for trial in trials if trial.state in states]
-
-    def _read(self, study_id: int) -> list[FrozenTrial]:
-        return self.memory.light.each(super().get_all_trials(study_id, deepcopy=False))

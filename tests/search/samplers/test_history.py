@@ -8,7 +8,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from meanflow_tune.search.samplers.factory import SAMPLER_KINDS, SamplerKind
-from meanflow_tune.search.samplers.history import sampler_view
+from meanflow_tune.search.samplers.history import SamplerView
 from meanflow_tune.search.store.trials import OUTCOME, PAUSED, promoted_key
 from tests.support.sampler_history import ask, finished, grid, made, study_of
 
@@ -24,7 +24,7 @@ def running(user: dict[str, Any], rungs: dict[int, float] | None = None) -> Froz
 
 def as_seen(trial: FrozenTrial, objectives: int = 1) -> FrozenTrial:
     study = study_of([trial], objectives)
-    view = sampler_view(study._storage)
+    view = SamplerView(study._storage)
     (seen,) = view.get_all_trials(study._study_id, deepcopy=False)
     assert view.get_trial(seen._trial_id) == seen
     assert study.trials[0].state == trial.state, "the storage itself has changed"
@@ -69,7 +69,7 @@ def test_without_a_usable_value_it_has_none() -> None:
 )
 def test_others_are_passed_on_as_they_are(trial: FrozenTrial) -> None:
     study = study_of([trial])
-    view = sampler_view(study._storage)
+    view = SamplerView(study._storage)
     (seen,) = view.get_all_trials(study._study_id, deepcopy=False)
     (stored,) = study._storage.get_all_trials(study._study_id, deepcopy=False)
     assert seen is stored, "a copy costs time with many trials"
@@ -77,7 +77,7 @@ def test_others_are_passed_on_as_they_are(trial: FrozenTrial) -> None:
 
 def test_states_are_those_that_are_seen() -> None:
     study = study_of([*finished(2), running(WAITS), running({})])
-    view = sampler_view(study._storage, asking=study.trials[3]._trial_id)
+    view = SamplerView(study._storage, asking=study.trials[3]._trial_id)
     found = {
         state.name: [t.number for t in view.get_all_trials(study._study_id, True, (state,))]
         for state in TrialState
@@ -92,7 +92,7 @@ def test_states_are_those_that_are_seen() -> None:
 def test_every_method_of_a_storage_goes_through() -> None:
     """Writes by the view are what the wrapped storage holds."""
     inner = InMemoryStorage()
-    view = sampler_view(inner)
+    view = SamplerView(inner)
     study = optuna.create_study(study_name="s", storage=view)
     study.set_user_attr("a", 1)
     study.enqueue_trial({"x": 0.5})
@@ -137,7 +137,7 @@ def test_a_trial_that_is_asked_for_is_not_in_its_own_history() -> None:
     study = study_of([*finished(2), running({})])
     again = optuna.load_study(
         study_name=study.study_name,
-        storage=sampler_view(study._storage, asking=study.trials[2]._trial_id),
+        storage=SamplerView(study._storage, asking=study.trials[2]._trial_id),
     )
     assert [trial.number for trial in again.trials] == [0, 1]
     assert Trial(again, study.trials[2]._trial_id).number == 2

@@ -1,4 +1,4 @@
-"""What TPE suggests through a light view is what it suggests without one."""
+"""TPE suggests the same with its cache as without."""
 
 import random
 from pathlib import Path
@@ -11,7 +11,7 @@ from optuna.trial import Trial, TrialState
 
 from meanflow_tune.search.samplers import factory, history
 from meanflow_tune.search.samplers.factory import make_sampler
-from meanflow_tune.search.samplers.tpe import CachedView
+from meanflow_tune.search.samplers.history import SamplerView
 from meanflow_tune.search.space.load import load_space
 from meanflow_tune.search.store.trials import CONFIG, PAUSED, paused_at, promoted_key, rung_key
 
@@ -63,15 +63,15 @@ def suggestion(study: optuna.Study, number: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("seed", range(3))
-def test_light_views_change_no_suggestion(
+def test_a_cached_view_changes_no_suggestion(
     directions: int, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = filled(directions, seed)
-    light = [suggestion(study, number) for number in range(40, 44)]
-    monkeypatch.setattr(factory, "_SeededTPE", factory._SeededSampler)
+    cached = [suggestion(study, number) for number in range(40, 44)]
+    monkeypatch.setattr(factory, "CachedView", SamplerView)
     monkeypatch.setattr(factory, "CachedTPE", optuna.samplers.TPESampler)
-    assert light == [suggestion(study, number) for number in range(40, 44)]
-    assert len({tuple(sorted(one.items())) for one in light}) == 4
+    assert cached == [suggestion(study, number) for number in range(40, 44)]
+    assert len({tuple(sorted(one.items())) for one in cached}) == 4
 
 
 @pytest.mark.parametrize("directions", [1, 2])
@@ -100,10 +100,10 @@ def test_a_search_that_goes_on_takes_the_same_way(
                 running.clear()
         return asked
 
-    light = search()
-    monkeypatch.setattr(factory, "_SeededTPE", factory._SeededSampler)
+    cached = search()
+    monkeypatch.setattr(factory, "CachedView", SamplerView)
     monkeypatch.setattr(factory, "CachedTPE", optuna.samplers.TPESampler)
-    assert light == search()
+    assert cached == search()
 
 
 def test_a_trial_that_changed_since_the_last_ask_is_seen_as_it_is_now(
@@ -116,10 +116,10 @@ def test_a_trial_that_changed_since_the_last_ask_is_seen_as_it_is_now(
         study._storage.set_trial_user_attr(trial._trial_id, promoted_key(10), "among the best")
     study._storage.set_trial_state_values(paused[0]._trial_id, TrialState.COMPLETE, [-1.0])
     after = suggestion(study, 40)
-    monkeypatch.setattr(factory, "_SeededTPE", factory._SeededSampler)
+    monkeypatch.setattr(factory, "CachedView", SamplerView)
     monkeypatch.setattr(factory, "CachedTPE", optuna.samplers.TPESampler)
     assert after == suggestion(study, 40) != before
-    monkeypatch.setattr(history, "_COPIES", WeakKeyDictionary())
+    monkeypatch.setattr(history, "PAUSED_COPIES", WeakKeyDictionary())
     assert after == suggestion(study, 40), "nor does the plain view hold on to what was"
 
 
@@ -129,13 +129,13 @@ def test_an_ask_reads_the_trials_of_a_study_once(
     """Optuna reads them once for each of 15 groups of parameters."""
     study = filled(1, 0)
     reads = 0
-    read = CachedView._read
+    read = SamplerView.get_all_trials
 
-    def counting(self: CachedView, study_id: int) -> Any:
+    def counting(self: SamplerView, *given: Any, **named: Any) -> Any:
         nonlocal reads
         reads += 1
-        return read(self, study_id)
+        return read(self, *given, **named)
 
-    monkeypatch.setattr(CachedView, "_read", counting)
+    monkeypatch.setattr(SamplerView, "get_all_trials", counting)
     suggestion(study, 40)
     assert reads == 1
