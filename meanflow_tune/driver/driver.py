@@ -144,7 +144,7 @@ class Driver:
                     raise
             status = self._close(search, self.interrupt.requested, stopped)
         if stopped is not None:
-            raise UserError(str(stopped), stopped.exit_code) from stopped
+            raise UserError(str(stopped), EXIT_ALL_FAILED) from stopped
         return status
 
     def open(self, stack: ExitStack) -> Stage:

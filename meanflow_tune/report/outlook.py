@@ -138,9 +138,9 @@ def end_of(seconds: float, now: float | None = None) -> str:
 
 def _rungs(records: Sequence[TrialRecord], ladder: Ladder) -> str:
     parts = [
-        f"{seen.stopped} of {seen.came} at {images:,} images"
-        for images, seen in zip(ladder.images, count_at_rungs(records, ladder), strict=False)
-        if seen.came
+        f"{counts.stopped} of {counts.reported} at {images:,} images"
+        for images, counts in zip(ladder.images, count_at_rungs(records, ladder), strict=False)
+        if counts.reported
     ]
     return f"stopped {', '.join(parts)}" if parts and ladder.rule is not None else ""
 

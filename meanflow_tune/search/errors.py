@@ -1,6 +1,4 @@
-"""Errors of a search that a person can act on, with the exit status of each."""
-
-from typing import ClassVar
+"""Errors of a search that a user can act on."""
 
 from pydantic import ValidationError
 
@@ -10,35 +8,25 @@ from meanflow_tune.settings import first_fault
 class StudyInUse(RuntimeError):
     """Another driver holds the study's lease."""
 
-    exit_code: ClassVar[int] = 4
-
 
 class LeaseLost(StudyInUse):
-    """This driver's lease was taken over by another one; nothing more may be written."""
+    """Another driver took over the lease; this one must not write any more."""
 
 
 class StudyChanged(RuntimeError):
-    """The study on disk was made under different terms than the ones now asked for."""
-
-    exit_code: ClassVar[int] = 2
+    """The study was made under other terms than those now requested."""
 
 
 class SearchStopped(RuntimeError):
-    """Trial after trial failed; the study is kept, and the same command goes on."""
-
-    exit_code: ClassVar[int] = 3
+    """Too many consecutive trials failed; the same command continues the study."""
 
 
 class SpaceError(ValueError):
-    """A search space is unknown, incomplete, or produced an unusable configuration."""
-
-    exit_code: ClassVar[int] = 2
+    """A search space is unknown, incomplete, or returned an unusable configuration."""
 
 
 class StorageError(OSError):
     """The study's storage cannot be read or written."""
-
-    exit_code: ClassVar[int] = 5
 
 
 def one_line(error: BaseException) -> str:

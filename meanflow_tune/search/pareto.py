@@ -1,6 +1,6 @@
-"""Several objectives at once: who dominates whom, in which order trials come, and how good a front is.
+"""Several objectives: non-dominated points, the order of points, and the hypervolume of a front.
 
-Pure functions of points, one tuple of finite values a trial, and one direction an objective. A point
+Pure functions of points, one tuple of finite values per trial, and one direction per objective. A point
 dominates another if it is nowhere worse and somewhere better; equal points do not dominate each other.
 """
 
@@ -17,12 +17,12 @@ _Array = NDArray[np.float64]
 
 
 def non_dominated(values: Points, directions: Sequence[Direction]) -> list[bool]:
-    """Which points no other one dominates. Raises ValueError for points that do not fit."""
+    """Which points are non-dominated. Raises ValueError for points that do not fit."""
     return [rank == 0 for rank in _ranks(_smaller_is_better(values, directions), deepest=0)]
 
 
 def ranks(values: Points, directions: Sequence[Direction]) -> list[int]:
-    """The front of each point, from 0: those that nothing dominates, then those of the rest, and so on.
+    """The front of each point, from 0: the non-dominated ones, then those of the rest, and so on.
 
     Non-dominated sorting (Deb et al., "A fast and elitist multiobjective genetic algorithm", 2002).
     Raises ValueError for points that do not fit.
@@ -31,11 +31,11 @@ def ranks(values: Points, directions: Sequence[Direction]) -> list[int]:
 
 
 def places(values: Points, directions: Sequence[Direction]) -> list[int]:
-    """A strict order, the place of each point from 0: by front, in it by crowding distance.
+    """A strict order, the place of each point from 0: by front, then by crowding distance.
 
-    Crowding distance is that of NSGA-II (same source), so that of a front its ends come first and
-    then what lies far from its neighbours; among equals the earlier point comes first. With one
-    objective it is the order of the values. Raises ValueError for points that do not fit.
+    With the crowding distance of NSGA-II (same source) the ends of a front come first, then points far
+    from their neighbours; among equals the earlier point comes first. With one objective it is the
+    order of the values. Raises ValueError for points that do not fit.
     """
     points = _smaller_is_better(values, directions)
     fronts = np.asarray(_ranks(points), dtype=np.int64)
@@ -65,10 +65,10 @@ def hypervolume(
 
 
 def reference_point(values: Points, directions: Sequence[Direction]) -> tuple[float, ...]:
-    """The worst value of each objective among the points: the reference of a hypervolume.
+    """The worst value of each objective among the points, as the reference of a hypervolume.
 
-    Meant for the baselines of a search, so that it does not move while the search goes on. Raises
-    ValueError for points that do not fit, and without any.
+    Meant for the baselines of a search, so that it is fixed during the search. Raises ValueError for
+    points that do not fit, and for no points.
     """
     if not values:
         raise ValueError("a reference point needs at least one point")
@@ -104,7 +104,7 @@ def _ranks(points: _Array, deepest: int | None = None) -> list[int]:
 def _front(points: _Array) -> NDArray[np.bool_]:
     """Which rows no other row dominates."""
     best = np.zeros(len(points), dtype=np.bool_)
-    # In this order nothing dominates what comes before it, so that the first one left is on the front.
+    # In this order no point dominates an earlier one, so that the first one left is on the front.
     left = np.lexsort(points.T[::-1])
     while len(left):
         first = points[left[0]]
@@ -127,7 +127,7 @@ def _crowding(points: _Array) -> _Array:
 
 
 def _volume(points: _Array, corner: _Array) -> float:
-    """Volume between rows that are all below `corner`, and it."""
+    """Volume between `corner` and the rows, all of which are below it."""
     if not len(points):
         return 0.0
     if len(corner) == 1:

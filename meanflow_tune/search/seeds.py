@@ -1,4 +1,4 @@
-"""Seeds folded from what a draw is for, so that no draw depends on the order of others."""
+"""Seeds folded from the purpose of a draw, so that no draw depends on the order of others."""
 
 import hashlib
 

@@ -1,9 +1,9 @@
-"""How far trials will come, how long that takes, and how many fit into a time. Pure arithmetic.
+"""Forecasts of how far trials come, how long that takes, and how many fit into a time.
 
-What is not known beforehand is taken to be exchangeable: each new value at a rung is equally likely
-to take any place among those that are there. The expectations below are exact under it, whatever
-the law of the values. Rungs that agree with each other break it a little from the second rung on,
-and so does the median rule, which compares with means over earlier rungs.
+Values are assumed to be exchangeable: a new value at a rung is equally likely to take any place among
+those already there. The expectations are exact under this assumption, for any distribution of the
+values. It holds only approximately from the second rung on, where rungs agree with each other, and for
+the median rule, which compares with means over earlier rungs.
 """
 
 import math
@@ -18,12 +18,12 @@ import numpy as np
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.search.pruning.rules import Rungs
 
-PRIOR = 4.0  # trials that the expected share of a rung counts for beside those seen there
+PRIOR = 4.0  # weight of the expected share at a rung, as a number of observed trials
 
 
 @dataclass(frozen=True)
 class Work:
-    """Something to train. images: seen by it; evaluations: rungs at which it is measured; trials: starts."""
+    """An amount of training: images, evaluations at rungs, and starts of trials."""
 
     images: float
     evaluations: float
@@ -42,33 +42,33 @@ class Work:
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of one slot: an image of training, an evaluation with its checkpoint, a trial's start."""
+    """Seconds of one slot per image of training, evaluation with its checkpoint, and start of a trial."""
 
     image: float
     evaluation: float = 0.0
     start: float = 0.0
 
     def seconds(self, work: Work) -> float:
-        """Of one slot, for all of `work`."""
+        """Time of one slot for `work`."""
         return (
             work.images * self.image + work.evaluations * self.evaluation + work.trials * self.start
         )
 
 
 def passing_share(rule: Rungs, count: int, skipped: int = 0) -> float:
-    """The expected share of `count` values, in the order of arrival, that go on at a rung.
+    """The expected share of `count` values, in the order of arrival, that continue at a rung.
 
-    skipped: that many first ones are left out of the mean, but are peers of the others. With
-    promotion a value goes on as soon as it is among the best, even if that is at a later arrival.
+    skipped: number of first values that are left out of the mean, but compared with the others. With
+    promotion a value continues once it is among the best, possibly at a later arrival.
 
-    Of i values, one with b better ones is as likely as any other to be passed by the next: the next
-    one is better with probability (b + 1) / (i + 1). Backwards from the last arrival this gives the
-    chance of never being among the best.
+    After i values, the next one is better than a value with b better ones with probability
+    (b + 1) / (i + 1). Backwards from the last arrival this gives the probability of never being among
+    the best.
     """
     if count <= skipped:
         return 1.0
-    went = 0.0
-    never = np.ones(count + 1)  # after the last arrival nothing happens any more
+    passed = 0.0
+    never = np.ones(count + 1)  # after the last arrival nothing changes
     for arrived in range(count, skipped, -1):
         better = np.arange(arrived)
         if rule.pauses:
@@ -76,14 +76,14 @@ def passing_share(rule: Rungs, count: int, skipped: int = 0) -> float:
             never = chance * never[1 : arrived + 1] + (1.0 - chance) * never[:arrived]
         else:
             never = np.ones(arrived)
-        # Half a place, of the median rule, is a chance of one half.
+        # Half a place, under the median rule, is a probability of one half.
         never = never * (1.0 - np.clip(_kept(rule, arrived) - better, 0.0, 1.0))
-        went += 1.0 - float(never.mean())
-    return went / (count - skipped)
+        passed += 1.0 - float(never.mean())
+    return passed / (count - skipped)
 
 
 def _kept(rule: Rungs, count: int) -> float:
-    """Of `count` values at a rung, how many go on; under the median rule in expectation."""
+    """How many of `count` values at a rung continue; under the median rule, the expectation."""
     asha = rule.kind == "asha"
     if count < max(rule.min_peers, math.ceil(rule.reduction) if asha else 2):
         return float(count)
@@ -92,10 +92,10 @@ def _kept(rule: Rungs, count: int) -> float:
 
 @dataclass(frozen=True)
 class Ladder:
-    """A search before it runs. images: at each rung, ascending, the last the whole budget.
+    """The rungs and trials of a search. images: at each rung, ascending; the last is the budget.
 
-    rule: None where nothing stops; trials: in all, of which the baselines come first; repeats: whole
-    runs on further seeds that the best at the last rung make.
+    rule: None without early stopping; trials: total, of which the baselines come first; repeats: whole
+    runs on further seeds for the best trials at the last rung.
     """
 
     images: tuple[int, ...]
@@ -108,8 +108,8 @@ class Ladder:
     def brackets(self) -> int:
         return self.rule.brackets if self.rule is not None else 1
 
-    def judges(self, rung: int, bracket: int) -> bool:
-        """Whether a trial of a bracket, no baseline and not protected, can be stopped at a rung."""
+    def can_stop(self, rung: int, bracket: int) -> bool:
+        """Whether a rung can stop a trial of a bracket that is neither a baseline nor protected."""
         if self.rule is None or rung >= len(self.images) - 1:
             return False
         if self.images[rung] < self.rule.grace:
@@ -118,27 +118,27 @@ class Ladder:
 
     @cached_property
     def passing(self) -> list[list[float]]:
-        """[bracket][rung]: the expected share of the trials that can be stopped, which go on."""
+        """[bracket][rung]: the expected share that continues, of the trials that can be stopped."""
         return [self._bracket(bracket)[0] for bracket in range(self.brackets)]
 
     @cached_property
     def reach(self) -> list[float]:
-        """The expected number of trials that come to each rung; the first number is all of them."""
+        """The expected number of trials at each rung; at the first, all of them."""
         each = [self._bracket(bracket)[1] for bracket in range(self.brackets)]
         return [math.fsum(numbers) for numbers in zip(*each, strict=True)]
 
     @cached_property
     def repeated(self) -> float:
-        """The expected number of trials that make repeats: the best at the last rung, on arrival."""
+        """The expected number of trials with repeats: the best at the last rung, on arrival."""
         if not self.repeats:
             return 0.0
         reduction = self.rule.reduction if self.rule is not None else 2.0
         rule = Rungs(reduction=reduction, min_peers=1, promotion=False)
-        return self.reach[-1] * _between(rule, self.reach[-1], 0)
+        return self.reach[-1] * _interpolated_share(rule, self.reach[-1], 0)
 
     @property
     def work(self) -> Work:
-        """What the search is expected to train."""
+        """The expected work of the search."""
         lengths = [after - before for before, after in pairwise((0, *self.images))]
         images = math.fsum(n * length for n, length in zip(self.reach, lengths, strict=True))
         again = self.repeats * self.repeated
@@ -147,7 +147,7 @@ class Ladder:
         )
 
     def _bracket(self, bracket: int) -> tuple[list[float], list[float]]:
-        """Shares that pass each rung, and numbers that come there, of one bracket's own trials."""
+        """Of one bracket: the share of trials that continue at each rung, and their number there."""
         numbers = range(bracket, self.trials, self.brackets)
         first = sum(number < self.baselines for number in numbers)
         protected = self.rule.protect if self.rule is not None else 0.0
@@ -157,15 +157,15 @@ class Ladder:
         for rung in range(len(self.images)):
             reach.append(free + judged)
             share = 1.0
-            if self.rule is not None and self.judges(rung, bracket):
-                share = _between(self.rule, free + judged, first)
+            if self.rule is not None and self.can_stop(rung, bracket):
+                share = _interpolated_share(self.rule, free + judged, first)
             shares.append(share)
             judged *= share
         return shares, reach
 
 
-def _between(rule: Rungs, count: float, skipped: int) -> float:
-    """`passing_share` of an expected count, between the whole numbers next to it."""
+def _interpolated_share(rule: Rungs, count: float, skipped: int) -> float:
+    """`passing_share` of an expected count, interpolated between whole numbers."""
     low = math.floor(count)
     below = passing_share(rule, low, skipped)
     if count == low:
@@ -174,7 +174,7 @@ def _between(rule: Rungs, count: float, skipped: int) -> float:
 
 
 def wall_seconds(work: Work, pace: Pace, slots: int, longest: Work | None = None) -> float:
-    """Time of `work` on `slots`, evenly filled, but no less than its longest part takes alone."""
+    """Time of `work` on evenly filled `slots`, but at least that of its longest part."""
     alone = pace.seconds(longest) if longest is not None else 0.0
     return max(pace.seconds(work) / slots, alone)
 
@@ -197,11 +197,11 @@ def trials_within(seconds: float, ladder: Ladder, pace: Pace, slots: int, limit:
 
 
 def measured_pace(records: Sequence[TrialRecord]) -> Pace | None:
-    """The pace of the trials of a study; None before the first rung of the first trial.
+    """The pace of the trials of a study; None before the first report.
 
-    An evaluation, with its checkpoint and the wait for the decision, is the time between two reports
-    less that of the training; a start is what passes before training but for the first evaluation.
-    Both are medians, so that neither a pause nor the making of a teacher counts.
+    An evaluation, with its checkpoint and the wait for the decision, takes the time between two
+    reports minus that of training; a start takes the time before the first report minus training and
+    one evaluation. Both are medians, so that pauses and the training of a teacher do not count.
     """
     images = seconds = 0.0
     evaluations, starts = [], []
@@ -225,19 +225,19 @@ def measured_pace(records: Sequence[TrialRecord]) -> Pace | None:
 
 @dataclass(frozen=True)
 class RungCounts:
-    """What happened at a rung so far. came: trials that reported there; stopped: ended or paused there.
+    """Trials at a rung so far. reported: all; stopped: those that ended or paused there.
 
-    judged: those of them that could be stopped; passed: those of these that went on.
+    stoppable: those that the rung could stop; passed: those of these that continued.
     """
 
-    came: int = 0
+    reported: int = 0
     stopped: int = 0
-    judged: int = 0
+    stoppable: int = 0
     passed: int = 0
 
 
 def count_at_rungs(records: Sequence[TrialRecord], ladder: Ladder) -> list[RungCounts]:
-    """What happened at each rung but the last."""
+    """The trials at each rung but the last."""
     found = []
     have = [
         (record, [report.images for report in record.reports])
@@ -245,16 +245,16 @@ def count_at_rungs(records: Sequence[TrialRecord], ladder: Ladder) -> list[RungC
         if record.reports
     ]
     for rung, images in enumerate(ladder.images[:-1]):
-        came = stopped = judged = passed = 0
-        judging = {bracket for bracket in range(ladder.brackets) if ladder.judges(rung, bracket)}
-        for record, reported in have:
-            if images not in reported:
+        reported = stopped = stoppable = passed = 0
+        stopping = {bracket for bracket in range(ladder.brackets) if ladder.can_stop(rung, bracket)}
+        for record, rungs in have:
+            if images not in rungs:
                 continue
-            ended = record.status in ("pruned", "paused") and reported[-1] == images
-            came, stopped = came + 1, stopped + ended
-            if record.bracket in judging and not _is_free(record):
-                judged, passed = judged + 1, passed + (not ended)
-        found.append(RungCounts(came, stopped, judged, passed))
+            ended = record.status in ("pruned", "paused") and rungs[-1] == images
+            reported, stopped = reported + 1, stopped + ended
+            if record.bracket in stopping and not _is_free(record):
+                stoppable, passed = stoppable + 1, passed + (not ended)
+        found.append(RungCounts(reported, stopped, stoppable, passed))
     return found
 
 
@@ -265,11 +265,11 @@ def _is_free(record: TrialRecord) -> bool:
 def remaining_work(
     records: Sequence[TrialRecord], ladder: Ladder, progress: Mapping[int, int] | None = None
 ) -> tuple[Work, Work]:
-    """What is left of a search in expectation, and the longest single part of it.
+    """The expected remaining work of a search, and its longest single part.
 
-    progress: images seen by running trials, where they are ahead of their last report. The share
-    that passes a rung is what was seen there together with the expected share, weighed as PRIOR
-    trials. Paused trials count as far as places among the best are still to come.
+    progress: images seen by running trials since their last report. The share that passes a rung is
+    the observed one combined with the expected one, which has the weight of PRIOR trials. Paused
+    trials count by the places among the best that are still free.
     """
     return _RemainingWork(records, ladder, dict(progress or {})).work
 
@@ -290,7 +290,7 @@ class _RemainingWork:
         return total, longest
 
     @cached_property
-    def _seen(self) -> list[RungCounts]:
+    def _counts(self) -> list[RungCounts]:
         return count_at_rungs(self.records, self.ladder)
 
     def _at(self, record: TrialRecord) -> int:
@@ -298,19 +298,19 @@ class _RemainingWork:
         return max(self.progress.get(record.number, 0), reported)
 
     def _share(self, rung: int, bracket: int) -> float:
-        """The share that passes a rung, of trials that can be stopped there."""
-        if not self.ladder.judges(rung, bracket):
+        """The share of the trials that pass a rung, of those that can be stopped there."""
+        if not self.ladder.can_stop(rung, bracket):
             return 1.0
-        seen = self._seen[rung]
+        counts = self._counts[rung]
         expected = self.ladder.passing[bracket][rung]
-        return (PRIOR * expected + seen.passed) / (PRIOR + seen.judged)
+        return (PRIOR * expected + counts.passed) / (PRIOR + counts.stoppable)
 
     def _path(self, at: int, bracket: int, free: bool) -> Work:
-        """From `at` images on, in expectation; many paused trials have the same way before them."""
-        way = at, bracket, free
-        if way not in self._paths:
-            self._paths[way] = self._compute_path(*way)
-        return self._paths[way]
+        """The expected work from `at` images on, cached since many paused trials share it."""
+        key = at, bracket, free
+        if key not in self._paths:
+            self._paths[key] = self._compute_path(*key)
+        return self._paths[key]
 
     @cached_property
     def _paths(self) -> dict[tuple[int, int, bool], Work]:
@@ -333,15 +333,17 @@ class _RemainingWork:
         return self._path(at, record.bracket, _is_free(record))
 
     def _paused(self, record: TrialRecord) -> Work:
-        """Its way on, times the places that will still be free among the paused of its rung."""
+        """Its remaining path, times the share of free places among the paused trials of its rung."""
         at = self._at(record)
         rung = self.ladder.images.index(at) if at in self.ladder.images else -1
         rule = self.ladder.rule
-        if rule is None or not 0 <= rung < len(self._seen):
+        if rule is None or not 0 <= rung < len(self._counts):
             return Work(0.0, 0.0, 0.0)
-        seen = self._seen[rung]
+        counts = self._counts[rung]
         kept = _kept(rule, math.floor(self.ladder.reach[rung]))
-        chance = min(max(kept - (seen.came - seen.stopped), 0.0) / max(seen.stopped, 1), 1.0)
+        chance = min(
+            max(kept - (counts.reported - counts.stopped), 0.0) / max(counts.stopped, 1), 1.0
+        )
         return self._ahead(record, at).times(chance)
 
     def _new(self, number: int) -> Work:
@@ -356,11 +358,11 @@ class _RemainingWork:
 
     @cached_property
     def _from_start(self) -> list[tuple[Work, Work]]:
-        """[bracket]: the whole way of a baseline, and of a trial that may be protected or judged."""
+        """[bracket]: the whole path of a baseline, and of a proposed trial."""
         start = Work(0.0, 0.0, 1.0)
         share = self.ladder.rule.protect if self.ladder.rule is not None else 0.0
-        ways = []
+        paths = []
         for bracket in range(self.ladder.brackets):
             free, judged = (self._path(0, bracket, free) for free in (True, False))
-            ways.append((start + free, start + free.times(share) + judged.times(1.0 - share)))
-        return ways
+            paths.append((start + free, start + free.times(share) + judged.times(1.0 - share)))
+        return paths

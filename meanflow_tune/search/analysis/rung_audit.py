@@ -1,8 +1,8 @@
-"""Fidelity audit: does the value at an early rung tell how a trial ends?
+"""Fidelity audit: does the value at an early rung predict the final value of a trial?
 
-Only trials that ran through can be asked. Those that the rungs let through are a selected sample, in
-which the early value correlates less with the final one than among all; so trials that are never
-stopped (baselines, and those drawn to be protected) are judged first where there are enough of them.
+Only completed trials can show it. Those that passed the rungs are a selected sample, in which the early
+value correlates less with the final one than among all; so trials that are never stopped (baselines
+and protected trials) are used alone where there are enough of them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,11 +14,11 @@ import numpy.typing as npt
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.search.objectives import SearchObjective, measures
 
-# With fewer trials the interval of a rank correlation spans nearly everything.
+# With fewer trials the interval of a rank correlation is nearly the whole range.
 FEWEST = 8
-# The newest are taken of more, since every pair is compared.
+# Only the newest, since every pair is compared.
 MOST = 1000
-# Below this less than 65 % of all pairs of trials come in the same order early and at the end.
+# Below this, fewer than 65 % of all pairs of trials have the same order early and at the end.
 PREDICTS = 0.3
 DRAWS = 1000
 LEVEL = 0.95
@@ -29,8 +29,8 @@ Floats = npt.NDArray[np.float64]
 @dataclass(frozen=True)
 class RungAudit:
     """One rung but the last. correlation: Kendall's tau-b between the value there and the final value
-    over `count` trials, with a bootstrap interval; None where there are too few trials, or all values
-    are the same. unselected: over trials that are never stopped only.
+    over `count` trials, with a bootstrap interval; None for too few trials or equal values.
+    unselected: over trials that are never stopped only.
     """
 
     images: int
@@ -42,13 +42,13 @@ class RungAudit:
 
     @property
     def predicts(self) -> bool | None:
-        """Whether decisions at this rung are better than a guess; None where that cannot be told."""
+        """Whether decisions at this rung are better than chance; None where that is unknown."""
         return None if self.correlation is None else self.correlation >= PREDICTS
 
 
 @dataclass(frozen=True)
 class Audit:
-    """objective: of which the rungs are audited; selected: whether the search has stopped any trial."""
+    """objective: whose rungs are audited; selected: whether the search has stopped any trial."""
 
     objective: str
     rungs: tuple[RungAudit, ...]
@@ -56,7 +56,7 @@ class Audit:
 
     @property
     def advice(self) -> str | None:
-        """What to do where the first rung does not predict; None where it does, or cannot be judged."""
+        """The remedy where the first rung does not predict; None where it does, or where it is unknown."""
         if not self.rungs or self.rungs[0].predicts is not False:
             return None
         first = self.rungs[0]
@@ -73,7 +73,7 @@ class Audit:
 
 
 def audit(records: Iterable[TrialRecord], objective: SearchObjective, seed: int = 0) -> Audit:
-    """Compare each rung with the end, among completed trials with the most common rungs."""
+    """Compare the values at each rung with the final ones of completed trials."""
     every = list(records)
     done = [r for r in every if r.status == "completed" and len(r.reports) > 1][-MOST:]
     free = [r for r in done if r.protected or r.baseline is not None]

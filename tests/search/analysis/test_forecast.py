@@ -146,7 +146,7 @@ def test_work_by_hand() -> None:
 
 def test_grace_and_brackets_spare_rungs() -> None:
     ladder = Ladder((50, 100, 200, 400), rule(grace=60, brackets=3), 30)
-    judged = [[ladder.judges(rung, bracket) for rung in range(4)] for bracket in range(3)]
+    judged = [[ladder.can_stop(rung, bracket) for rung in range(4)] for bracket in range(3)]
     assert judged == [
         [False, True, True, False],
         [False, False, True, False],
