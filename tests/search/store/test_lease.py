@@ -288,7 +288,7 @@ def test_a_file_system_without_locks_is_named(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(StorageError, match="on a file system that supports locks") as caught:
+    with pytest.raises(StorageError, match="on a file system that supports locks"):
         Lease.acquire(tmp_path)
     assert read_lease(tmp_path) is None
 

@@ -35,7 +35,7 @@ def test_damage_with_sound_lines_behind_it_is_not_cut(journal: Path) -> None:
     damaged = b"".join([*lines[:3], lines[3][:9] + b"\n", *lines[4:]])
     journal.write_bytes(damaged)
     for fence in (allow, None):
-        with pytest.raises(StorageError) as caught:
+        with pytest.raises(StorageError):
             open_storage(journal, fence)
     with pytest.raises(StorageError, match=r"line 4 of .*study.journal is damaged"):
         open_storage(journal, allow)
