@@ -78,7 +78,7 @@ def flat(values: list[float], costs: list[float] | None = None, rungs: int = 1) 
 
 def write_study(folder: Path, count: int = 20) -> Ledger:
     """A finished study of `space`, as a search leaves it."""
-    manifest(study="s").write(folder)
+    manifest(study="s", space="none").write(folder)
     budget = {"budget": {"images": 40, "global_batch": 1}}
     ledger = Ledger(
         storage=open_storage(folder / JOURNAL_NAME, lambda: None), study_name="s",
