@@ -31,7 +31,7 @@ def test_u_jumps_to_the_end_of_the_flow_and_is_the_velocity_on_the_diagonal() ->
     torch.testing.assert_close(flow(x, t, t), flow.velocity(x, t), rtol=0.0, atol=1e-14)
 
 
-def test_the_flow_follows_the_velocity_and_ends_in_the_data_law() -> None:
+def test_the_flow_follows_the_velocity_and_ends_in_the_data_distribution() -> None:
     flow = gaussian_flow((2,), std=0.4)
     x, t, s = flow_batch(flow)
     _, moved = jvp(lambda s: flow.flow(x, t, s), (s,), (torch.ones_like(s),))

@@ -150,7 +150,7 @@ def test_two_ranks_have_the_gradient_of_the_whole_batch() -> None:
     torch.testing.assert_close(mean, run(mix, path)[0], rtol=1e-10, atol=1e-14)
 
 
-def test_lots_are_needed_and_fractions_that_make_no_sense_are_refused() -> None:
+def test_draws_are_needed_and_fractions_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match=r"fraction 0.5 draws rows by PathSample.uniform_draw"):
         run(mix_of(SHARES["both"], 0.5), smooth_path())
     with pytest.raises(ValueError, match=r"fraction 0.5 leaves rows without a target"):
