@@ -1,1 +1,1 @@
-"""Everything about stored trials and the files beside them: storage, lease, manifest, time budget."""
+"""Stored trials and the files of a study: storage, lease, manifest, time budget."""

@@ -211,7 +211,7 @@ def _replace_holder(
     epoch = int(time.time()) if damaged else (held.epoch if held is not None else 0) + 1
     state = LeaseState(
         host=socket.gethostname(),
-        place=_place(),
+        place=pid_namespace(),
         pid=os.getpid(),
         process_start=_process_start(os.getpid()),
         epoch=epoch,
@@ -226,7 +226,7 @@ def _refuse_if_alive(folder: Path, held: LeaseState, stale_after: float) -> None
     assert held.pid is not None
     kind: type[StudyInUse] = StudyInUse
     advice = "stop that process, wait for it, or give the search another study name"
-    if held.host == socket.gethostname() and held.place == _place():
+    if held.host == socket.gethostname() and held.place == pid_namespace():
         alive = held.process_start == _process_start(held.pid) and _exists(held.pid)
         if alive and _suspended(held.pid):
             advice = f"it is suspended: `kill -CONT {held.pid}` continues it, `kill -9` ends it"
@@ -264,7 +264,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _place() -> str:
+def pid_namespace() -> str:
     """Where pids are unique: one boot of one kernel, one process namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()

@@ -1,4 +1,4 @@
-"""Opening a study's storage: an Optuna journal file beside the trials, or a database URL."""
+"""Opening a study's storage: an Optuna journal in its folder, or a database URL."""
 
 import gc
 import io
@@ -76,7 +76,7 @@ class FencedJournal(JournalFileBackend):
             file.seek(start)
             damaged: int | None = None
             for line in file:
-                record = _record(line)
+                record = parse_line(line)
                 if damaged is not None:
                     raise StorageError(
                         f"line {damaged} of {self._path} is damaged and readable lines follow it;"
@@ -250,7 +250,7 @@ def _whole_end(file: BinaryIO, size: int) -> int:
         lines = list(io.BytesIO(file.read(size - start)))
         end = size
         for line in reversed(lines if start == 0 else lines[1:]):
-            if _record(line) is not None:
+            if parse_line(line) is not None:
                 return end
             end -= len(line)
         if start == 0:
@@ -270,7 +270,7 @@ def _before_hole(file: BinaryIO, end: int) -> int:
     return end if hole < 0 else start + tail.rfind(b"\n", 0, hole) + 1
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
+def parse_line(line: bytes) -> dict[str, Any] | None:
     """The operation on a line of a journal; None where the line is torn or holds none."""
     if not line.endswith(b"\n"):
         return None

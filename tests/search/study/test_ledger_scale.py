@@ -95,10 +95,10 @@ def test_a_study_is_read_once_when_it_is_opened(
 ) -> None:
     run_all(make_ledger(tmp_path))
     lines = len((tmp_path / JOURNAL_NAME).read_bytes().splitlines())
-    with counted(monkeypatch, (storage, "_record")) as calls:
+    with counted(monkeypatch, (storage, "parse_line")) as calls:
         open_storage(tmp_path / JOURNAL_NAME, allow)
     # Of the end, which alone can be torn, one line more.
-    assert calls["_record"] == lines + 1
+    assert calls["parse_line"] == lines + 1
 
 
 @pytest.mark.parametrize("kind", ["journal", "memory", "database"])
@@ -133,7 +133,7 @@ def test_a_storage_puts_another_object_in_the_place_of_a_trial_that_changes(
     assert before < len(seen) <= before + 1
 
 
-def test_lines_together_are_in_the_file_at_once_and_synced_at_the_end(
+def test_lines_of_a_batch_are_in_the_file_at_once_and_synced_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = open_storage(tmp_path / JOURNAL_NAME, allow)

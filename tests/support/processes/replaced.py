@@ -10,6 +10,6 @@ if __name__ == "__main__":
     from meanflow_tune.cluster.session import end_process
     from meanflow_tune.search.store import lease
 
-    lease._place = lambda: "another boot of another host"
+    lease.pid_namespace = lambda: "another boot of another host"
     sys.path.insert(0, str(ROOT / "scripts"))
     end_process(importlib.import_module("tune").main(sys.argv[1:]))
