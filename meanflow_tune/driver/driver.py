@@ -247,7 +247,7 @@ class Driver:
 
     def _mlflow(self) -> Sink:
         request = self.request
-        return MlflowSink.for_storage(request.storage, request.tracking_uri, self.lease.check)
+        return MlflowSink(request.storage, request.tracking_uri, self.lease.check)
 
     def _confirm_stage(self, search: Stage, stack: ExitStack) -> Stage | None:
         """The study of the confirmation; None where nothing is to be confirmed."""

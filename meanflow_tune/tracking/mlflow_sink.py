@@ -1,16 +1,15 @@
 """The sink that writes events to MLflow: experiment = study, run = search, child run = trial.
 
-Every effect can be repeated without doubling it: runs are looked up by a tag before they are made,
-metrics keep the time they were measured at, artifacts keep their names. MLflow knows no fencing, so a
-driver that slept in the middle of a write, and wakes after another has gone on, still ends that one
-write: what it undid or doubled is mended when the search ends (`trials_settled`). MLflow allows no "@"
-in a metric's name, so `teacher_gap@1` is called `teacher_gap/nfe_1`; its page groups charts by the part
-before the slash.
+Every effect is idempotent: runs are looked up by a tag before they are made, metrics keep the time at
+which they were measured, artifacts keep their names. MLflow has no fencing, so a driver that was
+suspended during a write, and wakes after another took over, still completes that write: what it undid
+or doubled is corrected when the search ends (`trials_settled`). MLflow allows no "@" in a metric's
+name, so `teacher_gap@1` is called `teacher_gap/nfe_1`; its page groups charts by the part before the
+slash.
 """
 
 import logging
 import math
-import os
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meanflow_tune.config.overrides import flatten
-from meanflow_tune.tracking.mlflow_store import adopt_artifacts, ensure_database, now_at
+from meanflow_tune.tracking.mlflow_store import (
+    adopt_artifacts,
+    connect,
+    current_path,
+    default_artifacts,
+    default_uri,
+)
 from meanflow_tune.tracking.outbox import Event
 from meanflow_tune.tracking.replay import Rejected
 
@@ -29,11 +34,11 @@ log = logging.getLogger(__name__)
 SEARCH_TAG = "meanflow_tune.search"
 TRIAL_TAG = "meanflow_tune.trial"
 REPEAT_TAG = "meanflow_tune.repeat"
-# Else the pages take it for a project with language models.
+# Without it, the pages treat it as a project with language models.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-PARAMS_A_BATCH = 100
+PARAMS_PER_BATCH = 100
 PARAM_LENGTH = 6000
-PAGE = 1000  # runs of one answer
+PAGE = 1000  # runs per answer
 THUMBNAIL = 256
 RUN_STATUS = {
     "completed": "FINISHED",
@@ -43,7 +48,7 @@ RUN_STATUS = {
     "out_of_memory": "FAILED",
     "failed": "FAILED",
 }
-# What a retry cannot cure; all else (connection, server, lock, full disk) is tried again.
+# Not retryable; everything else (connection, server, lock, full disk) is tried again.
 PERMANENT_CODES = {
     "BAD_REQUEST",
     "INVALID_PARAMETER_VALUE",
@@ -53,35 +58,22 @@ PERMANENT_CODES = {
 PERMANENT_ERRORS = (KeyError, TypeError, ValueError, FileNotFoundError)
 
 
-def default_uri(storage: Path) -> str:
-    """The SQLite database that all studies of a storage folder share."""
-    return f"sqlite:///{Path(storage).resolve() / 'mlflow.db'}"
-
-
-def default_artifacts(storage: Path) -> Path:
-    """The artifact root that goes with `default_uri`."""
-    return Path(storage).resolve() / "artifacts"
-
-
 class MlflowSink:
-    """Applies events by an `MlflowClient` of its own; the process-wide tracking URI is not touched.
+    """Applies events by its own `MlflowClient`; the process-wide tracking URI is not touched.
 
-    artifacts: root folder for artifacts, for a database URI; None leaves the place to the server.
-    storage: the folder of the studies, which may have been moved since an event was made.
-    fence: raises, before a call of MLflow, once another driver has taken the study over.
+    storage: the folder of the studies, which may have been moved since an event was written. uri: a
+    server, which places artifacts itself, or a database; None for the storage's own. fence: called
+    before each call of MLflow; raises once another driver has taken the study over.
     """
 
     def __init__(
         self,
-        uri: str,
-        artifacts: Path | None,
-        storage: Path | None = None,
+        storage: Path,
+        uri: str | None = None,
         fence: Callable[[], None] = lambda: None,
     ) -> None:
-        self._uri = uri
-        self._fence = fence
-        self._artifacts = artifacts
-        self._storage = storage
+        self._storage, self._fence = storage, fence
+        self._uri = uri or default_uri(storage)
         self._connected: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
         self._runs: dict[tuple[str, str], str] = {}
@@ -96,25 +88,13 @@ class MlflowSink:
             "search_ended": self._search_ended,
         }
 
-    @classmethod
-    def for_storage(
-        cls, storage: Path, uri: str | None = None, fence: Callable[[], None] = lambda: None
-    ) -> "MlflowSink":
-        """The sink for a storage folder: its own database, or the server or database at `uri`."""
-        artifacts = default_artifacts(storage) if not (uri or "").startswith("http") else None
-        return cls(uri or default_uri(storage), artifacts, storage, fence)
-
-    def prepare(self) -> None:
-        """Connect: creates a SQLite database (10 s), or raises where a server cannot be reached."""
-        self._client().search_experiments(max_results=1)
-
     def apply(self, event: Event) -> None:
-        """Write one event; Rejected where no retry can help, any other exception where one may."""
+        """Write one event. Raises Rejected for a permanent error, anything else for one to retry."""
         from mlflow.exceptions import MlflowException, RestException
 
         def is_permanent(error: MlflowException) -> bool:
-            # What answers in the place of a server (a proxy, a page) is not MLflow's own refusal.
-            answered = isinstance(error, RestException) or not self._uri.startswith("http")
+            # An answer in the place of a server (a proxy, a page) is not MLflow's own refusal.
+            answered = isinstance(error, RestException) or not self._remote
             return answered and error.error_code in PERMANENT_CODES
 
         handler = self._handlers.get(event.kind)
@@ -126,7 +106,7 @@ class MlflowSink:
             except MlflowException as error:
                 if not is_permanent(error):
                     raise
-                # A remembered id may be that of a run that was deleted; look everything up anew.
+                # A remembered id may be that of a deleted run; look everything up again.
                 self._experiments.clear()
                 self._runs.clear()
                 handler(event, event.payload)
@@ -137,43 +117,35 @@ class MlflowSink:
         except PERMANENT_ERRORS as error:
             raise Rejected(f"{type(error).__name__}: {error}") from error
 
+    @property
+    def _remote(self) -> bool:
+        return self._uri.startswith("http")
+
     def _client(self) -> "MlflowClient":
-        """For one call: an event is many, and the study may change hands between two of them."""
+        """For one call: an event takes many, and the study may be taken over between two of them."""
         self._fence()
         if self._connected is None:
-            if self._storage is not None and self._uri == default_uri(self._storage):
+            if self._uri == default_uri(self._storage):
                 database = self._storage.resolve() / "mlflow.db"
                 for old in adopt_artifacts(database, default_artifacts(self._storage)):
-                    log.info("artifacts of MLflow were at %s and are here now", old)
-            # Read when mlflow is first imported or used. No retries: the outbox does them.
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-            os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-            logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-            from mlflow import MlflowClient
-
-            # Ray may have imported mlflow before, which then has read the level.
-            logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
-            # It prints what it then raises (a full disk), with a traceback, at each try.
-            logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-            ensure_database(self._uri)
-            self._connected = MlflowClient(self._uri, registry_uri=self._uri)
+                    log.info("artifacts of MLflow moved from %s to this storage folder", old)
+            self._connected = connect(self._uri)
         return self._connected
 
     def _experiment(self, study: str) -> str:
-        if study not in self._experiments:
-            client = self._client()
-            found = client.get_experiment_by_name(study)
-            if found is None:
-                place = None if self._artifacts is None else (self._artifacts / study).as_uri()
-                self._experiments[study] = client.create_experiment(
-                    study, artifact_location=place, tags=EXPERIMENT_TAGS
-                )
-            else:
-                if found.lifecycle_stage == "deleted":
-                    client.restore_experiment(found.experiment_id)
-                self._experiments[study] = found.experiment_id
+        if study in self._experiments:
+            return self._experiments[study]
+        client = self._client()
+        found = client.get_experiment_by_name(study)
+        if found is None:
+            own = default_artifacts(self._storage) / study
+            place = None if self._remote else own.as_uri()
+            made = client.create_experiment(study, artifact_location=place, tags=EXPERIMENT_TAGS)
+            self._experiments[study] = made
+        else:
+            if found.lifecycle_stage == "deleted":
+                client.restore_experiment(found.experiment_id)
+            self._experiments[study] = found.experiment_id
         return self._experiments[study]
 
     def _run(self, study: str, tag: str, value: str, start: float, tags: Mapping[str, str]) -> str:
@@ -182,15 +154,12 @@ class MlflowSink:
             client, experiment = self._client(), self._experiment(study)
             found = client.search_runs(
                 [experiment], f"tags.`{tag}` = '{value}'", max_results=1, order_by=["start_time"]
-            )
-            run = (
-                found[0]
-                if found
-                else client.create_run(
+            ) or [
+                client.create_run(
                     experiment, start_time=_milliseconds(start), tags={tag: value, **tags}
                 )
-            )
-            self._runs[study, value] = run.info.run_id
+            ]
+            self._runs[study, value] = found[0].info.run_id
         return self._runs[study, value]
 
     def _search_run(self, event: Event, p: Mapping[str, Any]) -> str:
@@ -209,7 +178,7 @@ class MlflowSink:
     def _search_started(self, event: Event, p: dict[str, Any]) -> None:
         run = self._search_run(event, p)
         self._tag(run, {"state": "running", **p["facts"]})
-        # A search that goes on after its end is the same run again.
+        # A search that is resumed after its end is the same run again.
         self._client().update_run(run, status="RUNNING")
 
     def _trial_started(self, event: Event, p: dict[str, Any]) -> None:
@@ -219,7 +188,7 @@ class MlflowSink:
         if not any(file.path == "config.json" for file in self._client().list_artifacts(run)):
             self._client().log_dict(run, p["config"], "config.json")
         tags = {"attempt": p["attempt"], "state": "running", "rung": 0}
-        if p.get("terms"):  # what a change of code, space or data was accepted for
+        if p.get("terms"):  # changes of code, space or data were accepted
             tags["terms"] = p["terms"]
         self._tag(run, tags | ({"baseline": p["baseline"]} if p["baseline"] else {}))
 
@@ -230,7 +199,7 @@ class MlflowSink:
         self._report(run, p, p["value"], tags | ({"decision": decision} if decision else {}))
 
     def _repeated(self, event: Event, p: dict[str, Any]) -> None:
-        """A run below the trial's, so that its figures stay apart from those of the trial's own seed."""
+        """A run below the trial's, so that its metrics stay apart from those of the trial's own seed."""
         trial, repeat = self._trial_run(event, p), p["report"]["repeat"]
         tags = {
             "mlflow.parentRunId": trial,
@@ -279,9 +248,9 @@ class MlflowSink:
         self._end(run, RUN_STATUS[p["status"]], p["ended"] or event.time)
 
     def _trials_settled(self, event: Event, p: dict[str, Any]) -> None:
-        """Ended trials as the study has them, one run each, whatever a driver that slept wrote late.
+        """Ended trials as the study has them, one run each, whatever a suspended driver wrote late.
 
-        Nor did MLflow hear that an objective was changed, and computed anew for the trials of before.
+        This also updates the values of earlier trials after a change of the objective.
         """
         experiment = self._experiment(p["study"])
         runs: dict[tuple[str, str], list[Any]] = {}
@@ -298,9 +267,7 @@ class MlflowSink:
             told = p["trials"].get(value.partition("/")[2]) if tag == TRIAL_TAG else None
             if told is None:
                 continue
-            tags = {
-                mlflow_name(key): str(text)[:PARAM_LENGTH] for key, text in told["tags"].items()
-            }
+            tags = _texts(told["tags"])
             if not tags.items() <= kept.data.tags.items():
                 self._tag(kept.info.run_id, tags)
             status = RUN_STATUS[told["tags"]["state"]]
@@ -329,30 +296,28 @@ class MlflowSink:
         self._end(run, RUN_STATUS[status], event.time)
 
     def _place(self, p: Mapping[str, Any], path: str) -> Path:
-        return Path(path) if self._storage is None else now_at(path, p["study"], self._storage)
+        return current_path(path, p["study"], self._storage)
 
     def _params(self, run: str, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        # A longer value is cut here and whole in config.json.
-        every = [
-            Param(mlflow_name(key), str(value)[:PARAM_LENGTH]) for key, value in params.items()
-        ]
-        for start in range(0, len(every), PARAMS_A_BATCH):
-            batch = every[start : start + PARAMS_A_BATCH]
+        # config.json holds the whole of a value that is cut here.
+        every = [Param(*item) for item in _texts(params).items()]
+        for start in range(0, len(every), PARAMS_PER_BATCH):
+            batch = every[start : start + PARAMS_PER_BATCH]
             self._client().log_batch(run, params=batch, synchronous=True)
 
     def _tag(self, run: str, tags: Mapping[str, Any]) -> None:
         from mlflow.entities import RunTag
 
-        every = [RunTag(mlflow_name(key), str(value)[:PARAM_LENGTH]) for key, value in tags.items()]
+        every = [RunTag(*item) for item in _texts(tags).items()]
         self._client().log_batch(run, tags=every, synchronous=True)
 
     def _end(self, run: str, status: str, at: float) -> None:
         self._client().set_terminated(run, status, end_time=_milliseconds(at))
 
     def _picture(self, run: str, name: str, path: Path, step: int, at: int) -> None:
-        """What `MlflowClient.log_image` does, under a name that is the same again in a replay."""
+        """Like `MlflowClient.log_image`, under a name that stays the same in a replay."""
         import tempfile
 
         from PIL import Image
@@ -369,8 +334,13 @@ class MlflowSink:
 
 
 def _content(run: Any) -> tuple[int, str]:
-    """Orders runs by how much was written to them; one that was made twice is empty."""
+    """Orders runs by how much was written to them; a doubled one is empty."""
     return len(run.data.params) + len(run.data.metrics) + len(run.data.tags), run.info.run_id
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Names and values as MLflow takes them."""
+    return {mlflow_name(key): str(value)[:PARAM_LENGTH] for key, value in values.items()}
 
 
 def mlflow_name(name: str) -> str:
@@ -379,7 +349,7 @@ def mlflow_name(name: str) -> str:
 
 
 def _run_name(trial: str, baseline: str | None) -> str:
-    """`trial 00007 backward`; the number has zeros in front, so that names sort."""
+    """`trial 00007 backward`; the number is zero-padded, so that names sort."""
     *part, number = trial.split("/")
     words = [*(part or ["trial"]), f"{int(number):05d}", *([baseline] if baseline else [])]
     return " ".join(words)

@@ -1,10 +1,12 @@
-"""MLflow's SQLite database, made whole or not at all.
+"""Where MLflow keeps what the studies of a storage folder track: its database, artifacts, and a client.
 
-MLflow makes it by a hundred migrations, which take ten seconds and more. A kill in between leaves one
-that MLflow refuses for ever ("out-of-date database schema"), so it is made beside and gets its name last.
+MLflow creates a SQLite database by a hundred migrations, which take ten seconds or more. A kill in
+between leaves one that MLflow refuses ("out-of-date database schema"), so it is created under a
+temporary name and renamed last. The paths in it are absolute; they follow when the folder is moved.
 """
 
 import contextlib
+import logging
 import os
 import shutil
 import sqlite3
@@ -12,14 +14,52 @@ import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 _PREFIX = ".mlflow-new-"
-_ABANDONED = 3600.0  # seconds after which an unfinished one is nobody's
+_ABANDONED = 3600.0  # seconds after which an unfinished database has no owner
+# The tables and columns of MLflow that hold paths of artifacts.
+_PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+)
+
+
+def default_uri(storage: Path) -> str:
+    """The SQLite database that all studies of a storage folder share."""
+    return f"sqlite:///{Path(storage).resolve() / 'mlflow.db'}"
+
+
+def default_artifacts(storage: Path) -> Path:
+    """The artifact root that goes with `default_uri`."""
+    return Path(storage).resolve() / "artifacts"
+
+
+def connect(uri: str) -> "MlflowClient":
+    """A client of the server or database at `uri`; creates a SQLite database that does not exist."""
+    # MLflow reads these when it is first imported or used. No retries: the outbox does them.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    from mlflow import MlflowClient
+
+    # Ray may have imported mlflow earlier, which then has read the level already.
+    logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
+    # It prints the errors that it raises (a full disk), with a traceback, at each try.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    ensure_database(uri)
+    return MlflowClient(uri, registry_uri=uri)
 
 
 def ensure_database(uri: str) -> None:
-    """Make the database at a URI `sqlite:///PATH`; nothing where it exists, or for another kind of URI."""
+    """Create the database at a URI `sqlite:///PATH` unless it exists; other kinds of URI are ignored."""
     scheme, _, name = uri.partition(":///")
     path = Path(name)
     if scheme != "sqlite" or not name or path.exists():
@@ -32,7 +72,7 @@ def ensure_database(uri: str) -> None:
     try:
         beside = folder / path.name
         MlflowClient(f"sqlite:///{beside}").search_experiments(max_results=1)
-        # Another driver of this storage may have been quicker: a link never replaces a file.
+        # Another driver of this storage may have been faster: a link never replaces a file.
         with contextlib.suppress(FileExistsError):
             os.link(beside, path)
     finally:
@@ -40,25 +80,17 @@ def ensure_database(uri: str) -> None:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """What a kill left behind."""
+    """Remove what a killed process left behind."""
     for folder in parent.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             if time.time() - folder.stat().st_mtime > _ABANDONED:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-# The tables and columns of MLflow that say where artifacts are.
-PLACES = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-)
-
-
 def adopt_artifacts(database: Path, artifacts: Path) -> list[str]:
-    """Make the database point at `artifacts`; returns the earlier roots, empty where none differed.
+    """Make the database point at `artifacts`; returns the earlier roots, empty if none differed.
 
-    Only experiments that were made with such a root (ROOT/EXPERIMENT, ROOT called as today) count.
+    Only experiments at ROOT/EXPERIMENT count, with a ROOT of the same name as `artifacts`.
     """
     if not database.exists():
         return []
@@ -69,19 +101,20 @@ def adopt_artifacts(database: Path, artifacts: Path) -> list[str]:
             return []
         rows = connection.execute("SELECT name, artifact_location FROM experiments").fetchall()
         roots = {_root(name, place, artifacts.name) for name, place in rows} - {None, new}
-        for old in sorted(root for root in roots if root is not None):
-            for table, column in PLACES:
+        earlier = sorted(root for root in roots if root is not None)
+        for old in earlier:
+            for table, column in _PLACES:
                 if table in known:
                     connection.execute(
                         f"UPDATE {table} SET {column} = ? || substr({column}, ?)"
                         f" WHERE substr({column}, 1, ?) = ?",
                         (new, len(old) + 1, len(old) + 1, f"{old}/"),
                     )
-        return sorted(root for root in roots if root is not None)
+        return earlier
 
 
-def now_at(path: str, study: str, storage: Path) -> Path:
-    """Where a file of a study is today, if it is not where an event of the outbox says."""
+def current_path(path: str, study: str, storage: Path) -> Path:
+    """Where a file of a study is now, if it is no longer where an event of the outbox says."""
     given = Path(path)
     _, found, inside = path.rpartition(f"/{study}/")
     moved = storage / study / inside
@@ -89,6 +122,7 @@ def now_at(path: str, study: str, storage: Path) -> Path:
 
 
 def _root(experiment: str, place: str | None, name: str) -> str | None:
+    """The artifact root of an experiment at `place`; None where it does not lie in one."""
     end = f"/{name}/{quote(experiment)}"
     if not place or not place.startswith("file:") or not place.endswith(end):
         return None

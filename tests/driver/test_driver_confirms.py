@@ -14,8 +14,8 @@ from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import Outcome, Report
 from meanflow_tune.search.store.storage import open_storage
 from meanflow_tune.search.store.trials import read_records
-from meanflow_tune.tracking.outbox import Event
 from tests.support.paths import TINY_SPACE
+from tests.support.sinks import RecordingSink
 
 TINY = TINY_SPACE
 
@@ -57,22 +57,10 @@ class Runner:
         return Report(images, metrics, {"cpu_seconds": 1.0}, 0.0, repeat=repeat)
 
 
-class Sink:
-    """In place of MLflow."""
-
-    @classmethod
-    def for_storage(cls, *_: object) -> "Sink":
-        return cls()
-
-    def prepare(self) -> None: ...
-
-    def apply(self, event: Event) -> None: ...
-
-
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "Runner", Runner)
-    monkeypatch.setattr(driver, "MlflowSink", Sink)
+    monkeypatch.setattr(driver, "MlflowSink", RecordingSink)
     monkeypatch.setattr(Runner, "jobs", [])
 
 

@@ -20,8 +20,8 @@ from meanflow_tune.search.store.manifest import Manifest
 from meanflow_tune.search.store.storage import open_storage
 from meanflow_tune.search.store.time_budget import TimeBudget
 from meanflow_tune.search.store.trials import current_name, read_records
-from meanflow_tune.tracking.outbox import Event
 from tests.support.paths import TINY_SPACE
+from tests.support.sinks import RecordingSink
 
 SPACE = str(TINY_SPACE)
 SECONDS = 10.0  # that a trial takes
@@ -54,19 +54,11 @@ class World:
             stage.on_end(job.number, Outcome("completed"))
 
 
-class NoTracking:
-    @classmethod
-    def for_storage(cls, *_: object) -> "NoTracking":
-        return cls()
-
-    def apply(self, event: Event) -> None: ...
-
-
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     made = World()
     monkeypatch.setattr(driver.Runner, "start", made.start)
-    monkeypatch.setattr(driver, "MlflowSink", NoTracking)
+    monkeypatch.setattr(driver, "MlflowSink", RecordingSink)
     monkeypatch.setattr(driver, "TimeBudget", partial(TimeBudget, now=lambda: made.now))
     monkeypatch.setattr(View, "event", lambda self, text, *_: made.said.append(text))
     return made

@@ -18,27 +18,18 @@ from meanflow_tune.records import Outcome, Report, TrialRecord
 from meanflow_tune.report.live import View
 from meanflow_tune.search.errors import LeaseLost, SearchStopped
 from meanflow_tune.search.store.trials import read_records
-from meanflow_tune.tracking.outbox import Event, Outbox
+from meanflow_tune.tracking.outbox import Outbox
 from meanflow_tune.tracking.replay import Replayer
 from meanflow_tune.training.disk_wait import NO_SPACE
 from tests.support.paths import TINY_SPACE
+from tests.support.sinks import RecordingSink
 from tests.support.studies import make_ledger
 
 SPACE = str(TINY_SPACE)
 
 
-class Notebook:
-    """A sink for the outbox that remembers."""
-
-    def __init__(self) -> None:
-        self.seen: list[Event] = []
-
-    def apply(self, event: Event) -> None:
-        self.seen.append(event)
-
-
-def make_stage(folder: Path, **changes: Any) -> tuple[Stage, Notebook]:
-    sink = Notebook()
+def make_stage(folder: Path, **changes: Any) -> tuple[Stage, RecordingSink]:
+    sink = RecordingSink()
     outbox = Outbox(folder, changes.pop("fence", lambda: None))
     stage = Stage(
         "toy",
@@ -177,15 +168,15 @@ class Bench:
 
 def run(
     storage: Path, monkeypatch: pytest.MonkeyPatch, decide: Any, **changes: Any
-) -> tuple[int, Notebook]:
-    sink = Notebook()
+) -> tuple[int, RecordingSink]:
+    sink = RecordingSink()
 
     @contextmanager
     def start(**options: Any) -> Iterator[Bench]:
         yield Bench(decide)
 
     monkeypatch.setattr(driver.Runner, "start", start)
-    monkeypatch.setattr(driver.MlflowSink, "for_storage", lambda *_: sink)
+    monkeypatch.setattr(driver, "MlflowSink", lambda *_: sink)
     request = SearchRequest(
         space=SPACE, study="s", trials=6, storage=storage, confirm_seeds=0, **changes
     )

@@ -13,19 +13,9 @@ from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import Job, Outcome, Report
 from meanflow_tune.report.status import show_status
 from tests.support.paths import TINY_SPACE
+from tests.support.sinks import RecordingSink
 
 SPACE = str(TINY_SPACE)
-
-
-class NoTracking:
-    """In place of MLflow, whose database takes seconds to make."""
-
-    @classmethod
-    def for_storage(cls, *_: Any) -> "NoTracking":
-        return cls()
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_, **__: None
 
 
 class MadeUp:
@@ -97,7 +87,7 @@ def test_the_status_forecasts_the_end_and_shows_the_front(
         return run(self)
 
     monkeypatch.setattr(driver, "Runner", Runner)
-    monkeypatch.setattr(driver, "MlflowSink", NoTracking)
+    monkeypatch.setattr(driver, "MlflowSink", RecordingSink)
     monkeypatch.setattr(driver.Driver, "run", remembered)
     assert driver.run(request, "again", quiet=True) == 0
     # A trial is 128 s of training and three evaluations, of which the first is not told apart.

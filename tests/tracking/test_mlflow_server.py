@@ -77,7 +77,7 @@ def test_a_stranger_at_the_address_is_no_reason_to_give_an_event_up(tmp_path: Pa
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as stranger:
         threading.Thread(target=stranger.serve_forever, daemon=True).start()
         uri = f"http://127.0.0.1:{stranger.server_port}"
-        with Replayer(outbox, MlflowSink.for_storage(tmp_path, uri)) as replayer:
+        with Replayer(outbox, MlflowSink(tmp_path, uri)) as replayer:
             while replayer.status().error is None and replayer.status().pending:
                 time.sleep(0.05)
             assert (replayer.status().pending, replayer.status().rejected) == (1, 0)
@@ -92,7 +92,7 @@ def test_a_server_that_comes_late_and_dies_in_between_gets_everything_once(tmp_p
     outbox = Outbox(tmp_path)
     tracker = Tracker(outbox, STUDY)
     tell(tracker, tmp_path / "files")
-    with Replayer(outbox, MlflowSink.for_storage(tmp_path, uri), longest_delay=1.0) as replayer:
+    with Replayer(outbox, MlflowSink(tmp_path, uri), longest_delay=1.0) as replayer:
         while replayer.status().error is None:
             time.sleep(0.05)
         assert replayer.status().replayed == 0

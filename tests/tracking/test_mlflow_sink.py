@@ -19,7 +19,12 @@ from meanflow_tune.config.overrides import flatten
 from meanflow_tune.records import Job, Outcome, Report
 from meanflow_tune.search.errors import LeaseLost
 from meanflow_tune.tracking.events import Tracker
-from meanflow_tune.tracking.mlflow_sink import MlflowSink, default_artifacts, default_uri
+from meanflow_tune.tracking.mlflow_sink import MlflowSink
+from meanflow_tune.tracking.mlflow_store import (
+    default_artifacts,
+    default_uri,
+    ensure_database,
+)
 from meanflow_tune.tracking.outbox import Event, Outbox
 from meanflow_tune.tracking.replay import Rejected, Replayer
 from tests.support.paths import ROOT
@@ -32,7 +37,7 @@ PATIENCE = 120.0
 @pytest.fixture(scope="module")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("empty")
-    MlflowSink.for_storage(folder).prepare()
+    ensure_database(default_uri(folder))
     return folder / "mlflow.db"
 
 
@@ -88,7 +93,7 @@ def picture_of(storage: Path) -> dict[str, Any]:
 def test_a_search_is_one_tree_of_runs(storage: Path, tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
     tell(Tracker(outbox, STUDY), tmp_path / "files")
-    with Replayer(outbox, MlflowSink.for_storage(storage)) as replayer:
+    with Replayer(outbox, MlflowSink(storage)) as replayer:
         assert replayer.drain(PATIENCE) == 0
         assert replayer.status().rejected == 0
     seen = picture_of(storage)
@@ -143,7 +148,7 @@ def ms(images: int) -> int:
 def test_pictures_are_named_as_mlflow_names_them(storage: Path, tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
     tell(Tracker(outbox, STUDY), tmp_path / "files")
-    sink = MlflowSink.for_storage(storage)
+    sink = MlflowSink(storage)
     for event in events(outbox):
         sink.apply(event)
     api = client(storage)
@@ -225,7 +230,7 @@ def test_a_crash_after_every_single_write_doubles_nothing(
     smooth = tmp_path / "smooth"
     smooth.mkdir()
     shutil.copy(empty_database, smooth / "mlflow.db")
-    once = MlflowSink.for_storage(smooth)
+    once = MlflowSink(smooth)
     for event in events(outbox):
         once.apply(event)
 
@@ -233,7 +238,7 @@ def test_a_crash_after_every_single_write_doubles_nothing(
     for index, event in enumerate(events(outbox)):
         crashed: set[str] = set()
         while True:
-            sink = MlflowSink.for_storage(storage)
+            sink = MlflowSink(storage)
             sink._connected = Crashing(client(storage), crashed, {})  # type: ignore[assignment]
             try:
                 sink.apply(event)
@@ -257,7 +262,7 @@ def test_what_a_driver_that_slept_in_the_middle_of_a_write_did_late_is_mended(
     pruned = make_record(1, "pruned", (make_report(32, 0.4),))
     tracker.settled([done, pruned, make_record(2)])
     *told, settled = events(outbox)
-    sink = MlflowSink.for_storage(storage)
+    sink = MlflowSink(storage)
     for event in told:
         sink.apply(event)
     before = picture_of(storage)
@@ -273,7 +278,7 @@ def test_what_a_driver_that_slept_in_the_middle_of_a_write_did_late_is_mended(
     for name in ("trial 00001", STUDY):
         api.create_run(experiment, runs[name].info.start_time, _first_tags(runs[name]))
     assert picture_of(storage) != before
-    for each in (sink, MlflowSink.for_storage(storage)):
+    for each in (sink, MlflowSink(storage)):
         each.apply(settled)
         assert picture_of(storage) == before
         assert len(api.search_runs([experiment])) == len(runs)
@@ -316,7 +321,7 @@ def test_a_driver_that_lost_its_lease_makes_no_further_call(storage: Path, tmp_p
             if next(calls, None) is None:
                 raise LeaseLost("epoch 2")
 
-        sink = MlflowSink.for_storage(storage, fence=fence)
+        sink = MlflowSink(storage, fence=fence)
         try:
             sink.apply(event)
         except LeaseLost:
@@ -338,8 +343,7 @@ from meanflow_tune.tracking.mlflow_sink import MlflowSink
 from meanflow_tune.tracking.outbox import Outbox
 from meanflow_tune.tracking.replay import Replayer
 
-sink = MlflowSink.for_storage(Path(sys.argv[2]))
-sink.prepare()
+sink = MlflowSink(Path(sys.argv[2]))
 create = sink._client().create_run
 calls = []
 
@@ -364,7 +368,7 @@ def test_kill_9_after_a_run_was_made_makes_no_second_one(storage: Path, tmp_path
     script = [sys.executable, "-c", KILLED, str(tmp_path), str(storage)]
     assert subprocess.run(script, env=environment, check=False).returncode == -signal.SIGKILL
     assert len(picture_of(storage)) == 3  # search, first trial, "models"
-    with Replayer(Outbox(tmp_path), MlflowSink.for_storage(storage)) as replayer:
+    with Replayer(Outbox(tmp_path), MlflowSink(storage)) as replayer:
         assert replayer.drain(PATIENCE) == 0
     seen = picture_of(storage)
     assert len(seen) == 5
@@ -374,7 +378,7 @@ def test_kill_9_after_a_run_was_made_makes_no_second_one(storage: Path, tmp_path
 def test_a_trial_that_goes_on_and_a_search_that_is_extended_keep_their_runs(
     storage: Path, tmp_path: Path
 ) -> None:
-    outbox, sink = Outbox(tmp_path), MlflowSink.for_storage(storage)
+    outbox, sink = Outbox(tmp_path), MlflowSink(storage)
     tracker = Tracker(outbox, STUDY)
     for attempt in (0, 1):
         tracker.search_started({"goal": "go on"})
@@ -402,7 +406,7 @@ def test_repeats_are_runs_below_their_trial_and_a_pause_is_a_state(
     tracker = Tracker(outbox, STUDY)
     tracker.catch_up([replace(make_record(0, "completed", (own,)), repeats=(repeat,))])
     tracker.catch_up([make_record(1, "paused", (make_report(32, 0.9),))])
-    sink = MlflowSink.for_storage(storage)
+    sink = MlflowSink(storage)
     for event in (*events(outbox), *events(outbox)):
         sink.apply(event)
     seen = picture_of(storage)
@@ -415,7 +419,7 @@ def test_repeats_are_runs_below_their_trial_and_a_pause_is_a_state(
 
 
 def test_what_no_retry_can_help_is_rejected(storage: Path, tmp_path: Path) -> None:
-    outbox, sink = Outbox(tmp_path), MlflowSink.for_storage(storage)
+    outbox, sink = Outbox(tmp_path), MlflowSink(storage)
     tracker = Tracker(outbox, STUDY)
     tracker.trial_started(Job(STUDY, 0, {"seed": 1}, "/nowhere", 0, 1), make_record(0))
     tracker.trial_started(Job(STUDY, 0, {"seed": 2}, "/nowhere", 1, 1), make_record(0))
@@ -436,7 +440,7 @@ def test_what_no_retry_can_help_is_rejected(storage: Path, tmp_path: Path) -> No
 
 
 def test_runs_that_were_deleted_meanwhile_are_made_anew(storage: Path, tmp_path: Path) -> None:
-    outbox, sink = Outbox(tmp_path), MlflowSink.for_storage(storage)
+    outbox, sink = Outbox(tmp_path), MlflowSink(storage)
     tracker = Tracker(outbox, STUDY)
     tracker.trial_started(Job(STUDY, 0, small_config(0), "/nowhere", 0, 1), make_record(0))
     tracker.reported(make_record(0), make_report(32, 0.5))
@@ -455,7 +459,7 @@ def test_runs_that_were_deleted_meanwhile_are_made_anew(storage: Path, tmp_path:
 def test_values_that_are_not_finite_are_named_and_long_ones_are_cut(
     storage: Path, tmp_path: Path
 ) -> None:
-    outbox, sink = Outbox(tmp_path), MlflowSink.for_storage(storage)
+    outbox, sink = Outbox(tmp_path), MlflowSink(storage)
     tracker = Tracker(outbox, STUDY)
     tracker.search_started({"goal": {"teacher_gap@2": "low", "què (?)": 1}})
     config = {"text": "x" * 7000, **{f"number_{k}": k for k in range(250)}}
@@ -481,7 +485,7 @@ MAKE = """
 import os, signal, sys
 from pathlib import Path
 import alembic.runtime.migration as migration
-from meanflow_tune.tracking.mlflow_sink import MlflowSink
+from meanflow_tune.tracking.mlflow_store import default_uri, ensure_database
 
 step, steps = migration.HeadMaintainer.update_to_step, 0
 
@@ -493,7 +497,7 @@ def counted(self, *arguments):
     return step(self, *arguments)
 
 migration.HeadMaintainer.update_to_step = counted
-MlflowSink.for_storage(Path(sys.argv[1])).prepare()
+ensure_database(default_uri(Path(sys.argv[1])))
 """
 
 
@@ -505,6 +509,6 @@ def test_a_kill_while_the_database_is_made_leaves_none_or_a_whole_one(tmp_path: 
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "mlflow.db").exists()
     assert list(tmp_path.glob(".mlflow-new-*")), "it was killed in the middle"
-    MlflowSink.for_storage(tmp_path).prepare()
+    ensure_database(default_uri(tmp_path))
     assert (tmp_path / "mlflow.db").exists()
-    MlflowSink.for_storage(tmp_path).prepare()
+    ensure_database(default_uri(tmp_path))

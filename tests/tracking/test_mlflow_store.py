@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from meanflow_tune.tracking.mlflow_sink import MlflowSink, default_artifacts, default_uri
-from meanflow_tune.tracking.mlflow_store import adopt_artifacts, now_at
+from meanflow_tune.tracking.mlflow_sink import MlflowSink
+from meanflow_tune.tracking.mlflow_store import (
+    adopt_artifacts,
+    current_path,
+    default_artifacts,
+    default_uri,
+)
 
 
 def database(path: Path, rows: dict[str, str]) -> Path:
@@ -67,9 +72,9 @@ def test_a_file_of_an_event_is_found_where_it_is_now(tmp_path: Path) -> None:
     inside.parent.mkdir(parents=True)
     inside.write_text("")
     storage = tmp_path / "runs"
-    assert now_at("/old/toy/trials/00003/a.png", "toy", storage) == inside
-    assert now_at(str(inside), "toy", storage) == inside
-    assert now_at("/old/toy/trials/00003/b.png", "toy", storage) == Path(
+    assert current_path("/old/toy/trials/00003/a.png", "toy", storage) == inside
+    assert current_path(str(inside), "toy", storage) == inside
+    assert current_path("/old/toy/trials/00003/b.png", "toy", storage) == Path(
         "/old/toy/trials/00003/b.png"
     )
 
@@ -79,12 +84,12 @@ def test_mlflow_itself_writes_to_the_new_place(tmp_path: Path) -> None:
     """Against the real tables, so that a column of another name would be noticed."""
     old, new = tmp_path / "old", tmp_path / "new"
     old.mkdir()
-    first = MlflowSink.for_storage(old)
+    first = MlflowSink(old)
     experiment = first._experiment("toy")
     run = first._client().create_run(experiment).info.run_id
     model = first._client().create_logged_model(experiment, name="student", source_run_id=run)
     shutil.move(old, new)
-    second = MlflowSink.for_storage(new)._client()
+    second = MlflowSink(new)._client()
     (tmp_path / "file.txt").write_text("x")
     second.log_artifact(run, str(tmp_path / "file.txt"))
     root = default_artifacts(new)
