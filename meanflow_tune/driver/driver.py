@@ -16,9 +16,9 @@ from meanflow_tune.cluster.errors import ClusterError
 from meanflow_tune.cluster.runner import Runner
 from meanflow_tune.cluster.session import check_reachable
 from meanflow_tune.cluster.signals import AnyOf, Interrupt
-from meanflow_tune.driver.resume import begin, put_aside
+from meanflow_tune.driver.resume import prepare_study, put_aside
 from meanflow_tune.driver.stage import Stage, submit
-from meanflow_tune.driver.status_writer import Status
+from meanflow_tune.driver.status_writer import StatusWriter
 from meanflow_tune.files import WaitForSpace, is_full
 from meanflow_tune.plan import confirm
 from meanflow_tune.plan.findings import Findings, find
@@ -47,8 +47,8 @@ from meanflow_tune.search.errors import (
 )
 from meanflow_tune.search.samplers.limits import independent_note
 from meanflow_tune.search.store.lease import Lease, check_epoch
-from meanflow_tune.search.store.manifest import MANIFEST_NAME, Manifest, environment
-from meanflow_tune.search.store.storage import open_storage, shown_url
+from meanflow_tune.search.store.manifest import MANIFEST_NAME
+from meanflow_tune.search.store.storage import open_storage
 from meanflow_tune.search.store.time_budget import TimeBudget
 from meanflow_tune.search.store.trials import read_records
 from meanflow_tune.search.study.ledger import Ledger
@@ -173,25 +173,7 @@ class Driver:
 
     def check_manifest(self) -> None:
         """Raises StudyChanged where the stored study was made under other terms and work is left."""
-        request, space = self.request, self.plan.space
-        new = Manifest(
-            study=request.study,
-            space=request.space,
-            space_hash=space.source_hash,
-            goal=space.goal,
-            objective=str(self.plan.objectives),
-            overrides=request.settings,
-            sampler=request.sampler,
-            seed=request.seed,
-            rungs=str(self.plan.rungs),
-            data_fingerprint=self.plan.data_fingerprint,
-            startup_trials=request.startup_trials,
-            trials=request.trials,
-            time_budget=request.time_budget,
-            study_storage=shown_url(request.study_storage) if request.study_storage else None,
-            **environment(),
-        )
-        self.terms, self.manifest = begin(self.storage, request, self.plan, new, self.view.event)
+        self.terms, self.manifest = prepare_study(self.storage, self.plan, self.view.event)
 
     def make_ledger(self) -> Ledger:
         """The ledger of the search."""
@@ -224,7 +206,7 @@ class Driver:
         # One thread draws and tracks, in order, so that Tune's loop never waits for a picture.
         self.background = stack.enter_context(ThreadPoolExecutor(1, "pictures"))
         search = self._stage(request.study, request.folder, ledger, "trial", request.trials, stack)
-        self.status = Status(self.plan, lease, self.view, self.time_budget, self.stages)
+        self.status = StatusWriter(self.plan, lease, self.view, self.time_budget, self.stages)
         return search
 
     def _stage(

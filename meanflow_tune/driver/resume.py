@@ -1,6 +1,6 @@
-"""How a driver begins on a study: under which terms, in a new generation, after an import.
+"""How a driver resumes a study: what must match, when a new generation is made, and imports.
 
-Between the manifest, which says what changed, and the ledger, which goes on with what is there.
+Between the manifest, which says what changed, and the ledger, which continues the study.
 """
 
 import os
@@ -12,27 +12,28 @@ from meanflow_tune.plan.request import EXIT_IN_USE, SearchRequest, UserError
 from meanflow_tune.search.errors import SpaceError, StudyChanged, StudyInUse
 from meanflow_tune.search.space.distributions import Distributions, draw_distributions
 from meanflow_tune.search.store.lease import Lease
-from meanflow_tune.search.store.manifest import Manifest, TermsCheck, check_terms
-from meanflow_tune.search.store.storage import Storage
+from meanflow_tune.search.store.manifest import Manifest, TermsCheck, check_terms, environment
+from meanflow_tune.search.store.storage import Storage, shown_url
 from meanflow_tune.search.study.generations import Target, count_trials, make_generation
 from meanflow_tune.search.study.import_trials import find_origin, import_study
 
-# Changes of these may be more than Optuna can follow in place.
+# Optuna may be unable to follow changes of these in place.
 RENEWING = ("space_hash", "objective")
 
 
-def begin(
-    storage: Storage, request: SearchRequest, plan: Plan, new: Manifest, say: Callable[[str], None]
+def prepare_study(
+    storage: Storage, plan: Plan, say: Callable[[str], None]
 ) -> tuple[TermsCheck, Manifest]:
-    """Settle the terms, bring the study into a shape that fits them, and write the manifest.
+    """Check the terms, make a new generation or import trials where asked to, and write the manifest.
 
-    Where no trial is left to run, nothing is refused and nothing is written: the terms say what
-    changed, and `TermsCheck.enforce` refuses later, should a confirmation be left.
+    Where no trial is left to run, nothing is refused or written: the notes say what changed, and
+    `TermsCheck.enforce` refuses later if a confirmation is left.
 
     Raises:
         StudyChanged: something changed, trials are left to run, and the changes are not accepted;
             or the import is not possible.
     """
+    request, new = plan.request, _manifest(plan)
     old = Manifest.read(request.folder)
     held = count_trials(storage, request.study)
     if old is None and held.all and request.study_storage is not None:
@@ -56,12 +57,10 @@ def begin(
     for note in terms.notes:
         say(note)
     objectives = plan.objectives
-    # Also without a change: a space whose draws did not show a conflict is drawn again on request.
+    # Also on request without a change: draws of a space may have missed a conflict.
     changed = old is not None and any(getattr(old, n) != getattr(new, n) for n in RENEWING)
     if changed or request.accept_changes:
-        target = Target(
-            objectives, _distributions(request, plan), plan.suggest, plan.space.baselines
-        )
+        target = Target(objectives, _distributions(plan), plan.suggest, plan.space.baselines)
         make_generation(storage, request.study, target, say)
         make_generation(storage, f"{request.study}/confirm", Target(objectives), say)
     if request.import_study is not None:
@@ -72,7 +71,7 @@ def begin(
             storage,
             request.study,
             origin,
-            _distributions(request, plan),
+            _distributions(plan),
             objectives,
             terms.manifest,
             say,
@@ -81,11 +80,32 @@ def begin(
     return terms, terms.manifest
 
 
-def _distributions(request: SearchRequest, plan: Plan) -> Distributions:
+def _manifest(plan: Plan) -> Manifest:
+    request, space = plan.request, plan.space
+    return Manifest(
+        study=request.study,
+        space=request.space,
+        space_hash=space.source_hash,
+        goal=space.goal,
+        objective=str(plan.objectives),
+        overrides=request.settings,
+        sampler=request.sampler,
+        seed=request.seed,
+        rungs=str(plan.rungs),
+        data_fingerprint=plan.data_fingerprint,
+        startup_trials=request.startup_trials,
+        trials=request.trials,
+        time_budget=request.time_budget,
+        study_storage=shown_url(request.study_storage) if request.study_storage else None,
+        **environment(),
+    )
+
+
+def _distributions(plan: Plan) -> Distributions:
     try:
         return draw_distributions(plan.space.suggest, plan.space.baselines)
     except SpaceError as error:
-        raise SpaceError(f"--space {request.space}: {error}") from None
+        raise SpaceError(f"--space {plan.request.space}: {error}") from None
 
 
 def put_aside(request: SearchRequest) -> None:

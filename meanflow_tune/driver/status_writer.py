@@ -24,14 +24,14 @@ from meanflow_tune.search.store.time_budget import TimeBudget
 from meanflow_tune.search.store.trials import best_record
 
 log = logging.getLogger(__name__)
-# Trials for each look at them that a forecast is kept: it reads all of them and changes little.
-KEEP = 100
+# A forecast is reused for one write per this many trials: it reads all of them and changes little.
+TRIALS_PER_REUSE = 100
 
 
-class Status:
-    """TrialCache by a thread of its own from `start` to `end`. slots: how many trials run at once.
+class StatusWriter:
+    """Writes status.json in its own thread, from `start` to `end`. slots: how many trials run at once.
 
-    stages: the driver's own list, of which the last is at work.
+    stages: the driver's own list; the last one is running.
     """
 
     def __init__(
@@ -45,21 +45,21 @@ class Status:
         self._looks = 0  # since it was made
 
     def start(self) -> None:
-        threading.Thread(target=self._keep, daemon=True).start()
+        threading.Thread(target=self._run, daemon=True).start()
 
     def stop(self) -> None:
         """Write no more."""
         self._stopped.set()
 
     def end(self) -> None:
-        """Say that the driver has ended; a full disk does not stop it from doing so."""
+        """Write that the driver has ended; a full disk is only logged."""
         self.stop()
         try:
             self.write()
         except OSError as error:
             log.warning("could not write the status: %s", error)
 
-    def _keep(self) -> None:
+    def _run(self) -> None:
         pause = 1.0
         while not self._stopped.wait(pause):
             began = time.monotonic()
@@ -70,7 +70,7 @@ class Status:
             except OSError as error:
                 if not is_full(error):  # which the search itself tells
                     log.warning("could not write the status: %s", error)
-            # Reading a large study takes long; little of the time should go into this.
+            # Reading a large study is slow; spend at most a twentieth of the time on it.
             pause = min(10.0, max(1.0, 20.0 * (time.monotonic() - began)))
 
     def write(self) -> None:
@@ -106,20 +106,24 @@ class Status:
 
     @cached_property
     def _ladder(self) -> Ladder:
-        return ladder_of(self._plan)  # kept, since what it expects takes a while for many trials
+        return ladder_of(self._plan)  # cached: its expectations are slow for many trials
 
     def _look_ahead(self, stage: Stage, records: list[TrialRecord]) -> Outlook:
-        """The outlook, made anew the more seldom the more trials there are."""
+        """The outlook, renewed less often the more trials there are."""
         known, kept = self._ahead
         self._looks += 1
         now = stage.name, self._stopped.is_set()
-        if known != now or kept.seconds_left is None or self._looks >= len(records) / KEEP:
+        if (
+            known != now
+            or kept.seconds_left is None
+            or self._looks >= len(records) / TRIALS_PER_REUSE
+        ):
             kept = self._outlook(stage, records)
             self._ahead, self._looks = (now, kept), 0
         return kept
 
     def _outlook(self, stage: Stage, records: list[TrialRecord]) -> Outlook:
-        """How the stage stands, and when the search and its confirmation will end."""
+        """Where the stage stands, and when the search and its confirmation will end."""
         ladder, afterwards = self._ladder, None
         if stage is self._stages[0]:
             afterwards = confirmation_work(self._plan, ladder.images[-1])

@@ -1,14 +1,14 @@
-"""Plan: a request made concrete and checked, before any lease is taken and before Ray starts."""
+"""The plan of a search: a request resolved and checked, before any lease is taken and before Ray starts."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.config.overrides import flatten, override
-from meanflow_tune.plan.request import EXIT_UNUSABLE, SearchRequest, UserError
-from meanflow_tune.search.errors import SpaceError
+from meanflow_tune.plan.request import EXIT_UNUSABLE, EXIT_USAGE, SearchRequest, UserError
 from meanflow_tune.search.objectives import Objectives, SearchObjective
 from meanflow_tune.search.pruning.rules import Rungs
 from meanflow_tune.search.samplers.limits import check_sampler
@@ -45,23 +45,17 @@ def make_plan(request: SearchRequest) -> Plan:
 
     Raises UserError with one line that names the setting, its value and the remedy.
     """
-    try:
+    with _refusing(f"--space {request.space}: "):
         space = load_space(request.space)
-    except (SpaceError, ValueError) as error:
-        raise UserError(f"--space {request.space}: {error}") from None
     objectives = Objectives.of(space.objective)
     if request.objectives is not None:
-        try:
+        with _refusing("--objectives: "):
             objectives = Objectives.parse(request.objectives)
-        except ValueError as error:
-            raise UserError(f"--objectives: {error}") from None
 
     rungs = make_rungs(request)
-    try:
-        if rungs is not None:
+    if rungs is not None:
+        with _refusing():
             rungs.check(objectives.directions)
-    except ValueError as error:
-        raise UserError(str(error)) from None
 
     def suggest(trial: AnyTrial) -> dict[str, Any]:
         config: TrialConfig = space.suggest(trial)
@@ -69,26 +63,19 @@ def make_plan(request: SearchRequest) -> Plan:
             return config.to_dict()
         return TrialConfig.from_dict(override(config.to_dict(), request.settings)).to_dict()
 
-    try:
+    with _refusing(f"--space {request.space}: "):
         baselines = [draw_fixed(space.suggest, params) for params in space.baselines.values()]
         drawn = [draw_random(space.suggest, seed) for seed in range(DRAWS)]
         plain = [one.config.to_dict() for one in (*baselines, *drawn)]
-    except (SpaceError, ValueError) as error:
-        raise UserError(f"--space {request.space}: {error}") from None
     _refuse_searched(request, plain)
-    try:
+    with _refusing():
         independent = check_sampler(
             request.sampler,
             len(objectives.parts),
             [one.distributions for one in baselines],
             [one.distributions for one in drawn],
         )
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    try:
         examples = tuple(TrialConfig.from_dict(override(data, request.settings)) for data in plain)
-    except ValueError as error:
-        raise UserError(str(error)) from None
     for config in examples:
         _check_against_objectives(config, objectives)
         batch = config.budget.global_batch
@@ -102,10 +89,8 @@ def make_plan(request: SearchRequest) -> Plan:
             f"--trials {request.trials}: the space has {len(space.baselines)} baselines, which are "
             f"always run; ask for at least {len(space.baselines)}."
         )
-    try:
+    with _refusing("data: ", EXIT_UNUSABLE, OSError):
         data = examples[0].data.load()
-    except (ValueError, OSError) as error:
-        raise UserError(f"data: {error}", EXIT_UNUSABLE) from None
     kinds = {m.kind for c in examples if c.evaluation is not None for m in c.evaluation.metrics}
     if data.classes is None and "frechet_features" in kinds:
         raise UserError(
@@ -120,8 +105,19 @@ def make_plan(request: SearchRequest) -> Plan:
     return Plan(request, space, objectives, suggest, examples, data.fingerprint, rungs, independent)
 
 
+@contextmanager
+def _refusing(
+    prefix: str = "", status: int = EXIT_USAGE, also: type[Exception] = ValueError
+) -> Iterator[None]:
+    """Turns a ValueError, or another kind of error, into a UserError."""
+    try:
+        yield
+    except (ValueError, also) as error:
+        raise UserError(f"{prefix}{error}", status) from None
+
+
 def make_rungs(request: SearchRequest) -> Rungs | None:
-    """The early stopping that a request asks for; None where nothing stops."""
+    """The early stopping that a request asks for; None for none."""
     if request.scheduler == "none":
         return None
     return Rungs(
