@@ -1,4 +1,4 @@
-"""The machine line that stands above every measurement."""
+"""The line on the machine, printed above every measurement."""
 
 import os
 import platform

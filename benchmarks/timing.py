@@ -1,4 +1,4 @@
-"""Time by interleaved repetitions, and the most memory a call holds at once."""
+"""Times calls by interleaved repetitions, and measures their peak memory."""
 
 import os
 import statistics
@@ -16,13 +16,13 @@ _MIB = 2.0**20
 
 
 def wait(device: str) -> None:
-    """Until the device has done all that it was given."""
+    """Wait until the device has finished all its work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
 
 
 def processor_time(device: str) -> bool:
-    """Whether `interleaved` counts processor seconds: of one thread they are those of an idle machine."""
+    """Whether `interleaved` counts processor seconds, which for one thread do not depend on other load."""
     return device == "cpu" and torch.get_num_threads() == 1
 
 
@@ -32,9 +32,9 @@ def interleaved(
     device: str,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, list[float]]:
-    """Seconds a call, `repetitions` of each: every round times each call once, in turn.
+    """Seconds per call, `repetitions` of each: every round times each call once, in turn.
 
-    A load that comes and goes then falls on all alike. Each is called before, to warm up.
+    Changing load then affects all calls alike. Each is called once before, as a warm-up.
     """
     clock = time.process_time if processor_time(device) else time.perf_counter
     loops = {}
@@ -68,10 +68,10 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
 
 
 def peak_mib(call: Callable[[], Any], device: str) -> float:
-    """The most that `call` holds at once, in MiB, beyond what was held before it.
+    """Peak memory of `call` in MiB, in addition to what was allocated before it.
 
-    On the CPU by the events of the allocator, in which code compiled by torch takes part; on a GPU
-    by torch's own counter.
+    On the CPU by the events of the allocator, which code compiled by torch uses, too; on a GPU by
+    torch's own counter.
     """
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
@@ -93,7 +93,7 @@ def peak_mib(call: Callable[[], Any], device: str) -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Some builds of the profiler write two lines to the standard error stream whenever it runs."""
+    """Discard standard error, to which some builds of the profiler write two lines per run."""
     sys.stderr.flush()
     kept = os.dup(2)
     nothing = os.open(os.devnull, os.O_WRONLY)

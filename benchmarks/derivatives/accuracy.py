@@ -1,4 +1,4 @@
-"""Errors of the derivative pass, and of finite differences in its place, against float64."""
+"""Errors of the derivative pass, and of finite differences instead of it, against float64."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from meanflow_tune.core.types import expand_as
 
 Progress = Callable[[str], None]
 STEPS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-# Samples a batch: differences in float64 take 49 forwards.
+# Samples per batch: differences in float64 take 49 forwards.
 _FEW = 4
 
 
@@ -34,14 +34,14 @@ class Errors:
 
 @dataclass(frozen=True)
 class Differences:
-    """Relative error of the mixed derivative by finite differences of one step, by their kind."""
+    """Relative errors of the mixed derivative by finite differences with one step, by kind."""
 
     step: float
     errors: dict[str, float]
 
 
 def reference(subject: Subject, batch: Batch, device: str) -> Components:
-    """All four of the student in float64; `precision` compares them with differences."""
+    """All four components in float64; `precision_errors` compares them with differences."""
     b = batch.to(torch.float64)
     model = subject.build(0, device, torch.float64)
     with torch.no_grad():
@@ -49,7 +49,7 @@ def reference(subject: Subject, batch: Batch, device: str) -> Components:
 
 
 def errors_of(found: Components, expected: Components) -> dict[str, float]:
-    """Of each component that was found."""
+    """Relative error of each component in `found`."""
     return {name: relative_error(value, expected[name]) for name, value in found.items()}
 
 
@@ -72,7 +72,7 @@ def precision_errors(name: str, subject: Subject, device: str, progress: Progres
 
 
 def difference_errors(subject: Subject, device: str, progress: Progress) -> list[Differences]:
-    """The mixed derivative by finite differences, against float64; the last row is the jet's."""
+    """The mixed derivative by finite differences of each step, against float64."""
     batch = Batch.make(subject, _FEW, device)
     exact = reference(subject, batch, device)["d_t_d_s"]
     model = subject.build(0, device)
@@ -96,7 +96,7 @@ def _one_sided(model: nn.Module, b: Batch, h: float) -> Tensor:
 
 
 def _four_forwards(model: nn.Module, b: Batch, h: float) -> Tensor:
-    """Central in both directions, without any derivative: of order 2."""
+    """Central in both directions, from plain forwards only: of order 2."""
 
     def u(along: float, end: float) -> Tensor:
         shift = expand_as(torch.full_like(b.t, along), b.x)

@@ -1,4 +1,4 @@
-"""Time, memory and error of every way to the derivatives, on one network."""
+"""Time, memory and error of every method for the derivatives, on one network."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -26,7 +26,7 @@ class Row:
     """One line of a table of costs.
 
     units: quarter, half and three-quarter points of the time over the median of a plain forward;
-    milliseconds: of the processor on one CPU thread, else by the clock on the wall;
+    milliseconds: processor time on one CPU thread, else wall-clock time;
     errors: largest relative error of each component against float64; None and {} where not run.
     """
 
@@ -41,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Cost:
-    """All lines of one network, and the quotients of interest."""
+    """All rows of one network, and the ratios of interest."""
 
     network: str
     note: str
@@ -63,7 +63,7 @@ def cost(
     progress: Progress,
 ) -> Cost:
     """Time, memory and error of every method on one network."""
-    torch.compiler.reset()  # each network may compile anew
+    torch.compiler.reset()  # the limit of recompilations is per network
     progress("float64")
     calls = Calls(subject, size, device, precision)
     expected = reference(subject, calls.batch, device)
@@ -98,9 +98,9 @@ def cost(
 
 
 def mark_wrong(rows: list[Row]) -> list[Row]:
-    """The same rows; wrong is one whose error is beyond rounding: 20 times ours, and over 1e-3.
+    """The same rows, marked wrong where an error is beyond rounding: 20 times ours, and over 1e-3.
 
-    A step is as wrong as the derivatives that it trains on.
+    A training step is as wrong as the derivatives that it uses.
     """
     ours = next((row.errors for row in rows if row.name == OURS), {})
     wrong = {

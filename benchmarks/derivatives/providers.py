@@ -1,6 +1,6 @@
-"""The same derivatives by this package, by torch.func and by differences, with one signature.
+"""The same derivatives by this package, by torch.func and by finite differences, with one signature.
 
-A provider takes (model, x, t, s, v, label) and gives some of u, d_s = ∂_s u, d_t = D u and
+A provider takes (model, x, t, s, v, label) and returns some of u, d_s = ∂_s u, d_t = D u and
 d_t_d_s = D ∂_s u by name, each [B, *D].
 """
 
@@ -99,7 +99,7 @@ def central_differences(
 
 @dataclass(frozen=True)
 class Way:
-    """The circumstances under which torch.func may run where it refuses as called."""
+    """Settings under which torch.func may run where it raises by default."""
 
     grad: bool
     plain_attention: bool
@@ -111,7 +111,7 @@ class Way:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Inside, what this way says holds."""
+        """Apply these settings inside the block."""
         with torch.set_grad_enabled(self.grad):
             if not self.plain_attention:
                 yield
@@ -121,7 +121,7 @@ class Way:
 
 
 def first_way(run: Callable[[], object], grad: bool = False) -> tuple[Way | None, str]:
-    """The first way in which `run` does not raise, and why the ones before it did.
+    """The first way in which `run` does not raise, and why the earlier ones did.
 
     grad: try ways in grad mode only.
     """

@@ -1,4 +1,4 @@
-"""Tables of plain text, and a page whose tables are replaced by what was printed."""
+"""Plain-text tables, and the replacement of a page's tables by them."""
 
 import re
 import textwrap
@@ -25,7 +25,7 @@ def grid(rows: Sequence[Sequence[str]]) -> str:
 
 
 def cost_table(cost: Cost, precision: str) -> str:
-    """Of one network: time in plain forwards, memory and errors, remarks and quotients below."""
+    """One network: time in plain forwards, memory and errors, with remarks and ratios below."""
     rows = [["", "forwards", "quartiles", "ms", "MiB", *(SYMBOLS[c] for c in COMPONENTS)]]
     remarks: list[str] = []
     for row in cost.rows:
@@ -90,7 +90,7 @@ def operators_table(families: Mapping[str, Sequence[str]]) -> str:
 
 
 def check_page(page: Path, names: Sequence[str]) -> None:
-    """Raises ValueError unless `page` has a place for each table, OSError where it cannot be read."""
+    """Raises ValueError unless `page` has a place for each table, OSError where it is unreadable."""
     text = page.read_text()
     missing = [name for name in names if not _place(name).search(text)]
     if missing:
@@ -106,7 +106,7 @@ def replace_tables(page: Path, tables: Mapping[str, str]) -> None:
     text = page.read_text()
     for name, table in tables.items():
         block = f"```text\n{table}\n```\n".replace("\\", "\\\\")
-        # Once: where nothing stood, a second match would begin there and end at the next table.
+        # Once: after an empty place, a second match would start there and end at the next table.
         text = _place(name).sub(block, text, count=1)
     page.write_text(text)
 

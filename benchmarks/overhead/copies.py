@@ -1,4 +1,4 @@
-"""Many stored trials out of few: a finished study's journal and outbox, copied under new numbers."""
+"""Makes many stored trials from few: copies a finished study's journal and outbox under new numbers."""
 
 import json
 import math
@@ -12,16 +12,16 @@ import numpy as np
 from meanflow_tune.files import write_atomic
 from meanflow_tune.search.store.storage import JOURNAL_NAME
 
-SET_PARAM = 5  # of Optuna's journal operations
+SET_PARAM = 5  # the number of this operation in Optuna's journal
 LOGGED = Path("outbox") / "events.jsonl"
 
 
 def multiply(folder: Path, count: int, seed: int = 0) -> None:
     """Give the finished study in `folder` copies of its proposed trials until it has `count`.
 
-    The lines are those that the real driver wrote; new are the numbers, the values of parameters
-    that are real numbers, drawn anew from their ranges, and a sample file, shared by all reports.
-    Raises ValueError where no proposed trial is there to be copied.
+    The lines are those that the real driver wrote, but for the numbers, the values of float parameters,
+    which are drawn from their ranges, and a sample file, shared by all reports. Raises ValueError
+    where there is no proposed trial to copy.
     """
     journal, events = folder / JOURNAL_NAME, folder / LOGGED
     head, trials = _by_trial(journal)
@@ -39,7 +39,7 @@ def multiply(folder: Path, count: int, seed: int = 0) -> None:
             for line in trials[source]:
                 to_journal.write(_renumbered(line, number, samples, draw, number not in trials))
             for line in logged.get(source, []):
-                to_events.write(_retold(line, source, number))
+                to_events.write(_renumbered_event(line, source, number))
         end = to_events.tell()
     write_atomic(folder / "outbox" / "cursor.json", json.dumps({"offset": end}))
 
@@ -69,11 +69,13 @@ def _by_number(events: Path) -> dict[int | None, list[bytes]]:
     return found
 
 
-def _renumbered(line: bytes, number: int, samples: Path, draw: random.Random, anew: bool) -> bytes:
+def _renumbered(
+    line: bytes, number: int, samples: Path, draw: random.Random, copied: bool
+) -> bytes:
     data = json.loads(line)
     if "trial_id" in data:
         data["trial_id"] = number
-    if anew and data["op_code"] == SET_PARAM:
+    if copied and data["op_code"] == SET_PARAM:
         distribution = json.loads(data["distribution"])
         if distribution["name"] == "FloatDistribution":
             data["param_value_internal"] = _drawn(distribution["attributes"], draw)
@@ -90,7 +92,7 @@ def _drawn(distribution: dict[str, Any], draw: random.Random) -> float:
     return draw.uniform(low, high)
 
 
-def _retold(line: bytes, source: int, number: int) -> bytes:
+def _renumbered_event(line: bytes, source: int, number: int) -> bytes:
     data = json.loads(line)
     study = data["payload"]["study"]
     data["key"] = data["key"].replace(f"{study}/{source}/", f"{study}/{number}/", 1)
@@ -99,7 +101,7 @@ def _retold(line: bytes, source: int, number: int) -> bytes:
 
 
 def _sample_file(folder: Path) -> Path:
-    """What a rung leaves: samples, and the pictures that were drawn of them."""
+    """The files of a rung: samples, and the pictures drawn of them."""
     path = folder / "trials" / "samples" / "000000128000.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     grids: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Processor time of a process and of all that it started, whoever their parent is by now (Linux)."""
+"""Processor time of a process and all its descendants, including orphaned ones (Linux)."""
 
 import contextlib
 import os
@@ -7,19 +7,18 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
-PERIOD = (
-    0.25  # seconds between looks; what a process did after the last look before its end is lost
-)
+# Seconds between samples; what a process does between its last sample and its end is lost.
+PERIOD = 0.25
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PROC = Path("/proc")
 
 
 class Family:
-    """Looks at /proc again and again; a context manager.
+    """Samples /proc periodically; a context manager.
 
-    alive: pids of those that were there at the last look.
+    alive: pids of the processes seen in the last sample.
 
-    `resource.getrusage` counts only children that were waited for, and Ray's processes ignore theirs.
+    `resource.getrusage` counts only children that were waited for, and Ray's processes wait for none.
     """
 
     def __init__(self, root: int) -> None:
@@ -51,7 +50,7 @@ class Family:
             return sum(self._seconds.values()) if self._seconds else None
 
     def kill(self) -> None:
-        """End every process of the family that is left."""
+        """Kill every process of the family that is left."""
         self._look()
         for pid in self.alive:
             with contextlib.suppress(ProcessLookupError):
@@ -64,7 +63,7 @@ class Family:
     def _look(self) -> None:
         table = _processes()
         with self._lock:
-            # A parent that has ended since the last look still makes its children known.
+            # A parent that has ended since the last sample still identifies its children.
             family = (self.alive & table.keys()) | ({self._root} & table.keys())
             known = {pid for pid, _ in self._seconds} | {self._root}
             grown = True

@@ -1,6 +1,6 @@
 """The search space of `benchmark.py search`: short trials of 300 steps on eight Gaussians.
 
-Eight parameters without conditions, whose names Ray Tune takes too.
+Eight unconditional parameters, whose names Ray Tune accepts, too.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ from meanflow_tune.metrics import TeacherGap
 from meanflow_tune.models import MLP
 from meanflow_tune.time_samplers import LogitNormalPairs
 
-GOAL = "Measure what a search costs beside the training of its trials."
+GOAL = "Measure what a search costs in addition to the training of its trials."
 OBJECTIVE = "teacher_gap@1"
 METRIC = OBJECTIVE
 BATCH, STEPS = 64, 300

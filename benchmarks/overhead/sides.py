@@ -1,6 +1,6 @@
-"""One side of `benchmark.py search`, as a process of its own that prints a line a finished trial.
+"""One side of `benchmark.py search`, in its own process, which prints one line per finished trial.
 
-`python -m benchmarks.overhead.sides SIDE KIND TRIALS FOLDER [mlflow]`; FOLDER has the teachers.
+`python -m benchmarks.overhead.sides SIDE KIND TRIALS FOLDER [mlflow]`; FOLDER holds the teachers.
 One trial runs at a time.
 """
 
@@ -25,13 +25,13 @@ from meanflow_tune.search.store.lease import Lease
 
 
 def main(argv: list[str]) -> None:
-    """Run a side; the lines go to standard output, and all else that is printed to standard error."""
+    """Run a side; its lines go to standard output, everything else that is printed to standard error."""
     name, kind, trials, folder = argv[0], argv[1], int(argv[2]), Path(argv[3])
     lines = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
     def tell(number: int, training: float) -> None:
-        """A trial has ended; training: its seconds in optimiser steps."""
+        """Report that a trial has ended; training: its seconds in optimiser steps."""
         print(json.dumps({"trial": number, "training": training}), file=lines, flush=True)
 
     what, _, ranks = name.partition("-")

@@ -1,4 +1,4 @@
-"""Which layout of the processors serves trials faster: slots of one rank, or one slot of several."""
+"""Compares two layouts of the processors: two concurrent trials of one rank, or one trial of two ranks."""
 
 import sys
 import tempfile
@@ -19,16 +19,14 @@ from meanflow_tune.training.job import run_job
 
 
 class FixedTrials:
-    """A director that hands out given jobs; times from the first start to the last end."""
+    """A director that hands out given jobs and notes when each ended."""
 
     def __init__(self, jobs: list[Any]) -> None:
         self._jobs = list(jobs)
-        self.began = 0.0
         self.ended: list[float] = []
         self.statuses: list[str] = []
 
     def next_job(self) -> Any:
-        self.began = self.began or time.perf_counter()
         return self._jobs.pop(0) if self._jobs else None
 
     def exhausted(self) -> bool:
@@ -45,7 +43,7 @@ class FixedTrials:
 
 
 def slots(trials: int, images: int, cache: Path | None) -> int:
-    """Seconds a trial in steady state: the first `layout.slots` trials, which warm up, do not count."""
+    """Print seconds per trial in steady state: the first trial of each slot is a warm-up and not counted."""
     print(machine(), flush=True)
     space = load_space("second_order")
     base = draw_fixed(space.suggest, space.baselines["backward_forward"]).config.to_dict()
@@ -80,7 +78,7 @@ def slots(trials: int, images: int, cache: Path | None) -> int:
             seconds = (director.ended[-1] - director.ended[count - 1]) / trials
             figures[name] = seconds
             print(
-                f"{name}: {seconds:.2f} s a trial of {images:,} images ({trials} trials)",
+                f"{name}: {seconds:.2f} s per trial of {images:,} images ({trials} trials)",
                 flush=True,
             )
     first, second = figures.values()

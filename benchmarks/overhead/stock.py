@@ -1,4 +1,4 @@
-"""The other sides of `benchmark.py search`: Ray Tune, Ray Train and Optuna as their manuals use them."""
+"""The other sides of `benchmark.py search`: Ray Tune, Ray Train and Optuna as in their manuals."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ CPUS = 2
 
 
 def one_process(kind: str, trials: int, folder: Path, tell: Tell) -> None:
-    """`study.optimize` with a journal; a trial trains in this process."""
+    """`study.optimize` with a journal; trials train in this process."""
     import optuna
     import torch
     from optuna.storages import JournalStorage
@@ -55,21 +55,21 @@ def one_process(kind: str, trials: int, folder: Path, tell: Tell) -> None:
     training_of: dict[int, float] = {}
     journal = JournalStorage(JournalFileBackend(str(folder / "optuna.journal")))
     study = optuna.create_study(storage=journal, sampler=optuna.samplers.TPESampler(seed=0))
-    # Told here, once a trial is stored.
+    # Reported by a callback, which runs once the trial is stored.
     study.optimize(
         objective, trials, callbacks=[lambda _, t: tell(t.number, training_of[t.number])]
     )
 
 
 def functions(kind: str, trials: int, folder: Path, tell: Tell) -> None:
-    """A Tune function a trial, each in a new process (`reuse_actors` is off by default)."""
+    """One Tune function per trial, each in a new process (`reuse_actors` is off by default)."""
     _tune(partial(_function, kind=kind, folder=str(folder)), {"cpu": 1}, trials, folder, tell)
 
 
 def trainers(kind: str, workers: int, trials: int, folder: Path, tell: Tell) -> None:
-    """A Tune function a trial that runs a `TorchTrainer`, which reports by `TuneReportCallback`.
+    """One Tune function per trial that runs a `TorchTrainer`, which reports by `TuneReportCallback`.
 
-    The function asks for memory, since with a CPU of its own two workers on two CPUs never start.
+    The function requests memory, because with its own CPU two workers on two CPUs would never start.
     """
     trial = partial(_trainer, kind=kind, workers=workers, folder=str(folder))
     _tune(trial, {"memory": 1e6}, trials, folder, tell)
@@ -134,7 +134,7 @@ def _function(params: dict[str, Any], kind: str, folder: str) -> None:
 
 
 def _trainer(params: dict[str, Any], kind: str, workers: int, folder: str) -> None:
-    """A trial as a Tune function with a worker group of its own."""
+    """A trial as a Tune function with its own worker group."""
     from ray import tune
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -153,7 +153,7 @@ def _trainer(params: dict[str, Any], kind: str, workers: int, folder: str) -> No
 
 
 def _worker(given: dict[str, Any]) -> None:
-    """What every rank of a `TorchTrainer` runs; all ranks report, as Ray Train asks for."""
+    """What every rank of a `TorchTrainer` runs; all ranks report, as Ray Train requires."""
     from ray import train
 
     context = train.get_context()
@@ -162,7 +162,7 @@ def _worker(given: dict[str, Any]) -> None:
     if given["kind"] == "short":
         reporter = Collected()
         _train(config, Path(given["place"]), rank, size, reporter, Path(given["folder"]))
-        # At the end, since the training loop lets only rank 0 report.
+        # At the end, because the training loop lets only rank 0 report.
         for report in _shared(reporter.reports, size):
             train.report(told(report))
         return
@@ -200,7 +200,7 @@ def _shared(reports: list[Report], size: int) -> list[Report]:
 
 @contextmanager
 def _ray() -> Iterator[None]:
-    """A plain Ray on this machine."""
+    """A plain Ray cluster on this machine."""
     import ray
 
     ray.init("local", num_cpus=CPUS, include_dashboard=False, log_to_driver=False)

@@ -6,17 +6,17 @@ from benchmarks.overhead.sides_run import Figures
 
 RATIOS = (("trainer-1", "ours-1"), ("trainer-2", "ours-2"))
 SIDES = {
-    "ours-1": "ours, a slot of 1 rank",
-    "ours-2": "ours, a slot of 2 ranks",
-    "trainer-1": "Tune, a TorchTrainer a trial, 1 worker",
-    "trainer-2": "Tune, a TorchTrainer a trial, 2 workers",
+    "ours-1": "ours, 1 rank per trial",
+    "ours-2": "ours, 2 ranks per trial",
+    "trainer-1": "Tune, TorchTrainer per trial, 1 worker",
+    "trainer-2": "Tune, TorchTrainer per trial, 2 workers",
     "tune": "Tune function trials, OptunaSearch",
     "optuna": "Optuna in one process",
 }
 
 
 def sides_table(found: Sequence[Figures]) -> str:
-    """A line a side, and the ratios of medians where both are there."""
+    """One line per side, and ratios of medians of the sides that are there."""
     lines = [
         f"{'':40}{'start s':>9}{'median s':>10}{'mean s':>9}{'processor s':>13}{'useful':>8}{'trials':>8}"
     ]
@@ -36,14 +36,14 @@ def sides_table(found: Sequence[Figures]) -> str:
             ratio = by_side[slow].median / by_side[quick].median
             lines.append(f"median of {slow} / median of {quick}: {ratio:.1f}")
     lines.append(
-        "one trial at a time; the first is the start and counts nowhere else; processor: seconds a trial"
-        "\nof all processes, by /proc four times a second; useful: share of the time in optimiser steps"
+        "one trial at a time; the first is the start and is not counted otherwise; processor: seconds per "
+        "trial\nof all processes, by /proc four times a second; useful: share of the time in optimiser steps"
     )
     return "\n".join(lines)
 
 
 def bookkeeping_table(found: Mapping[str, float]) -> str:
-    """Seconds of bookkeeping a trial, and what share of the time that is."""
+    """Seconds of bookkeeping per trial, and their share of the time."""
     edge = f"{found['edge']:.0f}"
     lines = [
         f"bookkeeping of {found['trials']:.0f} trials of simulated 5 s, the default space and sampler",
@@ -51,7 +51,7 @@ def bookkeeping_table(found: Mapping[str, float]) -> str:
     ]
     for name, growth in (("seconds", "growth"), ("processor", "processor growth")):
         first, last, mean = (found[f"{name} {part}"] for part in ("first", "last", "mean"))
-        title = "s a trial" if name == "seconds" else "processor s"
+        title = "s per trial" if name == "seconds" else "processor s"
         lines.append(f"{title:14}{first:>12.3f}{last:>12.3f}{mean:>9.3f}{found[growth]:>15.2f}")
     lines.append(
         f"share of 5 s: {100 * found['share']:.1f} %; of the time simulated, which is shorter where "

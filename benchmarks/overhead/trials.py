@@ -1,7 +1,7 @@
-"""The trials of `benchmark.py search`, the same for every side of the comparison.
+"""The trials of `benchmark.py search`, identical for all sides of the comparison.
 
-trivial: at each of three rungs an all-reduce of one number, a small checkpoint and a report, so that
-all its time is overhead. short: the training run of `short_space`, by the product's own loop.
+trivial: an all-reduce of one number, a small checkpoint and a report at each of three rungs, so that all
+time is overhead. short: the training run of `short_space`, by this package's own loop.
 """
 
 import time
@@ -56,7 +56,7 @@ def run_trivial(job: Job, rank: int, size: int, device: str, reporter: Reporter)
 
 
 def save(path: Path, rung: int) -> None:
-    """A small checkpoint, whole or not there."""
+    """Write a small checkpoint atomically."""
     import torch
 
     write_atomic(path, lambda beside: torch.save({"rung": rung, "x": torch.zeros(64)}, beside))
@@ -93,5 +93,5 @@ class Collected:
 
 
 def told(report: Report) -> dict[str, float]:
-    """What a stock side reports of one of our reports."""
+    """One of our reports as a stock side reports it."""
     return {"gap": report.metrics[short_space.METRIC], TRAINING: report.cost["wall_seconds"]}

@@ -1,7 +1,7 @@
 """Replay: any sampler and scheduler against a finished study, many times over, in simulated time.
 
-What decides is the product itself: its Ledger, Rungs and samplers on a study in memory. What a trial
-would have given comes from the table. So defaults can be chosen by hundreds of searches in minutes.
+Decisions are made by the package itself: its Ledger, Rungs and samplers on a study in memory. The results
+of trials come from the table, so that defaults can be chosen by hundreds of searches in minutes.
 """
 
 import json
@@ -31,7 +31,7 @@ FRACTIONS = tuple(i / 40 for i in range(1, 41))
 
 @dataclass(frozen=True)
 class Replay:
-    """What was measured. regrets: arm -> [repetition, fraction of the budget]; started: arm -> trials a
+    """The measurement. regrets: arm -> [repetition, fraction of the budget]; started: arm -> trials per
     repetition; budget: simulated time on `workers` workers."""
 
     problem: Problem
@@ -68,9 +68,9 @@ def measure(
 ) -> Replay:
     """Simulate every arm `repetitions` times; repetition r has the seed seed + 1 + r in all arms.
 
-    (Not seed + r: a table drawn by QMC has the seed 0, with which QMC would find it again in order.)
+    (Not seed + r: a table drawn by QMC has seed 0, with which QMC would draw it again in order.)
 
-    trials: the budget, in trials that are run to their end, at the table's mean cost.
+    trials: the budget, in trials run to their end at the table's mean cost.
     """
     budget = trials * problem.table.mean_cost() / workers
     tasks = [(arm, repetition) for repetition in range(repetitions) for arm in arms]
@@ -116,7 +116,7 @@ def _in_parallel(
             raise
 
 
-_GIVEN: list[Any] = []  # what a process simulates with
+_GIVEN: list[Any] = []  # problem, budget and workers of this process
 
 
 def _begin(problem: Problem, budget: float, workers: int) -> None:
@@ -216,19 +216,19 @@ def replay(
 
 
 def _exhaustion(started: Mapping[str, float], rows: int) -> str:
-    """A search that has begun nearly all rows cannot miss the best: a line that says so."""
+    """A note where a search started nearly all rows and so cannot miss the best one."""
     most = {name: count for name, count in started.items() if count > 0.8 * rows}
     if not most:
         return ""
     listed = ", ".join(f"{name} {count:.0f}" for name, count in most.items())
     return (
-        f"note: of {rows} rows these searches began nearly all ({listed}), so that what they find is the "
-        "table's end rather than their merit; lower --trials, or take --table surrogate\n"
+        f"note: these searches started nearly all of the {rows} rows ({listed}), so their results reflect "
+        "the end of the table, not their merit; lower --trials, or use --table surrogate\n"
     )
 
 
 def _progress(began: float) -> Callable[[int, int], None]:
-    """A line that is written over on a terminal, and one in ten per cent elsewhere."""
+    """One line that is overwritten on a terminal; elsewhere a line per ten per cent."""
     terminal = sys.stderr.isatty()
 
     def show(done: int, total: int) -> None:
@@ -244,7 +244,7 @@ def _progress(began: float) -> Callable[[int, int], None]:
 
 
 def _finite(data: Any) -> Any:
-    """JSON has no infinity: no trial had run through yet, which is null."""
+    """JSON has no infinity: null where no trial had completed yet."""
     if isinstance(data, dict):
         return {key: _finite(value) for key, value in data.items()}
     if isinstance(data, list | tuple):

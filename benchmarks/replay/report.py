@@ -1,4 +1,4 @@
-"""What a replay prints and draws: regret against budget, and who is ahead."""
+"""Tables and plot of a replay: regret against budget, and which search is ahead."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -75,7 +75,7 @@ def summary(curves: Curves, workers: int, repetitions: int) -> str:
 
 
 def draw(curves: Curves, path: Path) -> None:
-    """Anytime curves with their intervals, as a PNG (or what the file's name ends in)."""
+    """Draw anytime curves with their intervals, as a PNG or the format of the file's suffix."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

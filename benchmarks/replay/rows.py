@@ -1,17 +1,17 @@
-"""Samplers on a table: what a sampler suggests becomes a row that was not used before.
+"""Samplers on a table: each suggestion is mapped to an unused row.
 
 uniform (random search): any unused row.
-ratio (TPE): the unused row for which the ratio l/g that TPE maximises is largest, as the product over
-    its groups of parameters, each of which it models by itself.
-nearest (other samplers): the unused row nearest to the suggestion. Random search is then mapped alike,
-    because rows in the middle of the ranges are nearest to most suggestions, and may be better ones.
+ratio (TPE): the unused row with the largest ratio l/g, which TPE maximises, as the product over its
+    independently modelled groups of parameters.
+nearest (other samplers): the unused row nearest to the suggestion. Random search is then mapped the
+    same way, because rows in the middle of the ranges are nearest to most suggestions, and may be better.
 
-What this does to a comparison. Rows run out, so that all searches end alike when the trials that they
-begin near the table. A model can only choose among rows, which were drawn blindly, and so cannot refine
-a good configuration; and the nearest of some hundred rows is far from a suggestion of ten parameters,
-which makes samplers look like random search. Both dull the advantage of a model. TPE itself looks at 24
-draws from l in each group, here at all rows, which is greedier. The surrogate has none of these faults,
-but those of its forest.
+Consequences for a comparison. Rows run out: all searches end alike when they start nearly as many trials
+as there are rows. A model can only choose among rows drawn at random, and so cannot refine a good
+configuration; and the nearest of some hundred rows is far from a suggestion of ten parameters, so that
+samplers resemble random search. Both reduce the advantage of a model. TPE itself considers 24 draws from
+l per group, here all rows, which is greedier. The surrogate has none of these flaws, only those of its
+forest.
 """
 
 import json
@@ -35,21 +35,23 @@ from meanflow_tune.search.seeds import draw_seed
 
 Mapped = Literal["uniform", "ratio", "nearest"]
 ROW = "row"
-FIXED = "fixed_params"  # where Optuna keeps the parameters of an enqueued trial
-LIAR = "tpe:relative_params"  # where TPE tells others what a running trial was drawn as
+FIXED = "fixed_params"  # Optuna's attribute for the parameters of an enqueued trial
+LIAR = "tpe:relative_params"  # TPE's attribute for the parameters of a running trial
 
 
 class RowSuggester:
-    """A space's `suggest` that gives rows of a table; one for each simulated search.
+    """A space's `suggest` that returns rows of a table; one per simulated search.
 
-    space: asked for what a sampler suggests, with the mapping "nearest" only.
+    space: draws what a sampler suggests; needed for the mapping "nearest" only.
     """
 
     def __init__(
         self, table: Table, mapping: Mapped, seed: int, space: Callable[[Any], Any] | None
     ) -> None:
         if mapping == "nearest" and space is None:
-            raise ValueError("the nearest row is that of a suggestion, for which a space is needed")
+            raise ValueError(
+                'the mapping "nearest" needs a space, from which suggestions are drawn'
+            )
         self._table, self._mapping, self._seed, self._space = table, mapping, seed, space
         self._used: set[int] = set()
 
@@ -69,7 +71,7 @@ class RowSuggester:
         return {ROW: index} | budget(self._table)
 
     def curve(self, config: Mapping[str, Any]) -> Curve:
-        """Of a configuration that this gave."""
+        """The curve of a configuration that this object returned."""
         row: int = config[ROW]
         return self._table.rows[row].curve
 
@@ -98,12 +100,12 @@ class RowSuggester:
             scores = log_ratios(study, trial, self._table, unused)
             if scores is not None:
                 return unused[int(np.argmax(scores))]
-        # The same draw for every search with this seed, so that they start alike.
+        # The same draw for all searches with this seed, so that they start alike.
         return unused[draw % len(unused)]
 
 
 def budget(table: Table) -> dict[str, Any]:
-    """The part of a configuration from which the ledger knows the last rung."""
+    """The part of a configuration that gives the ledger the last rung."""
     return {"budget": {"images": table.rungs[-1], "global_batch": 1}}
 
 
@@ -145,11 +147,11 @@ def log_ratios(
 
 @contextmanager
 def caught_densities() -> Iterator[list[tuple[list[str], Any, Any]]]:
-    """(parameters, l, g) of every draw by TPE inside the block; what it draws there means nothing.
+    """(parameters, l, g) of every draw by TPE inside the block; the draws themselves are meaningless.
 
-    They are caught on their way to `TPESampler._compute_acquisition_func`, which Optuna keeps to
-    itself; a test notices if it goes. It is the class that is changed for a while, because samplers are
-    made and wrapped elsewhere: not for several threads.
+    They are caught in `TPESampler._compute_acquisition_func`, a private method of Optuna; a test fails
+    if it is removed. The class itself is patched, because samplers are made and wrapped elsewhere: not
+    thread-safe.
     """
     caught: list[tuple[list[str], Any, Any]] = []
     compute = TPESampler._compute_acquisition_func
@@ -166,7 +168,7 @@ def caught_densities() -> Iterator[list[tuple[list[str], Any, Any]]]:
 
 
 class Proposal:
-    """A trial that asks the study's sampler, and keeps the answers to itself."""
+    """A trial that asks the study's sampler without storing the answers."""
 
     def __init__(self, study: Study, trial: FrozenTrial) -> None:
         self._study, self._trial = study, trial

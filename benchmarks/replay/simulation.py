@@ -1,4 +1,4 @@
-"""A search with simulated time: K workers run curves of a table as a director hands trials out."""
+"""A search in simulated time: workers run curves of a table for the trials of a director."""
 
 import heapq
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from typing import Any, Protocol
 from benchmarks.replay.table import Curve
 from meanflow_tune.records import Decision, Job, Outcome, Report
 
-METRIC = "value@1"  # the name under which a director is told the objective
+METRIC = "value@1"  # the name of the objective in reports to a director
 
 
 class Director(Protocol):
-    """What the search's Ledger is to a worker."""
+    """The methods of `Ledger` that a worker needs."""
 
     def next(self) -> Job | None: ...
 
@@ -23,8 +23,8 @@ class Director(Protocol):
 
 @dataclass(frozen=True)
 class Run:
-    """completed: (time, value) of each trial that ran through, in order of time; started: trials in
-    all; spent: worker seconds (or images) up to the deadline."""
+    """completed: (time, value) of each completed trial, in order of time; started: number of trials;
+    spent: worker seconds (or images) up to the deadline."""
 
     completed: tuple[tuple[float, float], ...]
     started: int
@@ -35,7 +35,7 @@ class Run:
 class _Running:
     job: Job
     curve: Curve
-    stage: int  # the rung that it is on its way to
+    stage: int  # index of the next rung
     since: float
 
 
@@ -46,9 +46,9 @@ def simulate(
     workers: int,
     deadline: float,
 ) -> Run:
-    """Run a search until the deadline. A trial that is handed out again goes on where it stopped.
+    """Run a search until the deadline. A trial that is handed out again continues where it stopped.
 
-    curve_of: the curve of a job's configuration. What is not reported by the deadline is lost.
+    curve_of: the curve of a job's configuration. Work not reported by the deadline is lost.
     """
     # Events: (time, order of scheduling, what arrives then).
     events: list[tuple[float, int, _Running]] = []
@@ -87,7 +87,7 @@ def simulate(
 def _arrive(
     director: Director, running: _Running, rungs: tuple[int, ...], now: float
 ) -> tuple[bool, float | None]:
-    """Report a rung: whether the worker is free again, and the value of a trial that ran through."""
+    """Report a rung; whether the worker is free again, and the value of a completed trial."""
     number, curve, stage = running.job.number, running.curve, running.stage
     if stage == len(curve.values):
         director.finish(number, Outcome("diverged", "diverged in the table", violation=1.0))

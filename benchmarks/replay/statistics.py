@@ -59,7 +59,7 @@ def compare(first: ArrayLike, second: ArrayLike, seed: int = 0) -> Comparison:
     """The paired comparison of regrets[repetition] of two searches.
 
     Raises:
-        ValueError: they have different numbers of repetitions, or one has no finite regret.
+        ValueError: their numbers of repetitions differ, or a regret is not finite.
     """
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if a.shape != b.shape:

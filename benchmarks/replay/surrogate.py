@@ -1,8 +1,8 @@
-"""A surrogate of a table: forests that give every configuration a value at every rung.
+"""A surrogate of a table: forests that predict a value for every configuration at every rung.
 
-One random forest predicts log values and log costs at all rungs at once from the filled and one-hot
-parameters. To a prediction are added the residuals, at all rungs together, that one row had when it was
-not among those fitted; which row is a function of the configuration, so that it always gets the same.
+One random forest predicts log values and log costs at all rungs jointly from the filled and one-hot
+encoded parameters. The out-of-fold residuals of one row, at all rungs, are added to a prediction; a hash
+of the configuration chooses the row, so that a configuration always gets the same values.
 """
 
 import hashlib
@@ -31,8 +31,8 @@ REFERENCE_DRAWS = 1000
 
 @dataclass(frozen=True)
 class RankError:
-    """Of out-of-fold predictions at one rung. spearman: rank correlation with the stored values;
-    mean_rank_error: mean difference of ranks as a share of the rows (1/3 for blind guesses)."""
+    """Quality of out-of-fold predictions at one rung. spearman: rank correlation with the stored values;
+    mean_rank_error: mean difference of ranks as a share of the rows (1/3 for random guesses)."""
 
     images: int
     spearman: float
@@ -40,7 +40,7 @@ class RankError:
 
 
 class Features:
-    """Parameters as numbers: places in ranges, choices one-hot; what a configuration lacks is -1."""
+    """Parameters as numbers: positions in ranges, one-hot choices, and -1 for absent parameters."""
 
     def __init__(self, distributions: Mapping[str, BaseDistribution]) -> None:
         self._distributions = dict(distributions)
@@ -59,8 +59,8 @@ class Features:
 
 
 class FlatForest:
-    """A forest's prediction for one point, down all trees at once: `predict` is made for many points,
-    and takes a hundred times as long for one."""
+    """A forest's prediction for one point, through all trees at once; `predict` is optimised for many
+    points and takes a hundred times as long for one."""
 
     def __init__(self, forest: RandomForestRegressor) -> None:
         trees = [one.tree_ for one in forest.estimators_]
@@ -114,7 +114,7 @@ class Surrogate:
         self._classifier = self._fit_divergence(seed) if self._stages else None
 
     def curve(self, config: Mapping[str, Any]) -> Curve:
-        """Of a configuration that `suggester` gave."""
+        """The curve of a configuration returned by `suggester`."""
         params = config[PARAMS]
         x = self._features(params)
         predicted = self._trees(x)
@@ -141,7 +141,7 @@ class Surrogate:
         return suggest
 
     def reference(self, space: Callable[[Any], Any], seed: int = 0) -> tuple[float, float]:
-        """Best and median final value of blind draws: what regrets are counted from."""
+        """Best and median final value of random draws, from which regrets are computed."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = optuna.samplers.RandomSampler(seed=seed)
         study = optuna.create_study(sampler=sampler, direction=self._table.direction)
@@ -155,7 +155,7 @@ class Surrogate:
         return best, float(np.median(finals))
 
     def describe(self) -> str:
-        """How well the forests rank what they have not seen, rung by rung."""
+        """How well the forests rank unseen rows, per rung."""
         rows = [["surrogate, out of fold", "Spearman", "mean rank error"]]
         for e in self.rank_errors:
             name = f"rung at {e.images:,} images"

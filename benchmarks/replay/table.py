@@ -1,7 +1,7 @@
-"""A finished study as a table: what every configuration of it gave at every rung, and at what cost.
+"""A finished study as a table: value and cost of each of its configurations at every rung.
 
-A row is a trial that ran through, or that diverged, which any search that draws it would see too. Trials
-that were stopped early have no final value and are left out, so a table is made with `--scheduler none`.
+A row is a trial that completed, or that diverged, as it would in any search that draws it. Trials that
+were stopped early have no final value and are left out, so make the study with `--scheduler none`.
 """
 
 import math
@@ -31,7 +31,7 @@ Distributions = Mapping[str, BaseDistribution]
 
 @dataclass(frozen=True)
 class Curve:
-    """What a run gives. values: the objective at each rung reached; costs: cumulative, at the same.
+    """The course of a run. values: the objective at each rung reached; costs: cumulative, at the same rungs.
 
     A run with fewer values than rungs diverges at the last of its costs, which has no value.
     """
@@ -46,7 +46,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Row:
-    """One trial of the study. distributions: the distributions its parameters were drawn from."""
+    """One trial of the study. distributions: those its parameters were drawn from."""
 
     number: int
     params: dict[str, Any]
@@ -57,7 +57,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """rungs: images of each; left_out: status -> trials that are no rows."""
+    """rungs: images at each; left_out: status -> number of trials that are no rows."""
 
     study: str
     rows: tuple[Row, ...]
@@ -69,12 +69,12 @@ class Table:
 
     @property
     def finals(self) -> np.ndarray:
-        """Final values of the rows that ran through: [rows]."""
+        """Final values of the rows that did not diverge: [rows]."""
         return np.array([row.curve.values[-1] for row in self.rows if not row.curve.diverges])
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
-        """Every parameter of any row, in the order of its first appearance."""
+        """All parameters of any row, in order of first appearance."""
         return {
             name: distribution
             for row in self.rows
@@ -86,7 +86,7 @@ class Table:
         return {row.baseline: row.params for row in self.rows if row.baseline is not None}
 
     def mean_cost(self) -> float:
-        """Of running a row to its end."""
+        """Mean cost of running a row to its end."""
         return float(np.mean([row.curve.costs[-1] for row in self.rows]))
 
     def describe(self) -> str:
@@ -98,19 +98,19 @@ class Table:
             f"{self.study}: {len(self.rows)} rows, {len(self.baselines)} of them baselines and "
             f"{diverged} diverged, rungs at {', '.join(f'{rung:,}' for rung in self.rungs)} images\n"
             f"{self.direction} {self.objective}: best {best:.4g}, median {median:.4g}; "
-            f"cost in {self.cost}, {self.mean_cost():.4g} a row on average"
+            f"cost in {self.cost}, {self.mean_cost():.4g} per row on average"
         )
         if self.left_out:
             parts = ", ".join(f"{count} {status}" for status, count in self.left_out.items())
-            text += f"\nleft out, for want of a final value: {parts}"
+            text += f"\nleft out because they have no final value: {parts}"
         return text
 
 
 def load_table(folder: Path, cost: Cost = "seconds") -> tuple[Table, Manifest]:
-    """Read a study's folder, which is not changed.
+    """Read a study's folder without changing it.
 
     Raises:
-        ValueError: there is no study, or too little of it ran through.
+        ValueError: there is no study, or too few of its trials completed.
         StorageError: its files are damaged.
     """
     manifest = Manifest.read(folder)
@@ -136,7 +136,7 @@ def make_table(
     """The table of trial records; distributions: trial number -> its distributions.
 
     Raises:
-        ValueError: fewer than LEAST_ROWS trials ran through with the same rungs.
+        ValueError: fewer than LEAST_ROWS trials completed with the same rungs.
     """
     through = [record for record in records if record.status == "completed"]
     places = Counter(tuple(report.images for report in record.reports) for record in through)
@@ -163,12 +163,12 @@ def make_table(
             left_out[record.status if record.status != "completed" else "with other rungs"] += 1
     if len(rows) < LEAST_ROWS:
         raise ValueError(
-            f"study {study} has {len(rows)} trials that ran through, and a replay needs {LEAST_ROWS}; "
+            f"study {study} has {len(rows)} completed trials, and a replay needs {LEAST_ROWS}; "
             "run more of them with --sampler qmc --scheduler none"
         )
     typical = np.median([row.curve.costs for row in rows], axis=0)
     for record in diverged:
-        # When it happened is not stored: it counts as the whole interval up to the next rung.
+        # The time of divergence is not stored; the whole interval up to the next rung is charged.
         reached = len(record.reports)
         costs = tuple(_cost(record, i, cost) for i in range(reached))
         step = typical[reached] - (typical[reached - 1] if reached else 0.0)
@@ -199,7 +199,7 @@ def _cost(record: TrialRecord, rung: int, cost: Cost) -> float:
 
 
 def unit(value: Any, distribution: BaseDistribution) -> float:
-    """A number's place in its range, from 0 to 1, on the scale that it is drawn on."""
+    """A number's position in its range, from 0 to 1, on the scale from which it is drawn."""
     ends = distribution.low, distribution.high  # type: ignore[attr-defined]
     low, high = (float(distribution.to_internal_repr(end)) for end in ends)
     number = float(distribution.to_internal_repr(value))
@@ -209,10 +209,10 @@ def unit(value: Any, distribution: BaseDistribution) -> float:
 
 
 def distance(a: Params, b: Params, distributions: Distributions) -> float:
-    """Between two configurations of a conditional space; 0 for equal ones.
+    """The distance of two configurations of a conditional space; 0 for equal ones.
 
-    A choice that differs counts 1, a number the difference of its places in its range, and a
-    parameter that only one of the two has 1/3, what two random places differ by on average.
+    A differing choice counts 1, a number the difference of its positions in the range, and a
+    parameter that only one of the two has 1/3, the mean difference of two random positions.
     """
     total = 0.0
     for name in sorted(a.keys() | b.keys()):
@@ -226,5 +226,5 @@ def distance(a: Params, b: Params, distributions: Distributions) -> float:
 
 
 def without_baselines(table: Table) -> Table:
-    """The same rows, none of which is a baseline."""
+    """The same rows, none marked as a baseline."""
     return replace(table, rows=tuple(replace(row, baseline=None) for row in table.rows))

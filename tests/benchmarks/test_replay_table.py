@@ -50,8 +50,8 @@ def test_what_has_no_final_value_is_left_out_and_named() -> None:
     records[9] = replace(records[9], reports=records[9].reports[:2])
     table = make_table("s", records, distributions, OBJECTIVE)
     assert table.left_out == {"pruned": 1, "failed": 1, "with other rungs": 1}
-    assert "left out, for want of a final value: 1 pruned, 1 failed" in table.describe()
-    with pytest.raises(ValueError, match=r"has 17 trials that ran through, and a replay needs 20"):
+    assert "left out because they have no final value: 1 pruned, 1 failed" in table.describe()
+    with pytest.raises(ValueError, match=r"has 17 completed trials, and a replay needs 20"):
         make_table("s", records[:20], distributions, OBJECTIVE)
     records[3] = replace(records[3], reports=tuple(replace(r, cost={}) for r in records[3].reports))
     with pytest.raises(ValueError, match="trial 3 reports no gpu_seconds or cpu_seconds"):
