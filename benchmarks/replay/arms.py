@@ -114,7 +114,11 @@ def _ledger(
         total=total,
         folder=Path(STUDY),
         fence=lambda: None,
+        epoch=0,
         startup_trials=arm.startup_trials,
+        repeats=0,
+        max_failures=total,  # no trial of a table fails
+        terms=0,
     )
 
 

@@ -231,7 +231,10 @@ def make_ledger(
         folder=request.folder / "confirm",
         fence=fence,
         epoch=epoch,
+        startup_trials=request.startup_trials,
+        repeats=0,
         max_failures=request.max_failures,
+        terms=0,
     )
     return ledger, total
 

@@ -21,11 +21,11 @@ from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import Report
 from meanflow_tune.report import summary
 from meanflow_tune.report.result_files import write_files
-from meanflow_tune.search.pruning.rules import Rungs
 from meanflow_tune.search.store.storage import open_storage
 from meanflow_tune.search.study.ledger import Ledger
 from meanflow_tune.training.job import run_job
 from tests.support.paths import TINY_SPACE
+from tests.support.rungs import LEDGER, make_rungs
 from tests.support.tiny_run import Memory
 
 SPACE = TINY_SPACE
@@ -58,17 +58,16 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Findings]:
         "seed": 0,
         "fence": lambda: None,
     }
+    common = LEDGER | common
     ledger = Ledger(
         study_name="mini",
         suggest=plan.suggest,
         baselines=plan.space.baselines,
-        rungs=Rungs(reduction=2.0),
+        rungs=make_rungs(reduction=2.0),
         sampler="tpe",
         total=TRIALS,
         folder=request.folder,
-        startup_trials=3,
-        repeats=1,
-        **common,
+        **(common | {"startup_trials": 3, "repeats": 1}),
     )
     run_all(ledger, request.teachers)
     ledger.end()

@@ -24,6 +24,7 @@ from meanflow_tune.search.store.manifest import MANIFEST_NAME
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.search.study.ledger import Ledger
 from tests.support.paths import TINY_SPACE
+from tests.support.rungs import LEDGER
 
 SPACE = str(TINY_SPACE)
 WIDTHS = (80, 110)
@@ -69,6 +70,7 @@ def begin(request: SearchRequest) -> None:
             total=request.trials,
             folder=request.folder,
             fence=lease.check,
+            **LEDGER,
         )
         job = ledger.next()
         assert job is not None

@@ -14,8 +14,8 @@ from meanflow_tune.report.status import show_outlook
 from meanflow_tune.report.text import about
 from meanflow_tune.search.analysis.forecast import Ladder, Pace, Work
 from meanflow_tune.search.objectives import Objectives
-from meanflow_tune.search.pruning.rules import Rungs
 from tests.support.records import build_record
+from tests.support.rungs import make_rungs
 
 IMAGES = (100, 400)
 ONE, TWO = Objectives.parse("gap@1"), Objectives.parse("gap@1,cost")
@@ -66,7 +66,7 @@ def test_before_the_first_rung_the_pace_is_that_of_the_running_trials() -> None:
 
 
 def test_what_stopped_is_told_for_each_rung() -> None:
-    ladder = Ladder(IMAGES, Rungs(reduction=2.0), 4)
+    ladder = Ladder(IMAGES, make_rungs(reduction=2.0), 4)
     records = [record(0, "completed", 400), record(1, "paused", 100), record(2, "pruned", 100)]
     assert look_ahead(records, ladder, ONE, 1, {}).rungs == "stopped 2 of 3 at 100 images"
     assert look_ahead(records, WHOLE, ONE, 1, {}).rungs == ""

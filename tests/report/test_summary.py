@@ -18,8 +18,8 @@ from meanflow_tune.records import Report, TrialRecord
 from meanflow_tune.report import summary
 from meanflow_tune.report.result_files import write_files
 from meanflow_tune.search.objectives import Objectives
-from meanflow_tune.search.pruning.rules import Rungs
 from tests.support.confirmation import GAP, SEARCH, SEARCH_SEED, SPACE, record, run
+from tests.support.rungs import make_rungs
 
 SEVERAL = Objectives.parse("gap@1,cost")
 
@@ -29,7 +29,7 @@ def plan(folder: Path, objectives: Objectives = GAP, **changes: object) -> Plan:
         **{"study": "toy", "trials": 8, "storage": folder, "seed": SEARCH_SEED} | changes
     )
     (folder / "toy").mkdir(exist_ok=True)
-    return Plan(request, SPACE, objectives, lambda trial: {}, (), "", Rungs())
+    return Plan(request, SPACE, objectives, lambda trial: {}, (), "", make_rungs())
 
 
 def printed(made: Plan, found: Findings) -> str:

@@ -12,6 +12,7 @@ from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.search.study.ledger import Ledger
 from tests.support.manifests import manifest
 from tests.support.records import build_record
+from tests.support.rungs import LEDGER
 
 OBJECTIVE = SearchObjective.parse("gap@1")
 RUNGS = (10, 20, 40)
@@ -83,7 +84,7 @@ def write_study(folder: Path, count: int = 20) -> Ledger:
     ledger = Ledger(
         storage=open_storage(folder / JOURNAL_NAME, lambda: None), study_name="s",
         suggest=lambda trial: space(trial) | budget, baselines={}, objectives=OBJECTIVE, rungs=None,
-        sampler="random", seed=0, total=count, folder=folder, fence=lambda: None,
+        sampler="random", seed=0, total=count, folder=folder, fence=lambda: None, **LEDGER,
     )  # fmt: skip
     while (job := ledger.next()) is not None:
         for images in RUNGS:

@@ -9,10 +9,10 @@ from optuna.storages import BaseStorage
 
 from meanflow_tune.records import Job, Outcome, Report
 from meanflow_tune.search.objectives import SearchObjective
-from meanflow_tune.search.pruning.rules import Rungs
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.search.store.trials import read_records
 from meanflow_tune.search.study.ledger import Ledger
+from tests.support.rungs import LEDGER, make_rungs
 
 NAME = "toy"
 RUNGS = (20, 50, 100)
@@ -48,7 +48,7 @@ def make_ledger(folder: Path, storage: BaseStorage | None = None, **changes: Any
         "suggest": suggest,
         "baselines": BASELINES,
         "objectives": OBJECTIVE,
-        "rungs": Rungs(reduction=2.0, min_peers=2),
+        "rungs": make_rungs(reduction=2.0, min_peers=2),
         "sampler": "tpe",
         "seed": 7,
         "total": 8,
@@ -58,7 +58,8 @@ def make_ledger(folder: Path, storage: BaseStorage | None = None, **changes: Any
     }
     fence: Callable[[], None] = changes.get("fence", allow)
     return Ledger(
-        storage=storage or open_storage(folder / JOURNAL_NAME, fence), **(settings | changes)
+        storage=storage or open_storage(folder / JOURNAL_NAME, fence),
+        **(LEDGER | settings | changes),
     )
 
 

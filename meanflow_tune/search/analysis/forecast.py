@@ -133,7 +133,7 @@ class Ladder:
         if not self.repeats:
             return 0.0
         reduction = self.rule.reduction if self.rule is not None else 2.0
-        rule = Rungs(reduction=reduction, min_peers=1, promotion=False)
+        rule = Rungs.best_share(reduction)
         return self.reach[-1] * _interpolated_share(rule, self.reach[-1], 0)
 
     @property

@@ -101,7 +101,7 @@ class Pruner:
         if not self._repeats:
             return Decision(True, text)
         reduction = self._rungs.reduction if self._rungs is not None else 2.0
-        found = Rungs(reduction=reduction, min_peers=1).decide(
+        found = Rungs.best_share(reduction).decide(
             [*_others(results, own), own], own.number, self._directions
         )
         seeds = f"{self._repeats} more seed{'s' * (self._repeats > 1)}"

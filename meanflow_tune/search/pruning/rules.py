@@ -45,13 +45,26 @@ class Rungs(Settings):
     not only survivors show whether a rung predicts the end.
     """
 
-    kind: Literal["asha", "median"] = "asha"
-    reduction: float = Field(default=3.0, gt=1.0)
+    kind: Literal["asha", "median"]
+    reduction: float = Field(gt=1.0)
     min_peers: int = Field(default=3, ge=1)
-    grace: int = Field(default=0, ge=0)
-    brackets: int = Field(default=1, ge=1)
-    promotion: bool = True
-    protect: float = Field(default=0.0, ge=0.0, le=1.0)
+    grace: int = Field(ge=0)
+    brackets: int = Field(ge=1)
+    promotion: bool
+    protect: float = Field(ge=0.0, le=1.0)
+
+    @classmethod
+    def best_share(cls, reduction: float) -> "Rungs":
+        """At a single rung the best 1/reduction of all trials continue, from the first one on."""
+        return cls(
+            kind="asha",
+            reduction=reduction,
+            min_peers=1,
+            grace=0,
+            brackets=1,
+            promotion=False,
+            protect=0.0,
+        )
 
     @property
     def pauses(self) -> bool:

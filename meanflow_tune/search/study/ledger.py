@@ -71,6 +71,7 @@ class Ledger:
 
     def __init__(
         self,
+        *,
         storage: BaseStorage,
         study_name: str,
         suggest: Callable[[Trial], Any],
@@ -82,11 +83,11 @@ class Ledger:
         total: int,
         folder: Path,
         fence: Callable[[], None],
-        epoch: int = 0,
-        startup_trials: int = 10,
-        repeats: int = 0,
-        max_failures: int = 3,
-        terms: int = 0,
+        epoch: int,
+        startup_trials: int,
+        repeats: int,
+        max_failures: int,
+        terms: int,
     ) -> None:
         self._name = study_name
         self._suggest = suggest

@@ -23,12 +23,13 @@ from meanflow_tune.search.analysis.forecast import (
 )
 from meanflow_tune.search.pruning.rules import RungResult, Rungs
 from tests.support.records import build_record
+from tests.support.rungs import make_rungs
 
 IMAGES = (100, 200, 400)
 
 
 def rule(**changes: Any) -> Rungs:
-    return Rungs(**({"reduction": 2.0, "promotion": False} | changes))
+    return make_rungs(**({"reduction": 2.0, "promotion": False} | changes))
 
 
 def simulate(ladder: Ladder, source: random.Random, agree: bool = False) -> list[int]:

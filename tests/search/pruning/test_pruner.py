@@ -12,9 +12,10 @@ from meanflow_tune.search.objectives import Objectives
 from meanflow_tune.search.pruning.rules import Rungs
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.search.study.ledger import Ledger
+from tests.support.rungs import make_rungs
 from tests.support.studies import NAME, make_ledger
 
-RUNGS = Rungs(reduction=2.0, min_peers=2)
+RUNGS = make_rungs(reduction=2.0, min_peers=2)
 
 
 def at(value: float, images: int, repeat: int = 0) -> Report:
@@ -168,13 +169,13 @@ def test_grace_brackets_protection_and_baselines_spare(tmp_path: Path) -> None:
         return reasons
 
     plain = {"promotion": False, "reduction": 2.0, "min_peers": 2}
-    assert list(stopped("a", Rungs(**plain)).values())[1:] == ["stopped"] * 3
-    graced = stopped("b", Rungs(**plain, grace=30))
+    assert list(stopped("a", make_rungs(**plain)).values())[1:] == ["stopped"] * 3
+    graced = stopped("b", make_rungs(**plain, grace=30))
     assert list(graced.values())[1:] == ["the grace is 30 images"] * 3
-    turns = stopped("c", Rungs(**plain, brackets=2))
+    turns = stopped("c", make_rungs(**plain, brackets=2))
     assert turns[2] == "stopped", "0 and 2 are of bracket 0"
     assert turns[3] == "bracket 1 spares this rung", "1 and 3 are of bracket 1"
-    protected = stopped("d", Rungs(**plain, protect=1.0))
+    protected = stopped("d", make_rungs(**plain, protect=1.0))
     assert protected[3] == "it is protected to audit the rungs"
     named = {"bad": {"x": 0.9, "kind": "plain", "z": 0.5}}
     assert make(tmp_path / "d", total=10).record_of(3).protected
@@ -192,7 +193,7 @@ def test_grace_brackets_protection_and_baselines_spare(tmp_path: Path) -> None:
 
 
 def test_a_bracket_spares_only_its_first_rungs(tmp_path: Path) -> None:
-    rungs = Rungs(reduction=2.0, min_peers=2, brackets=2, promotion=False)
+    rungs = make_rungs(reduction=2.0, min_peers=2, brackets=2, promotion=False)
     ledger = make(tmp_path, rungs=rungs, total=8)
     for _ in range(4):
         ledger.next()
@@ -203,7 +204,7 @@ def test_a_bracket_spares_only_its_first_rungs(tmp_path: Path) -> None:
 
 def test_several_objectives_stop_and_are_told_as_tuples(tmp_path: Path) -> None:
     objectives = Objectives.parse("gap@1,cost")
-    rungs = Rungs(reduction=2.0, min_peers=2)
+    rungs = make_rungs(reduction=2.0, min_peers=2)
 
     def cost(value: float, seconds: float, images: int) -> Report:
         return Report(images, {"gap@1": value}, {"cpu_seconds": seconds}, 1.0)

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from meanflow_tune.records import Report
 from meanflow_tune.search.objectives import Objectives, SearchObjective, measures
 from meanflow_tune.search.pruning.rules import Direction, RungResult, Rungs
+from tests.support.rungs import make_rungs
 
 
 def results_of(values: list[float]) -> list[RungResult]:
@@ -21,21 +22,21 @@ def passed(values: list[float], rungs: Rungs, direction: Direction = "minimize")
 
 def test_the_best_share_goes_on() -> None:
     values = [0.5, 0.1, 0.9, 0.3, 0.7, 0.2, 0.8, 0.4, 0.6]
-    assert sorted(passed(values, Rungs(reduction=3))) == [0.1, 0.2, 0.3]
-    assert sorted(passed(values, Rungs(reduction=4))) == [0.1, 0.2]
-    assert sorted(passed(values, Rungs(reduction=3), "maximize")) == [0.7, 0.8, 0.9]
+    assert sorted(passed(values, make_rungs(reduction=3))) == [0.1, 0.2, 0.3]
+    assert sorted(passed(values, make_rungs(reduction=4))) == [0.1, 0.2]
+    assert sorted(passed(values, make_rungs(reduction=3), "maximize")) == [0.7, 0.8, 0.9]
 
 
 def test_few_values_and_ties() -> None:
-    assert passed([0.1, 0.2], Rungs(reduction=3)) == [0.1, 0.2]
-    assert passed([0.1, 0.2, 0.3], Rungs(reduction=3, min_peers=4)) == [0.1, 0.2, 0.3]
-    assert passed([0.1, 0.2, 0.3], Rungs(reduction=3)) == [0.1]
-    assert passed([0.1, 0.1, 0.3], Rungs(reduction=3)) == [0.1, 0.1]
-    assert passed([0.1, 0.2, 0.3], Rungs(reduction=2.5)) == [0.1]
+    assert passed([0.1, 0.2], make_rungs(reduction=3)) == [0.1, 0.2]
+    assert passed([0.1, 0.2, 0.3], make_rungs(reduction=3, min_peers=4)) == [0.1, 0.2, 0.3]
+    assert passed([0.1, 0.2, 0.3], make_rungs(reduction=3)) == [0.1]
+    assert passed([0.1, 0.1, 0.3], make_rungs(reduction=3)) == [0.1, 0.1]
+    assert passed([0.1, 0.2, 0.3], make_rungs(reduction=2.5)) == [0.1]
 
 
 def test_reasons_have_numbers() -> None:
-    decision = Rungs(reduction=3).decide(results_of([0.1, 0.2, 0.3]), 1)
+    decision = make_rungs(reduction=3).decide(results_of([0.1, 0.2, 0.3]), 1)
     assert decision.reason == "place 2 of 3 at this rung with 0.2; only the best 1 continue"
 
 
@@ -44,16 +45,16 @@ def test_several_objectives_go_by_fronts_then_by_crowding() -> None:
     points = [(0.0, 4.0), (1.0, 1.0), (1.1, 1.1), (4.0, 0.0), (5.0, 5.0), (1.05, 0.97)]
     results = [RungResult(number, (point,)) for number, point in enumerate(points)]
     both: list[Direction] = ["minimize", "minimize"]
-    decisions = [Rungs(reduction=2).decide(results, n, both).go_on for n in range(6)]
+    decisions = [make_rungs(reduction=2).decide(results, n, both).go_on for n in range(6)]
     # The front is 0, 1, 3 and 5; its ends come first, then 1, which is farther from its neighbours.
     assert decisions == [True, True, False, True, False, False]
     turned: list[Direction] = ["minimize", "maximize"]
-    assert Rungs(reduction=3).decide(results, 4, turned).go_on
-    assert not Rungs(reduction=3).decide(results, 1, turned).go_on
+    assert make_rungs(reduction=3).decide(results, 4, turned).go_on
+    assert not make_rungs(reduction=3).decide(results, 1, turned).go_on
 
 
 def test_promotion_takes_the_best_that_waits_among_those_that_go_on_by_now() -> None:
-    rungs = Rungs(reduction=2)
+    rungs = make_rungs(reduction=2)
     assert rungs.find_promotion(results_of([0.1, 0.2]), [1]) is None  # too few values
     assert rungs.find_promotion(results_of([0.1, 0.2, 0.3]), [1, 2]) is None
     assert rungs.find_promotion(results_of([0.1, 0.2, 0.3, 0.4]), []) is None
@@ -64,7 +65,7 @@ def test_promotion_takes_the_best_that_waits_among_those_that_go_on_by_now() -> 
 
 
 def test_the_median_rule_compares_the_best_so_far_with_the_means_of_the_others() -> None:
-    rungs = Rungs(kind="median")
+    rungs = make_rungs(kind="median")
     others = [
         RungResult(1, ((4.0,), (2.0,))),
         RungResult(2, ((9.0,), (1.0,))),
@@ -87,25 +88,25 @@ def test_the_median_rule_compares_the_best_so_far_with_the_means_of_the_others()
 
 
 def test_protection_is_drawn_by_seed_and_number() -> None:
-    rungs = Rungs(protect=0.25)
+    rungs = make_rungs(protect=0.25)
     drawn = [rungs.is_protected(3, number) for number in range(4000)]
     assert 900 < sum(drawn) < 1100
     assert drawn == [rungs.is_protected(3, number) for number in range(4000)]
     assert drawn != [rungs.is_protected(4, number) for number in range(4000)]
-    assert not any(Rungs().is_protected(3, number) for number in range(100))
-    assert all(Rungs(protect=1.0).is_protected(3, number) for number in range(100))
+    assert not any(make_rungs().is_protected(3, number) for number in range(100))
+    assert all(make_rungs(protect=1.0).is_protected(3, number) for number in range(100))
 
 
 def test_trials_take_turns_in_brackets() -> None:
-    assert [Rungs(brackets=3).bracket(number) for number in range(4)] == [0, 1, 2, 0]
+    assert [make_rungs(brackets=3).bracket(number) for number in range(4)] == [0, 1, 2, 0]
 
 
 def test_rungs_refuse() -> None:
     with pytest.raises(ValueError, match="but trial 5 has none"):
-        Rungs().decide(results_of([0.1, 0.2]), 5)
+        make_rungs().decide(results_of([0.1, 0.2]), 5)
     for bad in ({"reduction": 1.0}, {"min_peers": 0}, {"grace": -1}, {"brackets": 0}, {"x": 1}):
         with pytest.raises(ValidationError):
-            Rungs(**bad)  # type: ignore[arg-type]
+            make_rungs(**bad)  # type: ignore[arg-type]
 
 
 def test_objective_values() -> None:

@@ -9,9 +9,9 @@ from optuna.trial import TrialState
 from meanflow_tune.records import Outcome, Report
 from meanflow_tune.search.errors import LeaseLost, SpaceError, StudyChanged
 from meanflow_tune.search.objectives import SearchObjective
-from meanflow_tune.search.pruning.rules import Rungs
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.search.store.trials import best_record
+from tests.support.rungs import make_rungs
 from tests.support.sampler_history import SLOW_GP_KINDS
 from tests.support.studies import (
     BASELINES,
@@ -151,7 +151,7 @@ def test_jobs_name_folder_and_epoch_and_hold_json(tmp_path: Path) -> None:
 
 
 def test_the_last_rung_stops_nobody(tmp_path: Path) -> None:
-    ledger = make_ledger(tmp_path, rungs=Rungs(reduction=2.0, min_peers=1), baselines={})
+    ledger = make_ledger(tmp_path, rungs=make_rungs(reduction=2.0, min_peers=1), baselines={})
     for number, value in enumerate((0.1, 0.2, 0.3)):
         ledger.next()
         assert ledger.record(number, value_report(value, 100)).go_on
@@ -172,7 +172,7 @@ def test_verdicts_are_the_same_after_reopening(tmp_path: Path) -> None:
 
 
 def test_a_stop_that_nobody_carried_out_is_carried_out_on_opening(tmp_path: Path) -> None:
-    rungs = Rungs(reduction=2.0, min_peers=2, promotion=False)
+    rungs = make_rungs(reduction=2.0, min_peers=2, promotion=False)
     ledger = make_ledger(tmp_path, baselines={}, total=3, rungs=rungs)
     for number, value in enumerate((0.1, 0.2)):
         ledger.next()

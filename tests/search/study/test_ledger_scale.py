@@ -13,7 +13,6 @@ import pytest
 
 from meanflow_tune.search.errors import StorageError
 from meanflow_tune.search.pruning import pruner
-from meanflow_tune.search.pruning.rules import Rungs
 from meanflow_tune.search.store import storage
 from meanflow_tune.search.store.storage import (
     JOURNAL_NAME,
@@ -23,9 +22,10 @@ from meanflow_tune.search.store.storage import (
 )
 from meanflow_tune.search.store.trials import TrialCache, best_record
 from meanflow_tune.search.study import ledger
+from tests.support.rungs import make_rungs
 from tests.support.studies import NAME, RUNGS, allow, make_ledger, outcome_of, run_all, run_job
 
-PROMOTING = Rungs(reduction=2.0, min_peers=2, promotion=True)
+PROMOTING = make_rungs(reduction=2.0, min_peers=2, promotion=True)
 
 
 @contextmanager
