@@ -43,9 +43,9 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Timing:
-    """What one configuration took. steps: seconds each, after the warm-up; the others in seconds.
+    """Measured times of one configuration, in seconds. steps: each step after the warm-up.
 
-    trouble: why it could not be timed to its end, "" where it was.
+    trouble: why it could not be timed to the end, "" if it was.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Calibration:
     """timings: of each configuration; baselines: how many of the first ones are baselines.
 
     teacher: seconds that its training takes from now on, 0 where it is cached or there is none;
-    preparation: seconds of the classifier and of the teacher's reference samples, once a slot.
+    preparation: seconds of the classifier and of the teacher's reference samples, once per slot.
     """
 
     device: str
@@ -132,7 +132,7 @@ def calibrate(
 
 
 def busy() -> str:
-    """A warning where other work shares the processors, "" else; the load before a calibration."""
+    """A warning if other work shares the processors, else ""; the load before a calibration."""
     load, processors = os.getloadavg()[0], os.cpu_count() or 1
     if load < 0.75 * processors:
         return ""
@@ -205,7 +205,7 @@ class _Bench:
         began = self._now()
         run = Run.start(share, self.world, data, teacher, self.resources.initial(share))
         start = self._now() - began
-        # In the middle of training every ramp is on its way and no special case of a first step holds.
+        # In the middle of training, all ramps are active and no special case of the first step applies.
         run.step = max(run.config.budget.steps // 2 - self.warm_up, 0)
         batch = config.budget.global_batch
         try:
@@ -220,7 +220,7 @@ class _Bench:
                 _, shown = evaluator.evaluate(average, self.world)
                 evaluator.write_samples(samples, shown)
             evaluation = self._now() - began
-        except ArithmeticError as error:  # it diverged, or samples that are not finite
+        except ArithmeticError as error:  # it diverged, or its samples are not finite
             return Timing(name, batch, (), start, 0.0, 0.0, None, str(error))
         began = self._now()
         saved = save_checkpoint(self.folder / "checkpoints", 0, run.state_dict())
@@ -249,7 +249,7 @@ class _Bench:
         return seconds
 
     def _ensure_teacher(self, config: TrialConfig) -> None:
-        """Leave a teacher in the temporary cache: the storage's, or one of a few steps, timed."""
+        """Put a teacher into the temporary cache: the storage's, or one trained for a few timed steps."""
         if config.teacher is None:
             return
         weights = self.resources.teacher_folder(config) / "teacher.safetensors"

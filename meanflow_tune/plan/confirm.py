@@ -1,9 +1,9 @@
 """Confirmation: the best trials and the baselines retrained on fresh seeds and judged on fresh latents.
 
-The sibling study `NAME/confirm` holds these runs, so that they resume like any others. Runs of one
-seed share all that it decides (weights, data order, noise, times), and all runs share latents that
-the search never used. A baseline whose learning rate nobody has tuned first runs at three of them,
-on one more seed with latents of its own; of these, the best goes on.
+The sibling study `NAME/confirm` holds these runs, so that they resume like any others. Runs with the
+same seed share everything drawn from it (weights, data order, noise, times), and all runs share latents
+that the search never used. A baseline whose learning rate is untuned first runs at three of them, on
+one more seed with its own latents; the best of the three is confirmed.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -32,8 +32,8 @@ HIGHEST_RATE = 1.0  # what a configuration allows
 class Side:
     """One configuration to confirm: a trial of the search, or a family of baselines.
 
-    candidate: the trial whose configuration is trained; untuned: its learning rate is to be the best
-    of three, which the search has not tried.
+    candidate: the trial whose configuration is trained; untuned: its learning rate is first chosen from
+    three, which the search has not tried.
     """
 
     name: str
@@ -43,9 +43,9 @@ class Side:
 
 @dataclass(frozen=True)
 class Entry:
-    """One run: which trial of the search, on which seed, at which multiple of its learning rate.
+    """One run of a trial's configuration on a seed, at a multiple of its learning rate.
 
-    factor: None for its own learning rate outside of tuning.
+    factor: None for its own learning rate, outside of tuning.
     """
 
     candidate: int
@@ -114,10 +114,10 @@ def entries(
     search_seed: int,
     count: int,
 ) -> list[Entry]:
-    """All runs that can be named by now: tuning, then `count` seeds of each side, seed by seed.
+    """All runs that can be named so far: tuning, then `count` seeds of each side, seed by seed.
 
-    confirmed: the runs so far. A side whose tuning has not ended has no further runs yet; asked again
-    after that, this names them too. Pairs run side by side.
+    confirmed: the runs so far. A side has no further runs until its tuning has ended; called again
+    after that, this names them too. Runs to be paired are next to each other.
     """
     if count == 0:
         return []
@@ -136,7 +136,7 @@ def entries(
 
 
 def fresh_seeds(search_seed: int, count: int) -> list[int]:
-    """Seeds on which nothing of the search was trained; more of them begin with the same."""
+    """Seeds that the search never used; a longer list begins with the shorter one."""
     return [fold(search_seed, "confirm", index) % SEED_LIMIT for index in range(count)]
 
 
@@ -207,8 +207,8 @@ def make_ledger(
     fence: Callable[[], None],
     epoch: int,
 ) -> tuple[Ledger, int] | None:
-    """The confirming study with all runs that can be named by now, and their number in all, those of
-    earlier wishes included; None where nothing is to be confirmed.
+    """The confirming study with all runs that can be named so far, and their total number, including
+    those of earlier requests; None where nothing is to be confirmed.
 
     storage: Optuna's; records: of the search; confirmed: of the confirming study so far.
     """
@@ -245,7 +245,7 @@ def table(
     objectives: Objectives,
     search_seed: int,
 ) -> list[Row]:
-    """What the fresh seeds say; empty before the best reference baseline and another have runs."""
+    """The rows of fresh seeds; empty until the best reference baseline and another side share one."""
     named = {}
     for side in chosen:
         rate = factor(side, confirmed, objectives, search_seed)
@@ -256,7 +256,7 @@ def table(
 
 
 def _factors(side: Side) -> tuple[float, ...]:
-    """At which multiples of its learning rate a side is tuned; none where it needs no tuning."""
+    """The multiples of its learning rate at which a side is tuned; none where it needs no tuning."""
     if not side.untuned:
         return ()
     rate = float(side.candidate.config["optimizer"]["learning_rate"])

@@ -1,4 +1,4 @@
-"""Files that a search leaves behind: the table, the best configuration, and pictures of samples."""
+"""The files that a search writes: the table, the best configuration, and pictures of samples."""
 
 import json
 import logging
@@ -63,7 +63,7 @@ def write_files(plan: Plan, findings: Findings) -> list[Path]:
 def _last_samples(
     findings: Findings, number: int, tuning: int
 ) -> tuple[Report, Mapping[str, Any]] | None:
-    """The last report of a trial with its samples; of its first confirmation run where there is one."""
+    """The last report of a trial with its samples; of its first confirmation run if there is one."""
     runs = [
         r
         for r in findings.confirmed

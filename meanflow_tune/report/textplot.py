@@ -1,4 +1,4 @@
-"""Small plots out of block characters: curves, histograms, densities and scatters as lines of text."""
+"""Small plots made of block characters: curves, histograms, densities and scatters as lines of text."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ OTHER, FRONT = "·", "●"
 def sparkline(
     values: Sequence[float], low: float | None = None, high: float | None = None, floor: int = 1
 ) -> str:
-    """One character a value, between `low` and `high` (default: theirs).
+    """One character per value, between `low` and `high` (default: theirs).
 
     floor: the block of the lowest value, 0 for a blank, so that of a count nothing is nothing.
     """
@@ -48,7 +48,7 @@ def density(x: Sequence[float], y: Sequence[float], width: int, height: int) -> 
 def _shade(count: int, most: int) -> str:
     if count == 0:
         return SHADES[0]
-    # The square root keeps thin parts visible beside a peak.
+    # The square root keeps thin parts visible next to a peak.
     return SHADES[min(1 + int(math.sqrt(count / most) * (len(SHADES) - 1)), len(SHADES) - 1)]
 
 

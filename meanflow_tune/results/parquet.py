@@ -1,4 +1,4 @@
-"""A search as files: results.parquet, one row a trial and rung, and best.json."""
+"""A search as files: results.parquet, one row per trial and rung, and best.json."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -44,10 +44,10 @@ def results_table(
     objectives: Sequence[str] = ("objective",),
     values: Values | None = None,
 ) -> "pd.DataFrame":
-    """One row a trial and rung, ascending in both, then one for each repeat on another seed.
+    """One row per trial and rung, ascending in both, plus one per repeat on another seed.
 
     rung counts from 1, and is 0 (with 0 images) for a trial that has not reported; repeat is 0 for the
-    trial's own run, whose last row is_last; decision: why the trial went on from there, or did not.
+    trial's own run, whose last row is_last; decision: why the trial continued from there, or did not.
     Columns: those of FIXED; `objective.NAME` of several objectives; metrics by their names;
     `cost.NAME`; `param.NAME` (searched parameters); `config.DOTTED.PATH` (resolved configuration).
 

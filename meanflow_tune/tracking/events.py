@@ -1,6 +1,6 @@
-"""What MLflow shows of a search, as events: one run for the search, one below it for each trial.
+"""The events of a search for MLflow: one run for the search, one below it for each trial.
 
-Events carry all that a replay needs, so that it depends on no state but the files they name.
+Events carry everything that a replay needs; it depends only on them and on the files they name.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +15,7 @@ from meanflow_tune.tracking.outbox import Outbox
 class Tracker:
     """Puts the events of one study into its outbox; each method returns once they are on disk.
 
-    What is told twice is written once, so a resumed search may tell everything again (`catch_up`).
+    An event is written once, however often it is put, so a resumed search can put all again (`catch_up`).
     Records of a sibling study, `NAME/confirm`, become runs of the same search: `confirm/3`.
     """
 
@@ -72,7 +72,7 @@ class Tracker:
         )
 
     def paused(self, record: TrialRecord) -> None:
-        """A trial waits at a rung, and may go on later."""
+        """A trial waits at a rung, and may resume later."""
         self._put(
             "trial_paused",
             _paused_key(record),
@@ -97,7 +97,7 @@ class Tracker:
         )
 
     def settled(self, records: Iterable[TrialRecord]) -> None:
-        """How each ended trial stands, at the end of a search, in one event; see `mlflow_sink`."""
+        """The state of each ended trial, at the end of a search, in one event; see `mlflow_sink`."""
         trials = {
             self._trial(record): {
                 "tags": _standing(record),
@@ -128,10 +128,10 @@ class Tracker:
         model_of: Callable[[TrialRecord], Path | None] = lambda record: None,
         with_pictures: Callable[[TrialRecord, Report], Report] = lambda record, report: report,
     ) -> None:
-        """Tell what a killed driver did not: the study holds it, the outbox may not.
+        """Put the events that a killed driver did not: the study holds them, the outbox may not.
 
-        with_pictures: adds a report's pictures to it, drawn again where they were lost. It and
-        model_of look at files, and are called only for what was not told yet.
+        with_pictures: adds a report's pictures to it, drawn again if they are missing. It and model_of
+        read files, and are called only for events that are missing.
         """
         for record in records:
             if not self._told(_started_key(record, record.attempt)):

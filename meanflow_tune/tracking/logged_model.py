@@ -1,6 +1,6 @@
 """An exported student as an MLflow logged model: weights, configuration and this package's code.
 
-The code travels with the model, so that whoever loads it needs the listed packages, not a checkout.
+The model contains the code, so loading it needs the listed packages but no checkout.
 """
 
 import importlib.metadata
@@ -30,9 +30,9 @@ def log_student(
     folder: Path,
     step: int,
 ) -> str:
-    """Log the student of a run once and return the model's id; a half-made one is completed.
+    """Log the student of a run once and return the model's id; an incomplete one is completed.
 
-    folder: made by `export_student`; step: images seen. FileNotFoundError where it is not whole.
+    folder: made by `export_student`; step: images seen. Raises FileNotFoundError if it is incomplete.
     """
     from mlflow.entities import LoggedModelOutput
 

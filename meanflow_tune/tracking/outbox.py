@@ -1,4 +1,4 @@
-"""The outbox: what a tracking server is to be told, first on disk, in order, each event once.
+"""The outbox: events for a tracking server, first stored on disk, in order, each once.
 
 `put` never touches the network; a `Replayer` (replay.py) passes the events on.
 """
@@ -34,9 +34,9 @@ class Event:
 class Outbox:
     """Append-only `outbox/events.jsonl` in a study's folder, for one writing process at a time.
 
-    uid names the study for ever, whatever it is called and wherever its folder is moved.
+    uid identifies the study, even if it is renamed or its folder is moved.
     written: number of events; changed: notified after each. fence: raises when another process has
-    taken the study over; writing: how a write is made, see `files.WaitForSpace`.
+    taken the study over; write_policy: how a write is made, see `files.WaitForSpace`.
     """
 
     def __init__(

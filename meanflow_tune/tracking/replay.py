@@ -16,7 +16,7 @@ from meanflow_tune.tracking.outbox import Event, Outbox, parse
 
 
 class Rejected(Exception):
-    """Raised by a sink for an event that no retry can apply; it is set aside with the reason."""
+    """Raised by a sink for an event that no retry can apply; it is stored with the reason."""
 
 
 class Sink(Protocol):
@@ -27,7 +27,7 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class ReplayStatus:
-    """Numbers of events (rejected: by this process); error: of the last try, if it failed."""
+    """Numbers of events (rejected: by this process); error: of the last attempt, if it failed."""
 
     pending: int
     replayed: int
@@ -116,7 +116,7 @@ class Replayer:
     def _wait_after(self, error: Exception, delay: float) -> bool:
         """Note the failure and wait; True where `drain` or `close` cut it short."""
         with self._changed:
-            # A database's error goes on with the statement and its parameters.
+            # A database's error continues with the statement and its parameters.
             first = (str(error).strip().splitlines() or [""])[0]
             self._error = f"{type(error).__name__}: {first}"
             self._failing_since = self._failing_since or time.time()
