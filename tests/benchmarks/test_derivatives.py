@@ -79,7 +79,7 @@ def test_every_method_is_measured_and_ours_is_right(name: str) -> None:
         assert set(rows[own].errors) == set(components)
         assert max(rows[own].errors.values()) < 1e-4
         assert not rows[own].wrong
-    # A step holds the activations and the gradients of all parameters beside the derivatives.
+    # A step holds the activations and the gradients of all parameters in addition to the derivatives.
     size = sum(p.numel() * 4 for p in TINY[name].build(0, "cpu").parameters()) / 2**20
     assert rows[SECOND].peak_mib > size  # type: ignore[operator]
     assert len(found.ratios) == 4  # of 5: the compiled ones are left out
@@ -113,7 +113,7 @@ def test_nested_jvp_is_called_wrong_through_layer_norm_and_right_through_group_n
         )
         assert "silu_backward" in row.note
         assert "measured in grad mode with SDPBackend.MATH" in row.note
-        assert row.wrong == wrong, "is layer_norm mended? Then say so in docs/derivatives.md"
+        assert row.wrong == wrong, "is layer_norm fixed? Then say so in docs/derivatives.md"
         assert step.wrong == wrong
         assert (row.errors["d_t_d_s"] > 1e-3) == wrong
         assert row.errors["d_t"] < 1e-4

@@ -73,7 +73,7 @@ def test_a_resume_of_copied_trials_goes_the_way_of_the_driver(tmp_path: Path) ->
     assert list(processor) == steps
     assert list(seconds) == [*steps, "total"]
     assert seconds["total"] == pytest.approx(sum(list(seconds.values())[:-1]), rel=0.05)
-    # Nothing was told again: the search that goes on, and its new trial.
+    # Nothing was sent again: two events, the resumed search and its new trial.
     assert Outbox(folder).written == told + 2
     assert "31" in resume_table(31, 1.0, seconds, processor)
 

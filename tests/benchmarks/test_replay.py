@@ -231,7 +231,7 @@ def test_stock_tells_stopped_trials_as_complete_with_the_value_of_their_rung() -
 
 
 def test_stock_leaves_a_diverged_trial_running() -> None:
-    """`tell` raises for NaN, OptunaSearch only logs it, and the trial repels samples for ever."""
+    """`tell` raises for NaN, OptunaSearch only logs it, and the trial repels samples until the end."""
     stock = Stock(flat([float(i) for i in range(24)]), lambda trial: {}, 24, seed=0)
     job = stock.next()
     assert job is not None

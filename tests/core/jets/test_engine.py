@@ -122,7 +122,7 @@ def test_traced_gradients_of_the_shipped_networks(name: str, traced: Engine) -> 
     assert_equal_gradients(traced, shipped(name), inputs(6, 1, 8, 8), 1e-4)
 
 
-# torch cannot trace these two functions of its own: the check of a padding mask, and checkpointing
+# torch cannot trace two of its own functions: the check of a padding mask, and checkpointing
 # with what is no tensor.
 UNTRACED = {"stock encoder, norm first", "stock encoder, norm last", "checkpointed"}
 

@@ -75,7 +75,7 @@ def test_products_under_autocast_go_on_in_float32() -> None:
 
 
 def test_times_of_another_type_promote_as_in_torch() -> None:
-    """float64 times beside float32 samples, in a flow that promotes them, and 0-axis scalars."""
+    """float64 times with float32 samples, in a flow that promotes them, and 0-axis scalars."""
     flow = gaussian_flow((3,))
     x, t, s = flow_batch(flow)
     v, x = flow.velocity(x, t).float(), x.float()

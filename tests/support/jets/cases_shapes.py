@@ -1,10 +1,23 @@
-"""The cases of operators that move, choose, copy or write elements; see `jet_cases`."""
+"""Cases of operators that move, select, copy or write elements, added to those of `cases`."""
 
 from typing import Any
 
 import torch
 
-from tests.support.jets.cases import COLUMNS, MASK, ROWS, P, W, case, images, kernels, weighed
+from tests.support.jets.cases import (
+    CASES,
+    COLUMNS,
+    MASK,
+    ROWS,
+    P,
+    W,
+    case,
+    images,
+    kernels,
+    weighed,
+)
+
+ALL_CASES = CASES  # this module completes them
 
 # --- shapes ---------------------------------------------------------------------------------------
 case("view", lambda op, x: op(x, 2, 6) * op(x * x, (2, -1)))

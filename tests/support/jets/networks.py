@@ -7,7 +7,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from meanflow_tune.core.types import VelocityJet, expand_as
-from tests.support.jets import architectures as architectures
+from tests.support.jets import architectures
 from tests.support.jets.architectures import Times
 
 
@@ -126,7 +126,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 def make(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
     """A network whose parameters are drawn from one seed, norms' weights and all biases too."""
-    torch.manual_seed(7)  # for what is drawn beside parameters, as by spectral norm
+    torch.manual_seed(7)  # for what is drawn in addition to parameters, as by spectral norm
     network = NETWORKS[name]().to(dtype)
     generator = Generator().manual_seed(7)
     with torch.no_grad():

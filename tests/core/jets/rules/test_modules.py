@@ -1,4 +1,4 @@
-"""Stock modules of torch.nn, unmodified, against central differences; those with kinks beside them."""
+"""Stock modules of torch.nn, unmodified, against central differences; those with kinks next to them."""
 
 import warnings
 from collections.abc import Callable, Iterator

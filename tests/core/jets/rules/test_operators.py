@@ -52,7 +52,7 @@ OPERATORS = {
     "attention to constants": lambda x: F.scaled_dot_product_attention(x, W, P),
     "attention of constants": lambda x: F.scaled_dot_product_attention(W, P, x * x),
     "attention from constants": lambda x: F.scaled_dot_product_attention(W, x, P),
-    "attention with a mask of its own": lambda x: F.scaled_dot_product_attention(
+    "attention with its own mask": lambda x: F.scaled_dot_product_attention(
         x, x, x, attn_mask=x @ x.mT
     ),
     "attention of four axes": lambda x: F.scaled_dot_product_attention(
