@@ -63,7 +63,7 @@ class Stage:
         self.name, self.ledger, self.view = name, ledger, view
         self.tracker = Tracker(outbox, name)
         self.replayer = replayer
-        self._background = background
+        self.background = background
         self._label = label
         self.total = total
         self._interrupt = interrupt
@@ -111,7 +111,7 @@ class Stage:
             self._rows.setdefault(number, {})["last"] = show(values)
             text = f"{show(values)} at {report.images:,} images"
             self.view.event(f"{self._title(number)}: {text} ({decision.reason})")
-        submit(self._background, self._track_report, record, report)
+        submit(self.background, self._track_report, record, report)
         self._refresh()
         return decision.go_on
 
@@ -134,7 +134,7 @@ class Stage:
         if record.status == "running":
             self.view.event(f"{title} {outcome.reason}; the next run resumes it", "failed")
         elif record.status == "paused":
-            submit(self._background, self.tracker.paused, record)
+            submit(self.background, self.tracker.paused, record)
             self.view.event(f"{title} paused{_value(record)}", record.status)
         else:
             self._track_end(record, outcome)
@@ -179,7 +179,7 @@ class Stage:
 
     def _track_end(self, record: TrialRecord, outcome: Outcome) -> None:
         # In the background thread, so that it comes after the last report.
-        submit(self._background, self.tracker.ended, record, outcome, model_of(record))
+        submit(self.background, self.tracker.ended, record, outcome, model_of(record))
 
     def _track_report(self, record: TrialRecord, report: Report) -> None:
         def draw() -> Report:

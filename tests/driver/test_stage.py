@@ -87,7 +87,7 @@ def test_a_replaced_driver_says_once_why_it_ends(
     assert job is not None
     lost.append("now")  # only for what is told in the background: the study's own fence is open
     stage.on_report(job.number, Report(20, {"gap@1": 1.0}, {}, 0.0))
-    stage._background.shutdown(wait=True)
+    stage.background.shutdown(wait=True)
     assert caplog.records == []
 
 
@@ -104,7 +104,7 @@ def test_no_space_for_a_picture_is_one_line_and_the_report_is_told_without_it(
     job = stage.next_job()
     assert job is not None
     stage.on_report(job.number, Report(20, {"gap@1": 1.0}, {}, 0.0))
-    stage._background.shutdown(wait=True)
+    stage.background.shutdown(wait=True)
     with stage.replayer:
         assert stage.replayer.drain(30.0) == 0
     (line,) = caplog.records
@@ -124,7 +124,7 @@ def test_the_trial_that_stops_a_search_is_tracked_like_any_other(tmp_path: Path)
         else:
             with pytest.raises(expected, match="KeyError"):
                 stage.on_end(job.number, broken)
-    stage._background.shutdown(wait=True)
+    stage.background.shutdown(wait=True)
     with stage.replayer:
         assert stage.replayer.drain(30.0) == 0
     ends = [event.payload for event in sink.seen if event.kind == "trial_ended"]
