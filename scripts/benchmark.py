@@ -7,13 +7,16 @@ from pathlib import Path
 # The benchmarks lie beside the package and are not installed with it.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.replay import options
-from meanflow_tune.driver.cli import make_parser
+from benchmarks.derivatives import options as derivatives
+from benchmarks.overhead import command as overhead
+from benchmarks.replay import options as replay
+from meanflow_tune.driver.cli import make_parser, whole
+from meanflow_tune.plan.request import EXIT_INTERRUPTED, EXIT_USAGE, UserError
 
 EXAMPLES = """examples:
   python scripts/benchmark.py slots                 two slots of one rank against one slot of two
   python scripts/benchmark.py slots --trials 6 --images 76800
-  python scripts/benchmark.py search                overhead of a trial, ours and others
+  python scripts/benchmark.py search                overhead per trial, ours and others
   python scripts/benchmark.py search --bookkeeping --resume
   python scripts/benchmark.py derivatives           cost and error of exact derivatives
   python scripts/benchmark.py derivatives --networks dit unet --tables cost --no-compile
@@ -36,66 +39,34 @@ def parser() -> argparse.ArgumentParser:
         return commands.add_parser(
             name,
             help=what,
+            description=f"Measure {what}.",
             epilog=EXAMPLES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
 
     slots = command("slots", "which layout of 2 processors serves trials faster")
-    slots.add_argument("--trials", type=int, default=4, metavar="N", help="(default: %(default)s)")
     slots.add_argument(
-        "--images", type=int, default=38_400, metavar="N", help="a trial (default: %(default)s)"
+        "--trials", type=whole(1), default=4, metavar="N", help="(default: %(default)s)"
+    )
+    slots.add_argument(
+        "--images",
+        type=whole(1),
+        default=38_400,
+        metavar="N",
+        help="per trial (default: %(default)s)",
     )
     slots.add_argument(
         "--cache", type=Path, metavar="DIR", help="cache of teachers, such as runs/teachers"
     )
-    from benchmarks.overhead.command import add_arguments
-
-    add_arguments(command("search", "what a search costs beside training, ours and others"))
-    _derivatives(command("derivatives", "time, memory and error of the derivatives of losses"))
-    options.add(
-        command("replay", "any sampler and scheduler against a finished study, in simulated time")
+    overhead.add_arguments(
+        command("search", "what a search costs besides training, ours and others")
+    )
+    derivatives.add(command("derivatives", "time, memory and error of the derivatives of losses"))
+    replay.add(
+        command("replay", "any sampler and scheduler on a finished study, in simulated time")
     )
     return p
-
-
-def _derivatives(p: argparse.ArgumentParser) -> None:
-    from benchmarks.derivatives.command import TABLES
-    from benchmarks.derivatives.methods import PRECISIONS
-    from benchmarks.derivatives.networks import NETWORKS
-
-    p.add_argument(
-        "--tables", nargs="+", metavar="NAME", choices=TABLES, default=TABLES, help="(default: all)"
-    )
-    p.add_argument(
-        "--networks",
-        nargs="+",
-        choices=NETWORKS,
-        help="(default: all; dit-1024 and dit-b only on a GPU)",
-    )
-    p.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
-    p.add_argument("--threads", type=_positive, default=1, metavar="N", help="(default: 1)")
-    p.add_argument(
-        "--batch", type=_positive, metavar="N", help="samples a call (default: 16; mlp 128)"
-    )
-    p.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the costs")
-    p.add_argument(
-        "--repetitions", type=_positive, default=9, metavar="N", help="(default: %(default)s)"
-    )
-    p.add_argument(
-        "--no-compile", dest="compiled", action="store_false", help="leave out torch.compile"
-    )
-    p.add_argument(
-        "--json", dest="json_file", type=Path, metavar="FILE", help="write figures there too"
-    )
-    p.add_argument("--page", type=Path, metavar="FILE", help="replace the tables of this page")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, but got {value}")
-    return value
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -110,21 +81,16 @@ def main(argv: list[str] | None = None) -> int:
 
             return slots(**arguments)
         if name == "search":
-            from benchmarks.overhead.command import search
-
-            return search(**arguments, command=command)
+            return overhead.search(**arguments, command=command)
         if name == "replay":
-            return options.run(arguments, command)
-        from benchmarks.derivatives.command import derivatives
-
-        arguments["wanted"] = arguments.pop("tables")
-        return derivatives(**arguments, command=command)
-    except (ValueError, OSError) as error:
+            return replay.run(arguments, command)
+        return derivatives.run(arguments, command)
+    except (UserError, ValueError, OSError) as error:
         print(f"benchmark.py: {error}", file=sys.stderr)
-        return 2
+        return EXIT_USAGE
     except KeyboardInterrupt:
         print("\nbenchmark.py: interrupted; nothing was kept", file=sys.stderr)
-        return 130
+        return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

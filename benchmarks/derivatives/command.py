@@ -18,8 +18,6 @@ from benchmarks.derivatives.networks import NETWORKS, default_networks
 from benchmarks.machine import machine
 from meanflow_tune.core.jets import supported_operators
 
-TABLES = ("cost", "precision", "differences", "operators")
-
 
 @contextmanager
 def settled(threads: int) -> Iterator[None]:
@@ -48,7 +46,7 @@ def derivatives(
     page: Path | None,
     command: Sequence[str],
 ) -> int:
-    """Print each table of `wanted` (of TABLES) as it is ready, below the machine and the command.
+    """Print each table of `wanted` (of `options.TABLES`) as it is ready, below the machine and the command.
 
     networks: names, None for the default ones of `device`; batch: of the costs, None for each
     network's own; json_file: where all figures go too; page: whose tables are replaced.

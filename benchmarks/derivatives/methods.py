@@ -22,7 +22,6 @@ from benchmarks.derivatives.providers import (
 )
 from meanflow_tune.core.types import expand_as
 
-PRECISIONS = ("float32", "bfloat16")
 FORWARD = "forward"
 NESTED = "all four: nested torch.func.jvp"
 OURS = "all four: ours"

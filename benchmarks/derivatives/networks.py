@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
+from benchmarks.derivatives.options import LARGE
 from meanflow_tune.models import MLP, DiT, NetworkSettings, UNet
 
 CLASSES = 10
@@ -90,7 +91,6 @@ NETWORKS = {
         "width 32, 64 and 128, 32x32",
     ),
 }
-LARGE = ("dit-1024", "dit-b")
 
 
 def default_networks(device: str) -> list[str]:

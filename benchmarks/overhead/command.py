@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.machine import machine
 from benchmarks.overhead.sides_run import Figures, measure
 from benchmarks.overhead.tables import SIDES, bookkeeping_table, resume_table, sides_table
+from meanflow_tune.driver.cli import whole
 
 if TYPE_CHECKING:
     from meanflow_tune.plan.request import SearchRequest
@@ -26,7 +27,7 @@ BOOKKEEPING, RESUME = 1000, 10_000
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    p.add_argument("--trials", type=_positive, default=20, metavar="N", help="(default: 20)")
+    p.add_argument("--trials", type=whole(1), default=20, metavar="N", help="(default: 20)")
     p.add_argument(
         "--sides",
         nargs="+",
@@ -39,7 +40,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--mlflow", action="store_true", help="ours with tracking; without by default")
     p.add_argument(
         "--patience",
-        type=_positive,
+        type=whole(1),
         default=300,
         metavar="SECONDS",
         help="a side without a finished trial for this long is ended (default: %(default)s)",
@@ -47,7 +48,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--bookkeeping",
         nargs="?",
-        type=_positive,
+        type=whole(1),
         const=BOOKKEEPING,
         metavar="N",
         help=f"instead: bookkeeping of N trials of simulated 5 s (default: {BOOKKEEPING})",
@@ -55,7 +56,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--resume",
         nargs="?",
-        type=_positive,
+        type=whole(1),
         const=RESUME,
         metavar="N",
         help=f"instead: resume a study of N stored trials (default: {RESUME})",
@@ -183,10 +184,3 @@ def _progress(line: str) -> None:
     end = "" if sys.stderr.isatty() else "\n"
     start = "\r\x1b[K" if sys.stderr.isatty() else ""
     print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, but got {value}")
-    return value

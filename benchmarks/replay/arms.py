@@ -15,6 +15,7 @@ from benchmarks.replay.rows import Mapped, RowSuggester
 from benchmarks.replay.simulation import METRIC, Director
 from benchmarks.replay.surrogate import Surrogate
 from benchmarks.replay.table import Curve, Table
+from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import Decision, Job, Outcome, Report
 from meanflow_tune.search.objectives import SearchObjective
 from meanflow_tune.search.pruning.rules import Rungs
@@ -26,6 +27,7 @@ RANDOM = "random"
 STOCK_REDUCTION = 4.0  # Ray's default
 UNBOUNDED = 1_000_000
 Scheduler = Literal["asha", "median", "none"]
+PRODUCT = SearchRequest(study=STUDY)  # the defaults of tune.py
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,15 @@ class Arm:
     what it draws, as the other samplers do (`replay_rows`)."""
 
     name: str
-    sampler: SamplerKind = "tpe"
-    scheduler: Scheduler = "asha"
-    reduction: float = 4.0
-    grace: int = 0
-    brackets: int = 1
-    promotion: bool = True
-    protect: float = 0.05
-    min_peers: int = 3
-    startup_trials: int = 8
+    sampler: SamplerKind = PRODUCT.sampler
+    scheduler: Scheduler = PRODUCT.scheduler
+    reduction: float = PRODUCT.reduction
+    grace: int = PRODUCT.grace
+    brackets: int = PRODUCT.brackets
+    promotion: bool = PRODUCT.promotion
+    protect: float = PRODUCT.protect
+    min_peers: int = Rungs.model_fields["min_peers"].default
+    startup_trials: int = PRODUCT.startup_trials
     stock: bool = False
     nearest: bool = False
 

@@ -18,11 +18,12 @@ import numpy as np
 
 from benchmarks.machine import machine
 from benchmarks.replay.arms import RANDOM, Arm, Problem, default_arms
+from benchmarks.replay.options import Cost
 from benchmarks.replay.report import Curves, draw, summary
 from benchmarks.replay.simulation import simulate
 from benchmarks.replay.statistics import best_so_far, compare, estimate_iqm
 from benchmarks.replay.surrogate import Surrogate
-from benchmarks.replay.table import Cost, Table, load_table, without_baselines
+from benchmarks.replay.table import Table, load_table, without_baselines
 from meanflow_tune.files import write_atomic
 from meanflow_tune.search.space.load import load_space
 

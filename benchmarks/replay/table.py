@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
+from benchmarks.replay.options import Cost
 from meanflow_tune.records import INFEASIBLE, TrialRecord
 from meanflow_tune.search.objectives import SearchObjective, measures
 from meanflow_tune.search.store.manifest import Manifest
@@ -24,7 +25,6 @@ LEAST_ROWS = 20
 # The mean distance of two uniform draws from [0, 1].
 ONE_SIDED = 1.0 / 3.0
 
-Cost = Literal["seconds", "images"]
 Params = Mapping[str, Any]
 Distributions = Mapping[str, BaseDistribution]
 

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -24,7 +24,7 @@ from meanflow_tune.settings import first_fault
 DESCRIPTION = """Search hyper-parameters of second-order MeanFlow training.
 Without arguments: the main job, on the digits."""
 EXAMPLES = """examples:
-  python scripts/tune.py                              the default search; again: resume, or report it
+  python scripts/tune.py                              the default search; again: resume or report it
   python scripts/tune.py --smoke-test                 the same path in under two minutes
   python scripts/tune.py --status                     look at a search from another terminal
   python scripts/tune.py --trials 40                  extend it: --trials is the total
@@ -46,6 +46,7 @@ MODES = {
     "--quiet": "only the summary",
 }
 SHORT = {"--verbose": "-v", "--quiet": "-q"}
+FIELDS = SearchRequest.model_fields
 
 
 def make_parser(prog: str, description: str | None, examples: str) -> argparse.ArgumentParser:
@@ -63,11 +64,11 @@ def tune_parser() -> argparse.ArgumentParser:
     """The command line, made from the fields of `SearchRequest`; only what is given is parsed."""
     p = make_parser("tune.py", DESCRIPTION, EXAMPLES)
     groups: dict[str, Any] = {}
-    for name, field in SearchRequest.model_fields.items():
-        (option,) = (each for each in field.metadata if isinstance(each, Option))
-        if option.group not in groups:
-            groups[option.group] = p.add_argument_group(option.group)
-        _add_option(groups[option.group], name, field, option)
+    for name, field in FIELDS.items():
+        heading = _option(field).group
+        if heading not in groups:
+            groups[heading] = p.add_argument_group(heading)
+        add_option(groups[heading], name)
     show = p.add_argument_group("what to show")
     for flag, text in MODES.items():
         names = [SHORT[flag], flag] if flag in SHORT else [flag]
@@ -75,8 +76,10 @@ def tune_parser() -> argparse.ArgumentParser:
     return p
 
 
-def _add_option(group: Any, name: str, field: FieldInfo, option: Option) -> None:
-    kind = _plain(field.annotation)
+def add_option(group: Any, name: str) -> None:
+    """Add the option of a field to a parser or group; it appears among the arguments only if given."""
+    field = FIELDS[name]
+    option, kind = _option(field), _plain(field.annotation)
     given: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": _help(field)}
     if kind is bool:
         given["action"] = argparse.BooleanOptionalAction if field.default else "store_true"
@@ -92,7 +95,16 @@ def _add_option(group: Any, name: str, field: FieldInfo, option: Option) -> None
             given["action"] = "append"
         if option.bare is not None:
             given |= {"nargs": "?", "const": option.bare}
-    group.add_argument(option.flag or f"--{name.replace('_', '-')}", **given)
+    group.add_argument(_flag(name), **given)
+
+
+def _option(field: FieldInfo) -> Option:
+    (option,) = (each for each in field.metadata if isinstance(each, Option))
+    return option
+
+
+def _flag(name: str) -> str:
+    return _option(FIELDS[name]).flag or f"--{name.replace('_', '-')}"
 
 
 def _plain(annotation: Any) -> Any:
@@ -107,14 +119,9 @@ def _plain(annotation: Any) -> Any:
 
 def _help(field: FieldInfo) -> str:
     text = (field.description or "").replace("%", "%%")
-    if (
-        field.is_required()
-        or field.default is None
-        or field.default is False
-        or field.default == ()
-    ):
+    if field.is_required() or field.default in (None, ()) or field.default is False:
         return text
-    return text if field.default is True else f"{text} (default: {field.default})"
+    return f"{text} (default: {'yes' if field.default is True else field.default})"
 
 
 def _argument(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -131,23 +138,27 @@ def _argument(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 def search_request(arguments: argparse.Namespace) -> SearchRequest:
     """The request of a parsed command line. Raises UserError with one line that names the option."""
-    given: dict[str, Any] = {
-        k: v for k, v in vars(arguments).items() if k in SearchRequest.model_fields
-    }
-    for name, field in SearchRequest.model_fields.items():
-        (option,) = (each for each in field.metadata if isinstance(each, Option))
-        if option.environment and option.environment in os.environ:
-            given.setdefault(name, os.environ[option.environment])
-    stem = Path(given.get("space", SearchRequest.model_fields["space"].default)).stem
+    given: dict[str, Any] = {k: v for k, v in vars(arguments).items() if k in FIELDS}
+    for name, field in FIELDS.items():
+        variable = _option(field).environment
+        if variable is not None and variable in os.environ:
+            given.setdefault(name, os.environ[variable])
+    stem = Path(given.get("space", FIELDS["space"].default)).stem
     given.setdefault("study", f"{stem}-smoke" if arguments.smoke_test else stem)
     if arguments.smoke_test:
         given.setdefault("trials", SMOKE_TRIALS)
         given["settings"] = (*SMOKE_SETTINGS, *given.get("settings", ()))
     given["storage"] = Path(given.get("storage", STORAGE)).expanduser().absolute()
+    return make_request(given)
+
+
+def make_request(given: Mapping[str, Any]) -> SearchRequest:
+    """A request with these fields. Raises UserError with one line that names the option."""
     try:
         return SearchRequest(**given)
     except ValidationError as error:
-        raise UserError("--" + first_fault(error).replace("_", "-")) from None
+        name, _, fault = first_fault(error).partition(":")
+        raise UserError(f"{_flag(name.partition('.')[0])}:{fault}") from None
 
 
 TRAIN_DESCRIPTION = """Train one configuration, such as the best.json of a search, without Ray.
@@ -162,7 +173,7 @@ exit status: 0 completed; 1 diverged or out of memory; 2 bad usage or setting; 5
 
 
 def train_parser() -> argparse.ArgumentParser:
-    """The command line; `tests/test_command_line.py` freezes it."""
+    """The command line of train.py."""
     p = make_parser("train.py", TRAIN_DESCRIPTION, TRAIN_EXAMPLES)
     p.add_argument(
         "--config", required=True, type=Path, metavar="FILE", help="a TrialConfig as JSON"
@@ -197,7 +208,7 @@ def train_parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--threads",
-        type=_count,
+        type=whole(1),
         default=1,
         metavar="N",
         help="processor threads per rank; 1 gives the figures of a search to the bit, more speed up "
@@ -206,7 +217,14 @@ def train_parser() -> argparse.ArgumentParser:
     return p
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but is {text!r}")
-    return int(text)
+def whole(least: int) -> Callable[[str], int]:
+    """A converter of whole numbers from `least` on."""
+
+    def convert(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number of at least {least}, but is {text!r}"
+            )
+        return int(text)
+
+    return convert

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from meanflow_tune.settings import Settings
 
@@ -76,7 +76,6 @@ class SearchRequest(Settings):
         default="second_order", description="module of search_spaces, or a .py file"
     )
     study: Annotated[str, Option(WHAT, "NAME")] = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         max_length=100,
         description="name of the study (default: the space's name)",
     )
@@ -210,6 +209,15 @@ class SearchRequest(Settings):
         description="start with the trials of another study of DIR (or of FOLDER/STUDY), as far as they "
         "fit",
     )
+
+    @field_validator("study")
+    @classmethod
+    def _check_study(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValueError(
+                "must start with a letter or digit and contain only letters, digits, '.', '_' and '-'"
+            )
+        return name
 
     @property
     def folder(self) -> Path:

@@ -17,12 +17,12 @@ from benchmarks.derivatives.methods import (
     NESTED,
     NESTED_STEP,
     OURS,
-    PRECISIONS,
     SECOND,
     Calls,
     compile_provider,
 )
 from benchmarks.derivatives.networks import NETWORKS, Batch, Subject, default_networks
+from benchmarks.derivatives.options import NETWORK_NAMES, PRECISIONS
 from benchmarks.derivatives.providers import (
     COMPONENTS,
     Components,
@@ -194,6 +194,7 @@ def test_networks_share_their_numbers_between_precisions() -> None:
     assert bool((batch.t < batch.s).all())
     assert float(batch.s.max()) <= 1.0
     assert "dit-b" in default_networks("cuda")
+    assert tuple(NETWORKS) == NETWORK_NAMES
     assert set(NETWORKS) - set(default_networks("cpu")) == {"dit-b", "dit-1024"}
 
 

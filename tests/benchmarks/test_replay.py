@@ -194,9 +194,9 @@ def check_runs(kind: str, table: Table, pairs: list[tuple[str, str]]) -> None:
 
 
 def test_arms_have_the_defaults_of_the_command() -> None:
-    request = SearchRequest(study="s", trials=1, storage=Path())
+    request = SearchRequest(study="s")
     arm = Arm("ours")
-    for name in options._SEARCH:
+    for name in options.SEARCH:
         assert getattr(arm, name) == getattr(request, name), name
     names = [one.name for one in default_arms(arm)]
     assert names[0] == "ours"
@@ -285,6 +285,10 @@ def test_the_command_refuses_in_one_line(
         error = capsys.readouterr().err.splitlines()[-1]
         assert error.startswith("benchmark.py: ")
         assert message in error
-    with pytest.raises(SystemExit):
-        main([*small, "--reduction", "1"])
-    assert "must be above 1, but got 1" in capsys.readouterr().err
+    for option, value, message in (
+        ("--reduction", "1", "--reduction: Input should be greater than 1 (got 1.0)"),
+        ("--protect", "2", "--protect: Input should be less than or equal to 1 (got 2.0)"),
+        ("--startup-trials", "0", "--startup-trials: Input should be greater than or equal to 1"),
+    ):
+        assert main([*small, option, value]) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"benchmark.py: {message}")

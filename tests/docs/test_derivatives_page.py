@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from benchmarks.derivatives import tables
-from benchmarks.derivatives.command import TABLES
+from benchmarks.derivatives.options import TABLES
 from tests.support.paths import ROOT
 
 PAGE = ROOT / "docs" / "derivatives.md"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic_core import PydanticUndefined
 
-from meanflow_tune.driver.cli import search_request, train_parser, tune_parser
+from meanflow_tune.driver.cli import FIELDS, MODES, search_request, train_parser, tune_parser
 from meanflow_tune.plan.request import SMOKE_SETTINGS, SMOKE_TRIALS, STORAGE, SearchRequest
 from tests.support.paths import ROOT
 
@@ -56,6 +56,7 @@ OPTIONS = [
 TRAIN_OPTIONS = [
     ("--config", None, None),
     ("--output", None, None),
+    ("--set", [], None),
     ("--cache", Path("runs/teachers"), None),
     ("--device", "auto", None),
     ("--threads", 1, None),
@@ -63,12 +64,11 @@ TRAIN_OPTIONS = [
 
 
 def options(parser: argparse.ArgumentParser) -> list[tuple[str, Any, Any]]:
-    """Of what is a field of the request, with the default of the field."""
-    fields = SearchRequest.model_fields
+    """Each with its default, for tune.py that of the request's field, and its choices."""
     return [
         (
             action.option_strings[-1],
-            fields[action.dest].default if action.dest in fields else action.default,
+            FIELDS[action.dest].default if action.default is argparse.SUPPRESS else action.default,
             action.choices,
         )
         for action in parser._actions
@@ -88,22 +88,44 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_options() -> None:
     assert options(tune_parser()) == OPTIONS
-    assert [o for o in options(train_parser()) if o[0] != "--set"] == TRAIN_OPTIONS
+    assert options(train_parser()) == TRAIN_OPTIONS
 
 
-def test_every_field_of_a_request_is_an_option_that_shows_its_default() -> None:
+# How `--help` shows a default that is not a plain value.
+IN_WORDS = {
+    "study": "the space's name",
+    "promotion": "yes",
+    "max_concurrent": "what the processors allow",
+    "gpus_per_worker": "1 where the cluster has enough, else 0",
+    "study_storage": "OPTUNA_STORAGE, else a journal file in the study's folder",
+    "tracking_uri": "MLFLOW_TRACKING_URI, else DIR/mlflow.db",
+}
+# Nothing happens without them.
+WITHOUT = {"settings", "time_budget", "objectives", "cluster", "accept_changes", "import_study"}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_help_shows_every_field_with_its_default(name: str) -> None:
     parser = tune_parser()
-    actions = {action.dest: action for action in parser._actions}
-    for name, field in SearchRequest.model_fields.items():
-        shown = actions[name].help or ""
-        assert actions[name].default is argparse.SUPPRESS, f"{name} has a second default"
-        assert field.description
-        assert shown.startswith(field.description.replace("%", "%%"))
-        if isinstance(field.default, int | float | str | Path) and field.default not in (
-            True,
-            False,
-        ):
-            assert shown.endswith(f"(default: {field.default})"), name
+    (action,) = (each for each in parser._actions if each.dest == name)
+    assert action.default is argparse.SUPPRESS, "a second default"
+    description = FIELDS[name].description
+    assert description
+    shown = " ".join(parser.format_help().split())
+    expected = IN_WORDS.get(name, str(FIELDS[name].default))
+    if name in WITHOUT:
+        assert FIELDS[name].default in (None, (), False)
+        assert "default" not in description
+        assert description in shown
+    else:
+        words = description.removesuffix(f" (default: {expected})")
+        assert f"{words} (default: {expected})" in shown
+
+
+def test_what_is_not_given_is_left_to_the_request() -> None:
+    assert vars(tune_parser().parse_args([])).keys() == {
+        name.removeprefix("--").replace("-", "_") for name in MODES
+    }
     assert parsed() == SearchRequest(study="second_order", storage=STORAGE.absolute())
 
 
@@ -122,20 +144,31 @@ def test_the_name_of_a_study_is_that_of_its_space() -> None:
 HEAVY = {"torch", "ray", "mlflow", "optuna", "numpy", "pandas", "sklearn"}
 
 
-@pytest.mark.parametrize("script", ["tune", "train"])
-def test_a_parser_imports_nothing_heavy(script: str) -> None:
-    """`--help` must be quick, and torch alone takes seconds."""
-    code = (
-        f"import sys; sys.path.insert(0, 'scripts'); import {script}\n"
-        f"try: {script}.main(['--help'])\n"
-        "except SystemExit: pass\n"
-        f"print(*sorted({HEAVY} & set(sys.modules)))"
-    )
+@pytest.mark.parametrize(
+    ("script", "commands"),
+    [
+        ("tune", [[]]),
+        ("train", [[]]),
+        ("benchmark", [[], ["slots"], ["search"], ["derivatives"], ["replay"]]),
+    ],
+)
+def test_help_imports_nothing_heavy(script: str, commands: list[list[str]]) -> None:
+    """It must be quick, and torch alone takes seconds."""
+    code = f"""
+import sys
+from scripts.{script} import main
+for words in {commands}:
+    try:
+        main([*words, "--help"])
+    except SystemExit as ended:
+        assert ended.code == 0
+print(sorted({HEAVY} & set(sys.modules)))
+"""
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
     )
-    assert "examples:" in done.stdout
-    assert done.stdout.splitlines()[-1] == ""
+    assert done.stdout.count("examples:") == len(commands)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_threads_is_a_count(capsys: pytest.CaptureFixture[str]) -> None:
