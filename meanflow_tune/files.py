@@ -148,3 +148,8 @@ class WaitForSpace:
             last = self._waiting == 0
         if last and not self._stop():
             self._say(space_again(folder))
+
+
+def mlflow_uri(storage: Path) -> str:
+    """The SQLite database of MLflow that all studies of a storage folder share."""
+    return f"sqlite:///{storage / 'mlflow.db'}"

@@ -36,12 +36,9 @@ class Printer:
         return True
 
     def tick(self, progress: dict[str, Any]) -> None:
-        """In place on a terminal, else a line now and then."""
-        images, loss = (
-            f"{progress['images']:,} / {progress['of']:,}",
-            progress.get("loss", math.nan),
-        )
-        text = f"{progress['phase']} {images}  loss {loss:.4f}"
+        """In place on a terminal, else a line every LINE_SECONDS."""
+        images = f"{progress['images']:,} / {progress['of']:,}"
+        text = f"{progress['phase']} {images}  loss {progress.get('loss', math.nan):.4f}"
         if "free" in progress:  # it waits for disk space
             text = f"{progress['phase']} for {progress['folder']} ({progress['free']})"
         if sys.stderr.isatty():
@@ -82,7 +79,8 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(
                 f"budget.global_batch {config.budget.global_batch} must be a multiple of the {size} ranks."
             )
-        output, cache = usable_folder(arguments.output), usable_folder(arguments.cache)
+        output = usable_folder(arguments.output, "--output")
+        cache = usable_folder(arguments.cache, "--cache")
     except UserError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return error.status

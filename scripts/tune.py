@@ -4,7 +4,7 @@ import shlex
 import sys
 
 from meanflow_tune.driver.cli import search_request, tune_parser
-from meanflow_tune.plan.request import UserError
+from meanflow_tune.plan.request import EXIT_INTERRUPTED, UserError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
             "tune.py: interrupted; nothing was lost. Run the same command again to resume.",
             file=sys.stderr,
         )
-        return 130
+        return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from benchmarks.machine import machine
 from benchmarks.overhead.sides_run import Figures, measure
 from benchmarks.overhead.tables import SIDES, bookkeeping_table, resume_table, sides_table
 from meanflow_tune.driver.cli import whole
+from meanflow_tune.plan.request import TEACHERS
 
 if TYPE_CHECKING:
     from meanflow_tune.plan.request import SearchRequest
@@ -116,16 +117,16 @@ def _compare(
 ) -> list[Figures]:
     from benchmarks.overhead.short_space import STEPS
 
-    (folder / "teachers").mkdir()
+    (folder / TEACHERS).mkdir()
     if "short" in kinds:
         _progress("training the teacher that short trials share")
-        _train_teacher(folder / "teachers")
+        _train_teacher(folder / TEACHERS)
     found: list[Figures] = []
     for kind in kinds:
         for side in sides:
             place = folder / f"{kind}-{side}"
             place.mkdir()
-            (place / "teachers").symlink_to(folder / "teachers")
+            (place / TEACHERS).symlink_to(folder / TEACHERS)
             found.append(measure(side, kind, trials, place, mlflow, patience, _progress))
         here = [one for one in found if one.kind == kind]
         print(f"\n{TITLES[kind].format(steps=STEPS)}\n{sides_table(here)}", flush=True)

@@ -12,6 +12,7 @@ from meanflow_tune.cluster.runner import Runner
 from meanflow_tune.cluster.signals import Interrupt
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.config.overrides import override
+from meanflow_tune.plan.request import TEACHERS
 from meanflow_tune.records import Job
 from meanflow_tune.search.space.draws import draw_fixed
 from meanflow_tune.search.space.load import load_space
@@ -53,7 +54,7 @@ def slots(trials: int, images: int, cache: Path | None) -> int:
     with tempfile.TemporaryDirectory(prefix="mft-benchmark-") as folder:
         storage = Path(folder)
         if cache is not None:
-            (storage / "teachers").symlink_to(cache.absolute())
+            (storage / TEACHERS).symlink_to(cache.absolute())
         for name, count, workers in (("2 slots of 1 rank", 2, 1), ("1 slot of 2 ranks", 1, 2)):
             interrupt = Interrupt()
             jobs = [
@@ -69,7 +70,7 @@ def slots(trials: int, images: int, cache: Path | None) -> int:
                 gpus_per_worker=0.0,
                 storage=storage,
                 interrupt=interrupt,
-                run_job=partial(run_job, cache=str(storage / "teachers")),
+                run_job=partial(run_job, cache=str(storage / TEACHERS)),
             ) as runner:
                 runner.search(director, "benchmark", interrupt)
             if set(director.statuses) != {"completed"}:

@@ -19,6 +19,7 @@ from benchmarks.overhead.trials import (
     shared_sum,
     told,
 )
+from meanflow_tune.plan.request import TEACHERS
 from meanflow_tune.records import Report
 
 Tell = Callable[[int, float], None]
@@ -183,7 +184,7 @@ def _train(
     from meanflow_tune.training.job import run_job
 
     job = job_of(config, place)
-    outcome = run_job(job, rank, size, "cpu", reporter, cache=str(storage / "teachers"))
+    outcome = run_job(job, rank, size, "cpu", reporter, cache=str(storage / TEACHERS))
     if outcome.status != "completed":
         raise RuntimeError(f"a trial ended as {outcome.status}: {outcome.reason}")
 

@@ -12,20 +12,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from meanflow_tune.files import mlflow_uri
 from meanflow_tune.settings import Settings
 
 Count = Annotated[int, Field(ge=1)]
 STORAGE = Path("runs")
 TEACHERS = "teachers"
 
-EXIT_OK, EXIT_USAGE, EXIT_ALL_FAILED, EXIT_IN_USE, EXIT_UNUSABLE, EXIT_INTERRUPTED = (
-    0,
-    2,
-    3,
-    4,
-    5,
-    130,
-)
+EXIT_OK, EXIT_USAGE, EXIT_ALL_FAILED = 0, 2, 3
+EXIT_IN_USE, EXIT_UNUSABLE, EXIT_INTERRUPTED = 4, 5, 130
 
 # The same path as a whole search, small enough for a first look.
 SMOKE_TRIALS = 7
@@ -70,7 +65,7 @@ WHERE, KEEP = "where to run it", "where to keep it"
 
 
 class SearchRequest(Settings):
-    """What to search, how much, and where. A description without a default ends in its own words for it."""
+    """What to search, how much, and where. Descriptions name defaults that depend on other things."""
 
     space: Annotated[str, Option(WHAT, "NAME")] = Field(
         default="second_order", description="module of search_spaces, or a .py file"
@@ -232,19 +227,19 @@ class SearchRequest(Settings):
     @property
     def mlflow_uri(self) -> str:
         """The tracking server given, or the storage's own SQLite file."""
-        return self.tracking_uri or f"sqlite:///{self.storage / 'mlflow.db'}"
+        return self.tracking_uri or mlflow_uri(self.storage)
 
 
 class UserError(Exception):
-    """A mistake or an obstacle that a person can mend: one line, and the exit status."""
+    """A mistake or an obstacle that a user can fix: one line, and the exit status."""
 
     def __init__(self, message: str, status: int = EXIT_USAGE) -> None:
         super().__init__(message)
         self.status = status
 
 
-def usable_folder(path: Path) -> Path:
-    """`path` made and absolute. Raises UserError (5) with the reason where it cannot be written."""
+def usable_folder(path: Path, flag: str = "--storage") -> Path:
+    """`path`, given by `flag`, made and absolute. Raises UserError (5) where it cannot be written."""
     path = path.expanduser().absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -253,7 +248,7 @@ def usable_folder(path: Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise UserError(
-            f"--storage {path}: cannot be written ({error.strerror or error}); name a folder that can.",
+            f"{flag} {path}: cannot be written ({error.strerror or error}); name a folder that can.",
             EXIT_UNUSABLE,
         ) from None
     return path

@@ -126,7 +126,7 @@ class MlflowSink:
         self._fence()
         if self._connected is None:
             if self._uri == default_uri(self._storage):
-                database = self._storage.resolve() / "mlflow.db"
+                database = Path(self._uri.removeprefix("sqlite:///"))
                 for old in adopt_artifacts(database, default_artifacts(self._storage)):
                     log.info("artifacts of MLflow moved from %s to this storage folder", old)
             self._connected = connect(self._uri)

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from meanflow_tune.files import mlflow_uri
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -32,7 +34,7 @@ _PLACES = (
 
 def default_uri(storage: Path) -> str:
     """The SQLite database that all studies of a storage folder share."""
-    return f"sqlite:///{Path(storage).resolve() / 'mlflow.db'}"
+    return mlflow_uri(Path(storage).resolve())
 
 
 def default_artifacts(storage: Path) -> Path:
