@@ -1,16 +1,17 @@
-"""The command line is a promise: options, defaults and choices change here or not at all."""
+"""The command lines: options, defaults and choices are frozen here."""
 
 import argparse
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic_core import PydanticUndefined
 
 from meanflow_tune.driver.cli import FIELDS, MODES, search_request, train_parser, tune_parser
 from meanflow_tune.plan.request import SMOKE_SETTINGS, SMOKE_TRIALS, STORAGE, SearchRequest
+from meanflow_tune.search.samplers.factory import SAMPLER_KINDS
 from tests.support.paths import ROOT
 
 # Option, default, choices.
@@ -89,6 +90,11 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_options() -> None:
     assert options(tune_parser()) == OPTIONS
     assert options(train_parser()) == TRAIN_OPTIONS
+
+
+def test_every_sampler_can_be_chosen() -> None:
+    """Stated twice, since a parser must not import Optuna."""
+    assert get_args(FIELDS["sampler"].annotation) == SAMPLER_KINDS
 
 
 # How `--help` shows a default that is not a plain value.
