@@ -210,9 +210,7 @@ class _Bench:
         batch = config.budget.global_batch
         try:
             seconds = self._steps(run, label)
-            average = share.network(data.shape, data.classes, make_generator(0, "average"))
-            average = average.to(self.world.device).eval()
-            run.ema.copy_to(average)
+            average = run.averaged()
             began = self._now()
             samples = self.folder / "samples.npz"
             if evaluator is not None:

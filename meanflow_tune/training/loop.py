@@ -3,13 +3,13 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from meanflow_tune.core.random import make_generator
 from meanflow_tune.core.types import LossOutput
 from meanflow_tune.metrics.base import NonFiniteSamples
 from meanflow_tune.records import Outcome, Report, Reporter
@@ -52,26 +52,24 @@ def train(
         return Outcome("diverged", str(error), violation=1.0 + left)
 
 
+@dataclass
 class _Training:
-    """The parts of `train`. images: of the whole budget."""
+    """The parts of `train`, with its arguments. ticked: time of the last tick (seconds)."""
 
-    def __init__(
-        self,
-        run: Run,
-        folder: Path,
-        reporter: Reporter,
-        evaluator: Evaluator | None,
-        fence: Callable[[], None],
-        phase: str,
-        repeat: int,
-    ) -> None:
-        self.run, self.folder, self.reporter, self.evaluator = run, folder, reporter, evaluator
-        self.fence, self.phase, self.repeat = fence, phase, repeat
-        self.steps = run.config.budget.steps
-        self.images = self.steps * run.config.budget.global_batch
-        self.rungs = set(run.config.budget.rung_steps)
-        self.checkpoints = folder / "checkpoints"
-        self.ticked = 0.0
+    run: Run
+    folder: Path
+    reporter: Reporter
+    evaluator: Evaluator | None
+    fence: Callable[[], None]
+    phase: str
+    repeat: int
+    ticked: float = 0.0
+
+    def __post_init__(self) -> None:
+        budget = self.run.config.budget
+        self.steps, self.rungs = budget.steps, set(budget.rung_steps)
+        self.images = budget.steps * budget.global_batch
+        self.checkpoints = self.folder / "checkpoints"
 
     def train(self, warn: Callable[[str], None]) -> Outcome:
         """Raises Diverged."""
@@ -139,12 +137,9 @@ class _Training:
 
     def _evaluate(self, evaluator: Evaluator) -> tuple[dict[str, float], Path]:
         """Metrics of the moving average, and the file of its samples. Raises Diverged."""
-        run, data = self.run, self.run.data
-        average = run.config.network(data.shape, data.classes, make_generator(0, "average"))
-        average = average.to(run.world.device).eval()
-        run.ema.copy_to(average)
+        run = self.run
         try:
-            metrics, shown = evaluator.evaluate(average, run.world)
+            metrics, shown = evaluator.evaluate(run.averaged(), run.world)
         except NonFiniteSamples as error:
             raise Diverged(f"{error} after {run.images} images") from None
         bad = run.world.share([name for name, x in metrics.items() if not math.isfinite(x)])

@@ -7,6 +7,7 @@ the same after a resume and on another number of ranks.
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -135,6 +136,17 @@ class Run:
         self.ema.update(self.objective.student, self.images, budget.global_batch)
         output.terms["gradient_norm"] = norm
         return output
+
+    def averaged(self) -> nn.Module:
+        """The student's network with the moving average as its weights, for evaluation."""
+        self.ema.copy_to(self._average)
+        return self._average
+
+    @cached_property
+    def _average(self) -> nn.Module:
+        generator = make_generator(0, "average")
+        net = self.config.network(self.data.shape, self.data.classes, generator)
+        return net.to(self.world.device).eval()
 
     def averaged_state(self) -> dict[str, Tensor]:
         """The student's state with the moving average in place of its weights, on the CPU."""
