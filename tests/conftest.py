@@ -11,12 +11,17 @@ import pytest
 
 DESELECTED = ("slow", "cluster")
 
+# Several processes test side by side, and threads that wait for each other's cores spin: at load 20 the
+# tests took ten times as long. Before torch is imported; the processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.option.markexpr or "-m" in config.invocation_params.args:  # also -m ''
         return
     named = [_file_and_test(config, argument) for argument in config.args]
-    failed = config.cache.get("cache/lastfailed", {}) if config.option.lf and config.cache else {}
+    again = getattr(config.option, "lf", False) and config.cache  # neither with -p no:cacheprovider
+    failed = config.cache.get("cache/lastfailed", {}) if again and config.cache else {}
 
     def is_named(item: pytest.Item) -> bool:
         test = item.nodeid.partition("::")[2]

@@ -25,6 +25,7 @@ from tests.support.sinks import RecordingSink
 
 SPACE = str(TINY_SPACE)
 SECONDS = 10.0  # that a trial takes
+STORED = Path(__file__).parent / "stored_study"
 
 
 class World:
@@ -182,3 +183,29 @@ def test_another_objective_renews_the_confirmation_too(tmp_path: Path, world: Wo
     after = records(tmp_path, "s/confirm")
     assert [r.reports for r in after[: len(before)]] == [r.reports for r in before]
     assert len(records(tmp_path)) == 7
+
+
+def test_a_study_of_the_earlier_layout_resumes_once_its_changes_are_accepted(
+    tmp_path: Path, world: World
+) -> None:
+    """`stored_study/` was made before the package had its present modules, and killed in trial 2."""
+    shutil.copytree(STORED, tmp_path / "s")
+    for name in ("manifest.json", "study.journal"):
+        path = tmp_path / "s" / name
+        path.write_text(path.read_text().replace('"tiny_space"', '"s"'))
+    before = records(tmp_path)
+    assert [record.status for record in before] == ["completed", "completed", "running"]
+    run = partial(driver.run, command="again", quiet=True)
+    given = request(tmp_path, None, trials=4, confirm=0)
+    with pytest.raises(UserError, match="the code of .* changed.*--accept-changes"):
+        run(given)
+    assert records(tmp_path) == before
+    assert run(given.model_copy(update={"accept_changes": True})) == 0
+    after = records(tmp_path)
+    assert after[:2] == before[:2]
+    assert [record.status for record in after] == ["completed"] * 4
+    assert (after[2].params, after[2].attempt) == (before[2].params, 1)
+    assert after[2].reports[: len(before[2].reports)] == before[2].reports
+    manifest = Manifest.read(tmp_path / "s")
+    assert manifest is not None
+    assert [change.accepted for change in manifest.history][-1]
