@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from meanflow_tune.files import mlflow_uri
 from meanflow_tune.settings import Settings
@@ -65,145 +65,85 @@ WHERE, KEEP = "where to run it", "where to keep it"
 
 
 class SearchRequest(Settings):
-    """What to search, how much, and where. Descriptions name defaults that depend on other things."""
+    """What to search, how much, and where. A field's description, in most cases the text below it, is its
+    text in `--help`, and names a default that depends on other things.
+    """
 
-    space: Annotated[str, Option(WHAT, "NAME")] = Field(
-        default="second_order", description="module of search_spaces, or a .py file"
-    )
-    study: Annotated[str, Option(WHAT, "NAME")] = Field(
-        max_length=100,
-        description="name of the study (default: the space's name)",
-    )
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    space: Annotated[str, Option(WHAT, "NAME")] = "second_order"
+    """module of search_spaces, or a .py file"""
+    study: Annotated[str, Option(WHAT, "NAME"), Field(max_length=100)]
+    """name of the study (default: the space's name)"""
     trials: Annotated[Count, Option(WHAT, "N")] = Field(
         default=16,
         description=f"trials in total, baselines included; the smoke test makes {SMOKE_TRIALS}",
     )
-    settings: Annotated[tuple[str, ...], Option(WHAT, "PATH=VALUE", flag="--set")] = Field(
-        default=(),
-        description="fix a setting of every trial, for example budget.images=64000; may be repeated",
-    )
-    time_budget: Annotated[float | None, Option(WHAT, "TIME", parse=duration)] = Field(
-        default=None,
-        gt=0.0,
-        description="stop at a safe point after this much time, summed over all runs of the command: "
-        "90s, 45m, 2h, 1d12h",
-    )
-    seed: Annotated[int, Option(WHAT, "N")] = Field(
-        default=0, ge=0, description="seed of the search"
-    )
+    settings: Annotated[tuple[str, ...], Option(WHAT, "PATH=VALUE", flag="--set")] = ()
+    """fix a setting of every trial, for example budget.images=64000; may be repeated"""
+    time_budget: Annotated[float | None, Option(WHAT, "TIME", parse=duration), Field(gt=0.0)] = None
+    """stop at a safe point after this much time, summed over all runs of the command: 90s, 45m, 2h, 1d12h"""
+    seed: Annotated[int, Option(WHAT, "N"), Field(ge=0)] = 0
+    """seed of the search"""
     sampler: Annotated[Literal["tpe", "gp", "cmaes", "nsgaii", "qmc", "random"], Option(HOW)] = (
-        Field(default="tpe", description="Optuna's sampler")
+        "tpe"
     )
-    startup_trials: Annotated[Count, Option(HOW, "N")] = Field(
-        default=8, description="finished trials before the sampler models anything"
-    )
-    objectives: Annotated[str | None, Option(HOW, "LIST")] = Field(
-        default=None,
-        description="several objectives instead of the space's one, such as "
-        "teacher_gap@1,teacher_gap@4,cost",
-    )
-    scheduler: Annotated[Literal["asha", "median", "none"], Option(HOW)] = Field(
-        default="asha",
-        description="stop weak trials at rungs: successive halving, the median rule, or none",
-    )
-    reduction: Annotated[float, Option(HOW, "F")] = Field(
-        default=4.0,
-        gt=1.0,
-        le=100.0,
-        description="asha: at a rung the best 1/F of the trials continue",
-    )
-    grace: Annotated[int, Option(HOW, "IMAGES")] = Field(
-        default=0, ge=0, description="images before which no trial is stopped"
-    )
-    brackets: Annotated[int, Option(HOW, "N")] = Field(
-        default=1,
-        ge=1,
-        le=8,
-        description="asha: trials take turns in N brackets, the k-th of which spares the first k rungs",
-    )
-    promotion: Annotated[bool, Option(HOW)] = Field(
-        default=True,
-        description="asha: a stopped trial is paused, and continues when it is among the best after all",
-    )
-    protect: Annotated[float, Option(HOW, "SHARE")] = Field(
-        default=0.05,
-        ge=0.0,
-        le=1.0,
-        description="share of proposed trials that are never stopped, to audit the rungs",
-    )
-    max_failures: Annotated[Count, Option(HOW, "N")] = Field(
-        default=3,
-        description="stop the search after N consecutive trials failed with a non-retryable error",
-    )
-    repeats: Annotated[int, Option(STATISTICS, "N")] = Field(
+    """Optuna's sampler"""
+    startup_trials: Annotated[Count, Option(HOW, "N")] = 8
+    """finished trials before the sampler models anything"""
+    objectives: Annotated[str | None, Option(HOW, "LIST")] = None
+    """several objectives instead of the space's one, such as teacher_gap@1,teacher_gap@4,cost"""
+    scheduler: Annotated[Literal["asha", "median", "none"], Option(HOW)] = "asha"
+    """stop weak trials at rungs: successive halving, the median rule, or none"""
+    reduction: Annotated[float, Option(HOW, "F"), Field(gt=1.0, le=100.0)] = 4.0
+    """asha: at a rung the best 1/F of the trials continue"""
+    grace: Annotated[int, Option(HOW, "IMAGES"), Field(ge=0)] = 0
+    """images before which no trial is stopped"""
+    brackets: Annotated[int, Option(HOW, "N"), Field(ge=1, le=8)] = 1
+    """asha: trials take turns in N brackets, the k-th of which spares the first k rungs"""
+    promotion: Annotated[bool, Option(HOW)] = True
+    """asha: a stopped trial is paused, and continues when it is among the best after all"""
+    protect: Annotated[float, Option(HOW, "SHARE"), Field(ge=0.0, le=1.0)] = 0.05
+    """share of proposed trials that are never stopped, to audit the rungs"""
+    max_failures: Annotated[Count, Option(HOW, "N")] = 3
+    """stop the search after N consecutive trials failed with a non-retryable error"""
+    repeats: Annotated[int, Option(STATISTICS, "N"), Field(ge=0, le=16)] = Field(
         default=0,
-        ge=0,
-        le=16,
         description="further seeds, the same for all, on which a survivor of the last rung is trained "
         "before it counts; the leader is then decided by paired differences",
     )
-    confirm: Annotated[int, Option(STATISTICS, "K")] = Field(
+    confirm: Annotated[int, Option(STATISTICS, "K"), Field(ge=0, le=64)] = Field(
         default=1,
-        ge=0,
-        le=64,
         description="retrain the best on fresh seeds and latents. 1: the best trial and the best reference "
         "baseline; from 2 on: the K best trials and every family of baselines, those with a single "
         "learning rate at their best of three; 0: none",
     )
-    confirm_seeds: Annotated[int, Option(STATISTICS, "N")] = Field(
-        default=2,
-        ge=0,
-        le=16,
-        description="number of fresh seeds; intervals that hold in 95% of the cases need 6",
-    )
-    cluster: Annotated[str | None, Option(WHERE, "ADDRESS", bare="")] = Field(
-        default=None,
-        description="join a running Ray cluster: ADDRESS, else RAY_ADDRESS, else this machine's",
-    )
-    workers_per_trial: Annotated[Count, Option(WHERE, "N")] = Field(
-        default=1, description="data-parallel ranks per trial"
-    )
-    max_concurrent: Annotated[Count | None, Option(WHERE, "K")] = Field(
-        default=None, description="concurrent trials (default: what the processors allow)"
-    )
-    cpus_per_worker: Annotated[float, Option(WHERE, "F")] = Field(
-        default=1.0, gt=0, description="processors per rank"
-    )
-    gpus_per_worker: Annotated[float | None, Option(WHERE, "F")] = Field(
-        default=None,
-        ge=0,
-        description="GPUs per rank (default: 1 where the cluster has enough, else 0)",
-    )
-    storage: Annotated[Path, Option(KEEP, "DIR")] = Field(
-        default=STORAGE,
-        description="folder of studies, teachers and MLflow, seen by all hosts",
-    )
-    study_storage: Annotated[str | None, Option(KEEP, "URL", environment="OPTUNA_STORAGE")] = Field(
-        default=None,
-        description="an Optuna database URL (default: OPTUNA_STORAGE, else a journal file in the study's "
-        "folder)",
-    )
+    confirm_seeds: Annotated[int, Option(STATISTICS, "N"), Field(ge=0, le=16)] = 2
+    """number of fresh seeds; intervals that hold in 95% of the cases need 6"""
+    cluster: Annotated[str | None, Option(WHERE, "ADDRESS", bare="")] = None
+    """join a running Ray cluster: ADDRESS, else RAY_ADDRESS, else this machine's"""
+    workers_per_trial: Annotated[Count, Option(WHERE, "N")] = 1
+    """data-parallel ranks per trial"""
+    max_concurrent: Annotated[Count | None, Option(WHERE, "K")] = None
+    """concurrent trials (default: what the processors allow)"""
+    cpus_per_worker: Annotated[float, Option(WHERE, "F"), Field(gt=0)] = 1.0
+    """processors per rank"""
+    gpus_per_worker: Annotated[float | None, Option(WHERE, "F"), Field(ge=0)] = None
+    """GPUs per rank (default: 1 where the cluster has enough, else 0)"""
+    storage: Annotated[Path, Option(KEEP, "DIR")] = STORAGE
+    """folder of studies, teachers and MLflow, seen by all hosts"""
+    study_storage: Annotated[str | None, Option(KEEP, "URL", environment="OPTUNA_STORAGE")] = None
+    """an Optuna database URL (default: OPTUNA_STORAGE, else a journal file in the study's folder)"""
     tracking_uri: Annotated[str | None, Option(KEEP, "URI", environment="MLFLOW_TRACKING_URI")] = (
-        Field(
-            default=None,
-            description="an MLflow server (default: MLFLOW_TRACKING_URI, else DIR/mlflow.db)",
-        )
+        None
     )
-    resume: Annotated[Literal["auto", "must", "fresh"], Option(KEEP)] = Field(
-        default="auto",
-        description="auto: resume where there is a study; must: refuse to start a new one; fresh: put the "
-        "old study aside",
-    )
-    accept_changes: Annotated[bool, Option(KEEP)] = Field(
-        default=False,
-        description="continue although code, space, data or versions changed since the study began; "
-        "recorded",
-    )
-    import_study: Annotated[str | None, Option(KEEP, "STUDY")] = Field(
-        default=None,
-        description="start with the trials of another study of DIR (or of FOLDER/STUDY), as far as they "
-        "fit",
-    )
+    """an MLflow server (default: MLFLOW_TRACKING_URI, else DIR/mlflow.db)"""
+    resume: Annotated[Literal["auto", "must", "fresh"], Option(KEEP)] = "auto"
+    """auto: resume where there is a study; must: refuse to start a new one; fresh: put the old study aside"""
+    accept_changes: Annotated[bool, Option(KEEP)] = False
+    """continue although code, space, data or versions changed since the study began; recorded"""
+    import_study: Annotated[str | None, Option(KEEP, "STUDY")] = None
+    """start with the trials of another study of DIR (or of FOLDER/STUDY), as far as they fit"""
 
     @field_validator("study")
     @classmethod
