@@ -25,7 +25,7 @@ class Tracker:
 
     def search_started(self, facts: Mapping[str, Any]) -> None:
         """facts: what describes the search: space, goal, objective, sampler, seed, code hash."""
-        self._put("search_started", None, facts=flatten(facts))
+        self._put("search_started", facts=flatten(facts))
 
     def trial_started(self, job: Job, record: TrialRecord) -> None:
         """A trial was handed out, for the first time or again."""
@@ -35,7 +35,7 @@ class Tracker:
         self._put(
             "trial_started",
             _started_key(record, attempt),
-            trial=self._trial(record),
+            record,
             baseline=record.baseline,
             attempt=attempt,
             terms=record.terms,
@@ -46,38 +46,26 @@ class Tracker:
 
     def reported(self, record: TrialRecord, report: Report) -> None:
         """A trial reached a rung, or ended a repeat. Pictures (`.png`) among the artifacts are logged."""
+        key = _reported_key(record, report)
         if report.repeat:
-            self._repeated(record, report)
+            about = {"baseline": record.baseline, "started": record.started}
+            self._put("repeated", key, record, **about, report=report.to_dict())
             return
         rung = sum(earlier.images < report.images for earlier in record.reports)
         values = record.rung_values[rung] if rung < len(record.rung_values) else ()
         self._put(
             "reported",
-            _reported_key(record, report),
-            trial=self._trial(record),
+            key,
+            record,
             rung=rung + 1,
             value=values[0] if len(values) == 1 else None,
             decision=record.decisions[rung] if rung < len(record.decisions) else None,
             report=report.to_dict(),
         )
 
-    def _repeated(self, record: TrialRecord, report: Report) -> None:
-        self._put(
-            "repeated",
-            _reported_key(record, report),
-            trial=self._trial(record),
-            baseline=record.baseline,
-            started=record.started,
-            report=report.to_dict(),
-        )
-
     def paused(self, record: TrialRecord) -> None:
         """A trial waits at a rung, and may resume later."""
-        self._put(
-            "trial_paused",
-            _paused_key(record),
-            trial=self._trial(record),
-        )
+        self._put("trial_paused", _paused_key(record), record)
 
     def ended(self, record: TrialRecord, outcome: Outcome, model: Path | None = None) -> None:
         """A trial ended. model: the folder made by `export_student`, logged once for the run."""
@@ -88,7 +76,7 @@ class Tracker:
         self._put(
             "trial_ended",
             _ended_key(record),
-            trial=self._trial(record),
+            record,
             status=outcome.status,
             reason=outcome.reason,
             ended=record.ended,
@@ -107,7 +95,7 @@ class Tracker:
             for record in records
             if record.status not in ("running", "paused")
         }
-        self._put("trials_settled", None, trials=trials)
+        self._put("trials_settled", trials=trials)
 
     def search_ended(self, summary: Mapping[str, Any], files: Iterable[Path] = ()) -> None:
         """The driver stops. summary["status"]: completed, interrupted or failed; the rest are tags.
@@ -120,7 +108,7 @@ class Tracker:
                 f"summary['status'] must be completed, interrupted or failed, but got {status!r}."
             )
         paths = [str(Path(file).resolve()) for file in files]
-        self._put("search_ended", None, summary=flatten(summary), files=paths)
+        self._put("search_ended", summary=flatten(summary), files=paths)
 
     def catch_up(
         self,
@@ -133,20 +121,18 @@ class Tracker:
         with_pictures: adds a report's pictures to it, drawn again if they are missing. It and model_of
         read files, and are called only for events that are missing.
         """
+        told = self._outbox.has
         for record in records:
-            if not self._told(_started_key(record, record.attempt)):
+            if not told(_started_key(record, record.attempt)):
                 self._trial_started(record, record.config, record.attempt)
             for report in (*record.reports, *record.repeats):
-                if not self._told(_reported_key(record, report)):
+                if not told(_reported_key(record, report)):
                     self.reported(record, with_pictures(record, report))
-            if record.status == "paused" and not self._told(_paused_key(record)):
+            if record.status == "paused" and not told(_paused_key(record)):
                 self.paused(record)
             ended = record.status not in ("running", "paused")
-            if ended and not self._told(_ended_key(record)):
+            if ended and not told(_ended_key(record)):
                 self.ended(record, Outcome(record.status, record.reason), model_of(record))
-
-    def _told(self, key: str) -> bool:
-        return self._outbox.has(key)
 
     def _trial(self, record: TrialRecord) -> str:
         """The trial's name below the search: its number, or `confirm/3` in a sibling study."""
@@ -154,7 +140,11 @@ class Tracker:
             return f"{record.number}"
         return f"{record.study.removeprefix(f'{self._study}/')}/{record.number}"
 
-    def _put(self, kind: str, key: str | None, **payload: Any) -> None:
+    def _put(
+        self, kind: str, key: str | None = None, record: TrialRecord | None = None, **payload: Any
+    ) -> None:
+        if record is not None:
+            payload = {"trial": self._trial(record), **payload}
         self._outbox.put(kind, key=key, study=self._study, uid=self._outbox.uid, **payload)
 
 
@@ -180,8 +170,8 @@ def _reported_key(record: TrialRecord, report: Report) -> str:
 
 
 def _paused_key(record: TrialRecord) -> str:
-    place = f"paused/{record.reports[-1].images}/attempt/{record.attempt}"
-    return f"{record.study}/{record.number}/{place}"
+    images = record.reports[-1].images
+    return f"{record.study}/{record.number}/paused/{images}/attempt/{record.attempt}"
 
 
 def _ended_key(record: TrialRecord) -> str:

@@ -39,9 +39,12 @@ def log_student(
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} is missing: the student was not exported.")
-    model = _find(client, experiment, run) or client.create_logged_model(
-        experiment, name=NAME, source_run_id=run, tags=dict(tags)
-    )
+    found = client.search_logged_models([experiment], f"source_run_id = '{run}'")
+    model = next((model for model in found if model.name == NAME), None)
+    if model is None:
+        model = client.create_logged_model(
+            experiment, name=NAME, source_run_id=run, tags=dict(tags)
+        )
     if model.status != "READY":
         with tempfile.TemporaryDirectory() as place:
             saved = Path(place) / "model"
@@ -118,11 +121,6 @@ def example(folder: Path) -> tuple["pd.DataFrame", dict[str, int]]:
 def _description(folder: Path) -> dict[str, Any]:
     description: dict[str, Any] = json.loads((folder / CONFIG).read_text())
     return description
-
-
-def _find(client: "MlflowClient", experiment: str, run: str) -> "LoggedModel | None":
-    found = client.search_logged_models([experiment], f"source_run_id = '{run}'")
-    return next((model for model in found if model.name == NAME), None)
 
 
 def _version(package: str) -> str:

@@ -11,6 +11,7 @@ slash.
 import logging
 import math
 import re
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -74,6 +75,7 @@ class MlflowSink:
     ) -> None:
         self._storage, self._fence = storage, fence
         self._uri = uri or default_uri(storage)
+        self._remote = self._uri.startswith("http")
         self._connected: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
         self._runs: dict[tuple[str, str], str] = {}
@@ -117,10 +119,6 @@ class MlflowSink:
         except PERMANENT_ERRORS as error:
             raise Rejected(f"{type(error).__name__}: {error}") from error
 
-    @property
-    def _remote(self) -> bool:
-        return self._uri.startswith("http")
-
     def _client(self) -> "MlflowClient":
         """For one call: an event takes many, and the study may be taken over between two of them."""
         self._fence()
@@ -140,26 +138,23 @@ class MlflowSink:
         if found is None:
             own = default_artifacts(self._storage) / study
             place = None if self._remote else own.as_uri()
-            made = client.create_experiment(study, artifact_location=place, tags=EXPERIMENT_TAGS)
-            self._experiments[study] = made
+            number = client.create_experiment(study, artifact_location=place, tags=EXPERIMENT_TAGS)
         else:
+            number = found.experiment_id
             if found.lifecycle_stage == "deleted":
-                client.restore_experiment(found.experiment_id)
-            self._experiments[study] = found.experiment_id
-        return self._experiments[study]
+                client.restore_experiment(number)
+        self._experiments[study] = number
+        return number
 
     def _run(self, study: str, tag: str, value: str, start: float, tags: Mapping[str, str]) -> str:
         """The id of the run with this tag, made if there is none."""
         if (study, value) not in self._runs:
             client, experiment = self._client(), self._experiment(study)
-            found = client.search_runs(
-                [experiment], f"tags.`{tag}` = '{value}'", max_results=1, order_by=["start_time"]
-            ) or [
-                client.create_run(
-                    experiment, start_time=_milliseconds(start), tags={tag: value, **tags}
-                )
-            ]
-            self._runs[study, value] = found[0].info.run_id
+            wanted = f"tags.`{tag}` = '{value}'"
+            found = client.search_runs([experiment], wanted, max_results=1, order_by=["start_time"])
+            at, tags = _milliseconds(start), {tag: value, **tags}
+            run = found[0] if found else client.create_run(experiment, start_time=at, tags=tags)
+            self._runs[study, value] = run.info.run_id
         return self._runs[study, value]
 
     def _search_run(self, event: Event, p: Mapping[str, Any]) -> str:
@@ -242,9 +237,8 @@ class MlflowSink:
         if p["model"] is not None:
             tags = {TRIAL_TAG: f"{p['uid']}/{p['trial']}"}
             experiment = self._experiment(p["study"])
-            log_student(
-                self._client(), experiment, run, tags, self._place(p, p["model"]), p["images"]
-            )
+            folder = self._place(p, p["model"])
+            log_student(self._client(), experiment, run, tags, folder, p["images"])
         self._end(run, RUN_STATUS[p["status"]], p["ended"] or event.time)
 
     def _trials_settled(self, event: Event, p: dict[str, Any]) -> None:
@@ -303,9 +297,8 @@ class MlflowSink:
 
         # config.json holds the whole of a value that is cut here.
         every = [Param(*item) for item in _texts(params).items()]
-        for start in range(0, len(every), PARAMS_PER_BATCH):
-            batch = every[start : start + PARAMS_PER_BATCH]
-            self._client().log_batch(run, params=batch, synchronous=True)
+        for i in range(0, len(every), PARAMS_PER_BATCH):
+            self._client().log_batch(run, params=every[i : i + PARAMS_PER_BATCH], synchronous=True)
 
     def _tag(self, run: str, tags: Mapping[str, Any]) -> None:
         from mlflow.entities import RunTag
@@ -318,8 +311,6 @@ class MlflowSink:
 
     def _picture(self, run: str, name: str, path: Path, step: int, at: int) -> None:
         """Like `MlflowClient.log_image`, under a name that stays the same in a replay."""
-        import tempfile
-
         from PIL import Image
 
         same = uuid.uuid5(uuid.NAMESPACE_OID, f"{run}/{name}/{step}/{at}")

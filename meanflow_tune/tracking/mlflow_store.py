@@ -69,7 +69,10 @@ def ensure_database(uri: str) -> None:
     from mlflow import MlflowClient
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path.parent)
+    for left in path.parent.glob(f"{_PREFIX}*"):  # by a killed process
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=path.parent))
     try:
         beside = folder / path.name
@@ -79,14 +82,6 @@ def ensure_database(uri: str) -> None:
             os.link(beside, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_abandoned(parent: Path) -> None:
-    """Remove what a killed process left behind."""
-    for folder in parent.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > _ABANDONED:
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def adopt_artifacts(database: Path, artifacts: Path) -> list[str]:

@@ -56,7 +56,10 @@ class Outbox:
         self._size = 0
         self._keys: set[str] = set()
         self._recover()
-        self.uid = self._read_uid()
+        uid = self.folder / "uid"
+        if not uid.exists():
+            write_atomic(uid, uuid.uuid4().hex)
+        self.uid = uid.read_text()
 
     def _recover(self) -> None:
         """Count the events, collect their keys, cut off a torn last line (never acknowledged)."""
@@ -70,12 +73,6 @@ class Outbox:
                 key = _key(line)
                 if key is not None:
                     self._keys.add(key)
-
-    def _read_uid(self) -> str:
-        path = self.folder / "uid"
-        if not path.exists():
-            write_atomic(path, uuid.uuid4().hex)
-        return path.read_text()
 
     def has(self, key: str) -> bool:
         """Whether an event with this key is there."""

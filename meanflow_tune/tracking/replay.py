@@ -8,7 +8,6 @@ import json
 import threading
 import time
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Protocol, Self
 
 from meanflow_tune.files import write_atomic
@@ -62,20 +61,11 @@ class Replayer:
         self._thread = threading.Thread(target=self._run, name="outbox-replay", daemon=True)
 
     def __enter__(self) -> Self:
-        self.start()
+        self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-    def start(self) -> None:
-        """Begin at the cursor."""
-        self._thread.start()
 
     def drain(self, timeout: float) -> int:
         """Try at once, wait at most `timeout` seconds; the number of events still pending."""
@@ -157,10 +147,8 @@ class Replayer:
     def _read_cursor(self) -> tuple[int, int]:
         """Byte offset and count of what was replayed; (0, 0), all again, where it is damaged."""
         try:
-            offset = parse(self._cursor.read_bytes()).get("offset")
-        except FileNotFoundError:
+            offset = parse(self._cursor.read_bytes())["offset"]
+        except (FileNotFoundError, KeyError):
             return 0, 0
-        if not isinstance(offset, int):
-            return 0, 0
-        count = self._outbox.events_before(offset)
+        count = self._outbox.events_before(offset) if isinstance(offset, int) else None
         return (0, 0) if count is None else (offset, count)
