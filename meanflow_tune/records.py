@@ -10,7 +10,15 @@ INFEASIBLE: tuple[Status, ...] = ("diverged", "out_of_memory")
 
 
 @dataclass(frozen=True)
-class Job:
+class _Plain:
+    """What crosses processes and disks as JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Job(_Plain):
     """One trial to run: its number in the study, its resolved configuration and its folder.
 
     attempt counts how often the trial was handed out before. epoch: of the driver's lease; a worker
@@ -26,12 +34,9 @@ class Job:
     epoch: int
     repeats: tuple[int, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class Report:
+class Report(_Plain):
     """A trial's report at a rung. images: seen so far (the resource of the search).
 
     metrics: names carry the NFE, `teacher_gap@1`; losses are called `loss/...` and are never an
@@ -48,23 +53,17 @@ class Report:
     artifacts: dict[str, str] = field(default_factory=dict)
     repeat: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class Decision:
+class Decision(_Plain):
     """Whether a trial continues after a rung, and why, in one sentence for a user."""
 
     go_on: bool
     reason: str
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"go_on": self.go_on, "reason": self.reason}
-
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(_Plain):
     """How a trial ended. reason: one line for a user; deterministic: a retry would fail, too.
 
     violation: by how much an infeasible trial failed, above 0; 1 where that is unknown.
@@ -74,9 +73,6 @@ class Outcome:
     reason: str = ""
     deterministic: bool = False
     violation: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)

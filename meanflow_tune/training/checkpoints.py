@@ -27,8 +27,7 @@ def save_checkpoint(folder: Path, images: int, state: dict[str, Any]) -> Path:
     checksum = path.with_suffix(".sha256")
     checksum.unlink(missing_ok=True)
     write_atomic(path, lambda temporary: _write(temporary, state))
-    digest = _digest(path)
-    write_atomic(checksum, digest)
+    write_atomic(checksum, _digest(path))
     for old in sorted(folder.glob("*.pt"))[:-KEPT]:
         old.with_suffix(".sha256").unlink(missing_ok=True)
         old.unlink(missing_ok=True)

@@ -27,7 +27,6 @@ class Unusable(Exception):
     """The data, teacher or evaluation that all trials of a study share do not fit on this host."""
 
 
-Fence = Callable[[Path, int], None]
 _resources: dict[tuple[str, World], Resources] = {}
 
 
@@ -39,7 +38,7 @@ def run_job(
     reporter: Reporter,
     *,
     cache: str,
-    fence: Fence | None = None,
+    fence: Callable[[Path, int], None] | None = None,
 ) -> Outcome:
     """Run one job to its end on this rank; every rank of the slot calls it with the same job.
 

@@ -47,9 +47,6 @@ class MovingAverage:
         decay = self.settings.decay(images, batch)
         torch._foreach_lerp_(list(self.weights.values()), new, 1.0 - decay)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return self.weights
-
     def load_state_dict(self, weights: dict[str, Tensor]) -> None:
         """Raises KeyError where `weights` lacks a parameter."""
         for name, own in self.weights.items():

@@ -7,6 +7,7 @@ several slots or searches train it while the others wait.
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import filelock
@@ -70,21 +71,17 @@ class Resources:
         if folder not in self._nets:
             weights = folder / "teacher.safetensors"
 
-            def make() -> None:
+            def make() -> dict[str, Tensor]:
                 run = Run.start(config.teacher_run(), self.world, data, None)
                 outcome = train(run, folder, SilentReporter(reporter), None, phase="teacher")
                 if outcome.status == "running":
                     raise Interrupted
                 if outcome.status != "completed":
                     raise ArithmeticError(f"the teacher {outcome.status}: {outcome.reason}")
-                state = run.averaged_state()
                 text = json.dumps(run.config.to_dict(), indent=1)
-
-                def write() -> None:
-                    write_atomic(folder / "config.json", text)
-                    write_atomic(weights, lambda p: save_file(state, p))
-
+                write = partial(write_atomic, folder / "config.json", text)
                 write_or_wait(self.world, reporter, folder, write)
+                return run.averaged_state()
 
             self._once(weights, reporter, make)
             generator = make_generator(0, "teacher")
@@ -124,53 +121,48 @@ class Resources:
         key = "/".join(parts)
         if key not in self._evaluators:
             net = None if data.train_label is None else self._classifier(data, reporter)
-            made = make_evaluator(config.evaluation, data, teacher, net, self.world.device)
-            self._evaluators[key] = made
+            self._evaluators[key] = make_evaluator(
+                config.evaluation, data, teacher, net, self.world.device
+            )
         return self._evaluators[key]
 
     def _classifier(self, data: DataSplit, reporter: Reporter) -> Callable[[Tensor], Tensor]:
         """Features for the Fréchet distance: of a small classifier, trained once per data set."""
         weights = self.root / f"classifier-{data.fingerprint[:16]}.safetensors"
 
-        def make() -> None:
-            state = train_classifier(data, seed=0).state_dict() if self.world.leads else {}
-
-            def write() -> None:
-                write_atomic(weights, lambda p: save_file(state, p))
-
-            write_or_wait(self.world, reporter, self.root, write)
+        def make() -> dict[str, Tensor]:
+            return train_classifier(data, seed=0).state_dict() if self.world.leads else {}
 
         self._once(weights, reporter, make)
         net = build_classifier(data)
         net.load_state_dict(load_file(weights))
         return features(net.to(self.world.device))
 
-    def _once(self, path: Path, reporter: Reporter, make: Callable[[], None]) -> None:
-        """Call `make` on every rank unless `path` exists; one of several processes does, others wait.
+    def _once(self, path: Path, reporter: Reporter, make: Callable[[], dict[str, Tensor]]) -> None:
+        """Write what `make`, called on every rank, returns to `path`, unless that exists.
 
-        They wait outside collectives, which have a time limit. Raises Interrupted.
+        One of several processes does so; the others wait outside collectives, which have a time
+        limit. Raises Interrupted.
         """
         leads, lock = self.world.leads, filelock.FileLock(path.with_name(f"{path.name}.lock"))
         if leads:
             path.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            locked = False
             if leads and not path.exists():
                 try:
                     lock.acquire(timeout=POLL_SECONDS)
-                    locked = True
                 except filelock.Timeout:
                     reporter.tick({"phase": "waiting for the teacher", "images": 0, "of": 0})
             try:
                 made, ours, stop = self.world.share(
-                    (path.exists(), locked, leads and reporter.stopping())
+                    (path.exists(), lock.is_locked, leads and reporter.stopping())
                 )
                 if made:
                     return
                 if stop:
                     raise Interrupted
                 if ours:
-                    make()
+                    write = partial(write_atomic, path, partial(save_file, make()))
+                    write_or_wait(self.world, reporter, path.parent, write)
             finally:
-                if locked:
-                    lock.release()
+                lock.release()

@@ -158,7 +158,7 @@ class Run:
             "config": self.config.to_dict(),
             "student": self.objective.student.state_dict(),
             "weighting": self.objective.weighting.state_dict(),
-            "ema": self.ema.state_dict(),
+            "ema": self.ema.weights,
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "cost": self.cost,
