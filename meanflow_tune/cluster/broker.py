@@ -6,6 +6,7 @@ processes of a slot name their *incarnation*, new with each start: calls of an o
 """
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -136,8 +137,9 @@ class Broker:
                 self._requeue(state)
             if state.leaving:
                 return {"kind": "leave"}
-            number = self._take()
+            number = next((n for n in self._queue if self._is_due(n)), None)
             if number is not None:
+                self._queue.remove(number)
                 state.number, state.moved = number, self._clock()
                 job = dict(self._deliveries[number].job)
                 return {"kind": "job", "job": job, "round": self._round}
@@ -321,13 +323,6 @@ class Broker:
     def _is_due(self, number: int) -> bool:
         return self._deliveries[number].due <= self._clock()
 
-    def _take(self) -> int | None:
-        """The first job of the queue that may start now."""
-        number = next((n for n in self._queue if self._is_due(n)), None)
-        if number is not None:
-            self._queue.remove(number)
-        return number
-
     def _end(self, number: int, outcome: Outcome) -> None:
         delivery = self._deliveries[number]
         if not delivery.ended:
@@ -346,14 +341,9 @@ class Broker:
             self._changed.notify_all()
 
     async def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
-        async def wait() -> None:
-            async with self._changed:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds), self._changed:
                 await self._changed.wait_for(condition)
-
-        try:
-            await asyncio.wait_for(wait(), seconds)
-        except TimeoutError:
-            return
 
 
 def _rung(report: dict[str, Any]) -> tuple[int, int]:

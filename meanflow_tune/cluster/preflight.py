@@ -43,8 +43,8 @@ def check_hosts(storage: Path | str) -> list[dict[str, Any]]:
     ours = _versions()
     try:
         nodes = [n for n in ray.nodes() if n["Alive"]]
-        asked = [(_label(n), _ask(n, folder, name)) for n in nodes]
-        answers = [_answer(host, ref) for host, ref in asked]
+        asked = [_ask(n, folder, name) for n in nodes]
+        answers = [_answer(node, ref) for node, ref in zip(nodes, asked, strict=True)]
     finally:
         for left in folder.glob(f"{name}*"):
             left.unlink()
@@ -53,17 +53,14 @@ def check_hosts(storage: Path | str) -> list[dict[str, Any]]:
     return answers
 
 
-def _label(node: dict[str, Any]) -> str:
-    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-
-
 def _ask(node: dict[str, Any], folder: Path, name: str) -> Any:
     there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     remote = ray.remote(num_cpus=0, max_retries=1)(_describe_host)
     return remote.options(scheduling_strategy=there).remote(str(folder), name)
 
 
-def _answer(host: str, ref: Any) -> dict[str, Any]:
+def _answer(node: dict[str, Any], ref: Any) -> dict[str, Any]:
+    host = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
     try:
         answer: dict[str, Any] = ray.get(ref, timeout=ANSWER_SECONDS)
     except Exception as error:

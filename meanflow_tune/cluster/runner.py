@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,25 +22,20 @@ if TYPE_CHECKING:  # they import Ray, which must not happen before `start` has s
 RAY_FOLDER = ".ray"
 
 
+@dataclass(frozen=True)
 class Runner:
     """Made by `start`. description: what was started, in words."""
 
-    def __init__(
-        self,
-        broker: "BrokerHandle",
-        groups: "WorkerGroups",
-        layout: Layout,
-        storage: Path,
-        where: str,
-    ) -> None:
-        self._broker, self._groups = broker, groups
-        self._layout, self._storage = layout, storage
-        self.description = f"{where}: {layout}"
+    broker: "BrokerHandle"
+    groups: "WorkerGroups"
+    layout: Layout
+    storage: Path
+    description: str
 
     @property
     def slots(self) -> int:
         """Trials at once."""
-        return self._layout.slots
+        return self.layout.slots
 
     @classmethod
     @contextmanager
@@ -95,19 +91,12 @@ class Runner:
             )
             stack.enter_context(groups)
             where = "Ray on this machine" if local else f"Ray cluster at {session.address}"
-            yield cls(broker, groups, layout, storage, where)
+            yield cls(broker, groups, layout, storage, f"{where}: {layout}")
 
     def search(self, director: Director, name: str, interrupt: Stop) -> None:
         """Run `director`'s trials until it is exhausted or `interrupt` was requested."""
         from meanflow_tune.cluster.tuner import run_search
 
-        self._broker.call(Broker.begin_search)
-        run_search(
-            director,
-            self._broker,
-            self._layout.slots,
-            self._storage / RAY_FOLDER,
-            name.replace("/", "-"),
-            self._groups,
-            interrupt,
-        )
+        self.broker.call(Broker.begin_search)
+        folder, label = self.storage / RAY_FOLDER, name.replace("/", "-")
+        run_search(director, self.broker, self.slots, folder, label, self.groups, interrupt)

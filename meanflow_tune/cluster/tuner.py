@@ -5,6 +5,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -73,44 +74,40 @@ def run_search(
         shutil.rmtree(folder / label, ignore_errors=True)
 
 
+@dataclass(eq=False)
 class _Bridge:
     """Tune's events as calls of the director; keeps the first exception for the main loop to raise.
 
     (Tune treats an exception in a scheduler as a failure of the trial, and continues.)
     """
 
-    def __init__(
-        self,
-        director: Director,
-        broker: BrokerHandle,
-        max_concurrent: int,
-        groups: WorkerGroups,
-        interrupt: Stop,
-    ) -> None:
-        self._director, self._broker, self._max = director, broker, max_concurrent
-        self._groups, self._interrupt = groups, interrupt
-        self._running: dict[str, int] = {}
-        self._error: BaseException | None = None
-        self._polled = 0.0
-        self._stopped = False
+    director: Director
+    broker: BrokerHandle
+    max_concurrent: int
+    groups: WorkerGroups
+    interrupt: Stop
+    running: dict[str, int] = field(default_factory=dict)
+    error: BaseException | None = None
+    polled: float = 0.0
+    stopped: bool = False
 
     def suggest(self, trial_id: str) -> Job | str | None:
         """A job, None (not now) or Searcher.FINISHED."""
         self.poll()
-        if self._interrupt.requested:
+        if self.interrupt.requested:
             return str(Searcher.FINISHED)
-        if len(self._running) >= self._max:
+        if len(self.running) >= self.max_concurrent:
             return None
-        job = self._director.next_job()
+        job = self.director.next_job()
         if job is not None:
-            self._running[trial_id] = job.number
+            self.running[trial_id] = job.number
             return job
-        finished = not self._running and self._director.exhausted()
+        finished = not self.running and self.director.exhausted()
         return str(Searcher.FINISHED) if finished else None
 
     def event(self, trial_id: str, event: dict[str, Any]) -> None:
-        number = self._running.get(trial_id)
-        if number is None or self._error is not None:
+        number = self.running.get(trial_id)
+        if number is None or self.error is not None:
             return
         if event["kind"] == "end":
             self._guard(lambda: self._end(trial_id, Outcome(**event["outcome"])))
@@ -119,42 +116,42 @@ class _Bridge:
 
     def trial_complete(self, trial_id: str) -> None:
         """Tune has ended a trial. If its job has not ended, Tune gave up restarting its relay."""
-        if trial_id in self._running and self._error is None:
+        if trial_id in self.running and self.error is None:
             reason = "its relay process on the driver's host crashed repeatedly"
             self._guard(lambda: self._end(trial_id, Outcome("running", reason)))
 
     def poll(self) -> None:
         """At each turn of Tune's loop: kept exceptions, interrupts, lost slots, the live view."""
         self.raise_error()
-        if self._interrupt.requested and not self._stopped:
-            self._stopped = True
-            self._broker.call(Broker.stop_all)
-        if time.monotonic() - self._polled < POLL_SECONDS:
+        if self.interrupt.requested and not self.stopped:
+            self.stopped = True
+            self.broker.call(Broker.stop_all)
+        if time.monotonic() - self.polled < POLL_SECONDS:
             return
-        self._polled = time.monotonic()
+        self.polled = time.monotonic()
         try:
-            snapshot = self._broker.call_within(60.0, Broker.snapshot)
+            snapshot = self.broker.call_within(60.0, Broker.snapshot)
         except ray.exceptions.RayError as error:
             raise SlotsLost(f"the broker of the search has ended: {error}") from error
-        self._groups.check(snapshot)
-        self._director.on_tick(snapshot)
+        self.groups.check(snapshot)
+        self.director.on_tick(snapshot)
 
     def raise_error(self) -> None:
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
 
     def _report(self, number: int, report: Report) -> None:
-        go_on = self._director.on_report(number, report)
-        self._broker.send(Broker.decide, number, report.images, go_on, report.repeat)
+        go_on = self.director.on_report(number, report)
+        self.broker.send(Broker.decide, number, report.images, go_on, report.repeat)
 
     def _end(self, trial_id: str, outcome: Outcome) -> None:
-        self._director.on_end(self._running.pop(trial_id), outcome)
+        self.director.on_end(self.running.pop(trial_id), outcome)
 
     def _guard(self, call: Callable[[], None]) -> None:
         try:
             call()
         except Exception as error:
-            self._error = error
+            self.error = error
 
 
 class _Searcher(Searcher):

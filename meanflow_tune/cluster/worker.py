@@ -10,6 +10,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
@@ -60,10 +61,6 @@ class Connection:
         """Call a method of the broker that takes a slot and an incarnation first."""
         return self.broker.call(method, self.slot, self.incarnation, *arguments, **keywords)
 
-    def tick(self, number: int, progress: dict[str, Any]) -> None:
-        """Send live progress without waiting."""
-        self.broker.send(Broker.tick, self.slot, self.incarnation, number, progress)
-
     def _beat(self) -> None:
         heard = time.monotonic()
         while True:
@@ -86,26 +83,30 @@ class Connection:
             signals.wait_for_notice(BEAT_SECONDS)
 
 
+@dataclass
 class JobReporter:
     """The `Reporter` of one job on one rank. round: of the search that the job belongs to."""
 
-    def __init__(self, connection: Connection, number: int, rank: int, round: int) -> None:
-        self._connection, self._number, self._rank = connection, number, rank
-        self._round, self._ticked = round, 0.0
+    connection: Connection
+    number: int
+    rank: int
+    round: int
+    ticked: float = 0.0
 
     def report(self, report: Report) -> bool:
-        if self._rank != 0:
-            raise RuntimeError(f"only rank 0 reports, but rank {self._rank} did")
-        return self._connection.call(Broker.report, self._number, report.to_dict())
+        if self.rank != 0:
+            raise RuntimeError(f"only rank 0 reports, but rank {self.rank} did")
+        return self.connection.call(Broker.report, self.number, report.to_dict())
 
     def tick(self, progress: dict[str, Any]) -> None:
         now = time.monotonic()
-        if self._rank == 0 and now - self._ticked >= TICK_SECONDS:
-            self._ticked = now
-            self._connection.tick(self._number, progress)
+        if self.rank == 0 and now - self.ticked >= TICK_SECONDS:
+            self.ticked = now
+            to = self.connection
+            to.broker.send(Broker.tick, to.slot, to.incarnation, self.number, progress)
 
     def stopping(self) -> bool:
-        return self._connection.stopping >= self._round
+        return self.connection.stopping >= self.round
 
 
 def run_worker(config: dict[str, Any]) -> None:
@@ -142,31 +143,24 @@ def run_worker(config: dict[str, Any]) -> None:
             job = Job(**order["job"] | {"repeats": tuple(order["job"]["repeats"])})
             reporter = JobReporter(connection, job.number, rank, order["round"])
             signals.set_busy(True)
-            _run_one(run_job, job, rank, size, device, reporter, connection)
+            _run_one(run_job, job, size, device, reporter)
             signals.set_busy(False)
 
 
-def _run_one(
-    run_job: RunJob,
-    job: Job,
-    rank: int,
-    size: int,
-    device: str,
-    reporter: JobReporter,
-    connection: Connection,
-) -> None:
+def _run_one(run_job: RunJob, job: Job, size: int, device: str, reporter: JobReporter) -> None:
     """One job. An exception becomes an outcome or a fault, and is raised if other ranks would hang."""
     from meanflow_tune.training.memory import free_memory
 
+    rank, call = reporter.rank, reporter.connection.call
     try:
         outcome = run_job(job, rank, size, device, reporter)
     except Exception as error:
         end = outcome_of(error)
         if end is None:
             cause = f"rank {rank}: {type(error).__name__}: {error}"
-            connection.call(Broker.fault, job.number, cause)
+            call(Broker.fault, job.number, cause)
         else:
-            connection.call(Broker.done, job.number, end.to_dict())
+            call(Broker.done, job.number, end.to_dict())
         # Other ranks may wait in a collective, and a device error stays with its process; but memory
         # that ran out can be freed.
         short = end is not None and end.status == "out_of_memory"
@@ -174,7 +168,7 @@ def _run_one(
             raise
     else:
         if rank == 0:
-            connection.call(Broker.done, job.number, outcome.to_dict())
+            call(Broker.done, job.number, outcome.to_dict())
         return
     free_memory()
 

@@ -64,22 +64,19 @@ class WorkerGroups:
         self._errors: dict[str, str] = {}
         self._started = 0.0
 
-    @property
-    def names(self) -> list[str]:
-        return [f"slot-{i}" for i in range(self._count)]
-
-    def start(self) -> None:
+    def __enter__(self) -> "WorkerGroups":
         """Start all slots in the background; returns once Ray Train is imported."""
         # Here, since its circular imports fail when two threads make them at the same time.
         for module in ("ray.train.torch", "ray.tune"):
             importlib.import_module(module)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._started = time.monotonic()
-        for name in self.names:
+        for name in (f"slot-{i}" for i in range(self._count)):
             # A thread instead of a Ray task saves a process with 5 s of start-up time per slot.
             thread = threading.Thread(target=self._run, args=(name,), name=name, daemon=True)
             self._threads[name] = thread
             thread.start()
+        return self
 
     def check(self, snapshot: dict[str, Any]) -> None:
         """Raises SlotsLost when no slot is left to run a job. snapshot: the broker's."""
@@ -108,10 +105,6 @@ class WorkerGroups:
         finally:  # a Ctrl-C may come while this waits
             leave_running(self._threads.values())
         shutil.rmtree(self._folder, ignore_errors=True)
-
-    def __enter__(self) -> "WorkerGroups":
-        self.start()
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # A second Ctrl-C does not wait: the end of the session ends the processes.

@@ -34,7 +34,7 @@ class Tracker:
     def _trial_started(self, record: TrialRecord, config: Mapping[str, Any], attempt: int) -> None:
         self._put(
             "trial_started",
-            _started_key(record, attempt),
+            _key(record, f"attempt/{attempt}"),
             record,
             baseline=record.baseline,
             attempt=attempt,
@@ -75,7 +75,7 @@ class Tracker:
             )
         self._put(
             "trial_ended",
-            _ended_key(record),
+            _key(record, "ended"),
             record,
             status=outcome.status,
             reason=outcome.reason,
@@ -123,7 +123,7 @@ class Tracker:
         """
         told = self._outbox.has
         for record in records:
-            if not told(_started_key(record, record.attempt)):
+            if not told(_key(record, f"attempt/{record.attempt}")):
                 self._trial_started(record, record.config, record.attempt)
             for report in (*record.reports, *record.repeats):
                 if not told(_reported_key(record, report)):
@@ -131,7 +131,7 @@ class Tracker:
             if record.status == "paused" and not told(_paused_key(record)):
                 self.paused(record)
             ended = record.status not in ("running", "paused")
-            if ended and not told(_ended_key(record)):
+            if ended and not told(_key(record, "ended")):
                 self.ended(record, Outcome(record.status, record.reason), model_of(record))
 
     def _trial(self, record: TrialRecord) -> str:
@@ -160,19 +160,13 @@ def _standing(record: TrialRecord) -> dict[str, Any]:
     return tags
 
 
-def _started_key(record: TrialRecord, attempt: int) -> str:
-    return f"{record.study}/{record.number}/attempt/{attempt}"
-
-
-def _reported_key(record: TrialRecord, report: Report) -> str:
-    place = f"repeat/{report.repeat}" if report.repeat else f"images/{report.images}"
+def _key(record: TrialRecord, place: str) -> str:
     return f"{record.study}/{record.number}/{place}"
 
 
+def _reported_key(record: TrialRecord, report: Report) -> str:
+    return _key(record, f"repeat/{report.repeat}" if report.repeat else f"images/{report.images}")
+
+
 def _paused_key(record: TrialRecord) -> str:
-    images = record.reports[-1].images
-    return f"{record.study}/{record.number}/paused/{images}/attempt/{record.attempt}"
-
-
-def _ended_key(record: TrialRecord) -> str:
-    return f"{record.study}/{record.number}/ended"
+    return _key(record, f"paused/{record.reports[-1].images}/attempt/{record.attempt}")

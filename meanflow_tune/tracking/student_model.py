@@ -36,12 +36,8 @@ class Student:
 
     def latents(self, seeds: Tensor) -> Tensor:
         """Seeds [N] int64 to standard normal [N, *D]; a row depends on its own seed only."""
-        return torch.stack(
-            [
-                torch.randn(self.shape, generator=make_generator(int(seed), "latent"))
-                for seed in seeds
-            ]
-        )
+        generators = [make_generator(int(seed), "latent") for seed in seeds]
+        return torch.stack([torch.randn(self.shape, generator=own) for own in generators])
 
     @torch.no_grad()
     def generate(self, latents: Tensor, labels: Tensor | None, nfe: int) -> Tensor:

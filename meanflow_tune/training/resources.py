@@ -88,12 +88,8 @@ class Resources:
             net = config.teacher_run().network(data.shape, data.classes, generator)
             net.load_state_dict(load_file(weights))
             self._nets[folder] = net.to(self.world.device).eval().requires_grad_(False)
-        return guided_teacher(
-            self._nets[folder],
-            config.guidance,
-            data.classes,
-            engine_of(config.compile, config.precision),
-        )
+        engine = engine_of(config.compile, config.precision)
+        return guided_teacher(self._nets[folder], config.guidance, data.classes, engine)
 
     def initial(self, config: TrialConfig) -> Mapping[str, Tensor] | None:
         """The first weights of a student of `config`; None where they are drawn.
@@ -121,9 +117,8 @@ class Resources:
         key = "/".join(parts)
         if key not in self._evaluators:
             net = None if data.train_label is None else self._classifier(data, reporter)
-            self._evaluators[key] = make_evaluator(
-                config.evaluation, data, teacher, net, self.world.device
-            )
+            made = make_evaluator(config.evaluation, data, teacher, net, self.world.device)
+            self._evaluators[key] = made
         return self._evaluators[key]
 
     def _classifier(self, data: DataSplit, reporter: Reporter) -> Callable[[Tensor], Tensor]:
