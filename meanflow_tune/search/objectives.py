@@ -12,6 +12,7 @@ from meanflow_tune.search.errors import one_line
 from meanflow_tune.settings import Settings
 
 Combine = Literal["geometric_mean", "mean"]
+Direction = Literal["minimize", "maximize"]
 
 COST = "cost"  # gpu_seconds, else cpu_seconds, of the report
 _METRIC = re.compile(r"[a-z][a-z0-9_]*@[1-9][0-9]*")
@@ -26,7 +27,7 @@ class SearchObjective(Settings):
 
     metrics: tuple[str, ...] = ("teacher_gap@1", "teacher_gap@2", "teacher_gap@4")
     combine: Combine = "geometric_mean"
-    direction: Literal["minimize", "maximize"] = "minimize"
+    direction: Direction = "minimize"
 
     @field_validator("metrics")
     @classmethod
@@ -49,9 +50,7 @@ class SearchObjective(Settings):
         return metrics
 
     @classmethod
-    def parse(
-        cls, text: str, direction: Literal["minimize", "maximize"] = "minimize"
-    ) -> "SearchObjective":
+    def parse(cls, text: str, direction: Direction = "minimize") -> "SearchObjective":
         """Read `teacher_gap@1` or `geometric_mean(teacher_gap@1,teacher_gap@2)`.
 
         Raises:
@@ -150,7 +149,7 @@ class Objectives(Settings):
         return self.parts[0] if len(self.parts) == 1 else None
 
     @property
-    def directions(self) -> tuple[Literal["minimize", "maximize"], ...]:
+    def directions(self) -> tuple[Direction, ...]:
         return tuple(part.direction for part in self.parts)
 
     @property

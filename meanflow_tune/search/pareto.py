@@ -6,19 +6,19 @@ dominates another if it is nowhere worse and somewhere better; equal points do n
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Direction = Literal["minimize", "maximize"]
+from meanflow_tune.search.objectives import Direction
+
 Points = Sequence[Sequence[float]]
 _Array = NDArray[np.float64]
 
 
 def non_dominated(values: Points, directions: Sequence[Direction]) -> list[bool]:
     """Which points are non-dominated. Raises ValueError for points that do not fit."""
-    return [rank == 0 for rank in _ranks(_smaller_is_better(values, directions), deepest=0)]
+    return [bool(best) for best in _front(_smaller_is_better(values, directions))]
 
 
 def ranks(values: Points, directions: Sequence[Direction]) -> list[int]:
@@ -44,10 +44,7 @@ def places(values: Points, directions: Sequence[Direction]) -> list[int]:
         rows = np.flatnonzero(fronts == front)
         distance[rows] = _crowding(points[rows])
     order = sorted(range(len(points)), key=lambda row: (fronts[row], -distance[row], row))
-    place = [0] * len(points)
-    for position, row in enumerate(order):
-        place[row] = position
-    return place
+    return [int(place) for place in np.argsort(order)]
 
 
 def hypervolume(
@@ -89,12 +86,11 @@ def _smaller_is_better(values: Points, directions: Sequence[Direction]) -> _Arra
     return np.array(values, dtype=np.float64).reshape(len(values), count) * _signs(directions)
 
 
-def _ranks(points: _Array, deepest: int | None = None) -> list[int]:
-    """Front of each row; rows beyond front `deepest` get the next number."""
+def _ranks(points: _Array) -> list[int]:
     found = np.zeros(len(points), dtype=np.int64)
     left = np.arange(len(points))
     front = 0
-    while len(left) and (deepest is None or front <= deepest):
+    while len(left):
         best = _front(points[left])
         found[left[~best]] = front + 1
         left, front = left[~best], front + 1

@@ -8,9 +8,9 @@ the median rule, which compares with means over earlier rungs.
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -84,10 +84,9 @@ def passing_share(rule: Rungs, count: int, skipped: int = 0) -> float:
 
 def _kept(rule: Rungs, count: int) -> float:
     """How many of `count` values at a rung continue; under the median rule, the expectation."""
-    asha = rule.kind == "asha"
-    if count < max(rule.min_peers, math.ceil(rule.reduction) if asha else 2):
+    if count < rule.needed:
         return float(count)
-    return float(rule.survivor_count(count)) if asha else count / 2
+    return float(rule.survivor_count(count)) if rule.kind == "asha" else count / 2
 
 
 @dataclass(frozen=True)
@@ -239,11 +238,7 @@ class RungCounts:
 def count_at_rungs(records: Sequence[TrialRecord], ladder: Ladder) -> list[RungCounts]:
     """The trials at each rung but the last."""
     found = []
-    have = [
-        (record, [report.images for report in record.reports])
-        for record in records
-        if record.reports
-    ]
+    have = [(record, [report.images for report in record.reports]) for record in records]
     for rung, images in enumerate(ladder.images[:-1]):
         reported = stopped = stoppable = passed = 0
         stopping = {bracket for bracket in range(ladder.brackets) if ladder.can_stop(rung, bracket)}
@@ -284,7 +279,12 @@ class _RemainingWork:
     def work(self) -> tuple[Work, Work]:
         parts = [self._ahead(r, self._at(r)) for r in self.records if r.status == "running"]
         parts += [self._paused(r) for r in self.records if r.status == "paused"]
-        parts += [self._new(n) for n in range(len(self.records), self.ladder.trials)]
+        baselines = sum(record.baseline is not None for record in self.records)
+        first_proposed = len(self.records) + self.ladder.baselines - baselines
+        parts += [
+            self._whole(number % self.ladder.brackets, number < first_proposed)
+            for number in range(len(self.records), self.ladder.trials)
+        ]
         total = sum(parts, Work(0.0, 0.0, 0.0))
         longest = max(parts, key=lambda part: part.images, default=Work(0.0, 0.0, 0.0))
         return total, longest
@@ -305,18 +305,13 @@ class _RemainingWork:
         expected = self.ladder.passing[bracket][rung]
         return (PRIOR * expected + counts.passed) / (PRIOR + counts.stoppable)
 
-    def _path(self, at: int, bracket: int, free: bool) -> Work:
-        """The expected work from `at` images on, cached since many paused trials share it."""
-        key = at, bracket, free
-        if key not in self._paths:
-            self._paths[key] = self._compute_path(*key)
-        return self._paths[key]
-
     @cached_property
-    def _paths(self) -> dict[tuple[int, int, bool], Work]:
-        return {}
+    def _path(self) -> Callable[[int, int, bool], Work]:
+        """`_compute_path`, cached since many paused trials share one."""
+        return cache(self._compute_path)
 
     def _compute_path(self, at: int, bracket: int, free: bool) -> Work:
+        """The expected work from `at` images on. free: of a trial that nothing stops."""
         chance, images, evaluations, before = 1.0, 0.0, 0.0, at
         for rung, until in enumerate(self.ladder.images):
             if until <= at:
@@ -346,23 +341,10 @@ class _RemainingWork:
         )
         return self._ahead(record, at).times(chance)
 
-    def _new(self, number: int) -> Work:
-        bracket = number % self.ladder.brackets
-        left = self.ladder.baselines - self._baselines
-        free, mixed = self._from_start[bracket]
-        return free if number - len(self.records) < left else mixed
-
-    @cached_property
-    def _baselines(self) -> int:
-        return sum(record.baseline is not None for record in self.records)
-
-    @cached_property
-    def _from_start(self) -> list[tuple[Work, Work]]:
-        """[bracket]: the whole path of a baseline, and of a proposed trial."""
-        start = Work(0.0, 0.0, 1.0)
+    def _whole(self, bracket: int, baseline: bool) -> Work:
+        """The whole path of a baseline, or of a proposed trial."""
+        start, free = Work(0.0, 0.0, 1.0), self._path(0, bracket, True)
+        if baseline:
+            return start + free
         share = self.ladder.rule.protect if self.ladder.rule is not None else 0.0
-        paths = []
-        for bracket in range(self.ladder.brackets):
-            free, judged = (self._path(0, bracket, free) for free in (True, False))
-            paths.append((start + free, start + free.times(share) + judged.times(1.0 - share)))
-        return paths
+        return start + free.times(share) + self._path(0, bracket, False).times(1.0 - share)

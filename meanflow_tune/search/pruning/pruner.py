@@ -53,15 +53,15 @@ class Pruner:
             return Decision(True, f"repeat {report.repeat} with {show(values)}")
         history = [stored_values(entry) for entry in stored_reports(trial).values()]
         own = RungResult(trial.number, (*history, values))
-        if report.images >= last_rung(trial.user_attrs[CONFIG]):
-            return self._at_the_last(
-                own, _results(self._rungs_of.each(trials), report.images, None)
-            )
-        if self._rungs is None:
+        at_the_last = report.images >= last_rung(trial.user_attrs[CONFIG])
+        if self._rungs is None and not at_the_last:
             return Decision(True, "trials are not stopped early in this search")
-        bracket = trial.user_attrs.get(BRACKET, 0)
+        bracket = None if at_the_last else trial.user_attrs.get(BRACKET, 0)
         peers = _results(self._rungs_of.each(trials), report.images, bracket)
-        results = [*_others(peers, own), own]
+        results = [*(result for result in peers if result.number != own.number), own]
+        if at_the_last:
+            return self._at_the_last(own, results)
+        assert self._rungs is not None
         decision = self._rungs.decide(results, own.number, self._directions)
         spared = None if decision.go_on else self._spared(trial, report.images, self._rungs)
         return Decision(True, f"{decision.reason}, but {spared}") if spared else decision
@@ -101,9 +101,7 @@ class Pruner:
         if not self._repeats:
             return Decision(True, text)
         reduction = self._rungs.reduction if self._rungs is not None else 2.0
-        found = Rungs.best_share(reduction).decide(
-            [*_others(results, own), own], own.number, self._directions
-        )
+        found = Rungs.best_share(reduction).decide(results, own.number, self._directions)
         seeds = f"{self._repeats} more seed{'s' * (self._repeats > 1)}"
         if found.go_on:
             return Decision(True, f"{text}; it is repeated on {seeds}")
@@ -140,7 +138,3 @@ def _results(trials: Iterable[_TrialRungs], images: int, bracket: int | None) ->
         for trial in trials
         if images in trial.results and bracket in (None, trial.bracket)
     ]
-
-
-def _others(results: Iterable[RungResult], own: RungResult) -> list[RungResult]:
-    return [result for result in results if result.number != own.number]

@@ -10,11 +10,11 @@ from typing import Literal
 from pydantic import Field
 
 from meanflow_tune.records import Decision
+from meanflow_tune.search.objectives import Direction
 from meanflow_tune.search.pareto import places
 from meanflow_tune.search.seeds import draw_seed
 from meanflow_tune.settings import Settings
 
-Direction = Literal["minimize", "maximize"]
 Values = tuple[float, ...]
 
 
@@ -71,6 +71,11 @@ class Rungs(Settings):
         """Whether a stopped trial is only paused."""
         return self.kind == "asha" and self.promotion
 
+    @property
+    def needed(self) -> int:
+        """With fewer values than this at a rung, nothing stops there."""
+        return max(self.min_peers, math.ceil(self.reduction) if self.kind == "asha" else 2)
+
     def check(self, directions: Sequence[Direction]) -> None:
         """Raise ValueError where the rule does not support this number of objectives."""
         if self.kind == "median" and len(directions) > 1:
@@ -105,13 +110,12 @@ class Rungs(Settings):
         if own is None:
             raise ValueError(f"results must contain the trial's own, but trial {number} has none")
         count = len(results)
-        needed = max(self.min_peers, math.ceil(self.reduction) if self.kind == "asha" else 2)
         if self.kind == "median":
-            return self._against_median(results, own, directions, needed)
+            return self._against_median(results, own, directions)
         place = _places(results, directions)[results.index(own)]
         text = f"place {place + 1} of {count} at this rung with {show(own.values)}"
-        if count < needed:
-            return Decision(True, f"{text}; nothing is stopped before {needed} values")
+        if count < self.needed:
+            return Decision(True, f"{text}; nothing is stopped before {self.needed} values")
         keep = self.survivor_count(count)
         if place < keep:
             return Decision(True, f"{text}; the best {keep} continue")
@@ -128,7 +132,7 @@ class Rungs(Settings):
         directions: Sequence[Direction] = ("minimize",),
     ) -> tuple[int, str] | None:
         """The best of the `paused` trials of a rung that is now among those that continue, and why."""
-        if not paused or len(results) < max(self.min_peers, math.ceil(self.reduction)):
+        if not paused or len(results) < self.needed:
             return None
         keep = self.survivor_count(len(results))
         waiting = set(paused)
@@ -144,11 +148,7 @@ class Rungs(Settings):
         return result.number, f"{text}; promoted, since the best {keep} now continue"
 
     def _against_median(
-        self,
-        results: Sequence[RungResult],
-        own: RungResult,
-        directions: Sequence[Direction],
-        needed: int,
+        self, results: Sequence[RungResult], own: RungResult, directions: Sequence[Direction]
     ) -> Decision:
         sign = 1.0 if directions[0] == "minimize" else -1.0
         best = sign * min(sign * values[0] for values in own.history)
@@ -157,8 +157,8 @@ class Rungs(Settings):
             for result in results
             if result.number != own.number
         ]
-        if len(means) + 1 < needed:
-            return Decision(True, f"{best:.6g}; nothing is stopped before {needed} values")
+        if len(means) + 1 < self.needed:
+            return Decision(True, f"{best:.6g}; nothing is stopped before {self.needed} values")
         median = statistics.median(means)
         text = f"best value so far {best:.6g}, median of the others' means {median:.6g}"
         return Decision(sign * best <= sign * median, text)
