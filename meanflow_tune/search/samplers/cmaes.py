@@ -20,19 +20,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from optuna._transform import _SearchSpaceTransform
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    distribution_to_json,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.search_space import intersection_search_space
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from meanflow_tune.search.store.trials import FINISHED
+
 RECORD = "cma:step"  # system attribute: {"space", "generation"} and "start" or "told"
 SIGMA = 1.0 / 6.0  # of the unit cube, as in Optuna
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def is_installed() -> bool:

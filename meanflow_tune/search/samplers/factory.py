@@ -27,12 +27,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from meanflow_tune.search.samplers.cmaes import ReplayedCmaEs
 from meanflow_tune.search.samplers.history import SamplerView
-from meanflow_tune.search.samplers.tpe import FINISHED, CachedTPE, CachedView
+from meanflow_tune.search.samplers.tpe import CachedTPE, CachedView
 from meanflow_tune.search.seeds import draw_seed
+from meanflow_tune.search.store.trials import FINISHED
 
 SamplerKind = Literal["tpe", "gp", "cmaes", "nsgaii", "qmc", "random"]
 SAMPLER_KINDS: tuple[SamplerKind, ...] = get_args(SamplerKind)
-MODELLING: tuple[SamplerKind, ...] = ("tpe", "gp", "cmaes", "nsgaii")  # they learn from results
 
 View: TypeAlias = Callable[[BaseStorage, int], BaseStorage]
 
@@ -43,8 +43,8 @@ POPULATION = 20
 def make_sampler(kind: SamplerKind, seed: int, number: int, startup_trials: int) -> BaseSampler:
     """The sampler for a single ask, of trial `number`.
 
-    startup_trials: completed and pruned trials, baselines included, before one of MODELLING models
-    anything; until then, parameters are drawn independently at random.
+    startup_trials: completed and pruned trials, baselines included, before a sampler that learns from
+    results models anything; until then, parameters are drawn independently at random.
 
     Raises:
         ValueError: kind is unknown.
@@ -52,11 +52,11 @@ def make_sampler(kind: SamplerKind, seed: int, number: int, startup_trials: int)
     draw = draw_seed(seed, number, "relative")
     relative: BaseSampler
     view: View = SamplerView
-    independent: Callable[[int], BaseSampler] = _random
+    independent: Callable[[int], BaseSampler] = RandomSampler
     with _suppress_output():
         match kind:
             case "random":
-                relative, startup_trials = _random(draw), 0
+                relative, startup_trials = RandomSampler(draw), 0
             case "qmc":
                 relative, startup_trials = NumberedQMC(seed, number), 0
             case "tpe":
@@ -190,10 +190,6 @@ class SteadyNSGAII(NSGAIISampler):
             return []
         parents = self.select_parent(study, generation)
         return parents if len(parents) > 1 else []  # a crossover takes two
-
-
-def _random(seed: int) -> RandomSampler:
-    return RandomSampler(seed=seed)
 
 
 def _tpe(startup_trials: int, seed: int) -> TPESampler:

@@ -40,10 +40,7 @@ class SamplerView(StorageProxy):
         return _shown(self._inner.get_trial(trial_id))
 
     def get_all_trials(
-        self,
-        study_id: int,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         shown = PAUSED_COPIES.setdefault(self._inner, TrialCache(_shown))
         trials = [
@@ -83,8 +80,9 @@ def _aligned(trials: list[FrozenTrial]) -> list[FrozenTrial]:
         for trial in trials
         if trial.state == TrialState.COMPLETE
     }
-    violated = {key for limits in found.values() for key, value in limits.items() if value > 0.0}
-    keys = sorted(violated)
+    keys = sorted(
+        {key for limits in found.values() for key, value in limits.items() if value > 0.0}
+    )
     return [
         _with_constraints(trial, keys) if list(found.get(trial.number, keys)) != keys else trial
         for trial in trials

@@ -11,10 +11,7 @@ Asked = Mapping[str, BaseDistribution]
 
 
 def check_sampler(
-    kind: SamplerKind,
-    objectives: int,
-    baselines: Sequence[Asked],
-    drawn: Sequence[Asked],
+    kind: SamplerKind, objectives: int, baselines: Sequence[Asked], drawn: Sequence[Asked]
 ) -> tuple[str, ...]:
     """The parameters that the sampler draws independently of all others and of the results.
 
@@ -48,20 +45,13 @@ def check_sampler(
         for name, distribution in distributions.items()
         if not distribution.single()
     )
-    shared = dict(asked[0])
-    if kind != "qmc" or not baselines:
-        for distributions in asked[1:]:
-            shared = {
-                name: distribution
-                for name, distribution in shared.items()
-                if distributions.get(name) == distribution
-            }
-    if kind == "cmaes":
-        shared = {
-            name: distribution
-            for name, distribution in shared.items()
-            if not isinstance(distribution, CategoricalDistribution)
-        }
+    others = [] if kind == "qmc" and baselines else asked[1:]
+    shared = {
+        name
+        for name, distribution in asked[0].items()
+        if all(distributions.get(name) == distribution for distributions in others)
+        and not (kind == "cmaes" and isinstance(distribution, CategoricalDistribution))
+    }
     independent = tuple(name for name in every if name not in shared)
     if every and len(independent) == len(every):
         raise ValueError(

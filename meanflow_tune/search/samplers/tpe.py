@@ -22,9 +22,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from meanflow_tune.search.samplers.history import SamplerView
-from meanflow_tune.search.store.trials import TrialCache
+from meanflow_tune.search.store.trials import FINISHED, TrialCache
 
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _MODELLED = (*FINISHED, TrialState.RUNNING)  # RUNNING for the constant liar
 _SERIALS = itertools.count(1)
 _SHAPES: dict[frozenset[str], frozenset[str]] = {}  # one object each, so that comparing is quick
@@ -203,10 +202,7 @@ class CachedView(SamplerView):
         self._trials: dict[int, list[FrozenTrial]] = {}
 
     def get_all_trials(
-        self,
-        study_id: int,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         if deepcopy:
             return super().get_all_trials(study_id, deepcopy, states)

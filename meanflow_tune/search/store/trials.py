@@ -32,6 +32,7 @@ REPORT_PREFIX, REPEAT_PREFIX, PROMOTED_PREFIX = "report/", "repeat/", "promoted/
 
 READY = "ready"  # user attribute of a complete generation above the first
 
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # of the trials that samplers learn from
 _STATUS: Mapping[TrialState, Status] = {
     TrialState.RUNNING: "running",
     TrialState.COMPLETE: "completed",

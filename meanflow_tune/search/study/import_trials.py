@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from meanflow_tune.records import Report
 from meanflow_tune.search.errors import StudyChanged
@@ -23,6 +23,7 @@ from meanflow_tune.search.store.manifest import Manifest, compare
 from meanflow_tune.search.store.storage import open_storage
 from meanflow_tune.search.store.trials import (
     CONFIG,
+    FINISHED,
     IMPORTED,
     IMPORTED_PARAMS,
     IMPORTED_REPORTS,
@@ -96,7 +97,7 @@ def import_study(
     finished = [
         trial
         for trial in _trials(source, origin.name)
-        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and CONFIG in trial.user_attrs
+        if trial.state in FINISHED and CONFIG in trial.user_attrs
     ]
     converted = [_convert(trial, origin.name, distributions, objectives) for trial in finished]
     fitting = [trial for trial in converted if trial.params]
