@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from operator import attrgetter
 from pathlib import Path
-from types import TracebackType
 
 from meanflow_tune.files import write_atomic
 from meanflow_tune.search.errors import LeaseLost, StorageError, StudyInUse
@@ -42,6 +42,9 @@ class LeaseState:
     process_start: int | None
     epoch: int
     heartbeat: float
+
+
+_HOLDER = attrgetter("epoch", "host", "place", "pid")
 
 
 def read_lease(folder: Path) -> LeaseState | None:
@@ -142,22 +145,11 @@ class Lease:
     def __enter__(self) -> "Lease":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     def _is_own(self, now: LeaseState | None) -> bool:
-        mine = self._state
-        return now is not None and (now.epoch, now.host, now.place, now.pid) == (
-            mine.epoch,
-            mine.host,
-            mine.place,
-            mine.pid,
-        )
+        return now is not None and _HOLDER(now) == _HOLDER(self._state)
 
     def _beat(self) -> None:
         while not self._stop.wait(self._interval):
@@ -228,7 +220,7 @@ def _refuse_if_alive(folder: Path, held: LeaseState, stale_after: float) -> None
     advice = "stop that process, wait for it, or give the search another study name"
     if held.host == socket.gethostname() and held.place == pid_namespace():
         alive = held.process_start == _process_start(held.pid) and _exists(held.pid)
-        if alive and _suspended(held.pid):
+        if alive and _process_fields(held.pid)[:1] in (["T"], ["t"]):
             advice = f"it is suspended: `kill -CONT {held.pid}` continues it, `kill -9` ends it"
     else:
         alive = age < stale_after
@@ -275,19 +267,16 @@ def pid_namespace() -> str:
 
 def _process_start(pid: int) -> int | None:
     """Start of a process in clock ticks since boot; None where it is dead, or without /proc."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    fields = _process_fields(pid)
+    return int(fields[19]) if fields and fields[0] not in "ZX" else None
 
 
-def _suspended(pid: int) -> bool:
+def _process_fields(pid: int) -> list[str]:
+    """/proc/PID/stat from the state on; empty where there is no such process, or no /proc."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] in "Tt"
+        return []
 
 
 def _exists(pid: int) -> bool:

@@ -18,20 +18,9 @@ from meanflow_tune.search.errors import StorageError, StudyChanged, one_line
 from meanflow_tune.settings import Settings
 
 MANIFEST_NAME = "manifest.json"
-PACKAGES = (
-    "torch",
-    "ray",
-    "optuna",
-    "mlflow",
-    "numpy",
-    "pydantic",
-    "scikit-learn",
-)
-
-UNCOMPARED_PACKAGES = {
-    "mlflow",
-    "meanflow-tune",
-}  # determine no number (our own code has its own hashes)
+PACKAGES = ("torch", "ray", "optuna", "mlflow", "numpy", "pydantic", "scikit-learn")
+# They determine no number (our own code has its own hashes).
+UNCOMPARED_PACKAGES = {"mlflow", "meanflow-tune"}
 
 # The parts of meanflow_tune that determine numbers and decisions; the others show or store them.
 HASHED_PARTS = (

@@ -18,27 +18,14 @@ T = TypeVar("T")
 
 
 def _forward(
-    method: Callable[Concatenate[Any, P], T],
+    method: Callable[Concatenate[Any, P], T], write: bool = False
 ) -> Callable[Concatenate["StorageProxy", P], T]:
-    """The same method of the inner storage."""
-    name = method.__name__
-
-    def forward(self: "StorageProxy", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = getattr(self._inner, name)(*args, **kwargs)
-        return result
-
-    return forward
-
-
-def _forward_write(
-    method: Callable[Concatenate[Any, P], T],
-) -> Callable[Concatenate["StorageProxy", P], T]:
-    """The same method of the inner storage, through `StorageProxy._write`."""
+    """The same method of the inner storage; write: through `StorageProxy._write`."""
     name = method.__name__
 
     def forward(self: "StorageProxy", /, *args: P.args, **kwargs: P.kwargs) -> T:
         call: Callable[..., T] = getattr(self._inner, name)
-        return self._write(lambda: call(*args, **kwargs))
+        return self._write(lambda: call(*args, **kwargs)) if write else call(*args, **kwargs)
 
     return forward
 
@@ -53,16 +40,16 @@ class StorageProxy(BaseStorage):
         """Perform one write, or raise where writing is not allowed."""
         return call()
 
-    create_new_study = _forward_write(BaseStorage.create_new_study)
-    delete_study = _forward_write(BaseStorage.delete_study)
-    set_study_user_attr = _forward_write(BaseStorage.set_study_user_attr)
-    set_study_system_attr = _forward_write(BaseStorage.set_study_system_attr)
-    create_new_trial = _forward_write(BaseStorage.create_new_trial)
-    set_trial_param = _forward_write(BaseStorage.set_trial_param)
-    set_trial_state_values = _forward_write(BaseStorage.set_trial_state_values)
-    set_trial_intermediate_value = _forward_write(BaseStorage.set_trial_intermediate_value)
-    set_trial_user_attr = _forward_write(BaseStorage.set_trial_user_attr)
-    set_trial_system_attr = _forward_write(BaseStorage.set_trial_system_attr)
+    create_new_study = _forward(BaseStorage.create_new_study, write=True)
+    delete_study = _forward(BaseStorage.delete_study, write=True)
+    set_study_user_attr = _forward(BaseStorage.set_study_user_attr, write=True)
+    set_study_system_attr = _forward(BaseStorage.set_study_system_attr, write=True)
+    create_new_trial = _forward(BaseStorage.create_new_trial, write=True)
+    set_trial_param = _forward(BaseStorage.set_trial_param, write=True)
+    set_trial_state_values = _forward(BaseStorage.set_trial_state_values, write=True)
+    set_trial_intermediate_value = _forward(BaseStorage.set_trial_intermediate_value, write=True)
+    set_trial_user_attr = _forward(BaseStorage.set_trial_user_attr, write=True)
+    set_trial_system_attr = _forward(BaseStorage.set_trial_system_attr, write=True)
 
     get_study_id_from_name = _forward(BaseStorage.get_study_id_from_name)
     get_study_name_from_id = _forward(BaseStorage.get_study_name_from_id)

@@ -232,7 +232,7 @@ def repair_journal(path: Path) -> Path | None:
         good = _before_hole(file, _whole_end(file, size))
     if good == size:
         return None
-    copy = _free_name(path)
+    copy = free_name(path, "torn")
     shutil.copy2(path, copy)
     with open(path, "r+b") as file:
         file.truncate(good)
@@ -281,8 +281,9 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and "op_code" in record else None
 
 
-def _free_name(path: Path) -> Path:
+def free_name(path: Path, suffix: str) -> Path:
+    """The first of PATH.SUFFIX-1, -2 and so on that does not exist."""
     number = 1
-    while (copy := path.with_name(f"{path.name}.torn-{number}")).exists():
+    while (free := path.with_name(f"{path.name}.{suffix}-{number}")).exists():
         number += 1
-    return copy
+    return free

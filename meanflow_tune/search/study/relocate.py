@@ -17,12 +17,11 @@ from optuna.trial import FrozenTrial
 
 from meanflow_tune.search.errors import StorageError
 from meanflow_tune.search.store.manifest import Manifest
-from meanflow_tune.search.store.storage import JOURNAL_NAME, is_url, shown_url
+from meanflow_tune.search.store.storage import JOURNAL_NAME, free_name, is_url, shown_url
 from meanflow_tune.search.store.trials import CONFIG
 from meanflow_tune.search.study.generations import add_trials
 
 COPIED, MOVED = "copied", "moved_to"
-MOVED_SUFFIX = ".moved"
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +62,7 @@ def open_study(
         )
     _transfer(open_at(source), storage, name, source, target, say)
     if isinstance(source, Path):
-        source.rename(_free_name(source))
+        source.rename(free_name(source, "moved"))
     return storage
 
 
@@ -97,7 +96,7 @@ def _transfer(
         or (unfinished and not _is_used(target, new[name]))
         or (MOVED in new[name].user_attrs and _extends(source, target, name))
     ):
-        _copy(source, target, name, say, *shown)
+        _copy(source, target, name, say, f"from {shown[0]} to {shown[1]}")
     elif _contents(source, name) != _contents(target, name):
         raise StorageError(
             f"both {shown[0]} and {shown[1]} hold a study {name}, and they differ; nothing was"
@@ -114,18 +113,13 @@ def _is_used(storage: BaseStorage, study: FrozenStudy) -> bool:
 
 
 def _copy(
-    source: BaseStorage,
-    target: BaseStorage,
-    name: str,
-    say: Callable[[str], None],
-    shown_source: str,
-    shown_target: str,
+    source: BaseStorage, target: BaseStorage, name: str, say: Callable[[str], None], route: str
 ) -> None:
     for left in _studies(target, name).values():
         target.delete_study(left._study_id)
     studies = _studies(source, name)
     count = sum(source.get_n_trials(study._study_id) for study in studies.values())
-    say(f"copying the study with its {count} trials from {shown_source} to {shown_target}")
+    say(f"copying the study with its {count} trials {route}")
     # The search's own study comes last: once it is complete, everything is.
     for study in sorted(studies.values(), key=lambda one: one.study_name == name):
         study_id = target.create_new_study(study.directions, study.study_name)
@@ -146,45 +140,34 @@ def _studies(storage: BaseStorage, name: str) -> dict[str, FrozenStudy]:
     return {s.study_name: s for s in storage.get_all_studies() if own.fullmatch(s.study_name)}
 
 
-def _contents(storage: BaseStorage, name: str) -> dict[str, list[dict[str, Any]]]:
+def _trials(storage: BaseStorage, name: str) -> dict[str, list[FrozenTrial]]:
+    """The trials of each study of a search, by number; not copied, so do not change them."""
     return {
-        study: [_content(trial) for trial in storage.get_all_trials(frozen._study_id)]
-        for study, frozen in sorted(_studies(storage, name).items())
+        study: storage.get_all_trials(frozen._study_id, deepcopy=False)
+        for study, frozen in _studies(storage, name).items()
     }
 
 
-def _content(trial: FrozenTrial) -> dict[str, Any]:
+def _contents(storage: BaseStorage, name: str) -> dict[str, list[tuple[Any, ...]]]:
+    """What must be equal in two copies of a search."""
     return {
-        "number": trial.number,
-        "state": trial.state,
-        "values": trial.values,
-        "params": trial.params,
-        "attributes": trial.user_attrs,
-        "rungs": trial.intermediate_values,
+        study: [
+            (t.number, t.state, t.values, t.params, t.user_attrs, t.intermediate_values)
+            for t in trials
+        ]
+        for study, trials in _trials(storage, name).items()
     }
 
 
 def _extends(source: BaseStorage, target: BaseStorage, name: str) -> bool:
     """Whether the source is a later state of the target: the same configurations by number."""
-    old, new = _studies(source, name), _studies(target, name)
+    old = _trials(source, name)
     return all(
         study in old
+        and len(trials) <= len(old[study])
         and all(
-            trial.number < source.get_n_trials(old[study]._study_id)
-            and trial.user_attrs.get(CONFIG)
-            in (None, source.get_trial(_id(source, old[study], trial)).user_attrs.get(CONFIG))
-            for trial in target.get_all_trials(frozen._study_id, deepcopy=False)
+            trial.user_attrs.get(CONFIG) in (None, same.user_attrs.get(CONFIG))
+            for trial, same in zip(trials, old[study], strict=False)
         )
-        for study, frozen in new.items()
+        for study, trials in _trials(target, name).items()
     )
-
-
-def _id(storage: BaseStorage, study: FrozenStudy, trial: FrozenTrial) -> int:
-    return storage.get_trial_id_from_study_id_trial_number(study._study_id, trial.number)
-
-
-def _free_name(path: Path) -> Path:
-    number = 1
-    while (moved := path.with_name(f"{path.name}{MOVED_SUFFIX}-{number}")).exists():
-        number += 1
-    return moved
