@@ -100,9 +100,8 @@ def _describe(name: str, order: Sequence[str], seen: Sequence[Draw]) -> Paramete
     asked = [name in drawn.params for drawn in seen]
     distribution = next(drawn.distributions[name] for drawn in seen if name in drawn.params)
     share = sum(asked) / len(asked)
-    return Parameter(
-        name, distribution, share, "" if all(asked) else _condition(name, order, seen, asked)
-    )
+    condition = "" if all(asked) else _condition(name, order, seen, asked)
+    return Parameter(name, distribution, share, condition)
 
 
 def _condition(name: str, order: Sequence[str], seen: Sequence[Draw], asked: Sequence[bool]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from optuna.distributions import (
@@ -26,31 +27,31 @@ def draw_distributions(
 
     Raises SpaceError where a draw fails.
     """
-    found: dict[str, dict[BaseDistribution, None]] = {}
     fixed = [draw_fixed(suggest, params) for params in baselines.values()]
-    for drawn in [*fixed, *(draw_random(suggest, seed) for seed in range(draws))]:
-        for name, distribution in drawn.distributions.items():
-            found.setdefault(name, {})[distribution] = None
-    return {name: tuple(distributions) for name, distributions in found.items()}
+    drawn = [*fixed, *(draw_random(suggest, seed) for seed in range(draws))]
+    return _by_name(one.distributions for one in drawn)
 
 
 def conflicts(trials: Iterable[FrozenTrial], distributions: Distributions) -> dict[str, str]:
     """parameter -> why Optuna refuses its new distribution in a study with these trials."""
-    stored: dict[str, dict[BaseDistribution, None]] = {}
-    for trial in trials:
-        for name, distribution in trial.distributions.items():
-            stored.setdefault(name, {})[distribution] = None
+    stored = _by_name(trial.distributions for trial in trials)
     found: dict[str, str] = {}
-    for name, new in distributions.items():
-        for old in stored.get(name, ()):
-            for distribution in new:
-                try:
-                    check_distribution_compatibility(old, distribution)
-                except ValueError:
-                    found[name] = (
-                        f"{name} was {domain_text(old)}, and is {domain_text(distribution)}"
-                    )
+    for name, distributions_now in distributions.items():
+        for old, new in product(stored.get(name, ()), distributions_now):
+            try:
+                check_distribution_compatibility(old, new)
+            except ValueError:
+                found[name] = f"{name} was {domain_text(old)}, and is {domain_text(new)}"
     return found
+
+
+def _by_name(asked: Iterable[Mapping[str, BaseDistribution]]) -> Distributions:
+    """parameter -> its different distributions, in the order of asking."""
+    found: dict[str, dict[BaseDistribution, None]] = {}
+    for distributions in asked:
+        for name, distribution in distributions.items():
+            found.setdefault(name, {})[distribution] = None
+    return {name: tuple(distributions) for name, distributions in found.items()}
 
 
 @dataclass(frozen=True)

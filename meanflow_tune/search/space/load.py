@@ -123,9 +123,8 @@ def _load_module(name: str, path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     before = sys.modules.get(module_name)
-    sys.modules[module_name] = (
-        module  # dataclasses and pydantic look their module up while it loads
-    )
+    # Dataclasses and pydantic look their module up while it loads.
+    sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever code of a space may raise

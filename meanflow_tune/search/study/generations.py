@@ -198,12 +198,10 @@ def _convert(trial: FrozenTrial, target: Target) -> FrozenTrial:
     stored += trial.user_attrs.get(IMPORTED_REPORTS, {}).values()
     reports = [Report(**report) for report in stored]
     try:
-        entries = {
-            i: recompute_values(e, target.objectives) for i, e in stored_reports(trial).items()
-        }
-        repeats = {
-            k: recompute_values(e, target.objectives) for k, e in stored_repeats(trial).items()
-        }
+        for images, entry in stored_reports(trial).items():
+            new.user_attrs[rung_key(images)] = recompute_values(entry, target.objectives)
+        for k, entry in stored_repeats(trial).items():
+            new.user_attrs[f"{REPEAT_PREFIX}{k}"] = recompute_values(entry, target.objectives)
         new.intermediate_values, new.values = stored_results(
             trial.state, reports, target.objectives
         )
@@ -211,8 +209,6 @@ def _convert(trial: FrozenTrial, target: Target) -> FrozenTrial:
         raise StudyChanged(
             f"trial {trial.number}: {error}; keep the objective, or give the search another study name"
         ) from None
-    new.user_attrs |= {rung_key(images): entry for images, entry in entries.items()}
-    new.user_attrs |= {f"{REPEAT_PREFIX}{k}": entry for k, entry in repeats.items()}
     return new
 
 

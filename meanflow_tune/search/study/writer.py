@@ -41,11 +41,7 @@ class StudyWriter:
     """
 
     def __init__(
-        self,
-        storage: BaseStorage,
-        name: str,
-        objectives: Objectives,
-        fence: Callable[[], None],
+        self, storage: BaseStorage, name: str, objectives: Objectives, fence: Callable[[], None]
     ) -> None:
         self.storage, self.name, self.objectives = storage, name, objectives
         self._fence = fence
