@@ -197,7 +197,7 @@ def test_a_study_of_the_earlier_layout_resumes_once_its_changes_are_accepted(
     assert [record.status for record in before] == ["completed", "completed", "running"]
     run = partial(driver.run, command="again", quiet=True)
     given = request(tmp_path, None, trials=4, confirm=0)
-    with pytest.raises(UserError, match="the code of .* changed.*--accept-changes"):
+    with pytest.raises(UserError, match=r"the code of .* changed.*--accept-changes"):
         run(given)
     assert records(tmp_path) == before
     assert run(given.model_copy(update={"accept_changes": True})) == 0
