@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.disks import fill, small_disk
+from tests.support.paths import PROCESSES
 from tests.support.processes.commands import (
     ROOT,
     assert_agreement,
@@ -130,7 +131,7 @@ def test_a_driver_that_slept_while_another_took_over_writes_nothing_more(tmp_pat
         # From another one its lease is stale after a while.
         past = time.time() - 60.0
         os.utime(folder / "lease.json", (past, past))
-        other = ROOT / "tests" / "end_to_end" / "replaced.py"
+        other = PROCESSES / "replaced.py"
         said = tmp_path / "successor"
         while too_busy(status := start(storage, said, other).wait(), said.read_text()):
             pass

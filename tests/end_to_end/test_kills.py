@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.paths import PROCESSES
 from tests.support.processes.commands import (
     ROOT,
     assert_agreement,
@@ -55,7 +56,7 @@ class Chain:
             return subprocess.Popen(
                 [
                     sys.executable,
-                    str(ROOT / "tests" / "end_to_end" / "killed.py"),
+                    str(PROCESSES / "killed.py"),
                     point,
                     *arguments,
                 ],

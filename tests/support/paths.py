@@ -4,4 +4,5 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "meanflow_tune"
-TINY_SPACE = ROOT / "tests" / "support" / "processes" / "tiny_space.py"
+PROCESSES = ROOT / "tests" / "support" / "processes"  # scripts that tests run
+TINY_SPACE = PROCESSES / "tiny_space.py"
