@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Callable, Mapping
+from itertools import groupby
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -63,16 +64,14 @@ def make_parser(prog: str, description: str | None, examples: str) -> argparse.A
 def tune_parser() -> argparse.ArgumentParser:
     """The command line, made from the fields of `SearchRequest`; only what is given is parsed."""
     p = make_parser("tune.py", DESCRIPTION, EXAMPLES)
-    groups: dict[str, Any] = {}
-    for name, field in FIELDS.items():
-        heading = _option(field).group
-        if heading not in groups:
-            groups[heading] = p.add_argument_group(heading)
-        add_option(groups[heading], name)
+    for heading, names in groupby(FIELDS, lambda name: _option(FIELDS[name]).group):
+        group = p.add_argument_group(heading)
+        for name in names:
+            add_option(group, name)
     show = p.add_argument_group("what to show")
     for flag, text in MODES.items():
-        names = [SHORT[flag], flag] if flag in SHORT else [flag]
-        show.add_argument(*names, action="store_true", help=text)
+        flags = [SHORT[flag], flag] if flag in SHORT else [flag]
+        show.add_argument(*flags, action="store_true", help=text)
     return p
 
 

@@ -158,9 +158,8 @@ def _calibrate(console: Console, plan: Plan, layout: Layout | None) -> Calibrati
     request = plan.request
     baselines = len(plan.space.baselines)
     first = min(baselines, 1)
-    names = [*list(plan.space.baselines)[:first], *(f"draw {k + 1}" for k in range(DRAWN))]
-    configs = [*plan.examples[:first], *plan.examples[baselines : baselines + DRAWN]]
-    named = list(zip(names, configs, strict=True))
+    named = list(zip(plan.space.baselines, plan.examples[:first], strict=False))
+    named += [(f"draw {k + 1}", plan.examples[baselines + k]) for k in range(DRAWN)]
     on_gpu = torch.cuda.is_available() and (layout is None or layout.gpus > 0)
     shared = busy()
     with _progress(console) as progress:

@@ -11,6 +11,7 @@ from typing import Any
 
 from meanflow_tune.driver.stage import Stage
 from meanflow_tune.files import is_full, write_atomic
+from meanflow_tune.plan.confirm import title
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.report.forecast_tables import confirmation_work, ladder_of
@@ -85,7 +86,7 @@ class StatusWriter:
             "total": stage.total,
             "done": dict(done),
             "budget_left": self._time_budget.left,
-            "best": f"best so far: {_describe(best)}" if best else "",
+            "best": f"best so far: {title(best)} with {best.value:.4f}" if best else "",
             **self._look_ahead(stage, records).to_dict(),
         }
         keys = ("study", "total", "done", "running", *Outlook.__dataclass_fields__)
@@ -140,8 +141,3 @@ class StatusWriter:
             self._time_budget.left if stage is self._stages[0] else None,
         )
         return replace(found, seconds_left=None, forecast="") if self._stopped.is_set() else found
-
-
-def _describe(record: TrialRecord) -> str:
-    what = f" ({record.baseline})" if record.baseline else ""
-    return f"trial {record.number}{what} with {record.value:.4f}"

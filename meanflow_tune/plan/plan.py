@@ -97,7 +97,8 @@ def make_plan(request: SearchRequest) -> Plan:
             "evaluation.metrics: frechet_features needs a classifier of labelled data, but data has "
             "no labels; leave that metric out, or take labelled data."
         )
-    if data.classes is None and any(_drops_labels(config) for config in examples):
+    trained = [part for c in examples for part in (c, c.teacher) if part is not None]
+    if data.classes is None and any(part.label_dropout > 0.0 for part in trained):
         raise UserError(
             "label_dropout and guidance need data with labels, but data has none; set them to 0 and "
             "null, or take labelled data."
@@ -130,18 +131,11 @@ def make_rungs(request: SearchRequest) -> Rungs | None:
     )
 
 
-def _drops_labels(config: TrialConfig) -> bool:
-    teacher = config.teacher
-    return config.label_dropout > 0.0 or (teacher is not None and teacher.label_dropout > 0.0)
-
-
 def _check_against_objectives(config: TrialConfig, objectives: Objectives) -> None:
     evaluation = config.evaluation
-    known = (
-        [f"{metric.name}@{nfe}" for metric in evaluation.metrics for nfe in evaluation.nfe]
-        if evaluation is not None
-        else []
-    )
+    known = []
+    if evaluation is not None:
+        known = [f"{metric.name}@{nfe}" for metric in evaluation.metrics for nfe in evaluation.nfe]
     missing = [name for name in objectives.metrics if name not in known]
     if missing:
         raise UserError(
@@ -155,7 +149,9 @@ def _refuse_searched(request: SearchRequest, plain: list[dict[str, Any]]) -> Non
     for setting in request.settings:
         path = setting.partition("=")[0].strip()
         values = {
-            json.dumps([value for key, value in flatten(data).items() if _within(key, path)])
+            json.dumps(
+                [value for key, value in flatten(data).items() if f"{key}.".startswith(f"{path}.")]
+            )
             for data in plain
         }
         if len(values) > 1:
@@ -164,7 +160,3 @@ def _refuse_searched(request: SearchRequest, plain: list[dict[str, Any]]) -> Non
                 "leave its parameters without effect; copy the space's file, fix it there, and give "
                 "the copy to --space."
             )
-
-
-def _within(key: str, path: str) -> bool:
-    return key == path or key.startswith(f"{path}.")

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from itertools import pairwise
 
@@ -33,16 +33,11 @@ from meanflow_tune.training.world import World
 MOST_TRIALS = 1000  # the highest number that a time budget is said to afford
 
 
-def rungs_of(config: TrialConfig) -> tuple[int, ...]:
-    """Images at each rung of a configuration."""
-    return tuple(step * config.budget.global_batch for step in config.budget.rung_steps)
-
-
 def ladder_of(plan: Plan) -> Ladder:
     """The rungs and numbers of trials of a plan, for a forecast."""
-    request = plan.request
+    request, budget = plan.request, plan.examples[0].budget
     return Ladder(
-        rungs_of(plan.examples[0]),
+        tuple(step * budget.global_batch for step in budget.rung_steps),
         plan.rungs,
         request.trials,
         len(plan.space.baselines),
@@ -160,15 +155,12 @@ class Forecast:
             self._print(f"confirmation: up to {runs:.0f} runs of {self._rungs[-1]:,} images")
         teacher = self._first.teacher
         if teacher is not None:
-            state = "cached already" if self._teacher_cached else "trained once, before the first"
+            weights = self._resources.teacher_folder(self._first) / "teacher.safetensors"
+            state = "cached already" if weights.exists() else "trained once, before the first"
             self._print(
                 f"teacher: {teacher.budget.steps:,} steps of {teacher.budget.global_batch} images, "
                 f"{state}"
             )
-
-    @property
-    def _teacher_cached(self) -> bool:
-        return (self._resources.teacher_folder(self._first) / "teacher.safetensors").exists()
 
     @cached_property
     def _resources(self) -> Resources:
@@ -177,13 +169,10 @@ class Forecast:
     def _show_times(self) -> None:
         request, pace = self.plan.request, self._pace
         if pace is None:
-            why = (
-                "no configuration could be timed"
-                if self.calibration
-                else "nothing has been measured yet"
-            )
-            hint = "" if self.calibration else "; --calibrate times a short training of this space"
-            self._print(f"time: unknown, because {why}{hint}")
+            why = "nothing has been measured yet; --calibrate times a short training of this space"
+            if self.calibration is not None:
+                why = "no configuration could be timed"
+            self._print(f"time: unknown, because {why}")
             if request.time_budget is not None:
                 self._print(
                     f"what --time-budget {about(request.time_budget)} affords is unknown too"
@@ -269,12 +258,7 @@ class Forecast:
             distinct = {(c.model, c.weighting, c.evaluation): c for c in self.plan.examples}
             found = [computed_sizes(c, self._resources.data(c)) for c in distinct.values()]
             source = "counted from the networks"
-        largest = Sizes(
-            max(sizes.checkpoint for sizes in found),
-            max(sizes.samples for sizes in found),
-            max(sizes.model for sizes in found),
-        )
-        return largest, source
+        return Sizes(*map(max, zip(*map(astuple, found), strict=True))), source
 
 
 def stopping_text(request: SearchRequest) -> str:

@@ -93,18 +93,13 @@ def _draw_comparison(plan: Plan, findings: Findings, path: Path) -> None:
         return
     figures = json.loads(str(best[1]["teacher_metrics"]))
     nfes = sorted(int(key.partition("@")[2]) for key in best[1] if key.startswith("student@"))
-    names = (
-        "teacher (Euler)",
-        f"baseline\n{findings.baseline.baseline}",
-        f"best\ntrial {findings.best.number}",
-    )
-    sources = (
-        (best[1], "teacher", figures),
-        (baseline[1], "student", baseline[0].metrics),
-        (best[1], "student", best[0].metrics),
+    panels = (
+        ("teacher (Euler)", best[1], "teacher", figures),
+        (f"baseline\n{findings.baseline.baseline}", baseline[1], "student", baseline[0].metrics),
+        (f"best\ntrial {findings.best.number}", best[1], "student", best[0].metrics),
     )
     rows, labels = {}, {}
-    for name, (arrays, kind, metrics) in zip(names, sources, strict=True):
+    for name, arrays, kind, metrics in panels:
         if f"{kind}@{nfes[0]}" not in arrays:  # a trial without a teacher
             continue
         rows[name] = {nfe: arrays[f"{kind}@{nfe}"] for nfe in nfes}

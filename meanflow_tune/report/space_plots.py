@@ -40,10 +40,11 @@ def show_plots(console: Console, configs: Sequence[TrialConfig]) -> None:
             "logarithmic"
         )
         console.print(Padding(_schedules(schedules, width), (0, 0, 1, 2)))
-    ramped = _ramped(config.losses for config in configs)
+    mixes = [config.losses for config in configs]
+    ramped = [m for m in mixes if any(loss.ramp.length > 0.0 for loss in m.active.values())]
     if ramped:
         console.print("[bold]Shares[/bold] that ramp, over progress, each on its own scale")
-        console.print(Padding(_ramps(ramped, width), (0, 0, 1, 2)))
+        console.print(Padding(_ramps(ramped[:3], width), (0, 0, 1, 2)))
 
 
 def _first_of_each(members: Iterable[Member]) -> list[Member]:
@@ -100,12 +101,6 @@ def _schedules(schedules: Sequence[DsScheduleSettings], width: int) -> Table:
 def _ratios(schedule: DsScheduleSettings, gap: float, count: int) -> list[float]:
     at = torch.tensor([gap])
     return [float(schedule.ratio(index / (count - 1), at)) for index in range(count)]
-
-
-def _ramped(mixes: Iterable[LossMix]) -> list[LossMix]:
-    """Up to three mixtures with a ramp."""
-    found = [m for m in mixes if any(loss.ramp.length > 0.0 for loss in m.active.values())]
-    return found[:3]
 
 
 def _ramps(mixes: Sequence[LossMix], width: int) -> Table:

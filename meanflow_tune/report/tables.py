@@ -10,7 +10,6 @@ from rich.console import Console
 from meanflow_tune.plan.confirm import title
 from meanflow_tune.plan.findings import Findings
 from meanflow_tune.plan.plan import Plan
-from meanflow_tune.records import TrialRecord
 from meanflow_tune.report.text import counted, make_table
 from meanflow_tune.search.analysis.ranking import Row, columns, describe_difference, front
 from meanflow_tune.search.analysis.rung_audit import Audit, RungAudit, audit
@@ -41,7 +40,10 @@ def show_search(console: Console, objectives: Objectives, findings: Findings) ->
         elif record is findings.best:
             mark = "best: "
         if record.status == "completed" and (mark or record.baseline):
-            table.add_row(f"{mark}{title(record)}", *_cells(record, objectives))
+            found = measures(record.reports[-1])
+            table.add_row(
+                f"{mark}{title(record)}", *(f"{o.value(found):.4f}" for o in shown.values())
+            )
     console.print(table)
 
 
@@ -103,7 +105,7 @@ def show_winner(console: Console, plan: Plan, findings: Findings) -> None:
         first = f" (trial {contest.other} was ahead on the first one)" if contest in ahead else ""
         console.print(
             f"trials {contest.trial} and {contest.other} cannot be told apart: difference "
-            f"{signed(contest.interval)} on {contest.interval.count} seeds{first}"
+            f"{_numbers(contest.interval, '+', ' ')} on {contest.interval.count} seeds{first}"
         )
     if len(findings.rivals) > SHOWN:
         console.print(
@@ -119,7 +121,7 @@ def show_final(console: Console, objectives: Objectives, findings: Findings) -> 
     table = make_table(f"retrained on {counted(seeds, 'fresh seed')}, fresh latents", *shown)
     for row in rows:
         name = f"baseline: {row.name}" if row is reference else row.name
-        table.add_row(name, *(plain(row.means[column]) for column in shown))
+        table.add_row(name, *(_numbers(row.means[column], "", "\n") for column in shown))
     table.add_section()
     for row in rows[1:]:
         if row.against:
@@ -177,29 +179,18 @@ def teacher_figures(findings: Findings) -> dict[str, float]:
     return {}
 
 
-def plain(found: Interval) -> str:
-    """A mean with its interval below it."""
+def _numbers(found: Interval, sign: str, between: str) -> str:
+    """A mean and its interval; sign: "+" for a difference, else ""."""
+    mean = f"{found.mean:{sign}.4f}"
     if found.low is None or found.high is None:
-        return f"{found.mean:.4f}"
-    return f"{found.mean:.4f}\n[{found.low:.4f}, {found.high:.4f}]"
-
-
-def signed(found: Interval) -> str:
-    """A difference with its interval, in one line."""
-    if found.low is None or found.high is None:
-        return f"{found.mean:+.4f}"
-    return f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
-
-
-def _cells(record: TrialRecord, objectives: Objectives) -> list[str]:
-    found = measures(record.reports[-1])
-    return [f"{objective.value(found):.4f}" for objective in columns(objectives).values()]
+        return mean
+    return f"{mean}{between}[{found.low:{sign}.4f}, {found.high:{sign}.4f}]"
 
 
 def _difference(row: Row, column: str) -> str:
     share = row.relative[column]
     percent = f"\n{100 * share:+.1f} %" if share is not None else ""
-    return signed(row.against[column]).replace(" [", "\n[") + percent
+    return _numbers(row.against[column], "+", "\n") + percent
 
 
 def _how_sure(rows: Sequence[Row]) -> str:

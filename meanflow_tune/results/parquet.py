@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,20 +87,7 @@ def write_best(path: Path, record: TrialRecord) -> None:
 def _rows(
     record: TrialRecord, objectives: Sequence[str], values: Values | None
 ) -> list[dict[str, Any]]:
-    shared: dict[str, Any] = {
-        "study": record.study,
-        "number": record.number,
-        "status": record.status,
-        "baseline": record.baseline,
-        "attempt": record.attempt,
-        "protected": record.protected,
-        "bracket": record.bracket,
-        "terms": record.terms,
-        "reason": record.reason,
-        "started": record.started,
-        "ended": record.ended,
-        "folder": record.folder,
-    }
+    shared = {f.name: getattr(record, f.name) for f in fields(record) if f.name in FIXED}
     shared |= {f"param.{name}": value for name, value in record.params.items()}
     shared |= {f"config.{name}": value for name, value in flatten(record.config).items()}
     if not record.reports:
@@ -127,10 +115,8 @@ def _measured(report: Report, objectives: Sequence[str], values: Sequence[float]
     costs = {f"cost.{name}": cost for name, cost in report.cost.items()}
     value = values[0] if len(values) == 1 else None
     fixed = {"repeat": report.repeat, "images": report.images, "value": value, "time": report.time}
-    several: dict[str, float] = {}
-    if len(values) > 1:
-        names = (f"objective.{name}" for name in objectives)
-        several = dict(zip(names, values, strict=True))
+    names = [f"objective.{name}" for name in objectives]
+    several = dict(zip(names, values, strict=True)) if len(values) > 1 else {}
     return {**several, **report.metrics, **costs, **fixed}
 
 
