@@ -103,7 +103,7 @@ def write_once(write: Callable[[], T], folder: Path) -> T:
 class WaitForSpace:
     """Repeats a write while the disk is full; shared by the threads of a driver.
 
-    say: gets one line when the first thread starts to wait and one when the last one has ended.
+    say: gets one line when the first thread, or worker, starts to wait and one when the last one ends.
     stop: asked before each wait; True gives up, which raises the write's own error.
     """
 
@@ -129,20 +129,22 @@ class WaitForSpace:
                         raise
                 if not waiting:
                     waiting = True
-                    self._begin(folder)
+                    self.begin(folder, free_space(folder))
                 self._sleep(self._pause)
         finally:
             if waiting:
-                self._end(folder)
+                self.end(folder)
 
-    def _begin(self, folder: Path) -> None:
+    def begin(self, folder: Path | str, free: str) -> None:
+        """A wait has started, here or in a worker; free: by `free_space` where the disk is."""
         with self._lock:
             self._waiting += 1
             first = self._waiting == 1
         if first:
-            self._say(no_space(folder, free_space(folder)))
+            self._say(no_space(folder, free))
 
-    def _end(self, folder: Path) -> None:
+    def end(self, folder: Path | str) -> None:
+        """A wait has ended."""
         with self._lock:
             self._waiting -= 1
             last = self._waiting == 0

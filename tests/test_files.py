@@ -189,3 +189,19 @@ def test_a_replaced_driver_puts_nothing_into_the_outbox(tmp_path: Path) -> None:
             time.sleep(0.001)
         assert "another driver" in str(replayer.status().error)
     assert applied == [0, 1]
+
+
+def test_a_worker_and_a_thread_that_wait_are_one_message() -> None:
+    said: list[str] = []
+    space = WaitForSpace(said.append, lambda: False, sleep=lambda seconds: None)
+    space.begin("/data", "0.0 MB free")
+    tries = iter([OSError(errno.ENOSPC, "full"), None])
+
+    def write() -> None:
+        if error := next(tries):
+            raise error
+
+    space(write, Path("/data"))
+    assert len(said) == 1
+    space.end("/data")
+    assert len(said) == 2

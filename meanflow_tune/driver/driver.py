@@ -221,9 +221,8 @@ class Driver:
         folder.mkdir(parents=True, exist_ok=True)
         outbox = Outbox(folder, self.lease.check, self.write_policy)
         replayer = stack.enter_context(Replayer(outbox, self._make_sink()))
-        stage = Stage(
-            name, ledger, outbox, replayer, self.view, self.background, label, total, self.interrupt
-        )
+        given = name, ledger, outbox, replayer, self.view, self.background, label, total
+        stage = Stage(*given, self.interrupt, self.write_policy)
         self.stages.append(stage)
         return stage
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from meanflow_tune.cluster.signals import Interrupt
-from meanflow_tune.files import is_full, no_space, space_again
+from meanflow_tune.files import WaitForSpace, is_full
 from meanflow_tune.records import INFEASIBLE, Job, Outcome, Report, TrialRecord
 from meanflow_tune.report.live import View
 from meanflow_tune.report.outlook import ProgressTracker
@@ -59,6 +59,7 @@ class Stage:
         label: str,
         total: int,
         interrupt: Interrupt,
+        space: WaitForSpace,
     ) -> None:
         self.name, self.ledger, self.view = name, ledger, view
         self.tracker = Tracker(outbox, name)
@@ -66,7 +67,7 @@ class Stage:
         self.background = background
         self._label = label
         self.total = total
-        self._interrupt = interrupt
+        self._interrupt, self._space = interrupt, space
         self._stop_announced = False
         self._outbox = outbox
         self._refused: dict[int, str] = {}  # trial -> why its report could not be used
@@ -169,9 +170,9 @@ class Stage:
         waiting = [now for now in progress if now.get("phase") == NO_SPACE]
         if waiting and self._full is None:
             self._full = waiting[0]["folder"]
-            self.view.error(no_space(self._full, waiting[0]["free"]))
+            self._space.begin(self._full, waiting[0]["free"])
         elif self._full is not None and not waiting:
-            self.view.error(space_again(self._full))
+            self._space.end(self._full)
             self._full = None
 
     def _title(self, number: int) -> str:

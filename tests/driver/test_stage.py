@@ -13,6 +13,7 @@ import pytest
 from meanflow_tune.cluster.signals import Interrupt
 from meanflow_tune.driver import driver
 from meanflow_tune.driver.stage import Stage
+from meanflow_tune.files import WaitForSpace
 from meanflow_tune.plan.request import SearchRequest, UserError
 from meanflow_tune.records import Outcome, Report, TrialRecord
 from meanflow_tune.report.live import View
@@ -31,16 +32,18 @@ SPACE = str(TINY_SPACE)
 def make_stage(folder: Path, **changes: Any) -> tuple[Stage, RecordingSink]:
     sink = RecordingSink()
     outbox = Outbox(folder, changes.pop("fence", lambda: None))
+    view = View(quiet=True)
     stage = Stage(
         "toy",
         make_ledger(folder, **changes),
         outbox,
         Replayer(outbox, sink),
-        View(quiet=True),
+        view,
         ThreadPoolExecutor(1),
         "trial",
         8,
         Interrupt(),
+        WaitForSpace(view.error, lambda: False),
     )
     return stage, sink
 
