@@ -118,7 +118,8 @@ class Driver:
     ) -> None:
         self.plan, self.request = plan, plan.request
         self.lease, self.view, self.command, self.verbose = lease, view, command, verbose
-        self._make_sink = make_sink or self._mlflow
+        mlflow = partial(MlflowSink, plan.request.storage, plan.request.tracking_uri, lease.check)
+        self._make_sink: Callable[[], Sink] = make_sink or mlflow
         train = partial(job.run_job, cache=str(self.request.teachers), fence=check_epoch)
         self._run_job: RunJob = run_job or train
         self.stages: list[Stage] = []
@@ -225,10 +226,6 @@ class Driver:
         stage = Stage(*given, self.interrupt, self.write_policy)
         self.stages.append(stage)
         return stage
-
-    def _mlflow(self) -> Sink:
-        request = self.request
-        return MlflowSink(request.storage, request.tracking_uri, self.lease.check)
 
     def _confirm_stage(self, search: Stage, stack: ExitStack) -> Stage | None:
         """The study of the confirmation; None where nothing is to be confirmed."""

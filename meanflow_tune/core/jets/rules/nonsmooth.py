@@ -114,34 +114,22 @@ def clamp_numbers(
     return _straight(x.clamp(min, max), _between(x, low, high), second)
 
 
-@piecewise(STEPS, "sign", "sgn")
-def sign(x: Tensor, second: bool) -> Derivatives:
-    return _straight(x.sign(), torch.zeros_like(x), second)
+def _of_slope(slope: float, kink: str, operator: Callable[[Tensor], Tensor], *names: str) -> None:
+    @piecewise(kink, *names)
+    def rule(x: Tensor, second: bool) -> Derivatives:
+        return _straight(operator(x), torch.full_like(x, slope), second)
 
 
-@piecewise(STEPS, "floor")
-def floor(x: Tensor, second: bool) -> Derivatives:
-    return _straight(x.floor(), torch.zeros_like(x), second)
-
-
-@piecewise(STEPS, "ceil")
-def ceil(x: Tensor, second: bool) -> Derivatives:
-    return _straight(x.ceil(), torch.zeros_like(x), second)
+_of_slope(0.0, STEPS, torch.sign, "sign", "sgn")
+_of_slope(0.0, STEPS, torch.floor, "floor")
+_of_slope(0.0, STEPS, torch.ceil, "ceil")
+_of_slope(0.0, STEPS, torch.trunc, "trunc", "fix")
+_of_slope(1.0, LINEAR, torch.frac, "frac")
 
 
 @piecewise(STEPS, "round")
 def rounded(x: Tensor, second: bool, *, decimals: int = 0) -> Derivatives:
     return _straight(x.round(decimals=decimals), torch.zeros_like(x), second)
-
-
-@piecewise(STEPS, "trunc", "fix")
-def trunc(x: Tensor, second: bool) -> Derivatives:
-    return _straight(x.trunc(), torch.zeros_like(x), second)
-
-
-@piecewise(LINEAR, "frac")
-def frac(x: Tensor, second: bool) -> Derivatives:
-    return _straight(x.frac(), torch.ones_like(x), second)
 
 
 def _remainder(operator: Any, name: str, *more: str) -> None:

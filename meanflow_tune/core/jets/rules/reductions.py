@@ -1,6 +1,7 @@
 """Rules for sums, means, variances, norms, distances, and products and differences along an axis."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,22 +23,18 @@ def _axes(x: Tensor, dim: Any) -> tuple[int, ...]:
     return tuple(axis(d) for d in (dim if isinstance(dim, tuple | list) else (dim,)))
 
 
-@register_rule(*everywhere("sum"))
-def total(x: Jet, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Jet:
-    if x.apart:
-        axes = tuple(range(x.dim())) if dim is None or dim == () else dim
-        return Jet.of([part.sum(axes, keepdim, dtype=dtype) for part in x.components])
-    axes = _axes(x.parts, dim)
-    return Jet(x.parts.sum(axes, keepdim, dtype=dtype) if axes else x.parts.clone())
+def _reduction(operator: Callable[..., Tensor], name: str) -> Callable[..., Jet]:
+    def rule(x: Jet, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Jet:
+        if x.apart:
+            axes = tuple(range(x.dim())) if dim is None or dim == () else dim
+            return Jet.of([operator(part, axes, keepdim, dtype=dtype) for part in x.components])
+        axes = _axes(x.parts, dim)
+        return Jet(operator(x.parts, axes, keepdim, dtype=dtype) if axes else x.parts.clone())
+
+    return register_rule(*everywhere(name))(rule)
 
 
-@register_rule(*everywhere("mean"))
-def mean(x: Jet, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Jet:
-    if x.apart:
-        axes = tuple(range(x.dim())) if dim is None or dim == () else dim
-        return Jet.of([part.mean(axes, keepdim, dtype=dtype) for part in x.components])
-    axes = _axes(x.parts, dim)
-    return Jet(x.parts.mean(axes, keepdim, dtype=dtype) if axes else x.parts.clone())
+total, mean = _reduction(torch.sum, "sum"), _reduction(torch.mean, "mean")
 
 
 @register_rule(*everywhere("var"))

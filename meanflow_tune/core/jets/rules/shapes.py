@@ -137,24 +137,18 @@ def unbind(x: Jet, dim: int = 0) -> tuple[Jet, ...]:
     return tuple(map(Jet, x.parts.unbind(axis(dim))))
 
 
-def _any_apart(operands: Sequence[Any]) -> bool:
-    return any(isinstance(x, Jet) and x.apart for x in operands)
+def _joined(operator: Callable[..., Tensor], *names: str) -> Callable[..., Jet]:
+    def rule(tensors: Sequence[Any], dim: int = 0) -> Jet:
+        if any(isinstance(x, Jet) and x.apart for x in tensors):
+            return Jet.of([operator(parts, dim) for parts in lift_apart(tensors)])
+        count, like = components_of(tensors)
+        return Jet(operator([lift(x, count, like) for x in tensors], axis(dim)))
+
+    return register_rule(*everywhere(*names))(rule)
 
 
-@register_rule(*everywhere("cat", "concat", "concatenate"))
-def cat(tensors: Sequence[Any], dim: int = 0) -> Jet:
-    if _any_apart(tensors):
-        return Jet.of([torch.cat(parts, dim) for parts in lift_apart(tensors)])
-    count, like = components_of(tensors)
-    return Jet(torch.cat([lift(x, count, like) for x in tensors], axis(dim)))
-
-
-@register_rule(*everywhere("stack"))
-def stack(tensors: Sequence[Any], dim: int = 0) -> Jet:
-    if _any_apart(tensors):
-        return Jet.of([torch.stack(parts, dim) for parts in lift_apart(tensors)])
-    count, like = components_of(tensors)
-    return Jet(torch.stack([lift(x, count, like) for x in tensors], axis(dim)))
+cat = _joined(torch.cat, "cat", "concat", "concatenate")
+stack = _joined(torch.stack, "stack")
 
 
 @register_rule(*everywhere("broadcast_tensors"))

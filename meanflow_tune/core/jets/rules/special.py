@@ -215,19 +215,14 @@ def xlogy(x: Any, y: Any) -> Any:
     return multiply(torch.log(torch.where(zero, 1.0, y)), x)
 
 
-def _no(*operands: Any) -> bool:
-    return False
-
-
 def composed(function: Any) -> Callable[..., Any]:
     """A copy of one of torch's Python functions, whose operators meet jets one by one.
 
     Such a function first asks whether an operand overrides it, and then calls the override; in the
     copy the answer is no.
     """
-    asks = dict.fromkeys(
-        ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), _no
-    )
+    names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+    asks = dict.fromkeys(names, lambda *operands: False)
     copy = FunctionType(
         function.__code__,
         {**function.__globals__, **asks},

@@ -103,18 +103,12 @@ def index_put(x: Any, indices: Any, values: Any, accumulate: bool = False) -> Je
     return Jet(torch.stack([torch.index_put(p, indices, v, accumulate) for p, v in pairs]))
 
 
-def _copied(x: Jet, source: Any, non_blocking: bool = False) -> Any:
-    return expand(Jet(lift(source, len(x.parts), x.parts)), x.shape)
-
-
-def _filled(x: Jet, value: Any = 0.0) -> Any:
-    whole = lift(value, len(x.parts), x.parts)
-    return expand(Jet(whole), x.shape)
+def _filled(x: Jet, value: Any = 0.0, non_blocking: bool = False) -> Any:
+    return expand(Jet(lift(value, len(x.parts), x.parts)), x.shape)
 
 
 for _rule, _names in (
-    (_copied, ("copy_",)),
-    (_filled, ("fill_", "zero_")),
+    (_filled, ("copy_", "fill_", "zero_")),
     (masked_scatter, ("masked_scatter_",)),
     (index_put, ("index_put_",)),
     (addmm, ("addmm_", "baddbmm_")),
