@@ -83,8 +83,12 @@ def main(argv: list[str] | None = None) -> int:
         if name == "search":
             return overhead.search(**arguments, command=command)
         if name == "replay":
-            return replay.run(arguments, command)
-        return derivatives.run(arguments, command)
+            from benchmarks.replay.command import run
+
+            return run(arguments, command)
+        from benchmarks.derivatives.command import derivatives as measure
+
+        return measure(**arguments, command=command)
     except (UserError, ValueError, OSError) as error:
         print(f"benchmark.py: {error}", file=sys.stderr)
         return EXIT_USAGE

@@ -1,9 +1,7 @@
 """Options of `benchmark.py derivatives`. Imports nothing heavy: `--help` must be quick."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from meanflow_tune.driver.cli import whole
 
@@ -51,10 +49,3 @@ def add(p: argparse.ArgumentParser) -> None:
         "--json", dest="json_file", type=Path, metavar="FILE", help="write the figures there too"
     )
     p.add_argument("--page", type=Path, metavar="FILE", help="replace the tables of this page")
-
-
-def run(arguments: dict[str, Any], command: Sequence[str]) -> int:
-    """The command with its parsed options. Raises ValueError and OSError as `derivatives` does."""
-    from benchmarks.derivatives.command import derivatives
-
-    return derivatives(**arguments, command=command)

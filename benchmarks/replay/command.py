@@ -18,12 +18,13 @@ import numpy as np
 
 from benchmarks.machine import machine
 from benchmarks.replay.arms import RANDOM, Arm, Problem, default_arms
-from benchmarks.replay.options import Cost
+from benchmarks.replay.options import OURS, SEARCH, Cost
 from benchmarks.replay.report import Curves, draw, summary
 from benchmarks.replay.simulation import simulate
 from benchmarks.replay.statistics import best_so_far, compare, estimate_iqm
 from benchmarks.replay.surrogate import Surrogate
 from benchmarks.replay.table import Table, load_table, without_baselines
+from meanflow_tune.driver.cli import make_request
 from meanflow_tune.files import write_atomic
 from meanflow_tune.search.space.load import load_space
 
@@ -131,6 +132,17 @@ def _one(arm: Arm, seed: int) -> tuple[np.ndarray, int]:
     times = np.array(FRACTIONS) * budget
     minimize = problem.table.direction == "minimize"
     return best_so_far(run.completed, times, minimize), run.started
+
+
+def run(arguments: dict[str, Any], command: Sequence[str]) -> int:
+    """The command with its parsed options.
+
+    Raises UserError for a setting that tune.py refuses, ValueError and OSError as `replay` does.
+    """
+    given = {name: arguments.pop(name) for name in SEARCH if name in arguments}
+    request = make_request({"study": OURS} | given)
+    arm = Arm(OURS, **{name: getattr(request, name) for name in SEARCH})
+    return replay(arm=arm, command=command, **arguments)
 
 
 def replay(

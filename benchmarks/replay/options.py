@@ -4,11 +4,10 @@ Imports nothing heavy: `--help` must be quick.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from meanflow_tune.driver.cli import add_option, make_request, whole
+from meanflow_tune.driver.cli import add_option, whole
 
 Cost = Literal["seconds", "images"]
 OURS = "ours"
@@ -82,17 +81,3 @@ def add(p: argparse.ArgumentParser) -> None:
         "--json", dest="json_file", type=Path, metavar="FILE", help="write all figures there"
     )
     p.add_argument("--plot", type=Path, metavar="FILE", help="draw regret against budget")
-
-
-def run(arguments: dict[str, Any], command: Sequence[str]) -> int:
-    """The command with its parsed options.
-
-    Raises UserError for a setting that tune.py refuses, ValueError and OSError as `replay` does.
-    """
-    given = {name: arguments.pop(name) for name in SEARCH if name in arguments}
-    request = make_request({"study": OURS} | given)
-    from benchmarks.replay.arms import Arm
-    from benchmarks.replay.command import replay
-
-    arm = Arm(OURS, **{name: getattr(request, name) for name in SEARCH})
-    return replay(arm=arm, command=command, **arguments)
