@@ -11,6 +11,10 @@ class TeacherGap(MetricSettings):
     """Root mean square over samples and dimensions of x_student - x_teacher, from the same latents.
 
     The number of samples does not bias it, and its variance is small: short trials can be ranked.
+
+    It says nothing about the teacher: a bad one may be easier to follow than a good one (an untrained
+    one gives less than a trained one). Compare its values only between students of one teacher, and
+    judge the teacher itself against held-out data.
     """
 
     needs_teacher: ClassVar[bool] = True

@@ -1,7 +1,7 @@
 """The plan of a search: a request resolved and checked, before any lease is taken and before Ray starts."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.config.overrides import flatten, override
 from meanflow_tune.plan.request import EXIT_UNUSABLE, EXIT_USAGE, SearchRequest, UserError
+from meanflow_tune.plan.yardstick import Yardstick
 from meanflow_tune.search.objectives import Objectives, SearchObjective
 from meanflow_tune.search.pruning.rules import Rungs
 from meanflow_tune.search.samplers.limits import check_sampler
@@ -76,6 +77,7 @@ def make_plan(request: SearchRequest) -> Plan:
             [one.distributions for one in drawn],
         )
         examples = tuple(TrialConfig.from_dict(override(data, request.settings)) for data in plain)
+    yardstick = _yardstick(request, objectives, examples)
     for config in examples:
         _check_against_objectives(config, objectives)
         batch = config.budget.global_batch
@@ -103,7 +105,8 @@ def make_plan(request: SearchRequest) -> Plan:
             "label_dropout and guidance need data with labels, but data has none; set them to 0 and "
             "null, or take labelled data."
         )
-    return Plan(request, space, objectives, suggest, examples, data.fingerprint, rungs, independent)
+    guarded = yardstick.guard(suggest)
+    return Plan(request, space, objectives, guarded, examples, data.fingerprint, rungs, independent)
 
 
 @contextmanager
@@ -129,6 +132,18 @@ def make_rungs(request: SearchRequest) -> Rungs | None:
         promotion=request.promotion,
         protect=request.protect,
     )
+
+
+def _yardstick(
+    request: SearchRequest, objectives: Objectives, examples: Sequence[TrialConfig]
+) -> Yardstick:
+    """What the objectives measure with; refused where it varies between the examples."""
+    plain = [config.to_dict() for config in examples]
+    found = Yardstick(plain[0], objectives)
+    with _refusing(f"--space {request.space}: "):
+        for config in plain:
+            found.check(config)
+    return found
 
 
 def _check_against_objectives(config: TrialConfig, objectives: Objectives) -> None:
