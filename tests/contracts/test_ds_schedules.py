@@ -1,6 +1,8 @@
 """Schedules of ρ: ranges, end points and stages, and the contract of the family."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from meanflow_tune.ds_schedules import (
     DsScheduleSettings,
     Exponential,
     GapPower,
+    Linear,
     Sigmoid,
 )
 from meanflow_tune.ds_schedules.base import ProgressSchedule
@@ -25,7 +28,9 @@ SCHEDULES = (
     Constant(value=1.0),
     Cosine(start=0.01, end=1.0),
     Exponential(start=1.0, end=3e-4),
+    Linear(start=0.001, end=1.0),
     Sigmoid(start=1.0, end=0.001, temperature=1.0),
+    Sigmoid(start=1.0, end=0.005, begin=0.2, until=0.7, snap=5e-3),
     Doubling(start_intervals=1, end_intervals=100),
     GapPower(scale=1.0, power=4.0, smallest=1e-6),
 )
@@ -79,12 +84,15 @@ def test_kinds_are_distinct() -> None:
     assert len(set(kinds)) == len(kinds)
 
 
-@pytest.mark.parametrize("kind", [Exponential, Cosine, Sigmoid])
+@pytest.mark.parametrize(
+    "kind",
+    [Exponential, Cosine, Linear, Sigmoid, partial(Sigmoid, begin=0.3, until=0.8, snap=0.01)],
+)
 @pytest.mark.parametrize("start, end", [(0.5, 0.01), (0.01, 0.5), (0.3, 0.3)])
 def test_from_start_to_end_without_turning(
-    kind: type[ProgressSchedule], start: float, end: float
+    kind: Callable[..., ProgressSchedule], start: float, end: float
 ) -> None:
-    schedule = kind.model_validate({"start": start, "end": end})
+    schedule = kind(start=start, end=end)
     values = [schedule.at(progress) for progress in PROGRESS]
     assert values[0] == pytest.approx(start, rel=1e-12)
     assert values[-1] == pytest.approx(end, rel=1e-12)
@@ -96,6 +104,7 @@ def test_values_in_the_middle() -> None:
     assert Exponential(start=0.1, end=0.001).at(0.5) == pytest.approx(0.01)
     assert Cosine(start=0.5, end=0.1).at(0.5) == pytest.approx(0.3)
     assert Sigmoid(start=0.5, end=0.1).at(0.5) == pytest.approx(0.3)
+    assert Linear(start=0.5, end=0.1).at(0.25) == pytest.approx(0.4)
     assert Cosine(start=1.0, end=0.5).at(1 / 3) == pytest.approx(0.875)
     # σ(25 · 0.1) = 0.92414, and the ends of the sigmoid lie within 4e-6 of 0 and 1.
     assert Sigmoid(start=1.0, end=0.5).at(0.6) == pytest.approx(1.0 - 0.5 * 0.92414, abs=1e-5)
@@ -105,6 +114,50 @@ def test_values_in_the_middle() -> None:
 def test_sigmoid_sharpens_with_its_temperature() -> None:
     at = [Sigmoid(start=1.0, end=0.5, temperature=t).at(0.4) for t in (1.0, 10.0, 100.0)]
     assert at[0] < at[1] < at[2] <= 1.0
+
+
+def test_linear_is_straight() -> None:
+    values = torch.tensor([Linear(start=0.9, end=0.2).at(p) for p in PROGRESS], dtype=torch.float64)
+    torch.testing.assert_close(values.diff(), torch.full((64,), -0.7 / 64, dtype=torch.float64))
+    assert [Linear(start=0.9, end=0.2).at(p) for p in (0.0, 1.0)] == [0.9, 0.2]
+
+
+def test_sigmoid_without_the_later_settings_means_what_it_meant() -> None:
+    stored = {"kind": "sigmoid", "start": 0.7, "end": 0.03, "temperature": 9.0}
+    schedule = TypeAdapter(DsSchedule).validate_python(stored)
+    for progress in PROGRESS:
+        edge = math.tanh(0.25 * 9.0)
+        w = 0.5 * (1.0 + math.tanh(0.5 * 9.0 * (progress - 0.5)) / edge)
+        assert schedule.at(progress) == (1.0 - w) * 0.7 + w * 0.03  # to the last bit
+
+
+def test_sigmoid_steps_between_begin_and_until() -> None:
+    whole, late = Sigmoid(start=0.9, end=0.1), Sigmoid(start=0.9, end=0.1, begin=0.5, until=0.75)
+    for progress in PROGRESS:
+        assert late.at(0.5 + progress / 4) == pytest.approx(whole.at(progress), rel=1e-12)
+        assert late.at(progress / 2) == 0.9
+        assert late.at(0.75 + progress / 4) == pytest.approx(0.1, rel=1e-12)
+
+
+def test_sigmoid_with_snapping_is_that_of_alpha_flow() -> None:
+    """α = 1 - σ(γ (k - (k_s + k_e) / 2) / (k_e - k_s)), 1 above 1 - η, and its end value below η."""
+    eta, end = 5e-3, 1e-3
+    schedule = Sigmoid(start=1.0, end=end, begin=0.25, until=0.75, snap=eta)
+    reached = set()
+    for progress in PROGRESS:
+        k = min(0.75, max(0.25, progress))
+        alpha = 1.0 - 1.0 / (1.0 + math.exp(-25.0 * (k - 0.5) / 0.5))
+        found = schedule.at(progress)
+        if alpha > 1.0 - eta:
+            assert found == 1.0
+        elif alpha < eta:
+            assert found == end
+        else:  # the stretch, and an end above 0
+            assert found == pytest.approx(alpha + (1.0 - alpha) * end, abs=4e-6)
+        reached.add((alpha > 1.0 - eta, alpha < eta))
+    assert len(reached) == 3
+    unsnapped = schedule.model_copy(update={"snap": 0.0})
+    assert 0.995 < unsnapped.at(0.3) < 1.0
 
 
 def test_doubling_spends_the_same_share_on_each_stage() -> None:
@@ -132,6 +185,12 @@ def test_gap_power_rises_from_smallest_to_scale() -> None:
         ({"kind": "exponential", "end": 0.0}, "greater than 0"),
         ({"kind": "cosine", "start": 1.1}, "less than or equal to 1"),
         ({"kind": "sigmoid", "temperature": 0.0}, "greater than 0"),
+        ({"kind": "sigmoid", "begin": 0.5, "until": 0.5}, "begin < until"),
+        ({"kind": "sigmoid", "begin": -0.1}, "greater than or equal to 0"),
+        ({"kind": "sigmoid", "until": 1.1}, "less than or equal to 1"),
+        ({"kind": "sigmoid", "snap": -1e-3}, "greater than or equal to 0"),
+        ({"kind": "sigmoid", "snap": 0.6}, "less than or equal to 0.5"),
+        ({"kind": "linear", "end": 0.0}, "greater than 0"),
         ({"kind": "doubling", "start_intervals": 0}, "greater than or equal to 1"),
         ({"kind": "doubling", "end_intervals": 5}, "start_intervals <= end_intervals"),
         ({"kind": "gap_power", "scale": 1e-4}, "smallest <= scale"),
