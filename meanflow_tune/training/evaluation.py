@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,10 @@ class Evaluator:
     `teacher_samples[nfe]` [SHOWN, *D] are the teacher's own Euler steps from the first latents, and
     `teacher_metrics` their metrics over all latents: the baseline of every comparison. Both are empty
     without a teacher.
+
+    `held_out_metrics[of]` are metrics against the held-out data by name, without NFE, of `teacher` (the
+    end of its ODE, absent without one: what a perfect student would reach), `data` (as many rows of the
+    training data: the floor) and `noise` (the latents). Those that need a teacher are left out.
     """
 
     settings: Evaluation
@@ -38,6 +43,7 @@ class Evaluator:
     reference: Reference
     teacher_samples: dict[int, Tensor]
     teacher_metrics: dict[str, float]
+    held_out_metrics: dict[str, dict[str, float]]
 
     @torch.no_grad()
     def evaluate(
@@ -66,7 +72,8 @@ class Evaluator:
         return metrics, shown
 
     def write_samples(self, path: Path, shown: dict[int, Tensor]) -> None:
-        """An .npz: latents, labels, teacher (ODE end), student@n, teacher@n, teacher_metrics (JSON).
+        """An .npz: latents, labels, teacher (ODE end), student@n, teacher@n, and as JSON teacher_metrics
+        and held_out_metrics.
 
         Without a teacher its arrays are left out, and teacher_metrics is `{}`.
         """
@@ -76,6 +83,7 @@ class Evaluator:
         if self.labels is not None:
             arrays["labels"] = self.labels[:SHOWN].cpu().numpy()
         arrays["teacher_metrics"] = np.array(json.dumps(self.teacher_metrics))
+        arrays["held_out_metrics"] = np.array(json.dumps(self.held_out_metrics))
         arrays |= {f"student@{nfe}": x.numpy() for nfe, x in shown.items()}
         arrays |= {f"teacher@{nfe}": x.numpy() for nfe, x in self.teacher_samples.items()}
 
@@ -125,8 +133,29 @@ def make_evaluator(
         for nfe, samples in euler.items()
         for metric in settings.metrics
     }
+    # As many rows as samples, because a Fréchet distance depends on their number.
+    order = torch.randperm(
+        len(data.train_x), generator=make_generator(settings.latent_seed, "data")
+    )
+    rows = order[:count].to(data.train_x.device)
+    against = {"data": data.train_x[rows], "noise": latents}
+    if teacher_end is not None:
+        against = {"teacher": teacher_end} | against
+    held_out = {of: _held_out_metrics(settings, x, reference) for of, x in against.items()}
     shown = {nfe: samples[:SHOWN].cpu() for nfe, samples in euler.items()}
-    return Evaluator(settings, latents, labels, reference, shown, metrics)
+    return Evaluator(settings, latents, labels, reference, shown, metrics, held_out)
+
+
+def _held_out_metrics(
+    settings: Evaluation, samples: Tensor, reference: Reference
+) -> dict[str, float]:
+    """Metrics of samples that need no teacher; none where samples are not finite."""
+    found = {}
+    for metric in settings.metrics:
+        if not metric.needs_teacher:
+            with suppress(NonFiniteSamples):
+                found[metric.name] = metric.compute(samples, reference)
+    return found
 
 
 def _in_chunks(

@@ -136,7 +136,7 @@ def test_samples_without_a_teacher(resources: Resources, tmp_path: Path) -> None
     train(run, tmp_path, Memory(), evaluator)
     with np.load(next((tmp_path / "samples").glob("*.npz"))) as arrays:
         names = set(arrays.files)
-    assert names == {"latents", "teacher_metrics", "student@1", "student@2"}
+    assert names == {"latents", "teacher_metrics", "held_out_metrics", "student@1", "student@2"}
 
 
 def test_guidance_moves_the_teacher_and_what_students_are_compared_with(
