@@ -64,13 +64,13 @@ DS_SCHEDULE = """
 from typing import Literal
 from meanflow_tune.ds_schedules.base import ProgressSchedule, Ratio
 
-class Linear(ProgressSchedule):
-    kind: Literal["linear"] = "linear"
+class Quadratic(ProgressSchedule):
+    kind: Literal["quadratic"] = "quadratic"
     start: Ratio = 0.5
     end: Ratio = 0.01
 
     def at(self, progress: float) -> float:
-        return (1.0 - progress) * self.start + progress * self.end
+        return self.start + progress**2 * (self.end - self.start)
 """
 MODEL = """
 import math
@@ -144,7 +144,7 @@ def imported(family: str, name: str, kinds: str, code: str) -> Added:
 
 
 ADDED = (
-    imported("ds_schedules", "Linear", "DS_SCHEDULE_KINDS", DS_SCHEDULE),
+    imported("ds_schedules", "Quadratic", "DS_SCHEDULE_KINDS", DS_SCHEDULE),
     imported("weightings", "Squared", "WEIGHTING_KINDS", WEIGHTING),
     imported("time_samplers", "PowerPairs", "TIME_SAMPLER_KINDS", TIME_SAMPLER),
     imported("models", "Shallow", "MODEL_KINDS", MODEL),
