@@ -172,6 +172,11 @@ class TrialConfig(Settings):
             return
         gap = torch.tensor([0.1, 0.5, 1.0])
         if all(bool((schedule.ratio(p, gap) == 1.0).all()) for p in (0.0, 0.25, 0.5, 0.75, 1.0)):
+            if tri.split == "start":
+                raise ValueError(
+                    "losses.tri_consistency.split 'start' is flow matching where ds = s - t, but "
+                    f"ds_schedule {schedule!r} never gives less; take losses.flow_matching."
+                )
             raise ValueError(
                 "losses.tri_consistency.second_part 'student' says nothing where ds = s - t, but "
                 f"ds_schedule {schedule!r} never gives less; 0.5 is the shortcut form."

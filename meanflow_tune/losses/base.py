@@ -20,12 +20,14 @@ class TargetInputs:
     """The inputs of the targets; None is what no active loss needs.
 
     v_t = v(x_t, t), u = u(x_t, t, s), v_s = v(x_s, s), d_s = ∂_s u, d_t = D u, d_t_d_s = D ∂_s u:
-    [B, *D]. Tri-consistency splits [t, s] at s - ds with ds = ρ (s - t): ratio is ρ [B] in (0, 1];
-    u_split = u(x_t, t, s - ds), and ode_velocity = (x_s - x_{s-ds}) / ds, the mean velocity over
-    [s - ds, s] from x_{s-ds}, by the teacher's ODE or the student: [B, *D]. directional_derivative
-    [B, *D] replaces d_s and d_t of a mixture where only their sum is known (`LossMix.direction`).
+    [B, *D]. Tri-consistency splits [t, s] with ds = ρ (s - t): ratio is ρ [B] in (0, 1]. At the end,
+    at s - ds: u_split = u(x_t, t, s - ds), and ode_velocity = (x_s - x_{s-ds}) / ds, the mean velocity
+    over [s - ds, s] from x_{s-ds}, by the teacher's ODE or the student: [B, *D]. At the start:
+    u_after = u(x_t + ds v_t, t + ds, s) [B, *D]. directional_derivative [B, *D] replaces d_s and d_t
+    of a mixture where only their sum is known (`LossMix.direction`).
 
-    Only u, u_split and the derivatives may carry gradients, for losses without a stop-gradient.
+    Only u, u_split, u_after and the derivatives may carry gradients, for losses without a
+    stop-gradient.
     """
 
     path: PathSample
@@ -38,6 +40,7 @@ class TargetInputs:
     directional_derivative: Tensor | None = None
     u_split: Tensor | None = None
     ode_velocity: Tensor | None = None
+    u_after: Tensor | None = None
     ratio: Tensor | None = None
 
     def given(self, name: str) -> Tensor:
@@ -112,7 +115,7 @@ PositiveShare = Annotated[float, Field(gt=0.0, le=10.0)]
 SignedShare = Annotated[float, Field(ge=-10.0, le=10.0), AfterValidator(_not_zero)]
 
 
-_FROM_U = frozenset({"d_s", "d_t", "d_t_d_s", "u_split"})
+_FROM_U = frozenset({"d_s", "d_t", "d_t_d_s", "u_split", "u_after"})
 
 
 class Loss(Member):

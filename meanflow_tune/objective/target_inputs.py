@@ -14,11 +14,10 @@ from meanflow_tune.core.jets import engine_of
 from meanflow_tune.core.ode import integrate
 from meanflow_tune.core.stencils import end_time_stencil
 from meanflow_tune.core.types import PathSample, Velocity, VelocityJet, expand_as
-from meanflow_tune.losses import FiniteDifference, Solver, TargetInputs
+from meanflow_tune.losses import FiniteDifference, Solver, TargetInputs, TriConsistency
 from meanflow_tune.objective.velocities import guided_path_velocity
 
 _DERIVATIVES = frozenset({"d_s", "d_t", "d_t_d_s"})
-_SPLIT = frozenset({"u_split", "ode_velocity", "ratio"})
 
 
 class TargetInputMaker:
@@ -85,8 +84,9 @@ class TargetInputMaker:
         if "v_s" in needs:
             x_s = self._x_at(path, u, path.s, progress)
             found["v_s"] = self.velocity(x_s, path.s, path.label)
-        if needs & _SPLIT:
-            found |= self._split(path, progress)
+        tri = self.config.losses.tri_consistency
+        if tri is not None:
+            found |= self._split(path, v_t, tri, progress)
         return TargetInputs(path=path, v_t=v_t, u=u, **found)
 
     def with_derivatives(
@@ -164,13 +164,20 @@ class TargetInputMaker:
 
         return integrate(velocity, x, start, end, solver.steps, solver.method)
 
-    def _split(self, path: PathSample, progress: float) -> dict[str, Tensor]:
-        """Of tri-consistency: [t, s] split at s - ds, ds = ρ (s - t), and the mean velocity after it."""
-        tri = self.config.losses.tri_consistency
-        assert tri is not None
+    def _split(
+        self, path: PathSample, v_t: Tensor, tri: TriConsistency, progress: float
+    ) -> dict[str, Tensor]:
+        """Of tri-consistency: [t, s] split at ds = ρ (s - t) from one end, and the parts."""
         ratio = self._ratio(path, progress)
-        middle = path.s - ratio * path.gap
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not tri.stop_gradient):
+        ds = ratio * path.gap
+        live = torch.is_grad_enabled() and not tri.stop_gradient
+        if tri.split == "start":
+            x_after = path.x_t + expand_as(ds, v_t) * v_t
+            with torch.set_grad_enabled(live):
+                u_after = self.average_velocity(x_after, path.t + ds, path.s, path.label)
+            return {"u_after": u_after, "ratio": ratio}
+        middle = path.s - ds
+        with torch.set_grad_enabled(live):
             u_split = self.average_velocity(path.x_t, path.t, middle, path.label)
         with torch.no_grad():
             x_split = self._x_at(path, u_split, middle, progress)
@@ -178,7 +185,7 @@ class TargetInputMaker:
                 velocity = self.average_velocity(x_split, middle, path.s, path.label)
             else:
                 end = self._ode(x_split, middle, path.s, path.label, tri.solver)
-                velocity = (end - x_split) / expand_as(ratio * path.gap, x_split)
+                velocity = (end - x_split) / expand_as(ds, x_split)
         return {"u_split": u_split, "ode_velocity": velocity, "ratio": ratio}
 
     def _ratio(self, path: PathSample, progress: float) -> Tensor:

@@ -1,7 +1,9 @@
 """Losses: exact identities on a flow with a closed form, and the contract of the family."""
 
 import math
+from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -29,6 +31,8 @@ from meanflow_tune.losses import (
 from tests.support.closed_form import GaussianFlow, flow_batch, gaussian_flow
 
 LOSS_KINDS = list(LOSSES.values())
+# As one calls them: each kind with its defaults, and the other split of tri-consistency.
+FORMS = [*LOSS_KINDS, partial(TriConsistency, split="start")]
 # Flow matching is an identity on the diagonal t = s only.
 EXACT = [kind for kind in LOSS_KINDS if kind is not FlowMatching]
 OPTIONAL = {field.name for field in fields(TargetInputs)} - {
@@ -96,8 +100,21 @@ def test_identity_holds_on_an_exact_flow(kind: type[Loss], shape: tuple[int, ...
     torch.testing.assert_close(kind().target(inputs), inputs.u, rtol=0.0, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", LOSS_KINDS)
-def test_diagonal_rows_are_flow_matching_whatever_else_they_hold(kind: type[Loss]) -> None:
+def test_the_split_at_the_start_is_exact_with_the_mean_velocity_of_its_step() -> None:
+    """An Euler step by v_t is not: it is the only error of the split at the start."""
+    flow = gaussian_flow()
+    inputs = exact_inputs(flow)
+    x, t, s = inputs.path.x_t, inputs.path.t, inputs.path.s
+    middle = t + inputs.given("ratio") * (s - t)
+    after = flow(flow.flow(x, t, middle), middle, s)
+    exact = replace(inputs, v_t=flow(x, t, middle), u_after=after)
+    start = TriConsistency(split="start")
+    torch.testing.assert_close(start.target(exact), inputs.u, rtol=0.0, atol=1e-12)
+    assert not torch.allclose(start.target(replace(exact, v_t=inputs.v_t)), inputs.u, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_diagonal_rows_are_flow_matching_whatever_else_they_hold(kind: Callable[..., Loss]) -> None:
     inputs = random_inputs(diagonal=2)
     broken = {name: getattr(inputs, name).clone() for name in OPTIONAL}
     for tensor in broken.values():
@@ -108,8 +125,8 @@ def test_diagonal_rows_are_flow_matching_whatever_else_they_hold(kind: type[Loss
     assert torch.isfinite(target).all()
 
 
-@pytest.mark.parametrize("kind", LOSS_KINDS)
-def test_needs_are_exactly_what_the_target_uses(kind: type[Loss]) -> None:
+@pytest.mark.parametrize("kind", FORMS)
+def test_needs_are_exactly_what_the_target_uses(kind: Callable[..., Loss]) -> None:
     loss, inputs = kind(), random_inputs()
     assert loss.needs <= OPTIONAL
     rest = dict.fromkeys(OPTIONAL - loss.needs)
@@ -122,8 +139,8 @@ def test_needs_are_exactly_what_the_target_uses(kind: type[Loss]) -> None:
             loss.target(replace(inputs, **without))
 
 
-@pytest.mark.parametrize("kind", LOSS_KINDS)
-def test_residual_is_unreduced_and_its_gradient_is_that_of_u(kind: type[Loss]) -> None:
+@pytest.mark.parametrize("kind", FORMS)
+def test_residual_is_unreduced_and_its_gradient_is_that_of_u(kind: Callable[..., Loss]) -> None:
     inputs = random_inputs()
     u = inputs.u.clone().requires_grad_()
     residual = kind().residual(u, inputs)
@@ -134,15 +151,15 @@ def test_residual_is_unreduced_and_its_gradient_is_that_of_u(kind: type[Loss]) -
         kind().residual(u[:1], inputs)
 
 
-@pytest.mark.parametrize("kind", LOSS_KINDS)
-def test_settings_are_data(kind: type[Loss]) -> None:
+@pytest.mark.parametrize("kind", FORMS)
+def test_settings_are_data(kind: Callable[..., Loss]) -> None:
     loss = kind(share=0.25, ramp=Ramp(start=0.1, length=0.2))
     data = loss.model_dump(mode="json")
-    assert kind.model_validate(data) == loss
+    assert type(loss).model_validate(data) == loss
     alone = LossMix.model_validate({loss.kind: data | {"share": 1.0, "ramp": Ramp()}})
     assert LossMix.model_validate(alone.model_dump(mode="json")) == alone
     with pytest.raises(ValidationError, match="Extra inputs"):
-        kind.model_validate({"kind": loss.kind, "weight": 1.0})
+        type(loss).model_validate({"kind": loss.kind, "weight": 1.0})
     for share in (0.0, math.nan, math.inf, 10.1, -10.1):
         with pytest.raises(ValidationError):
             kind(share=share)
@@ -215,6 +232,12 @@ def test_tri_consistency_at_ratio_one_is_the_teacher_over_the_whole_interval() -
     inputs = random_inputs()
     whole = replace(inputs, ratio=torch.ones_like(inputs.path.t))
     torch.testing.assert_close(TriConsistency().target(whole), inputs.ode_velocity)
+
+
+def test_tri_consistency_from_the_start_at_ratio_one_is_flow_matching() -> None:
+    inputs = random_inputs()
+    whole = replace(inputs, ratio=torch.ones_like(inputs.path.t))
+    assert torch.equal(TriConsistency(split="start").target(whole), inputs.v_t)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ LIVE = {
     "generalized": LossMix(generalized=Generalized(alpha=0.3, beta=-0.4, stop_gradient=False)),
     "teacher": LossMix(tri_consistency=TriConsistency(stop_gradient=False, solver=STEPS)),
     "student": LossMix(tri_consistency=TriConsistency(stop_gradient=False, second_part="student")),
+    "start": LossMix(tri_consistency=TriConsistency(stop_gradient=False, split="start")),
     "one of three": LossMix(
         backward=Backward(share=0.6),
         forward=Forward(share=0.7),
@@ -71,6 +72,9 @@ def targets(net: Smooth, at: Weights, start: Weights, path: PathSample, mix: Los
     tri = mix.tri_consistency
     own = tri is not None and tri.second_part == "student"
     rest = u(start, x_split, middle, s) if own else field(x_split, middle)
+    parts = (1 - RATIO) * before + RATIO * rest
+    if tri is not None and tri.split == "start":
+        parts = RATIO * v + (1 - RATIO) * u(at, x + RATIO * gap * v, t + RATIO * (s - t), s)
     general = mix.generalized or Generalized()
     a, b = general.alpha, general.beta
     return {
@@ -82,7 +86,7 @@ def targets(net: Smooth, at: Weights, start: Weights, path: PathSample, mix: Los
         + gap * ((a - b / 2) * d_t - (1 - a - b / 2) * slope)
         - b / 2 * gap**2 * mixed,
         # (u - T) / ρ with T the identity's right-hand side.
-        "tri_consistency": value - (value - ((1 - RATIO) * before + RATIO * rest)) / RATIO,
+        "tri_consistency": value - (value - parts) / RATIO,
     }
 
 
