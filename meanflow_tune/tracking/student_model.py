@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.core.generation import generate
+from meanflow_tune.core.module_state import load_whole_state, rebuilding_generator
 from meanflow_tune.core.random import make_generator
 from meanflow_tune.student_files import CONFIG, WEIGHTS
 
@@ -101,8 +102,8 @@ def load_student(folder: Path) -> Student:
     description = json.loads((Path(folder) / CONFIG).read_text())
     config = TrialConfig.from_dict(description["config"])
     shape, classes = tuple(description["shape"]), description["classes"]
-    net = config.network(shape, classes, make_generator(0, "overwritten"))
-    net.load_state_dict(load_file(Path(folder) / WEIGHTS))
+    net = config.network(shape, classes, rebuilding_generator())
+    load_whole_state(net, load_file(Path(folder) / WEIGHTS))
     return Student(net.eval().requires_grad_(False), shape, classes)
 
 

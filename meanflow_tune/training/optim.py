@@ -7,6 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from meanflow_tune.config import Ema, Optimizer
+from meanflow_tune.core.module_state import (
+    copy_buffers,
+    hidden_buffers,
+    refuse_unstored,
+    whole_state,
+)
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> torch.optim.AdamW:
@@ -34,11 +40,26 @@ def learning_rate(settings: Optimizer, progress: float) -> float:
 
 
 class MovingAverage:
-    """Exponential moving average of a module's parameters, without its buffers."""
+    """A network with the exponential moving average of a module's parameters and the module's buffers.
 
-    def __init__(self, module: nn.Module, settings: Ema) -> None:
+    net: another instance of the module's network, as a reader of its stored state builds it; it is
+    overwritten, on the module's device. Raises ValueError where the stored state would not be all of
+    the module.
+    """
+
+    def __init__(self, module: nn.Module, net: nn.Module, settings: Ema) -> None:
+        refuse_unstored(module, net)
         self.settings = settings
-        self.weights = {name: p.detach().clone() for name, p in module.named_parameters()}
+        self._rebuilt = {name: value.clone() for name, value in hidden_buffers(net).items()}
+        for part in net.modules():  # a buffer that is a view of another cannot be written to
+            for name, buffer in part.named_buffers(recurse=False):
+                setattr(part, name, buffer.clone(memory_format=torch.contiguous_format))
+        self.net = net.eval().requires_grad_(False)
+        self.weights = {name: p.detach() for name, p in net.named_parameters()}
+        with torch.no_grad():
+            for own, new in zip(self.weights.values(), module.parameters(), strict=True):
+                own.copy_(new)
+        self.follow(module)
 
     @torch.no_grad()
     def update(self, module: nn.Module, images: int, batch: int) -> None:
@@ -46,19 +67,17 @@ class MovingAverage:
         new = [p.detach() for p in module.parameters()]
         decay = self.settings.decay(images, batch)
         torch._foreach_lerp_(list(self.weights.values()), new, 1.0 - decay)
+        self.follow(module)
+
+    def follow(self, module: nn.Module) -> None:
+        """Take over the buffers of `module`, which training may have changed."""
+        copy_buffers(self.net, module)
+
+    def stored(self, module: nn.Module) -> dict[str, Tensor]:
+        """What must be stored of `module`, or of `net`, so that a rebuilt network becomes the same."""
+        return whole_state(module, self._rebuilt)
 
     def load_state_dict(self, weights: dict[str, Tensor]) -> None:
         """Raises KeyError where `weights` lacks a parameter."""
         for name, own in self.weights.items():
             own.copy_(weights[name])
-
-    def share_with(self, module: nn.Module) -> None:
-        """Make the parameters of `module` the average itself: it follows every update and load."""
-        for name, parameter in module.named_parameters():
-            parameter.data = self.weights[name]
-
-    def copy_to(self, module: nn.Module) -> None:
-        """Overwrite the parameters of `module` by the average."""
-        with torch.no_grad():
-            for name, parameter in module.named_parameters():
-                parameter.copy_(self.weights[name])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.core.jets import engine_of
-from meanflow_tune.core.random import make_generator
+from meanflow_tune.core.module_state import load_whole_state, rebuilding_generator, whole_state
 from meanflow_tune.core.types import DataSplit, Velocity
 from meanflow_tune.files import write_atomic
 from meanflow_tune.metrics.classifier import build_classifier, features, train_classifier
@@ -40,6 +40,7 @@ class Resources:
         self.world = world
         self._data: dict[str, DataSplit] = {}
         self._nets: dict[Path, nn.Module] = {}
+        self._states: dict[Path, Mapping[str, Tensor]] = {}
         self._evaluators: dict[str, Evaluator] = {}
 
     def data(self, config: TrialConfig) -> DataSplit:
@@ -84,10 +85,10 @@ class Resources:
                 return run.averaged_state()
 
             self._once(weights, reporter, make)
-            generator = make_generator(0, "teacher")
-            net = config.teacher_run().network(data.shape, data.classes, generator)
-            net.load_state_dict(load_file(weights))
+            net = config.teacher_run().network(data.shape, data.classes, rebuilding_generator())
+            load_whole_state(net, load_file(weights))
             self._nets[folder] = net.to(self.world.device).eval().requires_grad_(False)
+            self._states[folder] = whole_state(net)
         engine = engine_of(config.compile, config.precision)
         return guided_teacher(self._nets[folder], config.guidance, data.classes, engine)
 
@@ -98,7 +99,7 @@ class Resources:
         """
         if config.student_init == "random":
             return None
-        return self._nets[self.teacher_folder(config)].state_dict()
+        return self._states[self.teacher_folder(config)]
 
     def evaluator(self, config: TrialConfig, reporter: Reporter) -> Evaluator | None:
         """The evaluator of `config`, made once per teacher, guidance and evaluation settings.

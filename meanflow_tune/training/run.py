@@ -7,7 +7,6 @@ the same after a resume and on another number of ranks.
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.core.jets import engine_of
+from meanflow_tune.core.module_state import load_whole_state, rebuilding_generator, whole_state
 from meanflow_tune.core.paths import linear_path
 from meanflow_tune.core.random import make_generator, spread_draws
 from meanflow_tune.core.types import DataSplit, LossOutput, PathSample, TimePair, Velocity
@@ -76,13 +76,14 @@ class Run:
                 f"student_init is {config.student_init!r}, but {initial is not None=}."
             )
         if initial is not None:
-            student.load_state_dict(initial)
-        ema = MovingAverage(student, config.ema)
+            load_whole_state(student, initial)
+        net = config.network(data.shape, data.classes, rebuilding_generator())
+        ema = MovingAverage(student, net.to(world.device), config.ema)
         if config.velocity_source == "from_scratch":
-            net = config.network(data.shape, data.classes, make_generator(0, "self-teacher"))
-            ema.share_with(net.to(world.device).eval().requires_grad_(False))
-            teacher = self_teacher(net, engine_of(config.compile, config.precision))
+            teacher = self_teacher(ema.net, engine_of(config.compile, config.precision))
         objective = Objective(student, teacher, config, data.classes).to(world.device)
+        if world.size > 1:  # DDP has just given this rank the buffers of rank 0
+            objective.register_forward_pre_hook(lambda module, inputs: ema.follow(student))
         optimizer = make_optimizer(objective.parameters(), config.optimizer)
         return cls(config, world, data, objective, ema, optimizer, 0, {}, [])
 
@@ -138,26 +139,26 @@ class Run:
         return output
 
     def averaged(self) -> nn.Module:
-        """The student's network with the moving average as its weights, for evaluation."""
-        self.ema.copy_to(self._average)
-        return self._average
-
-    @cached_property
-    def _average(self) -> nn.Module:
-        generator = make_generator(0, "average")
-        net = self.config.network(self.data.shape, self.data.classes, generator)
-        return net.to(self.world.device).eval()
+        """The moving average of the student, for evaluation, with rank 0's buffers. Collective."""
+        student = self.objective.student
+        if self.world.size > 1:
+            buffers = {name: x.cpu() for name, x in student.named_buffers()}
+            for name, value in self.world.share(buffers).items():
+                student.get_buffer(name).copy_(value)
+        self.ema.follow(student)
+        return self.ema.net
 
     def averaged_state(self) -> dict[str, Tensor]:
-        """The student's state with the moving average in place of its weights, on the CPU."""
-        state = self.objective.student.state_dict() | self.ema.weights
-        return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+        """All that makes a rebuilt network this rank's moving average of the student; CPU copies."""
+        self.ema.follow(self.objective.student)
+        state = self.ema.stored(self.ema.net)
+        return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "config": self.config.to_dict(),
-            "student": self.objective.student.state_dict(),
-            "weighting": self.objective.weighting.state_dict(),
+            "student": self.ema.stored(self.objective.student),
+            "weighting": whole_state(self.objective.weighting),
             "ema": self.ema.weights,
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
@@ -169,9 +170,10 @@ class Run:
         """Raises ValueError when the state belongs to another configuration."""
         if state["config"] != self.config.to_dict():
             raise ValueError("the checkpoint belongs to another configuration than the trial's")
-        self.objective.student.load_state_dict(state["student"])
-        self.objective.weighting.load_state_dict(state["weighting"])
+        load_whole_state(self.objective.student, state["student"])
+        load_whole_state(self.objective.weighting, state["weighting"])
         self.ema.load_state_dict(state["ema"])
+        self.ema.follow(self.objective.student)
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
         self.cost = dict(state["cost"])
