@@ -259,7 +259,8 @@ class TrialConfig(Settings):
             velocity_source="from_scratch",
             label_dropout=self.teacher.label_dropout,
             losses=LossMix(flow_matching=FlowMatching(share=1.0)),
-            time_sampler=UniformPairs(diagonal_share=1.0),
+            # Either end of a pair of uniform times: uniform.
+            time_sampler=UniformPairs(diagonal_share=1.0, diagonal_at="random"),
             weighting=Adaptive(power=0.0),
             optimizer=self.teacher.optimizer,
             ema=self.teacher.ema,

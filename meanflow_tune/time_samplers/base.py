@@ -1,106 +1,158 @@
-"""Base of the distributions of (t, s): the diagonal share, sorted pairs and beta draws.
+"""Bases of the distributions of (t, s) and of a single time, as pure functions of uniform draws.
 
-Noise is at time 0 and data at time 1. Distributions are drawn by inversion, in float64 on the generator's
-device, so that each member is a quantile and a distribution function.
+Noise is at time 0 and data at time 1; the papers' time is 1 minus ours. A distribution is drawn by
+inversion in float64, so that each member is a quantile and a distribution function, and a pair is a
+function of its row of uniform numbers alone: neither the other rows nor their order matter.
 """
 
 from abc import abstractmethod
-from typing import Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 from torch import Generator, Tensor
 
 from meanflow_tune.core.types import TimePair
-from meanflow_tune.settings import Member
+from meanflow_tune.settings import Member, OneOf, Settings
+
+DRAWS = (
+    4  # uniform numbers per row: 0 and 1 the pair; 2 which end is the diagonal's; 3 its own time
+)
+# Torch's vector instructions and its scalar code for what is left over may differ in the last bit.
+_WHOLE_VECTORS = 64
+
+
+class Distribution(Settings):
+    """A distribution of one time in [0, 1], drawn by inversion."""
+
+    @abstractmethod
+    def quantile(self, q: Tensor) -> Tensor:
+        """The time in [0, 1] below which a draw falls with probability q in [0, 1]; float64, any shape."""
+
+    @abstractmethod
+    def cdf(self, x: Tensor) -> Tensor:
+        """P(time <= x) for x in [0, 1]: float64 of any shape."""
+
+    def atoms(self) -> tuple[Tensor, Tensor] | None:
+        """The times of a discrete distribution, ascending, and their probabilities; None if continuous."""
+        return None
+
+
+class SingleTime(Distribution, Member):
+    """Base of the family: a distribution of one time."""
+
+    # A distribution may contain another one: schemas wait until all members are imported.
+    model_config = ConfigDict(defer_build=True)
+
+
+class _Members:
+    """`OneOf` all members of SingleTime, found when a schema is first needed."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return OneOf(SingleTime.members()).__get_pydantic_core_schema__(source, handler)
+
+
+AnySingleTime = Annotated[SingleTime, _Members()]
 
 
 class TimeSamplerSettings(Member):
     """Base of the family: a distribution of pairs 0 <= t <= s <= 1.
 
     diagonal_share: the share of a batch with t = s, where a loss is flow matching.
+    diagonal_at: the time of these rows. "start" is the pair's t, as in the published MeanFlow codes,
+    which set r = t at the later noise time max(t, r); "end" is its s; "random" either with equal
+    chances; "own" a draw from `diagonal`, as in α-Flow, SoFlow and terminal velocity matching.
     """
 
+    model_config = ConfigDict(defer_build=True)
+
     diagonal_share: float = Field(0.25, ge=0.0, le=1.0)
+    diagonal_at: Literal["start", "end", "random", "own"] = "start"
+    diagonal: AnySingleTime | None = None
+
+    @model_validator(mode="after")
+    def _check_diagonal(self) -> Self:
+        if self.diagonal_at == "own" and self.diagonal is None:
+            raise ValueError(
+                "diagonal_at 'own' needs a distribution, but diagonal is null; give one, such as "
+                "{'kind': 'logit_normal'}, or set diagonal_at to 'start'."
+            )
+        if self.diagonal_at != "own" and self.diagonal is not None:
+            raise ValueError(
+                f"diagonal belongs to diagonal_at 'own', but got diagonal {self.diagonal.kind!r} with "
+                f"diagonal_at {self.diagonal_at!r}; set diagonal_at to 'own', or diagonal to null."
+            )
+        return self
+
+    def diagonal_rows(self, rows: Tensor, total: int) -> Tensor:
+        """Which of `rows` of a global batch of `total` have t = s: int64 [n] -> bool [n].
+
+        They are the first diagonal_share · total, rounded half up. Nothing else about a row (its
+        sample, noise, label, pair) depends on its index, so that rows are exchangeable: only the
+        number of rows on the diagonal matters, not which ones they are.
+        """
+        return rows < int(self.diagonal_share * total + 0.5)
+
+    def pairs(self, uniform: Tensor, diagonal: Tensor) -> TimePair:
+        """Pairs from uniform draws, float64 [n, DRAWS] in [0, 1); bool [n] tells where t = s.
+
+        Returns float32 [n] on the device of `uniform`. A row of the result is a function of the same
+        row of the arguments, to the last bit.
+        """
+        n = len(uniform)
+        if uniform.shape != (n, DRAWS) or diagonal.shape != (n,):
+            raise ValueError(
+                f"pairs() needs [n, {DRAWS}] uniform numbers and [n] flags, but got "
+                f"{list(uniform.shape)} and {list(diagonal.shape)}."
+            )
+        draws = torch.nn.functional.pad(uniform, (0, 0, 0, -n % _WHOLE_VECTORS), value=0.5)
+        t, s = self._pairs(draws[:, :2])
+        same = self._diagonal_times(t, s, draws)[:n]
+        t, s = torch.where(diagonal, same, t[:n]), torch.where(diagonal, same, s[:n])
+        return TimePair(t.float(), s.float())
 
     def sample(self, n: int, generator: Generator, device: torch.device | str = "cpu") -> TimePair:
-        """n pairs in random order, float32 [n] on `device`; all draws come from `generator`.
+        """n pairs as a batch of their own, float32 [n] on `device`; all draws come from `generator`.
 
-        Exactly diagonal_share · n of them, rounded half up, have t = s; that time is the start or
-        the end of a pair, with equal chances. Raises ValueError for n < 0.
+        Those with t = s come first. Raises ValueError for n < 0.
         """
         if n < 0:
             raise ValueError(f"`n >= 0` must hold, but got ({n=}).")
-        t, s = self._pairs(n, generator)
-        diagonal = int(self.diagonal_share * n + 0.5)
-        rows = torch.randperm(n, generator=generator, device=generator.device)[:diagonal]
-        at_start = uniforms(diagonal, generator) < 0.5
-        both = torch.where(at_start, t[rows], s[rows])
-        t = t.index_copy(0, rows, both).float()
-        s = s.index_copy(0, rows, both).float()
-        return TimePair(t.to(device), s.to(device))
+        where = generator.device
+        uniform = torch.rand(n, DRAWS, generator=generator, dtype=torch.float64, device=where)
+        pairs = self.pairs(uniform, self.diagonal_rows(torch.arange(n, device=where), n))
+        return TimePair(pairs.t.to(device), pairs.s.to(device))
 
     @abstractmethod
     def marginal_cdf(self, which: Literal["t", "s"], x: Tensor) -> Tensor:
         """P(t <= x) or P(s <= x) off the diagonal, for x in [0, 1]: float64 of any shape."""
 
     @abstractmethod
-    def _pairs(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """n pairs (t, s) off the diagonal, float64 [n] each, independent of one another."""
+    def _pairs(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """Pairs (t, s) off the diagonal from uniform draws [n, 2]: float64 [n] each, row by row."""
+
+    def _diagonal_times(self, t: Tensor, s: Tensor, uniform: Tensor) -> Tensor:
+        """The time of each row, were it on the diagonal; uniform: [n, DRAWS]."""
+        if self.diagonal_at == "start":
+            return t
+        if self.diagonal_at == "end":
+            return s
+        if self.diagonal_at == "random":
+            return torch.where(uniform[:, 2] < 0.5, t, s)
+        assert self.diagonal is not None
+        return self.diagonal.quantile(uniform[:, 3])
 
 
-class SortedPairs(TimeSamplerSettings):
+class SortedPairs(TimeSamplerSettings, Distribution):
     """Two independent draws of one distribution: t is the smaller, s the larger."""
 
     def marginal_cdf(self, which: Literal["t", "s"], x: Tensor) -> Tensor:
         single = self.cdf(x)
         return single.square() if which == "s" else 1.0 - (1.0 - single).square()
 
-    def _pairs(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        draws = self.quantile(uniforms(2 * n, generator)).reshape(2, n)
-        return draws.amin(dim=0), draws.amax(dim=0)
-
-    @abstractmethod
-    def quantile(self, q: Tensor) -> Tensor:
-        """The time in [0, 1] below which a single draw falls with probability q; float64."""
-
-    @abstractmethod
-    def cdf(self, x: Tensor) -> Tensor:
-        """The probability that a single draw is at most x in [0, 1]; float64."""
-
-
-def uniforms(n: int, generator: Generator) -> Tensor:
-    """n independent draws, uniform in [0, 1), float64 on the generator's device."""
-    return torch.rand(n, generator=generator, dtype=torch.float64, device=generator.device)
-
-
-def beta_quantile(a: float, b: float, q: Tensor) -> Tensor:
-    """The inverse of `beta_cdf`: q float64 in [0, 1], to times in [0, 1]."""
-    from scipy.special import betaincinv
-
-    return torch.as_tensor(betaincinv(a, b, q.cpu().numpy()), device=q.device)
-
-
-def beta_cdf(a: float, b: float, x: Tensor) -> Tensor:
-    """P(X <= x) for X ~ Beta(a, b): x float64 in [0, 1]."""
-    from scipy.special import betainc
-
-    return torch.as_tensor(betainc(a, b, x.cpu().numpy()), device=x.device)
-
-
-def uniform_below_cdf(a: float, b: float, x: Tensor) -> Tensor:
-    """P(U L <= x) for U uniform in [0, 1] and a length L ~ Beta(a, b): x float64 in [0, 1].
-
-    It is E[min(1, x / L)] = x + x ∫ P(L <= l) / l² dl over x < l < 1, integrated by parts, since
-    the mean of 1 / L is infinite for a <= 1. On y = log l / log x in [0, 1] nothing is lost near 0.
-    """
-    import numpy as np
-
-    nodes, weights = np.polynomial.legendre.leggauss(64)
-    where = torch.as_tensor(0.5 * (nodes + 1.0), device=x.device)
-    weight = torch.as_tensor(0.5 * weights, device=x.device)
-    inside = x.clamp(1e-300, 1.0).unsqueeze(-1)
-    log_x = inside.log()
-    lengths = torch.exp(log_x * where)
-    integral = (-log_x * beta_cdf(a, b, lengths) * torch.exp(log_x * (1.0 - where))) @ weight
-    return torch.where(x <= 0.0, 0.0, (x + integral).clamp(0.0, 1.0))
+    def _pairs(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        draws = self.quantile(uniform)
+        return draws.amin(dim=1), draws.amax(dim=1)

@@ -3,15 +3,10 @@
 from typing import Literal
 
 from pydantic import Field
-from torch import Generator, Tensor
+from torch import Tensor
 
-from meanflow_tune.time_samplers.base import (
-    TimeSamplerSettings,
-    beta_cdf,
-    beta_quantile,
-    uniform_below_cdf,
-    uniforms,
-)
+from meanflow_tune.time_samplers.base import TimeSamplerSettings
+from meanflow_tune.time_samplers.beta import beta_cdf, beta_quantile, uniform_below_cdf
 
 
 class EndFirst(TimeSamplerSettings):
@@ -28,6 +23,6 @@ class EndFirst(TimeSamplerSettings):
         distribution = beta_cdf if which == "s" else uniform_below_cdf
         return distribution(self.a, self.b, x.double())
 
-    def _pairs(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        s = beta_quantile(self.a, self.b, uniforms(n, generator))
-        return uniforms(n, generator) * s, s
+    def _pairs(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        s = beta_quantile(self.a, self.b, uniform[:, 0])
+        return uniform[:, 1] * s, s

@@ -3,14 +3,10 @@
 from typing import Literal
 
 from pydantic import Field
-from torch import Generator, Tensor
+from torch import Tensor
 
-from meanflow_tune.time_samplers.base import (
-    TimeSamplerSettings,
-    beta_quantile,
-    uniform_below_cdf,
-    uniforms,
-)
+from meanflow_tune.time_samplers.base import TimeSamplerSettings
+from meanflow_tune.time_samplers.beta import beta_quantile, uniform_below_cdf
 
 
 class GapFirst(TimeSamplerSettings):
@@ -29,7 +25,7 @@ class GapFirst(TimeSamplerSettings):
         below = uniform_below_cdf(self.b, self.a, at)
         return below if which == "t" else 1.0 - below
 
-    def _pairs(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        gap = beta_quantile(self.a, self.b, uniforms(n, generator))
-        t = uniforms(n, generator) * (1.0 - gap)
+    def _pairs(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        gap = beta_quantile(self.a, self.b, uniform[:, 0])
+        t = uniform[:, 1] * (1.0 - gap)
         return t, t + gap
