@@ -16,14 +16,17 @@ from meanflow_tune.ds_schedules import DsScheduleSettings
 from meanflow_tune.losses import LossMix
 from meanflow_tune.report.text import short
 from meanflow_tune.report.textplot import density, histogram, sparkline
-from meanflow_tune.time_samplers import TimeSamplerSettings
+from meanflow_tune.settings import Member, Settings
+from meanflow_tune.time_samplers import DRAWS, TimeSamplerSettings
 
 SAMPLES = 20_000
 GAPS = (0.1, 0.5, 1.0)
 SMALLEST = 1e-3  # of ρ, at the foot of a column
 DENSITY_ROWS = 8
 
-Member = TypeVar("Member", TimeSamplerSettings, DsScheduleSettings)
+UNSHOWN = {"kind", "diagonal_share", "diagonal_at", "diagonal", "temperature", "smallest"}
+
+Plotted = TypeVar("Plotted", TimeSamplerSettings, DsScheduleSettings)
 
 
 def show_plots(console: Console, configs: Sequence[TrialConfig]) -> None:
@@ -47,30 +50,48 @@ def show_plots(console: Console, configs: Sequence[TrialConfig]) -> None:
         console.print(Padding(_ramps(ramped[:3], width), (0, 0, 1, 2)))
 
 
-def _first_of_each(members: Iterable[Member]) -> list[Member]:
+def _first_of_each(members: Iterable[Plotted]) -> list[Plotted]:
     """One member per kind, in the order of appearance."""
-    found: dict[str, Member] = {}
+    found: dict[str, Plotted] = {}
     for member in members:
         found.setdefault(member.kind, member)
     return list(found.values())
 
 
-def _numbers(member: TimeSamplerSettings | DsScheduleSettings) -> str:
-    fields = member.model_dump(exclude={"kind", "diagonal_share", "temperature", "smallest"})
-    return "  ".join(f"{name} {short(value, 3)}" for name, value in fields.items())
+def _numbers(member: Settings) -> str:
+    """The settings but those in UNSHOWN: `start uniform  end logit_normal (mean 0.4  std 1)`."""
+    return "  ".join(
+        f"{name} {_named(value) if isinstance(value, Member) else short(value, 3)}"
+        for name, value in member
+        if name not in UNSHOWN
+    )
+
+
+def _named(member: Member) -> str:
+    numbers = _numbers(member)
+    return f"{member.kind} ({numbers})" if numbers else member.kind
+
+
+def _diagonal(sampler: TimeSamplerSettings, coincide: float) -> str:
+    """`25 % with t = s, at the start`; coincide: the share of the other rows with t = s."""
+    where = {"start": "at the start", "end": "at the end", "random": "at either end"}
+    place = f"at {_named(sampler.diagonal)}" if sampler.diagonal else where[sampler.diagonal_at]
+    also = f", and {100 * coincide:.0f} % of the others" if coincide >= 0.005 else ""
+    return f"{100 * sampler.diagonal_share:.0f} % with t = s, {place}{also}"
 
 
 def _times(sampler: TimeSamplerSettings, width: int) -> Table:
-    pairs = sampler.sample(SAMPLES, make_generator(0, "plot"))
-    off = pairs.s > pairs.t
-    t, s = pairs.t[off], pairs.s[off]
+    uniform = torch.rand(SAMPLES, DRAWS, generator=make_generator(0, "plot"), dtype=torch.float64)
+    pairs = sampler.pairs(uniform, torch.zeros(SAMPLES, dtype=torch.bool))
+    t, s = pairs.t, pairs.s
     columns = 2 * DENSITY_ROWS
     bins = min(width - columns - 19, 56)
     square = "\n".join(f"│{row}│" for row in density(t.tolist(), s.tolist(), columns, DENSITY_ROWS))
     frame = f"┌{'─' * columns}┐\n{square}\n└{'─' * columns}┘"
     words = Text(sampler.kind, style="bold")
     words.append(f"  {_numbers(sampler)}\n", style="not bold")
-    words.append(f"{100 * sampler.diagonal_share:.0f} % with t = s\n\n", style="not bold dim")
+    coincide = float((t == s).double().mean())
+    words.append(f"{_diagonal(sampler, coincide)}\n\n", style="not bold dim")
     for name, values in (("t", t), ("s", s), ("s - t", s - t)):
         words.append(f"{name:>5} ", style="not bold")
         words.append(histogram(values.tolist(), bins), style="not bold cyan")
