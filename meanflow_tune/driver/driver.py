@@ -21,7 +21,7 @@ from meanflow_tune.driver.stage import Stage, submit
 from meanflow_tune.driver.status_writer import StatusWriter
 from meanflow_tune.files import WaitForSpace, is_full
 from meanflow_tune.plan import confirm
-from meanflow_tune.plan.findings import Findings, find
+from meanflow_tune.plan.findings import Findings, find, implausible_trials
 from meanflow_tune.plan.plan import Plan, make_plan
 from meanflow_tune.plan.request import (
     EXIT_ALL_FAILED,
@@ -37,6 +37,7 @@ from meanflow_tune.records import RunJob, TrialRecord
 from meanflow_tune.report import summary
 from meanflow_tune.report.live import View
 from meanflow_tune.report.result_files import write_files
+from meanflow_tune.search.analysis.plausibility import marks
 from meanflow_tune.search.errors import (
     LeaseLost,
     SearchStopped,
@@ -324,8 +325,9 @@ class Driver:
             state = "interrupted" if interrupted else "completed"
         facts = {"status": state, **findings.facts(self.plan.objectives)}
         for stage in self.stages if not interrupted else ():
-            submit(self.background, stage.tracker.settled, stage.ledger.records())
-        submit(self.background, search.tracker.search_ended, facts, files)
+            known = marks(implausible_trials(stage.ledger.records(), self.plan.objectives))
+            submit(self.background, stage.tracker.settled, stage.ledger.records(), known)
+        submit(self.background, search.tracker.search_ended, facts, files, findings.figures())
         for stage in self.stages[1:]:
             submit(self.background, stage.tracker.search_ended, {"status": state})
         self.background.shutdown(wait=True)

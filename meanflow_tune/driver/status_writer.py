@@ -11,14 +11,15 @@ from typing import Any
 
 from meanflow_tune.driver.stage import Stage
 from meanflow_tune.files import is_full, write_atomic
-from meanflow_tune.plan.confirm import title
+from meanflow_tune.plan.findings import implausible_trials
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.report.forecast_tables import confirmation_work, ladder_of
 from meanflow_tune.report.live import View
-from meanflow_tune.report.outlook import Outlook, look_ahead
+from meanflow_tune.report.outlook import Outlook, best_so_far, look_ahead
 from meanflow_tune.report.status import STATUS_NAME
 from meanflow_tune.search.analysis.forecast import Ladder
+from meanflow_tune.search.analysis.plausibility import explain
 from meanflow_tune.search.errors import LeaseLost
 from meanflow_tune.search.store.lease import Lease
 from meanflow_tune.search.store.time_budget import TimeBudget
@@ -80,30 +81,40 @@ class StatusWriter:
         stage = self._stages[-1]
         records = stage.ledger.records()
         done = Counter(record.status for record in records)
-        best = self._best(stage, records)
         self._view.state |= {
             "study": stage.name,
             "total": stage.total,
             "done": dict(done),
             "budget_left": self._time_budget.left,
-            "best": f"best so far: {title(best)} with {best.value:.4f}" if best else "",
+            **self._standing(stage, records),
             **self._look_ahead(stage, records).to_dict(),
         }
-        keys = ("study", "total", "done", "running", *Outlook.__dataclass_fields__)
+        keys = (
+            "study",
+            "total",
+            "done",
+            "running",
+            "best",
+            "warnings",
+            *Outlook.__dataclass_fields__,
+        )
         state = {key: self._view.state.get(key) for key in keys}
         state |= {"time": time.time(), "ended": self._stopped.is_set()}
         write_atomic(self._plan.request.folder / STATUS_NAME, json.dumps(state, indent=1))
         self._view.beat()
 
-    def _best(self, stage: Stage, records: list[TrialRecord]) -> TrialRecord | None:
-        """Of the search, also while its confirmation runs; None where there are several objectives."""
+    def _standing(self, stage: Stage, records: list[TrialRecord]) -> dict[str, Any]:
+        """Of the search, also while its confirmation runs: its best trials, and what is implausible."""
         search = self._stages[0]
-        single = search.ledger.objectives.single
-        if single is None:
-            return None
-        return best_record(
-            records if stage is search else search.ledger.records(), single.direction
-        )
+        records = records if stage is search else search.ledger.records()
+        objectives = search.ledger.objectives
+        single = objectives.single
+        best = best_record(records, single.direction) if single is not None else None
+        found = implausible_trials(records, objectives)
+        return {
+            "best": best_so_far(records, single.direction) if single is not None else "",
+            "warnings": explain(found, best.number if best is not None else None, single is None),
+        }
 
     @cached_property
     def _ladder(self) -> Ladder:

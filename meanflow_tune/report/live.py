@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from meanflow_tune.report.outlook import outlook_lines
+from meanflow_tune.report.outlook import outlook_lines, standing_lines
 from meanflow_tune.report.text import COLOURS, clock, make_console
 
 BEAT_SECONDS = 60.0
@@ -22,8 +22,8 @@ TALL = 36  # lines of a terminal that has room for a picture
 class View:
     """Shows `state` (filled by the driver) and events. Use as a context manager.
 
-    state keys: study, total, done (counts by status), best (text), running (list of rows), and those of
-    `outlook.Outlook`.
+    state keys: study, total, done (counts by status), best (text), warnings (texts), running (list of
+    rows), and those of `outlook.Outlook`.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -86,6 +86,7 @@ class View:
             f"{done[status]} {status}" for status in ("running", "paused") if done.get(status)
         ]
         words = [", ".join(parts), self.state.get("best"), self.state.get("forecast")]
+        words += self.state.get("warnings") or []
         self.event("; ".join(word for word in words if word))
 
     def _ended(self) -> int:
@@ -106,8 +107,7 @@ class View:
                 head.append(f"  {count} {status}", style=COLOURS.get(status, ""))
         head.append(f"  {clock(self.elapsed)}", style="dim")
         parts: list[Any] = [head]
-        if state.get("best"):
-            parts.append(Text(state["best"]))
+        parts += standing_lines(state)
         bar = 24 if self.console.width >= 100 else 9
         table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
         for name in ("trial", "what", "phase", "progress", "images", "last rung"):

@@ -7,8 +7,9 @@ from typing import Any
 
 from rich.text import Text
 
+from meanflow_tune.plan.findings import kind_of
 from meanflow_tune.records import TrialRecord
-from meanflow_tune.report.text import about
+from meanflow_tune.report.text import about, figure
 from meanflow_tune.report.textplot import scatter
 from meanflow_tune.search.analysis.forecast import (
     Ladder,
@@ -22,6 +23,7 @@ from meanflow_tune.search.analysis.forecast import (
 from meanflow_tune.search.objectives import Objectives
 from meanflow_tune.search.pareto import hypervolume, non_dominated, reference_point
 from meanflow_tune.search.pruning.rules import show
+from meanflow_tune.search.store.trials import best_record
 
 DAY = 86_400.0
 SCATTER_WIDTH, SCATTER_HEIGHT = 44, 7
@@ -42,6 +44,26 @@ class Outlook:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def best_so_far(records: list[TrialRecord], direction: str) -> str:
+    """`best so far: trial 0 (baseline mid) with 0.3319; best proposed: trial 2 with 0.3813`, or ""."""
+    best = best_record(records, direction)
+    if best is None:
+        return ""
+    text = f"best so far: trial {best.number} ({kind_of(best)}) with {figure(best.value or 0.0)}"
+    proposed = best_record(records, direction, baseline=False)
+    if best.baseline is None:
+        return text
+    if proposed is None:
+        return f"{text}; no proposed trial completed yet"
+    return f"{text}; best proposed: trial {proposed.number} with {figure(proposed.value or 0.0)}"
+
+
+def standing_lines(state: Mapping[str, Any]) -> list[Text]:
+    """The best trial, and warnings of trials whose training failed."""
+    lines = [Text(state["best"])] if state.get("best") else []
+    return lines + [Text(line, style="yellow") for line in state.get("warnings") or ()]
 
 
 def outlook_lines(state: Mapping[str, Any], picture: bool) -> list[Text]:

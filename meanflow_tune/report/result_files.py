@@ -43,65 +43,83 @@ def with_pictures(record: TrialRecord, report: Report) -> Report:
 
 
 def write_files(plan: Plan, findings: Findings) -> list[Path]:
-    """results.parquet, and best.json and best.png where a trial completed; returns what was written."""
+    """results.parquet, best.json (the leader's configuration) where a trial completed, and best.png
+    (the comparison) where there is one; returns what was written."""
     folder = plan.request.folder
     everything = [*findings.records, *findings.confirmed]
     table = folder / "results.parquet"
     names = [str(part) for part in plan.objectives.parts]
     write_results(table, everything, names, plan.objectives.values)
     written = [table]
-    if findings.winner is not None:
-        write_best(folder / "best.json", findings.winner)
+    if findings.leader is not None:
+        write_best(folder / "best.json", findings.leader)
         written.append(folder / "best.json")
     picture = folder / "best.png"
-    if findings.best is not None and findings.baseline is not None:
+    if len(compared(findings)) > 1 and findings.reference is not None:
         _draw_comparison(plan, findings, picture)
         written.append(picture)
     return written
 
 
-def _last_samples(
-    findings: Findings, number: int, tuning: int
-) -> tuple[Report, Mapping[str, Any]] | None:
-    """The last report of a trial with its samples; of its first confirmation run if there is one."""
-    runs = [
-        r
-        for r in findings.confirmed
-        if r.params["candidate"] == number and r.params["seed"] != tuning and r.reports
-    ]
-    runs += [r for r in findings.records if r.number == number and r.reports]
-    for record in runs:
-        report = record.reports[-1]
-        source = Path(report.artifacts.get("samples", ""))
-        if source.is_file():
-            with np.load(source) as arrays:
-                return report, {name: arrays[name] for name in arrays.files}
-    return None
+def compared(findings: Findings) -> dict[str, TrialRecord]:
+    """The students of the comparison by their name in it: reference, leader, best proposed.
+
+    A trial that is several of these stands once, under all its names.
+    """
+    roles = {
+        "reference": findings.reference,
+        "leader": findings.leader,
+        "best proposed": findings.best_proposed,
+    }
+    names: dict[int, list[str]] = {}
+    for role, record in roles.items():
+        if record is not None:
+            names.setdefault(record.number, []).append(role)
+    known = {record.number: record for record in roles.values() if record is not None}
+    return {
+        f"{', '.join(words)}\n{known[number].baseline or f'trial {number}'}": known[number]
+        for number, words in names.items()
+    }
+
+
+def _last_samples(record: TrialRecord | None) -> tuple[Report, Mapping[str, Any]] | None:
+    """The last report of a run with its samples, None where they were not kept."""
+    report = record.reports[-1] if record is not None and record.reports else None
+    source = Path(report.artifacts.get("samples", "")) if report is not None else Path()
+    if report is None or not source.is_file():
+        return None
+    with np.load(source) as arrays:
+        return report, {name: arrays[name] for name in arrays.files}
 
 
 def _draw_comparison(plan: Plan, findings: Findings, path: Path) -> None:
-    assert findings.best is not None
-    assert findings.baseline is not None
+    """From the first confirmation run of every student if all have one, else from their own runs."""
+    students = compared(findings)
     tuning = tuning_seed(plan.request.seed)
-    best = _last_samples(findings, findings.best.number, tuning)
-    baseline = _last_samples(findings, findings.baseline.number, tuning)
-    if best is None or baseline is None:
+    again: dict[int, TrialRecord] = {}
+    for run in findings.confirmed:
+        if run.params["seed"] != tuning and run.reports:
+            again.setdefault(int(run.params["candidate"]), run)
+    confirmed = {name: _last_samples(again.get(r.number)) for name, r in students.items()}
+    own = {name: _last_samples(record) for name, record in students.items()}
+    found = {name: kept for name, kept in confirmed.items() if kept is not None}
+    if len(found) < len(students):
+        found = {name: kept for name, kept in own.items() if kept is not None}
+    if len(found) < len(students):
         log.warning("no samples were kept, so %s is not drawn", path)
         return
-    if not np.array_equal(best[1]["latents"], baseline[1]["latents"]):
-        log.warning("best and baseline were drawn from different latents; %s is not drawn", path)
+    (_, first), *others = found.values()
+    if not all(np.array_equal(first["latents"], arrays["latents"]) for _, arrays in others):
+        log.warning("the students were drawn from different latents; %s is not drawn", path)
         return
-    figures = json.loads(str(best[1]["teacher_metrics"]))
-    nfes = sorted(int(key.partition("@")[2]) for key in best[1] if key.startswith("student@"))
-    panels = (
-        ("teacher (Euler)", best[1], "teacher", figures),
-        (f"baseline\n{findings.baseline.baseline}", baseline[1], "student", baseline[0].metrics),
-        (f"best\ntrial {findings.best.number}", best[1], "student", best[0].metrics),
-    )
+    nfes = sorted(int(key.partition("@")[2]) for key in first if key.startswith("student@"))
+    figures = json.loads(str(first["teacher_metrics"]))
+    panels: list[tuple[str, Mapping[str, Any], str, Mapping[str, float]]] = []
+    if f"teacher@{nfes[0]}" in first:  # else without a teacher
+        panels.append(("teacher (Euler)", first, "teacher", figures))
+    panels += [(n, arrays, "student", report.metrics) for n, (report, arrays) in found.items()]
     rows, labels = {}, {}
     for name, arrays, kind, metrics in panels:
-        if f"{kind}@{nfes[0]}" not in arrays:  # a trial without a teacher
-            continue
         rows[name] = {nfe: arrays[f"{kind}@{nfe}"] for nfe in nfes}
         gaps = {nfe: metrics.get(f"teacher_gap@{nfe}") for nfe in nfes}
         labels[name] = {nfe: f"gap {gap:.4f}" for nfe, gap in gaps.items() if gap is not None}

@@ -9,8 +9,8 @@ from rich.console import Console, Group
 
 from meanflow_tune.plan.request import EXIT_OK, SearchRequest, UserError
 from meanflow_tune.records import TrialRecord
-from meanflow_tune.report.outlook import outlook_lines
-from meanflow_tune.report.text import COLOURS, make_console, make_table
+from meanflow_tune.report.outlook import outlook_lines, standing_lines
+from meanflow_tune.report.text import COLOURS, figure, make_console, make_table
 from meanflow_tune.search.errors import StorageError
 from meanflow_tune.search.store.lease import read_lease
 from meanflow_tune.search.store.storage import open_storage
@@ -39,6 +39,8 @@ def show_status(request: SearchRequest) -> int:
         words = f"its driver has been silent for {age:.0f} s; was it killed?"
     console.print(f"{request.study}: {words}")
     _show_trials(console, records, status.get("running") or [] if held else [])
+    for line in standing_lines(status):
+        console.print(line)
     if held and age < STALE_SECONDS:
         show_outlook(console, status)
     return EXIT_OK
@@ -66,7 +68,7 @@ def _show_trials(
             record.baseline or "proposed",
             row.get("phase", record.status),
             f"{images:,} / {of:,}",
-            ", ".join(f"{value:.4f}" for value in record.values),
+            ", ".join(map(figure, record.values)),
             record.reason,
             style=COLOURS.get(record.status, ""),
         )

@@ -17,10 +17,13 @@ from meanflow_tune.report.tables import (
     show_audit,
     show_final,
     show_front,
+    show_leader,
+    show_quality,
     show_search,
-    show_winner,
 )
 from meanflow_tune.report.text import better
+from meanflow_tune.search.analysis.plausibility import explain
+from meanflow_tune.search.objectives import Objectives
 
 
 def show(console: Console, plan: Plan, findings: Findings) -> None:
@@ -38,16 +41,25 @@ def show(console: Console, plan: Plan, findings: Findings) -> None:
             console.print(f"{title(record)} {record.status}: {record.reason}")
     if objectives.single is None:
         show_front(console, objectives, findings)
-    show_winner(console, plan, findings)
+    show_leader(console, plan, findings)
+    show_warnings(console, objectives, findings)
+    show_quality(console, objectives, findings)
     show_audit(console, plan, findings)
-    if findings.rows:
-        show_final(console, objectives, findings)
-    elif findings.best is None:
+    if findings.best_proposed is None:
         console.print(
             "No trial besides the baselines completed; raise --trials, or see the reasons."
         )
-    else:
+    if findings.rows:
+        show_final(console, objectives, findings)
+    elif findings.best_proposed is not None:
         console.print("Not confirmed on fresh seeds, so nothing is called better.")
+
+
+def show_warnings(console: Console, objectives: Objectives, findings: Findings) -> None:
+    """Completed trials whose values show that their training failed."""
+    leader = findings.leader.number if findings.leader is not None else None
+    for line in explain(findings.implausible, leader, objectives.single is None):
+        console.print(line, style="yellow")
 
 
 def show_places(
@@ -67,7 +79,7 @@ def show_places(
         ("resume or repeat this report", command),
         ("extend the search", _extended(request, command)),
         (
-            "train the best configuration alone",
+            "train the leader's configuration alone",
             f"{python} scripts/train.py --config {request.folder / 'best.json'} "
             f"--output {request.storage / 'best'}",
         ),

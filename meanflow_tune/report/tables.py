@@ -1,19 +1,17 @@
 """Tables of a search's summary: trials, the front of several objectives, and what fresh seeds say."""
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 from rich.console import Console
 
 from meanflow_tune.plan.confirm import title
-from meanflow_tune.plan.findings import Findings
+from meanflow_tune.plan.findings import Findings, kind_of
 from meanflow_tune.plan.plan import Plan
-from meanflow_tune.report.text import counted, make_table
+from meanflow_tune.plan.quality import quality_of
+from meanflow_tune.report.text import counted, figure, make_table
 from meanflow_tune.search.analysis.ranking import Row, columns, describe_difference, front
 from meanflow_tune.search.analysis.rung_audit import Audit, RungAudit, audit
-from meanflow_tune.search.analysis.significance import LEVEL, Interval, PairedComparison
+from meanflow_tune.search.analysis.significance import LEVEL, Interval, PairedComparison, scores
 from meanflow_tune.search.objectives import COST, Objectives, measures
 from meanflow_tune.search.pareto import hypervolume, reference_point
 
@@ -23,26 +21,27 @@ SHOWN = 8
 
 
 def show_search(console: Console, objectives: Objectives, findings: Findings) -> None:
-    """The baselines and the best, on the search's own seed and latents; the teacher as a reference."""
+    """The baselines and the best proposed trial, on the search's own seed and latents; above them the
+    teacher's Euler steps."""
     shown = columns(objectives)
     table = make_table("in the search", *shown)
-    teacher = teacher_figures(findings)
+    teacher = findings.quality.euler
     if teacher:
         cells = [
-            f"{o.value(teacher):.4f}" if all(m in teacher for m in o.metrics) else ""
+            figure(o.value(teacher)) if all(m in teacher for m in o.metrics) else ""
             for o in shown.values()
         ]
         table.add_row("teacher (Euler)", *cells)
     for record in findings.records:
         mark = ""
-        if record is findings.baseline:
-            mark = "baseline: "
-        elif record is findings.best:
-            mark = "best: "
+        if record is findings.reference:
+            mark = "reference: "
+        elif record is findings.best_proposed:
+            mark = "best proposed: "
         if record.status == "completed" and (mark or record.baseline):
             found = measures(record.reports[-1])
             table.add_row(
-                f"{mark}{title(record)}", *(f"{o.value(found):.4f}" for o in shown.values())
+                f"{mark}{title(record)}", *(figure(o.value(found)) for o in shown.values())
             )
     console.print(table)
 
@@ -75,31 +74,37 @@ def show_front(console: Console, objectives: Objectives, findings: Findings) -> 
         )
 
 
-def show_winner(console: Console, plan: Plan, findings: Findings) -> None:
-    """Which trial best.json holds and why, and which trials may be as good."""
-    winner = findings.winner
-    if winner is None:
+def show_leader(console: Console, plan: Plan, findings: Findings) -> None:
+    """Which trial leads and why, whether it or any was proposed, and which trials may be as good."""
+    leader = findings.leader
+    if leader is None:
         return
+    name = f"leader: trial {leader.number} ({kind_of(leader)})"
+    done = [record for record in findings.records if record.status == "completed"]
     if plan.objectives.single is None:
         console.print(
-            f"best.json holds {title(winner)}: the trial of the front nearest to its ideal point, with "
-            "each objective in units of its spread on the front."
+            f"{name}, the trial of the front nearest to its ideal point, with each objective in units "
+            "of its spread on the front; best.json holds its configuration."
         )
-        return
-    done = [record for record in findings.records if record.status == "completed"]
-    if not winner.repeats:
-        if any(record.repeats for record in done):
-            console.print(f"best.json holds {title(winner)}, which was not repeated on more seeds.")
-        elif len(done) > 1:
-            console.print(
-                f"best.json holds {title(winner)}. Each trial ran on one seed, so part of this order "
-                "is chance; --repeats trains the survivors on more seeds."
-            )
-        return
-    console.print(
-        f"best.json holds {title(winner)}, the leader by paired differences on "
-        f"{len(winner.repeats) + 1} seeds."
-    )
+    elif leader.repeats:
+        console.print(
+            f"{name}, by paired differences on {len(leader.repeats) + 1} seeds; best.json holds its "
+            "configuration."
+        )
+    elif any(record.repeats for record in done):
+        console.print(
+            f"{name}, which was not repeated on more seeds; best.json holds its configuration."
+        )
+    else:
+        chance = (
+            " Each trial ran on one seed, so part of this order is chance; --repeats trains the "
+            "survivors on more seeds."
+        )
+        console.print(
+            f"{name}; best.json holds its configuration.{chance if len(done) > 1 else ''}"
+        )
+    if text := no_proposal_is_better(plan.objectives, findings):
+        console.print(text)
     ahead = [c for c in findings.rivals if _ahead_on_first(c, plan.objective.direction)]
     for contest in findings.rivals[:SHOWN]:
         first = f" (trial {contest.other} was ahead on the first one)" if contest in ahead else ""
@@ -113,6 +118,75 @@ def show_winner(console: Console, plan: Plan, findings: Findings) -> None:
         )
 
 
+def no_proposal_is_better(objectives: Objectives, findings: Findings) -> str:
+    """A sentence where the sampler found nothing better than the reference; "" where it did."""
+    best, reference = findings.best_proposed, findings.reference
+    if best is None or reference is None:
+        return ""
+    if objectives.single is None:
+        found = front(findings.records, objectives)
+        if any(record.baseline is None for record in found):
+            return ""
+        return "No proposed trial is on the front."
+    if findings.order.index(best) < findings.order.index(reference):
+        return ""
+    ours, theirs = (scores(record, objectives.single) for record in (best, reference))
+    seeds = [seed for seed in ours if seed in theirs]
+    means = [sum(side[s] for s in seeds) / len(seeds) for side in (ours, theirs) if seeds]
+    values = [f" {figure(mean)}" for mean in means] or ["", ""]
+    on = f" (means over {counted(len(seeds), 'seed')})" if len(seeds) > 1 else ""
+    return (
+        f"No proposed trial is better than the reference: trial {best.number} has{values[0]}, "
+        f"trial {reference.number} ({kind_of(reference)}){values[1]}{on}."
+    )
+
+
+def show_quality(console: Console, objectives: Objectives, findings: Findings) -> None:
+    """How good the teacher itself is: it, the students and, for scale, data and noise against held-out
+    data. A metric that compares with the teacher does not tell."""
+    held_out = findings.quality.held_out
+    compares = any(name.startswith("teacher_gap@") for name in objectives.metrics)
+    names = list(held_out.get("data", {}))
+    if not names:
+        if compares and findings.quality:
+            console.print(_unknown_quality(held_out))
+        return
+    table = make_table("against held-out data, lower is better", *names)
+
+    def add(name: str, metrics: Mapping[str, float], nfe: str = "") -> None:
+        cells = (metrics.get(f"{metric}{nfe}") for metric in names)
+        table.add_row(name, *(f"{x:#.4g}" if x is not None else "" for x in cells))
+
+    add("training data (floor)", held_out["data"])
+    if "teacher" in held_out:
+        add("teacher (end of its ODE)", held_out["teacher"])
+    students = (("reference", findings.reference), ("best proposed", findings.best_proposed))
+    for mark, record in students:
+        if record is not None:
+            add(f"{mark}: {title(record)}", {})
+            own = quality_of(record).held_out.get("teacher", {})
+            if own and own != held_out.get("teacher"):
+                add("  its own teacher", own)
+            for nfe in findings.quality.nfe:
+                add(f"  {counted(nfe, 'step')}", record.reports[-1].metrics, f"@{nfe}")
+    add("noise", held_out["noise"])
+    console.print(table)
+    if findings.quality.teacher_is_noise:
+        console.print(
+            "warning: the end of the teacher's ODE is hardly closer to the data than noise is, so "
+            "following this teacher teaches nothing; train it for longer."
+        )
+
+
+def _unknown_quality(held_out: Mapping[str, Mapping[str, float]]) -> str:
+    why = (
+        "no metric of evaluation.metrics compares with held-out data; add sliced_wasserstein"
+        if held_out
+        else "these trials were evaluated by an earlier revision"
+    )
+    return f"The teacher's own quality is unknown ({why}); teacher_gap does not tell whether it is good."
+
+
 def show_final(console: Console, objectives: Objectives, findings: Findings) -> None:
     """Means and paired differences on fresh seeds; only an interval without 0 is called better or worse."""
     rows, shown = findings.rows, columns(objectives)
@@ -120,22 +194,22 @@ def show_final(console: Console, objectives: Objectives, findings: Findings) -> 
     seeds = max(len(row.seeds) for row in rows)
     table = make_table(f"retrained on {counted(seeds, 'fresh seed')}, fresh latents", *shown)
     for row in rows:
-        name = f"baseline: {row.name}" if row is reference else row.name
+        name = f"reference: {row.name}" if row is reference else row.name
         table.add_row(name, *(_numbers(row.means[column], "", "\n") for column in shown))
     table.add_section()
     for row in rows[1:]:
         if row.against:
             cells = (_difference(row, column) for column in shown)
-            table.add_row(f"{row.name} - baseline", *cells, style="bold")
+            table.add_row(f"{row.name} - reference", *cells, style="bold")
     console.print(table)
     for row in rows[1:]:
         if not row.against:
-            console.print(f"{row.name} shares no completed seed with the baseline.")
+            console.print(f"{row.name} shares no completed seed with the reference.")
             continue
         words = [
             f"{c} {describe_difference(row.against[c], o.direction)}" for c, o in shown.items()
         ]
-        console.print(f"{row.name} against the baseline {reference.name}: {'; '.join(words)}.")
+        console.print(f"{row.name} against the reference {reference.name}: {'; '.join(words)}.")
     console.print(_how_sure([row for row in rows[1:] if row.against]))
 
 
@@ -165,18 +239,6 @@ def audit_lines(found: Audit) -> list[str]:
     if found.advice is not None:
         lines.append(f"warning: {found.advice}")
     return lines
-
-
-def teacher_figures(findings: Findings) -> dict[str, float]:
-    """Metrics of the teacher's own Euler steps on the search's latents, once a trial has reported."""
-    for record in findings.records:
-        if record.reports:
-            source = Path(record.reports[-1].artifacts.get("samples", ""))
-            if source.is_file():
-                with np.load(source) as arrays:
-                    figures: dict[str, float] = json.loads(str(arrays["teacher_metrics"]))
-                    return figures
-    return {}
 
 
 def _numbers(found: Interval, sign: str, between: str) -> str:

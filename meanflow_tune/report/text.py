@@ -49,6 +49,11 @@ def short(value: object, digits: int = 4) -> str:
     return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
+def figure(value: float) -> str:
+    """A metric or an objective: `0.0840`; absurdly large ones as `8.6e+07`."""
+    return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.3g}"
+
+
 def clock(seconds: float) -> str:
     """83 -> `1:23`; 5000 -> `1:23:20`."""
     minutes, rest = divmod(int(seconds), 60)

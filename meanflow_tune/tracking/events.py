@@ -84,23 +84,36 @@ class Tracker:
             model=str(Path(model).resolve()) if model is not None else None,
         )
 
-    def settled(self, records: Iterable[TrialRecord]) -> None:
-        """The state of each ended trial, at the end of a search, in one event; see `mlflow_sink`."""
+    def settled(
+        self, records: Iterable[TrialRecord], implausible: Mapping[int, str] | None = None
+    ) -> None:
+        """The state of each ended trial, at the end of a search, in one event; see `mlflow_sink`.
+
+        implausible: trial -> why its objective shows that its training failed.
+        """
+        marks = implausible or {}
         trials = {
             self._trial(record): {
                 "tags": _standing(record),
                 "ended": record.ended,
                 "objective": record.value,
+                "implausible": marks.get(record.number),
             }
             for record in records
             if record.status not in ("running", "paused")
         }
         self._put("trials_settled", trials=trials)
 
-    def search_ended(self, summary: Mapping[str, Any], files: Iterable[Path] = ()) -> None:
+    def search_ended(
+        self,
+        summary: Mapping[str, Any],
+        files: Iterable[Path] = (),
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
         """The driver stops. summary["status"]: completed, interrupted or failed; the rest are tags.
 
-        files: results to keep with the search (best.json, results.parquet, best.png).
+        files: results to keep with the search (best.json, results.parquet, best.png); metrics: of the
+        search's own run.
         """
         status = summary.get("status")
         if status not in ("completed", "interrupted", "failed"):
@@ -108,7 +121,8 @@ class Tracker:
                 f"summary['status'] must be completed, interrupted or failed, but got {status!r}."
             )
         paths = [str(Path(file).resolve()) for file in files]
-        self._put("search_ended", summary=flatten(summary), files=paths)
+        figures = dict(metrics or {})
+        self._put("search_ended", summary=flatten(summary), files=paths, metrics=figures)
 
     def catch_up(
         self,

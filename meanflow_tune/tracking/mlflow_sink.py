@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 SEARCH_TAG = "meanflow_tune.search"
 TRIAL_TAG = "meanflow_tune.trial"
+IMPLAUSIBLE_TAG = "implausible"  # of a completed trial whose training failed: in what way
 REPEAT_TAG = "meanflow_tune.repeat"
 # Without it, the pages treat it as a project with language models.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -261,7 +262,10 @@ class MlflowSink:
             told = p["trials"].get(value.partition("/")[2]) if tag == TRIAL_TAG else None
             if told is None:
                 continue
-            tags = _texts(told["tags"])
+            mark = told.get("implausible")  # which events of earlier revisions lack
+            if mark is None and IMPLAUSIBLE_TAG in kept.data.tags:
+                self._client().delete_tag(kept.info.run_id, IMPLAUSIBLE_TAG)
+            tags = _texts(told["tags"] | ({IMPLAUSIBLE_TAG: mark} if mark is not None else {}))
             if not tags.items() <= kept.data.tags.items():
                 self._tag(kept.info.run_id, tags)
             status = RUN_STATUS[told["tags"]["state"]]
@@ -285,6 +289,7 @@ class MlflowSink:
         run, summary = self._search_run(event, p), dict(p["summary"])
         status = summary.pop("status")
         self._tag(run, {"state": status, **summary})
+        self._metrics(run, p.get("metrics", {}), _milliseconds(event.time))
         for path in p["files"]:
             self._client().log_artifact(run, str(self._place(p, path)))
         self._end(run, RUN_STATUS[status], event.time)
@@ -299,6 +304,14 @@ class MlflowSink:
         every = [Param(*item) for item in _texts(params).items()]
         for i in range(0, len(every), PARAMS_PER_BATCH):
             self._client().log_batch(run, params=every[i : i + PARAMS_PER_BATCH], synchronous=True)
+
+    def _metrics(self, run: str, values: Mapping[str, float], at: int) -> None:
+        from mlflow.entities import Metric
+
+        finite = {mlflow_name(name): x for name, x in values.items() if math.isfinite(x)}
+        metrics = [Metric(name, value, at, 0) for name, value in finite.items()]
+        if metrics:
+            self._client().log_batch(run, metrics=metrics, synchronous=True)
 
     def _tag(self, run: str, tags: Mapping[str, Any]) -> None:
         from mlflow.entities import RunTag

@@ -103,7 +103,7 @@ def test_tuning_is_followed_by_what_it_settles_in_one_command(
     assert 0.01 in rates
     printed = " ".join(capsys.readouterr().out.split())
     assert "at 3 x its learning rate" in printed
-    assert "leader by paired differences on 2 seeds" in printed
+    assert "by paired differences on 2 seeds; best.json holds" in printed
     frame = pd.read_parquet(tmp_path / "s" / "results.parquet")
     assert not frame.duplicated(["study", "number", "repeat", "rung"]).any()
     assert (frame["repeat"] == 1).sum() == len([job for job in Runner.jobs if job[2] == 1])

@@ -72,8 +72,8 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Findings]:
     run_all(ledger, request.teachers)
     ledger.end()
     found = find(plan, ledger.records(), [])
-    assert found.best is not None
-    assert found.baseline is not None
+    assert found.best_proposed is not None
+    assert found.reference is not None
     chosen = confirm.sides(ledger.records(), plan.space, plan.objectives, 1)
     wanted = confirm.entries(chosen, [], plan.objectives, 0, 2)
     again = Ledger(
@@ -108,8 +108,8 @@ def test_the_baseline_is_the_best_of_its_learning_rates(
     plan, found = searched
     values = {r.baseline: r.value for r in found.records if r.baseline in plan.space.reference}
     assert len(values) == 2
-    assert found.baseline is not None
-    assert found.baseline.value == min(values.values())  # type: ignore[type-var]
+    assert found.reference is not None
+    assert found.reference.value == min(values.values())  # type: ignore[type-var]
 
 
 def test_survivors_are_repeated_on_one_seed_before_they_are_told(
@@ -138,11 +138,11 @@ def test_the_confirmation_is_paired(searched: tuple[Plan, Findings]) -> None:
     assert len(baseline.seeds) == 2
     assert baseline.against == {}
     runs = {(r.params["candidate"], r.params["seed"]): r for r in found.confirmed}
-    assert found.best is not None
-    assert found.baseline is not None
+    assert found.best_proposed is not None
+    assert found.reference is not None
     differences = [
-        runs[found.best.number, seed].reports[-1].metrics["teacher_gap@1"]
-        - runs[found.baseline.number, seed].reports[-1].metrics["teacher_gap@1"]
+        runs[found.best_proposed.number, seed].reports[-1].metrics["teacher_gap@1"]
+        - runs[found.reference.number, seed].reports[-1].metrics["teacher_gap@1"]
         for seed in baseline.seeds
     ]
     told = best.against["teacher_gap@1"]
@@ -165,7 +165,7 @@ def test_files_and_summary(searched: tuple[Plan, Findings]) -> None:
     summary.show(console, plan, found)
     summary.show_places(console, plan.request, files, "python scripts/tune.py --trials 6")
     printed = " ".join(text.getvalue().split())
-    assert f"{found.rows[1].name} - baseline" in printed
+    assert f"{found.rows[1].name} - reference" in printed
     assert "chance alone says better once in 4 times" in printed
     assert "--trials 10" in printed, "the command that extends the search"
     for metric in ("objective", "teacher_gap@1", "teacher_gap@2"):

@@ -76,8 +76,8 @@ def test_confirmation_retrains_both_on_fresh_seeds_and_latents(
     latents = {t.user_attrs["config"]["evaluation"]["latent_seed"] for t in confirmed}
     assert len(latents) == 1
     assert latents != {20_000}
-    assert " - baseline" in printed
-    assert "against the baseline" in printed
+    assert " - reference" in printed
+    assert "against the reference" in printed
     assert_agreement(storage, 4, "tiny_space/confirm")
 
 
@@ -210,7 +210,10 @@ def test_repeats_and_a_confirmation_of_all_baselines(tmp_path: Path) -> None:
     assert len(confirmed) >= 2 * 3 + 2 + 1
     assert len(tuned) >= 2 * 3
     assert {t.state.name for t in confirmed} == {"COMPLETE"}
-    assert "leader by paired differences on 2 seeds" in done.stdout or "not repeated" in done.stdout
+    assert (
+        "by paired differences on 2 seeds; best.json" in done.stdout
+        or "not repeated" in done.stdout
+    )
     again = run(command(storage, *options, trials=5))
     assert again.returncode == 0
     assert "starting Ray" not in again.stdout, "nothing is left to confirm"

@@ -48,9 +48,12 @@ def repeated(number: int, own: float, *others: float, baseline: str | None = Non
 def test_without_repeats_it_says_that_order_is_partly_luck(tmp_path: Path) -> None:
     made = plan(tmp_path)
     found = find(made, SEARCH, [])
-    assert (found.winner, found.best, found.baseline) == (SEARCH[5], SEARCH[5], SEARCH[1])
+    assert (found.leader, found.best_proposed, found.reference) == (SEARCH[5], SEARCH[5], SEARCH[1])
     text = printed(made, found)
-    assert "best.json holds trial 5. Each trial ran on one seed" in text
+    assert "best proposed: trial 5" in text
+    assert (
+        "leader: trial 5 (proposed); best.json holds its configuration. Each trial ran on" in text
+    )
     assert "nothing is called better" in text
 
 
@@ -64,9 +67,11 @@ def test_with_repeats_the_leader_and_what_cannot_be_told_from_it(tmp_path: Path)
         repeated(4, 0.45, 0.60, 0.55),
     ]
     found = find(made, records, [])
-    assert found.winner is records[2]
+    assert found.leader is records[2]
     text = printed(made, found)
-    assert "best.json holds trial 2, the leader by paired differences on 3 seeds." in text
+    assert (
+        "leader: trial 2 (proposed), by paired differences on 3 seeds; best.json holds its" in text
+    )
     assert (
         "trials 2 and 3 cannot be told apart: difference -0.0133 [-0.0500, +0.0200] on 3 seeds"
         in text
@@ -74,16 +79,16 @@ def test_with_repeats_the_leader_and_what_cannot_be_told_from_it(tmp_path: Path)
     ahead = "[-0.1500, +0.0100] on 3 seeds (trial 1 was ahead on the first one)"
     assert f"trials 2 and 1 cannot be told apart: difference -0.0867 {ahead}" in text
     assert "trials 2 and 4" not in text
-    assert found.best is not None
-    assert found.best.value == 0.31, "what was told stays the value of its own run"
+    assert found.best_proposed is not None
+    assert found.best_proposed.value == 0.31, "what was told stays the value of its own run"
 
 
 @pytest.mark.parametrize(
     ("shifts", "said"),
     [
-        ((-0.1, -0.2), "trial 5 against the baseline trial 1 (mid): gap@1 better."),
-        ((0.1, 0.2), "trial 5 against the baseline trial 1 (mid): gap@1 worse."),
-        ((-0.5, 0.1), "trial 5 against the baseline trial 1 (mid): gap@1 undecided."),
+        ((-0.1, -0.2), "trial 5 against the reference trial 1 (mid): gap@1 better."),
+        ((0.1, 0.2), "trial 5 against the reference trial 1 (mid): gap@1 worse."),
+        ((-0.5, 0.1), "trial 5 against the reference trial 1 (mid): gap@1 undecided."),
     ],
 )
 def test_only_an_interval_without_zero_is_called_better(
@@ -130,14 +135,14 @@ def test_several_objectives_have_a_front_a_hypervolume_and_a_stated_best(tmp_pat
         costly(5, 7.5, 9.5),
     ]
     found = find(made, records, [])
-    assert (found.winner, found.baseline) == (records[3], records[0])
+    assert (found.leader, found.reference) == (records[3], records[0])
     text = printed(made, found)
     # From the corner (8, 10): 7*1 + 6*5 + 1*1.
     assert (
         "3 non-dominated trials; hypervolume 38, measured from the baselines' worst values" in text
     )
     assert "(gap@1 8.0000, cost 10.0000)" in text
-    assert "best.json holds trial 3: the trial of the front nearest to its ideal point" in text
+    assert "leader: trial 3 (proposed), the trial of the front nearest to its ideal point" in text
     files = write_files(made, found)
     assert json.loads(files[1].read_text()) == records[3].config
     frame = pd.read_parquet(files[0])

@@ -1,0 +1,79 @@
+"""What the samples of a trial were compared with: the teacher's own figures, the data and the noise."""
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from meanflow_tune.records import TrialRecord
+from meanflow_tune.search.analysis.plausibility import Limits
+
+log = logging.getLogger(__name__)
+EULER, NOISE = "the teacher's own Euler steps", "noise"
+Figures = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Metrics in a trial's last file of samples; all are empty where that has none.
+
+    euler: of the teacher's Euler steps, by `name@nfe`; held_out: of `teacher` (the end of its ODE),
+    `data` (training data: the floor) and `noise` against held-out data, by name.
+    """
+
+    euler: Figures = field(default_factory=dict)
+    held_out: Mapping[str, Figures] = field(default_factory=dict)
+    nfe: tuple[int, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.euler or self.held_out)
+
+    @property
+    def limits(self) -> Limits:
+        """What any trained student should be better than."""
+        noise = self.held_out.get("noise", {})
+        at_each = {f"{name}@{nfe}": x for name, x in noise.items() for nfe in self.nfe}
+        return {EULER: _finite(self.euler), NOISE: _finite(at_each)}
+
+    @property
+    def teacher_is_noise(self) -> bool:
+        """Whether no metric finds the end of the teacher's ODE closer to the held-out data than noise."""
+        teacher, noise = self.held_out.get("teacher", {}), self.held_out.get("noise", {})
+        common = [name for name in teacher if name in noise]
+        return bool(common) and all(teacher[name] >= 0.95 * noise[name] for name in common)
+
+
+def quality_of(record: TrialRecord) -> Quality:
+    """The figures of a trial; empty where its samples were deleted or never made."""
+    source = record.reports[-1].artifacts.get("samples") if record.reports else None
+    if source is None:
+        return Quality()
+    try:
+        return _read(source, Path(source).stat().st_mtime_ns)
+    except FileNotFoundError:
+        return Quality()
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        log.warning("%s cannot be read: %s", source, error)
+        return Quality()
+
+
+@cache
+def _read(source: str, changed: int) -> Quality:
+    """Cached until the file changes, because a status asks for those of all trials every second."""
+    with np.load(source) as arrays:
+        euler = json.loads(str(arrays["teacher_metrics"]))
+        # Files of earlier revisions have no such figures.
+        known = "held_out_metrics" in arrays.files
+        held_out = json.loads(str(arrays["held_out_metrics"])) if known else {}
+        names = [name for name in arrays.files if name.startswith("student@")]
+    return Quality(euler, held_out, tuple(sorted(int(n.partition("@")[2]) for n in names)))
+
+
+def _finite(figures: Figures) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
