@@ -21,12 +21,15 @@ LabelDropout = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Optimizer(Settings):
-    """Adam(W) with a linear warm-up over a share of the budget, and clipping of the gradient's norm."""
+    """Adam(W) with a linear warm-up over a share of the budget.
+
+    clip_norm: bound of the gradient's norm, None for no clipping.
+    """
 
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-3
     warmup: Share = 0.05
     decay: Literal["constant", "cosine"] = "cosine"
-    clip_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
     beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0

@@ -24,6 +24,7 @@ from meanflow_tune.config.parts import (
 )
 from meanflow_tune.config.sources import Guidance, StudentJump, XSource
 from meanflow_tune.core.jets import Precision
+from meanflow_tune.core.random import fold
 from meanflow_tune.data import Data
 from meanflow_tune.ds_schedules import DsSchedule
 from meanflow_tune.losses import FlowMatching, LossMix
@@ -207,7 +208,14 @@ class TrialConfig(Settings):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "TrialConfig":
-        """Validate `data`; raises ValueError with one line that names the first fault and its value."""
+        """Validate `data`; raises ValueError with one line that names the first fault and its value.
+
+        Data stored by earlier revisions mean what they meant: their diagonal lay at a random end.
+        """
+        sampler = data.get("time_sampler")
+        complete = data.keys() >= cls.model_fields.keys()  # as `to_dict` writes it, not by hand
+        if complete and isinstance(sampler, Mapping) and "diagonal_at" not in sampler:
+            data = {**data, "time_sampler": {**sampler, "diagonal_at": "random"}}
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -266,5 +274,6 @@ class TrialConfig(Settings):
             ema=self.teacher.ema,
             budget=self.teacher.budget,
             evaluation=None,
-            seed=self.teacher.seed,
+            # With the same seed a teacher and its student would draw the same noise and data.
+            seed=fold(self.teacher.seed, "teacher"),
         )

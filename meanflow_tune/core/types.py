@@ -28,8 +28,9 @@ class PathSample:
 
     x_0 (noise), x_1 (data), x_t, v_t: [B, *D]; t, s: [B]; label: [B] int64, or None without classes.
     v_t = x_1 - x_0 is the *conditional* velocity; a teacher's velocity replaces it in distillation.
-    uniform_draw: [B] in [0, 1), spread evenly over a global batch and independent of all else, or
-    None where no row is chosen at random.
+    uniform_draw, ode_draw: [B] in [0, 1), spread evenly over a global batch and independent of all
+    else: the rows with a second-order pass, and those whose x_s comes from the teacher's ODE, are those
+    with a draw below a share. None where that share is 0 or 1 throughout.
     """
 
     x_0: Tensor
@@ -40,6 +41,7 @@ class PathSample:
     s: Tensor
     label: Tensor | None
     uniform_draw: Tensor | None = None
+    ode_draw: Tensor | None = None
 
     @property
     def gap(self) -> Tensor:

@@ -145,15 +145,30 @@ class TargetInputMaker:
     @torch.no_grad()
     def _x_at(self, path: PathSample, u: Tensor, end: Tensor, progress: float) -> Tensor:
         """x at time `end` [B] from x_t, by the setting x_source; u [B, *D] jumps from t to `end`."""
-        jump = path.x_t + expand_as(end - path.t, u) * u
         source = self.config.x_source
-        count = round(source.teacher_share(progress) * len(u))
-        if count == 0:
+        share = source.teacher_share(progress)
+        if share >= 1.0:
+            return self._ode(path.x_t, path.t, end, path.label, self._solver)
+        jump = path.x_t + expand_as(end - path.t, u) * u
+        if share <= 0.0:
             return jump
+        if path.ode_draw is None:
+            raise ValueError(
+                f"x_source {source.kind!r} draws rows by PathSample.ode_draw, but it is None."
+            )
+        # By a draw of each row, not by its place in the batch of a rank: the gradient of a global
+        # batch does not depend on the number of ranks.
+        rows = (path.ode_draw < share).nonzero().squeeze(1)
+        if len(rows) == 0:
+            return jump
+        some = select_path(path, rows)
+        return jump.index_copy(0, rows, self._ode(some.x_t, some.t, end[rows], some.label, self._solver))
+
+    @property
+    def _solver(self) -> Solver:
+        source = self.config.x_source
         assert isinstance(source, TeacherOde | Annealed)
-        label = None if path.label is None else path.label[:count]
-        exact = self._ode(path.x_t[:count], path.t[:count], end[:count], label, source.solver)
-        return torch.cat([exact, jump[count:]])
+        return source.solver
 
     @torch.no_grad()
     def _ode(

@@ -16,7 +16,7 @@ from meanflow_tune.records import Outcome, Report, Reporter
 from meanflow_tune.training.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
 from meanflow_tune.training.disk_wait import unfenced, write_or_wait
 from meanflow_tune.training.evaluation import Evaluator
-from meanflow_tune.training.run import Diverged, Meter, Run
+from meanflow_tune.training.run import Diverged, Meter, Run, means
 
 TICK_SECONDS = 0.5
 STOP_STEPS = 20
@@ -84,7 +84,7 @@ class _Training:
         self.meter = Meter(run.world)
         while run.step < self.steps:
             if self._stopping():
-                _, run.cost = self.meter.totals(run.cost)
+                run.cost, run.sums = self.meter.cost(run.cost), self.meter.sums(run.sums)
                 self._save()
                 return Outcome("running", "interrupted")
             output = run.advance(module)
@@ -120,7 +120,8 @@ class _Training:
     def _rung(self) -> bool:
         """Evaluate, save and report; whether the training continues. Raises Diverged."""
         run = self.run
-        metrics, run.cost = self.meter.totals(run.cost)
+        run.cost, metrics = self.meter.cost(run.cost), means(self.meter.sums(run.sums))
+        run.sums = {}
         if self.repeat and run.step < self.steps:
             self._save()
             return True

@@ -29,7 +29,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> t
 def learning_rate(settings: Optimizer, progress: float) -> float:
     """Linear warm-up over the share `warmup` of the budget, then constant or half a cosine to zero.
 
-    progress: at the end of the step, so that the first step's rate is not zero.
+    progress: at the middle of the step, so that neither the first step's rate nor the last one's is zero.
     """
     if progress < settings.warmup:
         return settings.learning_rate * progress / settings.warmup

@@ -29,7 +29,7 @@ from meanflow_tune.training.run import Run
 from meanflow_tune.training.world import World
 
 POLL_SECONDS = 2.0
-FORMAT = "teacher-1"  # change it when the meaning of a cached teacher changes
+FORMAT = "teacher-2"  # change it when the meaning of a cached teacher changes
 
 
 class Resources:

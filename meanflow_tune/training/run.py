@@ -1,12 +1,14 @@
 """A training run: its state and one step.
 
-Progress is counted in images. Every draw is a function of (seed, images seen, purpose), so that a run is
-the same after a resume and on another number of ranks.
+Progress is counted in images. Every draw is a function of (seed, images seen, purpose, row of the global
+batch), so that a run is the same after a resume and on another number of ranks, each of which draws its own
+rows only.
 """
 
+import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,13 +18,18 @@ from meanflow_tune.config import TrialConfig
 from meanflow_tune.core.jets import engine_of
 from meanflow_tune.core.module_state import load_whole_state, rebuilding_generator, whole_state
 from meanflow_tune.core.paths import linear_path
-from meanflow_tune.core.random import make_generator, spread_draws
-from meanflow_tune.core.types import DataSplit, LossOutput, PathSample, TimePair, Velocity
+from meanflow_tune.core.random import GOLDEN, SILVER, RowDraws, fold, make_generator
+from meanflow_tune.core.types import DataSplit, LossOutput, PathSample, Velocity
 from meanflow_tune.objective.loss_module import Objective
 from meanflow_tune.objective.velocities import self_teacher
 from meanflow_tune.records import Report
+from meanflow_tune.time_samplers.base import DRAWS
 from meanflow_tune.training.optim import MovingAverage, learning_rate, make_optimizer
 from meanflow_tune.training.world import World
+
+
+# Of a loss term: its sum, and over how many steps of a rank.
+Sums = dict[str, tuple[float, int]]
 
 
 class Diverged(ArithmeticError):
@@ -33,7 +40,8 @@ class Diverged(ArithmeticError):
 class Run:
     """All state of a training run; `state_dict` holds all that a resume needs.
 
-    go_on: the decision after the newest report; at the last rung it asks for repeats.
+    sums: of the loss terms between the last rung and an interruption, over all ranks. go_on: the
+    decision after the newest report; at the last rung it asks for repeats.
     """
 
     config: TrialConfig
@@ -45,6 +53,7 @@ class Run:
     step: int
     cost: dict[str, float]
     reports: list[Report]
+    sums: Sums = field(default_factory=dict)
     go_on: bool = True
 
     @classmethod
@@ -93,29 +102,26 @@ class Run:
 
     def batch(self) -> PathSample:
         """This rank's rows of the next global batch; the global batch does not depend on the ranks."""
-        count, device = self.config.budget.global_batch, self.world.device
-        seed, images, rows = self.config.seed, self.images, self.world.rows(count)
-
-        def draw(purpose: str, where: str = "cpu") -> torch.Generator:
-            return make_generator(seed, images, purpose, device=where)
-
-        index = torch.randint(len(self.data.train_x), (count,), generator=draw("data"))[rows]
-        index = index.to(device)
-        x_1 = self.data.train_x[index]
-        label = None if self.data.train_label is None else self.data.train_label[index]
-        if self.config.label_dropout > 0.0:
+        config, data, device = self.config, self.data, self.world.device
+        count = config.budget.global_batch
+        rows = torch.arange(count, device=device)[self.world.rows(count)]
+        draws = RowDraws(fold(config.seed, self.images), rows)
+        index = (draws.uniform("data", 1).squeeze(1) * len(data.train_x)).long()
+        x_1 = data.train_x[index]
+        label = None if data.train_label is None else data.train_label[index]
+        if config.label_dropout > 0.0:
             assert label is not None
-            assert self.data.classes is not None
-            dropped = torch.rand(count, generator=draw("label_dropout")) < self.config.label_dropout
-            label = label.masked_fill(dropped[rows].to(device), self.data.classes)
-        shape = (count, *self.data.shape)
-        x_0 = torch.randn(shape, generator=draw("noise", device), device=device)[rows]
-        times = self.config.time_sampler.sample(count, draw("times"))
-        here = TimePair(times.t[rows].to(device), times.s[rows].to(device))
-        path = linear_path(x_0, x_1, here, label)
-        if self.config.losses.fraction == 1.0:
-            return path
-        return replace(path, uniform_draw=spread_draws(count, draw("lot"))[rows].to(device))
+            assert data.classes is not None
+            dropped = draws.uniform("label_dropout", 1).squeeze(1) < config.label_dropout
+            label = label.masked_fill(dropped, data.classes)
+        sampler = config.time_sampler
+        times = sampler.pairs(draws.uniform("times", DRAWS), sampler.diagonal_rows(rows, count))
+        path = linear_path(draws.normal("noise", data.shape), x_1, times, label)
+        if config.losses.fraction < 1.0:
+            path = replace(path, uniform_draw=draws.spread("second_order", GOLDEN))
+        if config.x_source.kind == "annealed":
+            path = replace(path, ode_draw=draws.spread("x_source", SILVER))
+        return path
 
     def advance(self, module: nn.Module) -> LossOutput:
         """One optimiser step through `module` (the objective, or DDP around it). Raises Diverged."""
@@ -124,12 +130,13 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         output.loss.backward()  # type: ignore[no-untyped-call]
         parameters = list(self.objective.parameters())
-        norm = nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+        bound = math.inf if settings.clip_norm is None else settings.clip_norm
+        norm = nn.utils.clip_grad_norm_(parameters, bound)
         if not torch.isfinite(norm):
             bad = [name for name, term in output.terms.items() if not torch.isfinite(term)]
             culprit = ", ".join(bad) if bad else "gradient"
             raise Diverged(f"{culprit} not finite at step {self.step} ({self.images} images)")
-        rate = learning_rate(settings, (self.step + 1) / budget.steps)
+        rate = learning_rate(settings, (self.step + 0.5) / budget.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -164,6 +171,7 @@ class Run:
             "step": self.step,
             "cost": self.cost,
             "reports": [report.to_dict() for report in self.reports],
+            "sums": {name: list(each) for name, each in self.sums.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -178,13 +186,15 @@ class Run:
         self.step = state["step"]
         self.cost = dict(state["cost"])
         self.reports = [Report(**report) for report in state["reports"]]
+        # Checkpoints of earlier revisions have none.
+        self.sums = {name: (each[0], each[1]) for name, each in state.get("sums", {}).items()}
 
 
 class Meter:
     """Means of the loss terms, and the time of all ranks, since it was made (at the last rung).
 
-    A term with a `/` in its name may be missing from a step or a rank, where no sample had it: it is
-    the mean over the steps of this rank that had it. The others are means over all ranks.
+    A term may be missing from a step or a rank, where no sample had it: its mean is over the steps of
+    all ranks that had it.
     """
 
     def __init__(self, world: World) -> None:
@@ -200,23 +210,32 @@ class Meter:
             self.counts[name] = self.counts.get(name, 0) + 1
         self.count += 1
 
-    def totals(self, cost: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
-        """Loss metrics, and `cost` so far plus that of these steps. Collective."""
+    def sums(self, before: Sums) -> Sums:
+        """`before` and the terms since, of all ranks. Collective."""
+        found = dict(before)
+        local = {name: (float(term), self.counts[name]) for name, term in self.terms.items()}
+        for of_rank in self.world.gather(local):
+            for name, (value, count) in of_rank.items():
+                total, number = found.get(name, (0.0, 0))
+                found[name] = (total + value, number + count)
+        return found
+
+    def cost(self, before: dict[str, float]) -> dict[str, float]:
+        """`before` plus the cost of these steps. Collective."""
         wall = time.perf_counter() - self.wall
         on_gpu = self.world.device.startswith("cuda")
         name = "gpu_seconds" if on_gpu else "cpu_seconds"
         spent = self.world.sum(wall if on_gpu else time.process_time() - self.processor)
-        steps = cost.get("steps", 0.0) + self.count
-        total = cost.get("wall_seconds", 0.0) + wall
-        cost = {
-            name: cost.get(name, 0.0) + spent,
+        steps = before.get("steps", 0.0) + self.count
+        total = before.get("wall_seconds", 0.0) + wall
+        return {
+            name: before.get(name, 0.0) + spent,
             "wall_seconds": total,
             "steps": steps,
             "step_ms": 1e3 * total / max(steps, 1.0),
         }
-        names = [key for key in self.terms if "/" not in key]
-        losses = {f"loss/{k}": self.world.sum(float(self.terms[k])) for k in names}
-        losses = {k: v / max(self.count, 1) / self.world.size for k, v in losses.items()}
-        for key in self.terms.keys() - set(names):
-            losses[f"loss/{key}"] = float(self.terms[key]) / self.counts[key]
-        return losses, cost
+
+
+def means(sums: Sums) -> dict[str, float]:
+    """`loss/NAME`: the mean of each term."""
+    return {f"loss/{name}": total / count for name, (total, count) in sorted(sums.items())}

@@ -33,6 +33,14 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]  # type: ignore[return-value]
 
+    def gather(self, value: T) -> list[T]:
+        """The values of all ranks, by rank, on every rank."""
+        if self.size == 1:
+            return [value]
+        box: list[T | None] = [None] * self.size
+        dist.all_gather_object(box, value)
+        return box  # type: ignore[return-value]
+
     def gather_rows(self, local: Tensor, total: int) -> Tensor:
         """Undo the split by `rows`: local [n, ...] of each rank to [total, ...] on every rank."""
         if self.size == 1:
