@@ -162,7 +162,9 @@ class TargetInputMaker:
         if len(rows) == 0:
             return jump
         some = select_path(path, rows)
-        return jump.index_copy(0, rows, self._ode(some.x_t, some.t, end[rows], some.label, self._solver))
+        return jump.index_copy(
+            0, rows, self._ode(some.x_t, some.t, end[rows], some.label, self._solver)
+        )
 
     @property
     def _solver(self) -> Solver:

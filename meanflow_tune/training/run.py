@@ -27,7 +27,6 @@ from meanflow_tune.time_samplers.base import DRAWS
 from meanflow_tune.training.optim import MovingAverage, learning_rate, make_optimizer
 from meanflow_tune.training.world import World
 
-
 # Of a loss term: its sum, and over how many steps of a rank.
 Sums = dict[str, tuple[float, int]]
 

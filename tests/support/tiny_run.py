@@ -6,7 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from meanflow_tune.config import Budget, Ema, Evaluation, Optimizer, TeacherConfig, TrialConfig
+from meanflow_tune.config import (
+    Annealed,
+    Budget,
+    Ema,
+    Evaluation,
+    Optimizer,
+    TeacherConfig,
+    TrialConfig,
+)
 from meanflow_tune.data import EightGaussians
 from meanflow_tune.losses import Backward, Forward, LossMix, SecondOrder
 from meanflow_tune.metrics import TeacherGap
@@ -50,7 +58,12 @@ def wide_config(**changes: Any) -> TrialConfig:
     return tiny_config(**(settings | changes))
 
 
-CONFIGS = {"default": tiny_config, "wide": wide_config}
+def annealed_config(**changes: Any) -> TrialConfig:
+    """x_s of a share of the rows comes from the teacher's ODE, up to the end of the run."""
+    return tiny_config(**({"x_source": Annealed(until=1.0)} | changes))
+
+
+CONFIGS = {"default": tiny_config, "wide": wide_config, "annealed": annealed_config}
 
 
 class Memory:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from meanflow_tune.config import Budget, TrialConfig, Weighting
+from meanflow_tune.core.random import RowDraws
 from meanflow_tune.training.checkpoints import newest_checkpoint
 from meanflow_tune.training.evaluation import Evaluator
 from meanflow_tune.training.loop import train
@@ -43,8 +44,10 @@ def test_resume_is_bitwise(resources: Resources, tmp_path: Path) -> None:
     assert [report.images for report in reporter.reports] == [128, 320], (
         "the first rung is replayed"
     )
-    metrics = {k: v for k, v in whole.reports[-1].metrics.items() if "loss" not in k}
-    assert {k: second.reports[-1].metrics[k] for k in metrics} == metrics
+    one, two = whole.reports[-1].metrics, second.reports[-1].metrics
+    samples = {k: v for k, v in one.items() if "loss" not in k}
+    assert {k: two[k] for k in samples} == samples
+    assert two == pytest.approx(one), "losses since the last rung, the interrupted steps included"
 
 
 def test_a_finished_run_reports_again_and_trains_no_more(
@@ -92,6 +95,36 @@ def test_a_loss_that_overflows_alone_poisons_the_gradient(resources: Resources) 
         list(run.objective.student.parameters())[-1].fill_(1e25)
     with pytest.raises(Diverged):
         run.advance(run.objective)
+
+
+def test_a_rank_draws_its_own_rows_only(
+    resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    words = RowDraws._words
+
+    def count(draws: RowDraws, purpose: str, blocks: int) -> Tensor:
+        drawn.append(len(draws.rows))
+        return words(draws, purpose, blocks)
+
+    monkeypatch.setattr(RowDraws, "_words", count)
+    config = tiny_config()
+    Run.start(config, World(1, 4), resources.data(config), None).batch()
+    assert set(drawn) == {config.budget.global_batch // 4}
+
+
+def test_teacher_and_student_of_one_seed_share_no_draw(resources: Resources) -> None:
+    config = tiny_config(seed=0)
+    assert config.teacher is not None
+    assert config.teacher.seed == config.seed
+    data = resources.data(config)
+    same_batch = config.teacher.model_copy(update={"budget": config.budget})
+    own = config.model_copy(update={"teacher": same_batch})
+    student = Run.start(own, WORLD, data, None)
+    teacher = Run.start(own.teacher_run(), WORLD, data, None)
+    ours, theirs = student.batch(), teacher.batch()
+    assert not set(ours.x_0.flatten().tolist()) & set(theirs.x_0.flatten().tolist())
+    assert (ours.x_1 != theirs.x_1).any(dim=1).sum() > 24, "other data, up to chance"
 
 
 def test_the_global_batch_does_not_depend_on_the_ranks(resources: Resources) -> None:

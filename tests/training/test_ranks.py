@@ -10,7 +10,9 @@ import torch
 from tests.support.ranks import launch
 
 
-@pytest.fixture(scope="module", params=["default", pytest.param("wide", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module", params=["default", "annealed", pytest.param("wide", marks=pytest.mark.slow)]
+)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     for size in (1, 2):
