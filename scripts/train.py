@@ -57,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     from meanflow_tune.config import TrialConfig
+    from meanflow_tune.config.effects import without_effect
     from meanflow_tune.config.overrides import override
     from meanflow_tune.plan.request import EXIT_INTERRUPTED, EXIT_UNUSABLE, UserError, usable_folder
     from meanflow_tune.training.job import Unusable, run_job
@@ -75,6 +76,10 @@ def main(argv: list[str] | None = None) -> int:
             config = TrialConfig.from_dict(override(data, arguments.settings))
         except ValueError as error:
             raise UserError(f"{arguments.config}: {error}") from None
+        if fault := without_effect(config):
+            if arguments.settings:
+                raise UserError(f"--set: {fault}")
+            print(f"train.py: note: {fault}", file=sys.stderr)  # stored by an earlier revision
         if config.budget.global_batch % size:
             raise UserError(
                 f"budget.global_batch {config.budget.global_batch} must be a multiple of the {size} ranks."

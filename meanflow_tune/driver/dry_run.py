@@ -86,10 +86,22 @@ def _show_space(console: Console, plan: Plan) -> None:
         console.print(Padding(row, (0, 0, 0, indent)))
     if request.settings:
         console.print(f"fixed by --set: {', '.join(request.settings)}")
+    _show_seeds(console, plan)
     others = [name for name in space.baselines if name not in space.reference]
     console.print(f"baselines to beat, never stopped: {', '.join(space.reference) or 'none'}")
     if others:
         console.print(f"other baselines, never stopped: {', '.join(others)}")
+
+
+def _show_seeds(console: Console, plan: Plan) -> None:
+    """As the first baseline has them."""
+    config = plan.examples[0]
+    seeds = {"search": plan.request.seed, "training": config.seed}
+    if config.teacher is not None:
+        seeds["teacher"] = config.teacher.seed
+    if config.evaluation is not None:
+        seeds["evaluation latents"] = config.evaluation.latent_seed
+    console.print(f"seeds: {', '.join(f'{name} {seed}' for name, seed in seeds.items())}")
 
 
 def _show_draws(console: Console, plan: Plan) -> None:

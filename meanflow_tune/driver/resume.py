@@ -6,6 +6,7 @@ Between the manifest, which says what changed, and the ledger, which continues t
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.request import EXIT_IN_USE, SearchRequest, UserError
@@ -91,6 +92,7 @@ def _manifest(plan: Plan) -> Manifest:
         overrides=request.settings,
         sampler=request.sampler,
         seed=request.seed,
+        seeds=None if plan.seeds is None else asdict(plan.seeds),
         rungs=str(plan.rungs),
         data_fingerprint=plan.data_fingerprint,
         startup_trials=request.startup_trials,

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from meanflow_tune.config import TrialConfig
+from meanflow_tune.config.effects import without_effect
 from meanflow_tune.config.overrides import flatten, override
 from meanflow_tune.plan.request import EXIT_UNUSABLE, EXIT_USAGE, SearchRequest, UserError
+from meanflow_tune.plan.seeds import Seeds, seeds_of
 from meanflow_tune.plan.yardstick import Yardstick
+from meanflow_tune.search.errors import StorageError
 from meanflow_tune.search.objectives import Objectives, SearchObjective
 from meanflow_tune.search.pruning.rules import Rungs
 from meanflow_tune.search.samplers.limits import check_sampler
 from meanflow_tune.search.space.draws import AnyTrial, draw_fixed, draw_random
 from meanflow_tune.search.space.load import Space, load_space
+from meanflow_tune.search.store.manifest import MANIFEST_NAME
 
 DRAWS = 24
 
@@ -24,6 +28,7 @@ class Plan:
     """What a search will do. `suggest` gives the resolved configuration of a trial as data.
 
     independent: parameters that the sampler draws independently of all others and of the results.
+    seeds: those that follow from the request's; None in a study of an earlier revision.
     """
 
     request: SearchRequest
@@ -34,6 +39,7 @@ class Plan:
     data_fingerprint: str
     rungs: Rungs | None
     independent: tuple[str, ...] = ()
+    seeds: Seeds | None = None
 
     @property
     def objective(self) -> SearchObjective:
@@ -58,16 +64,21 @@ def make_plan(request: SearchRequest) -> Plan:
         with _refusing():
             rungs.check(objectives.directions)
 
+    seeds = _seeds(request)
+
+    def seeded(config: TrialConfig) -> dict[str, Any]:
+        return (config if seeds is None else seeds.apply(config)).to_dict()
+
     def suggest(trial: AnyTrial) -> dict[str, Any]:
-        config: TrialConfig = space.suggest(trial)
+        plain = seeded(space.suggest(trial))
         if not request.settings:
-            return config.to_dict()
-        return TrialConfig.from_dict(override(config.to_dict(), request.settings)).to_dict()
+            return plain
+        return TrialConfig.from_dict(override(plain, request.settings)).to_dict()
 
     with _refusing(f"--space {request.space}: "):
         baselines = [draw_fixed(space.suggest, params) for params in space.baselines.values()]
         drawn = [draw_random(space.suggest, seed) for seed in range(DRAWS)]
-        plain = [one.config.to_dict() for one in (*baselines, *drawn)]
+        plain = [seeded(one.config) for one in (*baselines, *drawn)]
     _refuse_searched(request, plain)
     with _refusing():
         independent = check_sampler(
@@ -78,7 +89,10 @@ def make_plan(request: SearchRequest) -> Plan:
         )
         examples = tuple(TrialConfig.from_dict(override(data, request.settings)) for data in plain)
     yardstick = _yardstick(request, objectives, examples)
+    new = not (request.folder / MANIFEST_NAME).exists()
     for config in examples:
+        if new and (fault := without_effect(config)):
+            raise UserError(f"--space {request.space}: {fault}")
         _check_against_objectives(config, objectives)
         batch = config.budget.global_batch
         if batch % request.workers_per_trial:
@@ -106,7 +120,8 @@ def make_plan(request: SearchRequest) -> Plan:
             "null, or take labelled data."
         )
     guarded = yardstick.guard(suggest)
-    return Plan(request, space, objectives, guarded, examples, data.fingerprint, rungs, independent)
+    given = request, space, objectives, guarded, examples, data.fingerprint, rungs
+    return Plan(*given, independent, seeds)
 
 
 @contextmanager
@@ -118,6 +133,13 @@ def _refusing(
         yield
     except (ValueError, also) as error:
         raise UserError(f"{prefix}{error}", status) from None
+
+
+def _seeds(request: SearchRequest) -> Seeds | None:
+    try:
+        return seeds_of(request)
+    except StorageError as error:
+        raise UserError(str(error), EXIT_UNUSABLE) from None
 
 
 def make_rungs(request: SearchRequest) -> Rungs | None:

@@ -20,9 +20,9 @@ from meanflow_tune.report.text import rounded, size
 from meanflow_tune.search.space.draws import draw_random
 from meanflow_tune.search.space.load import load_space
 from meanflow_tune.search.store.lease import Lease
-from meanflow_tune.search.store.manifest import MANIFEST_NAME
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.search.study.ledger import Ledger
+from tests.support.manifests import manifest
 from tests.support.paths import TINY_SPACE
 from tests.support.rungs import LEDGER
 
@@ -57,7 +57,7 @@ def begin(request: SearchRequest) -> None:
     """A study with one trial that completed: 10 ms an image, 3 s an evaluation."""
     plan = make_plan(request)
     with Lease.acquire(request.folder) as lease:
-        (request.folder / MANIFEST_NAME).write_text("{}")
+        manifest().write(request.folder)
         ledger = Ledger(
             storage=open_storage(request.folder / JOURNAL_NAME, lease.check),
             study_name=request.study,

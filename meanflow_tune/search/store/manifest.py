@@ -54,7 +54,15 @@ UNHASHED_MODULES = (
 )
 
 # A change of these makes values of trials incomparable, so a user must accept it.
-BINDING_FIELDS = ("space_hash", "objective", "overrides", "data_fingerprint", "code", "versions")
+BINDING_FIELDS = (
+    "space_hash",
+    "objective",
+    "overrides",
+    "data_fingerprint",
+    "seeds",
+    "code",
+    "versions",
+)
 NOTED_FIELDS = ("space", "sampler", "startup_trials", "seed", "rungs", "trials", "time_budget")
 
 
@@ -75,7 +83,8 @@ class Change(Settings):
 class Manifest(Settings):
     """overrides: `path=value` settings of every trial; rungs: the early stopping, or "none".
 
-    space_hash: of the space's source; code_hash: of all of meanflow_tune; code: part -> hash, of the
+    seeds: of training, teacher and latents, which follow from `seed`; None where all are at their
+    defaults, as in earlier versions. space_hash: of the space's source; code_hash: of all of meanflow_tune; code: part -> hash, of the
     parts that determine numbers; created: unix seconds; terms: how often a change was accepted;
     study_storage: URL of the study's database, None for the journal in its folder. Fields that a
     manifest of an earlier version lacks are None, and are not compared.
@@ -95,6 +104,7 @@ class Manifest(Settings):
     versions: dict[str, str]
     created: float
     code: dict[str, str] | None = None
+    seeds: dict[str, int] | None = None
     startup_trials: int | None = None
     trials: int | None = None
     time_budget: float | None = None
@@ -276,6 +286,7 @@ _TITLES: Mapping[str, str] = {
     "sampler": "--sampler",
     "startup_trials": "--startup-trials",
     "seed": "--seed",
+    "seeds": "what follows from --seed",
     "rungs": "early stopping",
     "trials": "--trials",
     "time_budget": "--time-budget",
@@ -285,4 +296,6 @@ _TITLES: Mapping[str, str] = {
 def _show(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g} s"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {each}" for name, each in value.items())
     return (" ".join(value) or "none") if isinstance(value, tuple) else str(value or "none")
