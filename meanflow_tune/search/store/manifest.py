@@ -84,8 +84,8 @@ class Manifest(Settings):
     """overrides: `path=value` settings of every trial; rungs: the early stopping, or "none".
 
     seeds: of training, teacher and latents, which follow from `seed`; None where all are at their
-    defaults, as in earlier versions. space_hash: of the space's source; code_hash: of all of meanflow_tune; code: part -> hash, of the
-    parts that determine numbers; created: unix seconds; terms: how often a change was accepted;
+    defaults, as in earlier versions. space_hash: of the space's source; code_hash: of all of
+    meanflow_tune; code: part -> hash, of the parts that determine numbers; created: unix seconds; terms: how often a change was accepted;
     study_storage: URL of the study's database, None for the journal in its folder. Fields that a
     manifest of an earlier version lacks are None, and are not compared.
     """
