@@ -85,9 +85,10 @@ class Manifest(Settings):
 
     seeds: of training, teacher and latents, which follow from `seed`; None where all are at their
     defaults, as in earlier versions. space_hash: of the space's source; code_hash: of all of
-    meanflow_tune; code: part -> hash, of the parts that determine numbers; created: unix seconds; terms: how often a change was accepted;
-    study_storage: URL of the study's database, None for the journal in its folder. Fields that a
-    manifest of an earlier version lacks are None, and are not compared.
+    meanflow_tune; code: part -> hash, of the parts that determine numbers; created: unix seconds;
+    terms: how often a change was accepted; study_storage: URL of the study's database, None for the
+    journal in its folder. Fields that a manifest of an earlier version lacks are None, and are not
+    compared.
     """
 
     study: str
