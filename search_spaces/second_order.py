@@ -10,15 +10,7 @@ from typing import Any
 
 from optuna import Trial
 
-from meanflow_tune.config import (
-    Annealed,
-    Optimizer,
-    StudentJump,
-    TeacherOde,
-    TrialConfig,
-    Weighting,
-    XSource,
-)
+from meanflow_tune.config import Annealed, StudentJump, TeacherOde, TrialConfig, Weighting, XSource
 from meanflow_tune.ds_schedules import (
     Constant,
     Cosine,
@@ -26,53 +18,86 @@ from meanflow_tune.ds_schedules import (
     DsSchedule,
     Exponential,
     GapPower,
+    Linear,
     Sigmoid,
 )
-from meanflow_tune.losses import LossMix, Solver
+from meanflow_tune.losses import LossMix, Solver, TriConsistency
 from meanflow_tune.time_samplers import (
     BetaPairs,
     GapFirst,
+    LogitNormal,
     LogitNormalPairs,
+    SeparatePairs,
     TimeSampler,
     UniformPairs,
 )
-from search_spaces._digits import (
-    FIXED,
-    GOAL,
-    OBJECTIVE,
-    PUBLISHED,
-    PUBLISHED_TIMES,
-    REFERENCE,
-    at_three_learning_rates,
+from search_spaces._digits import FIXED, GOAL, OBJECTIVE, optimizer
+from search_spaces._families import (
+    FAMILIES as RECIPES,
+)
+from search_spaces._families import (
+    RATES,
+    SECOND_ORDER_RAMP,
+    SECOND_ORDER_SHARE,
+    STRONGEST,
+    Family,
+    at_three_rates,
 )
 
-__all__ = ["BASELINES", "GOAL", "OBJECTIVE", "REFERENCE", "suggest"]
+__all__ = ["BASELINES", "FAMILIES", "GOAL", "OBJECTIVE", "REFERENCE", "suggest"]
 
-_PUBLISHED: dict[str, Any] = {
-    "loss/second_order/sign": 0,
-    "loss/tri_consistency/active": False,
-    "time/family": "logit_normal",
-    **PUBLISHED_TIMES,
-    **PUBLISHED,
-}
 # Target inputs that depend on the source of x_s (or x_{s-ds}).
 _NEED_X_S = {"v_s", "ode_velocity"}
-_JUMP = {"x_source/kind": "student_jump"}
 
+
+def parameters(family: Family, second_order: bool = False) -> dict[str, Any]:
+    """The parameters of this space, but for the learning rate, at which it trains as `family` does."""
+    sampler = family.time_sampler
+    found: dict[str, Any] = {
+        "loss/second_order/sign": int(second_order),
+        "loss/tri_consistency/active": False,
+        "loss/backward/fraction": family.backward,
+        "time/diagonal_share": sampler.diagonal_share,
+        "time/diagonal_at": sampler.diagonal_at,
+        "weighting/power": family.weighting.power,
+        "weighting/epsilon": family.weighting.epsilon,
+    }
+    if second_order:
+        found["loss/second_order/magnitude"] = SECOND_ORDER_SHARE
+        found["loss/second_order/ramp"] = SECOND_ORDER_RAMP
+    if second_order or family.forward:
+        found["x_source/kind"] = "student_jump"
+    if isinstance(sampler, LogitNormalPairs):
+        found["time/family"] = "logit_normal"
+        found |= {f"time/logit_normal/{name}": getattr(sampler, name) for name in ("mean", "std")}
+    elif isinstance(sampler, SeparatePairs):
+        start, end = sampler.start, sampler.end
+        assert isinstance(start, LogitNormal)
+        assert isinstance(end, LogitNormal)
+        found["time/family"] = "separate"
+        found |= {
+            "time/separate/start_mean": start.mean,
+            "time/separate/end_mean": end.mean,
+            "time/separate/std": start.std,
+        }
+    return found
+
+
+# The strongest family at three learning rates, the others that are MeanFlow at the middle one, and the
+# question of this study, asked once regardless of the sampler.
 BASELINES: dict[str, dict[str, Any]] = {
-    **at_three_learning_rates(_PUBLISHED | {"loss/backward/fraction": 1.0}),
-    "forward": _PUBLISHED | _JUMP | {"loss/backward/fraction": 0.0},
-    "backward_forward": _PUBLISHED | _JUMP | {"loss/backward/fraction": 0.5},
-    # The question of this study, asked once regardless of the sampler.
-    "second_order": _PUBLISHED
-    | _JUMP
-    | {
-        "loss/backward/fraction": 0.5,
-        "loss/second_order/sign": 1,
-        "loss/second_order/magnitude": 0.1,
-        "loss/second_order/ramp": 0.3,
+    **at_three_rates(STRONGEST, parameters(RECIPES[STRONGEST])),
+    **{
+        name: parameters(RECIPES[name]) | {"optimizer/learning_rate": RATES["mid"]}
+        for name in ("meanflow_cifar10", "meanflow_cifar10_v1")
+        if name != STRONGEST
     },
+    f"{STRONGEST}_second_order": parameters(RECIPES[STRONGEST], second_order=True)
+    | {"optimizer/learning_rate": RATES["mid"]},
 }
+FAMILIES = {STRONGEST: [name for name in BASELINES if name.startswith(f"{STRONGEST}_lr_")]}
+# What is called better is better than the best of these.
+REFERENCE = [name for name in BASELINES if not name.endswith("_second_order")]
 
 
 def suggest(trial: Trial) -> TrialConfig:
@@ -84,10 +109,11 @@ def suggest(trial: Trial) -> TrialConfig:
         x_source=_x_source(trial) if losses.needs & _NEED_X_S else StudentJump(),
         time_sampler=_time_sampler(trial),
         ds_schedule=_ds_schedule(trial) if losses.tri_consistency else None,
-        weighting=Weighting(power=trial.suggest_float("weighting/power", 0.0, 1.0)),
-        optimizer=Optimizer(
-            learning_rate=trial.suggest_float("optimizer/learning_rate", 1e-3, 1e-2, log=True)
+        weighting=Weighting(
+            power=trial.suggest_float("weighting/power", 0.0, 1.0),
+            epsilon=trial.suggest_float("weighting/epsilon", 1e-6, 1e-2, log=True),
         ),
+        optimizer=optimizer(trial.suggest_float("optimizer/learning_rate", 1e-3, 1e-2, log=True)),
     )
 
 
@@ -122,9 +148,16 @@ def _losses(trial: Trial) -> LossMix:
     if trial.suggest_categorical("loss/tri_consistency/active", [False, True]):
         tri_fraction = trial.suggest_float("loss/tri_consistency/fraction", 0.05, 0.5)
     backward_fraction = trial.suggest_float("loss/backward/fraction", 0.0, 1.0)
-    return LossMix.mixture(
+    mix = LossMix.mixture(
         **shares(second_order, tri_fraction, backward_fraction), second_order_ramp=ramp
     )
+    if mix.tri_consistency is None:
+        return mix
+    split = trial.suggest_categorical("loss/tri_consistency/split", ["end", "start"])
+    if split == "end":
+        return mix
+    start = TriConsistency(split="start", share=mix.tri_consistency.share)
+    return mix.model_copy(update={"tri_consistency": start})
 
 
 def _x_source(trial: Trial) -> XSource:
@@ -138,28 +171,42 @@ def _x_source(trial: Trial) -> XSource:
 
 
 def _time_sampler(trial: Trial) -> TimeSampler:
-    diagonal_share = trial.suggest_float("time/diagonal_share", 0.1, 0.5)
+    diagonal: dict[str, Any] = {
+        "diagonal_share": trial.suggest_float("time/diagonal_share", 0.1, 0.75),
+        "diagonal_at": trial.suggest_categorical("time/diagonal_at", ["start", "random", "end"]),
+    }
     family = trial.suggest_categorical(
-        "time/family", ["uniform", "logit_normal", "beta", "gap_first"]
+        "time/family", ["uniform", "logit_normal", "separate", "beta", "gap_first"]
     )
     if family == "uniform":
-        return UniformPairs(diagonal_share=diagonal_share)
+        return UniformPairs(**diagonal)
     if family == "logit_normal":
         return LogitNormalPairs(
-            mean=trial.suggest_float("time/logit_normal/mean", -0.5, 1.0),
-            std=trial.suggest_float("time/logit_normal/std", 0.8, 2.0),
-            diagonal_share=diagonal_share,
+            mean=trial.suggest_float("time/logit_normal/mean", -0.5, 2.5),
+            std=trial.suggest_float("time/logit_normal/std", 0.8, 2.2),
+            **diagonal,
+        )
+    if family == "separate":
+        std = trial.suggest_float("time/separate/std", 0.8, 2.2)
+        start = trial.suggest_float("time/separate/start_mean", -1.0, 2.0)
+        end = trial.suggest_float("time/separate/end_mean", 1.0, 5.0)
+        return SeparatePairs(
+            start=LogitNormal(mean=start, std=std),
+            end=LogitNormal(mean=end, std=std),
+            pairing="end_max",
+            **diagonal,
         )
     a = trial.suggest_float(f"time/{family}/a", 0.5, 2.0, log=True)
     b = trial.suggest_float(f"time/{family}/b", 0.5, 2.0, log=True)
     if family == "beta":
-        return BetaPairs(a=a, b=b, diagonal_share=diagonal_share)
-    return GapFirst(a=a, b=b, diagonal_share=diagonal_share)
+        return BetaPairs(a=a, b=b, **diagonal)
+    return GapFirst(a=a, b=b, **diagonal)
 
 
 def _ds_schedule(trial: Trial) -> DsSchedule:
     family = trial.suggest_categorical(
-        "ds/family", ["constant", "exponential", "cosine", "sigmoid", "doubling", "gap_power"]
+        "ds/family",
+        ["constant", "linear", "exponential", "cosine", "sigmoid", "doubling", "gap_power"],
     )
     if family == "constant":
         return Constant(value=trial.suggest_float("ds/constant/value", 1e-2, 0.5, log=True))
@@ -174,7 +221,9 @@ def _ds_schedule(trial: Trial) -> DsSchedule:
             power=trial.suggest_float("ds/gap_power/power", 0.1, 2.0),
         )
     start = trial.suggest_float(f"ds/{family}/start", 0.1, 1.0, log=True)
-    end = trial.suggest_float(f"ds/{family}/end", 1e-3, 0.1, log=True)
+    end = trial.suggest_float(f"ds/{family}/end", 3e-4, 0.1, log=True)
+    if family == "linear":
+        return Linear(start=start, end=end)
     if family == "exponential":
         return Exponential(start=start, end=end)
     if family == "cosine":

@@ -9,39 +9,53 @@ from typing import Any
 
 from optuna import Trial
 
-from meanflow_tune.config import Optimizer, TrialConfig, Weighting
+from meanflow_tune.config import TrialConfig, Weighting
 from meanflow_tune.losses import LossMix
 from meanflow_tune.time_samplers import LogitNormalPairs
-from search_spaces._digits import (
-    FIXED,
-    GOAL,
-    OBJECTIVE,
-    PUBLISHED,
-    PUBLISHED_TIMES,
-    REFERENCE,
-    at_three_learning_rates,
-)
+from search_spaces._digits import FIXED, GOAL, OBJECTIVE, optimizer
+from search_spaces._families import FAMILIES as RECIPES
+from search_spaces._families import RATES, STRONGEST, Family, at_three_rates
 
-__all__ = ["BASELINES", "GOAL", "OBJECTIVE", "REFERENCE", "suggest"]
+__all__ = ["BASELINES", "FAMILIES", "GOAL", "OBJECTIVE", "REFERENCE", "suggest"]
 
 LARGEST_SHARE = 0.5
 # Progress over which the second-order share rises: as a parameter it would have no effect without one.
 RAMP = 0.3
 
-_PUBLISHED: dict[str, Any] = {"loss/second_order/root": 0.0, **PUBLISHED_TIMES, **PUBLISHED}
 
+def parameters(family: Family, root: float = 0.0) -> dict[str, Any]:
+    """The parameters of this space, but for the learning rate, at which it trains as `family` does."""
+    sampler = family.time_sampler
+    assert isinstance(sampler, LogitNormalPairs)
+    assert sampler.diagonal_at == "start"
+    return {
+        "loss/second_order/root": root,
+        "loss/backward/fraction": family.backward,
+        "time/logit_normal/mean": sampler.mean,
+        "time/logit_normal/std": sampler.std,
+        "time/diagonal_share": sampler.diagonal_share,
+        "weighting/power": family.weighting.power,
+        "weighting/epsilon": family.weighting.epsilon,
+    }
+
+
+_MID = {"optimizer/learning_rate": RATES["mid"]}
 BASELINES: dict[str, dict[str, Any]] = {
-    **at_three_learning_rates(_PUBLISHED | {"loss/backward/fraction": 1.0}),
-    "forward": _PUBLISHED | {"loss/backward/fraction": 0.0},
-    "backward_forward": _PUBLISHED | {"loss/backward/fraction": 0.5},
+    **at_three_rates(STRONGEST, parameters(RECIPES[STRONGEST])),
+    **{
+        name: parameters(RECIPES[name]) | _MID
+        for name in ("meanflow_cifar10", "forward")
+        if name != STRONGEST
+    },
     # A share of 0.1, asked for once regardless of the sampler.
-    "second_order": _PUBLISHED
-    | {"loss/backward/fraction": 0.5, "loss/second_order/root": 0.2 ** (1 / 3)},
+    f"{STRONGEST}_second_order": parameters(RECIPES[STRONGEST], root=0.2 ** (1 / 3)) | _MID,
 }
+FAMILIES = {STRONGEST: [name for name in BASELINES if name.startswith(f"{STRONGEST}_lr_")]}
+REFERENCE = [name for name in BASELINES if not name.endswith("_second_order")]
 
 
 def suggest(trial: Trial) -> TrialConfig:
-    """A configuration of the seven parameters."""
+    """A configuration of the eight parameters."""
     second_order = second_order_share(trial.suggest_float("loss/second_order/root", -1.0, 1.0))
     part = trial.suggest_float("loss/backward/fraction", 0.0, 1.0)
     backward = part * (1.0 - second_order)
@@ -60,14 +74,15 @@ def suggest(trial: Trial) -> TrialConfig:
             second_order_ramp=RAMP,
         ),
         time_sampler=LogitNormalPairs(
-            mean=trial.suggest_float("time/logit_normal/mean", -0.5, 1.0),
-            std=trial.suggest_float("time/logit_normal/std", 0.8, 2.0),
-            diagonal_share=trial.suggest_float("time/diagonal_share", 0.1, 0.5),
+            mean=trial.suggest_float("time/logit_normal/mean", -0.5, 2.5),
+            std=trial.suggest_float("time/logit_normal/std", 0.8, 2.2),
+            diagonal_share=trial.suggest_float("time/diagonal_share", 0.1, 0.75),
         ),
-        weighting=Weighting(power=trial.suggest_float("weighting/power", 0.0, 1.0)),
-        optimizer=Optimizer(
-            learning_rate=trial.suggest_float("optimizer/learning_rate", 1e-3, 1e-2, log=True)
+        weighting=Weighting(
+            power=trial.suggest_float("weighting/power", 0.0, 1.0),
+            epsilon=trial.suggest_float("weighting/epsilon", 1e-6, 1e-2, log=True),
         ),
+        optimizer=optimizer(trial.suggest_float("optimizer/learning_rate", 1e-3, 1e-2, log=True)),
     )
 
 
