@@ -44,7 +44,7 @@ BASELINES: dict[str, dict[str, Any]] = {
     **at_three_rates(STRONGEST, parameters(RECIPES[STRONGEST])),
     **{
         name: parameters(RECIPES[name]) | _MID
-        for name in ("meanflow_cifar10", "forward")
+        for name in ("meanflow_cifar10",)
         if name != STRONGEST
     },
     # A share of 0.1, asked for once regardless of the sampler.

@@ -84,8 +84,7 @@ class SearchRequest(Settings):
     time_budget: Annotated[float | None, Option(WHAT, "TIME", parse=duration), Field(gt=0.0)] = None
     """stop at a safe point after this much time, summed over all runs of the command: 90s, 45m, 2h, 1d12h"""
     seed: Annotated[int, Option(WHAT, "N"), Field(ge=0)] = 0
-    """seed of the search; those of training, teacher and evaluation latents follow from it, unless --set
-    fixes seed, teacher.seed or evaluation.latent_seed"""
+    """seed of the search, from which those of training, teacher and evaluation latents follow unless set"""
     sampler: Annotated[Literal["tpe", "gp", "cmaes", "nsgaii", "qmc", "random"], Option(HOW)] = (
         "tpe"
     )

@@ -62,7 +62,9 @@ def others(distribution: Any, value: Any) -> list[Any]:
     else:
         middle = (low + high) / 2
         new = (middle + (high if value < middle else low)) / 2
-    return [round(new) if isinstance(distribution, IntDistribution) else new]
+    if isinstance(distribution, IntDistribution):
+        return [round(new) if round(new) != value else distribution.low]
+    return [new]
 
 
 def covering_draws(space: Any) -> list[int]:

@@ -15,6 +15,7 @@ from meanflow_tune.search.errors import SpaceError
 from meanflow_tune.search.samplers.factory import make_sampler
 from meanflow_tune.search.space import load
 from meanflow_tune.search.space.load import check_baseline, known_spaces, load_space
+from search_spaces._families import FAMILIES, STRONGEST
 
 TOY = """
 GOAL = "find x"
@@ -131,7 +132,11 @@ def test_the_toy_has_the_parameters_of_second_order() -> None:
         assert ours.losses == theirs.losses
         assert ours.time_sampler == theirs.time_sampler
         assert ours.budget.rungs == (0.1, 0.25, 0.5, 1.0)
-    assert toy.baselines == digits.baselines
+    for name, params in digits.baselines.items():
+        # The published constant is on the sum over the dimensions: 64 of a digit, 2 of the plane.
+        scaled = params | {"weighting/epsilon": params["weighting/epsilon"] * 32}
+        assert toy.baselines[name] == scaled
+    assert list(toy.baselines) == list(digits.baselines)
     assert toy.source_hash != digits.source_hash
 
 
@@ -170,7 +175,9 @@ def test_baselines_come_in_families(tmp_path: Path) -> None:
     assert load_space(write(tmp_path, text)).families == {"reference": ("one",), "zero": ("zero",)}
     text = FAMILY.replace("{}\ndef", 'FAMILIES = {"both": ("one", "zero")}\ndef')
     assert load_space(write(tmp_path, text)).families == {"both": ("one", "zero")}
-    assert load_space("second_order").families["reference"] == load_space("second_order").reference
+    shipped = load_space("second_order")
+    (strongest,) = (names for names in shipped.families.values() if len(names) == 3)
+    assert set(strongest) < set(shipped.reference)
 
 
 @pytest.mark.parametrize(
@@ -214,31 +221,33 @@ def drawn(space: Any) -> list[tuple[dict[str, Any], Any]]:
 
 
 def test_baselines(space: Any) -> None:
-    assert list(space.baselines) == [
-        "backward_lr_mid",
-        "backward_lr_low",
-        "backward_lr_high",
-        "forward",
-        "backward_forward",
-        "second_order",
-    ]
-    rates = set()
-    for name, params in space.baselines.items():
-        config = space.suggest(FixedTrial(params))
-        shares = {key: loss.share for key, loss in config.losses.active.items()}
-        expected = {
-            "forward": {"forward": 1.0},
-            "backward_forward": {"backward": 0.5, "forward": 0.5},
-            "second_order": {"backward": 0.45, "forward": 0.45, "second_order": 0.1},
-        }
-        assert shares == pytest.approx(expected.get(name, {"backward": 1.0}))
-        assert config.time_sampler.kind == "logit_normal"
-        assert (config.time_sampler.mean, config.time_sampler.std) == (0.4, 1.0)
-        assert config.time_sampler.diagonal_share == 0.25
-        assert config.weighting.power == 0.75
-        rates.add(config.optimizer.learning_rate)
+    """Each trains as the published family of its name does, and one more with a second-order share."""
+    strongest = FAMILIES[STRONGEST]
+    expected = {
+        **{f"{STRONGEST}_lr_{rate}": strongest.settings() for rate in ("mid", "low", "high")},
+        "meanflow_cifar10": FAMILIES["meanflow_cifar10"].settings(),
+        "meanflow_cifar10_v1": FAMILIES["meanflow_cifar10_v1"].settings(),
+        f"{STRONGEST}_second_order": strongest.settings(second_order=True),
+    }
+    if STRONGEST in ("meanflow_cifar10", "meanflow_cifar10_v1"):
+        del expected[STRONGEST]
+    assert list(space.baselines) == list(expected)
+    for name, settings in expected.items():
+        config = space.suggest(FixedTrial(space.baselines[name]))
+        for part in ("time_sampler", "weighting", "ds_schedule"):
+            assert getattr(config, part) == settings[part], (name, part)
+        for loss, given in settings["losses"].active.items():
+            ours = config.losses.active[loss]
+            assert ours.share == pytest.approx(given.share, abs=1e-15)
+            assert ours.ramp == given.ramp
+        assert config.losses.active.keys() == settings["losses"].active.keys()
+    rates = {
+        space.suggest(FixedTrial(space.baselines[name])).optimizer.learning_rate
+        for name in space.families[STRONGEST]
+    }
     assert len(rates) == 3
-    params = dict(space.baselines["forward"])
+    assert space.reference == tuple(n for n in space.baselines if not n.endswith("_second_order"))
+    params = dict(space.baselines[f"{STRONGEST}_lr_mid"])
     del params["weighting/power"]
     with pytest.raises(SpaceError, match="weighting/power"):
         check_baseline(space.suggest, "forward", params)
@@ -258,10 +267,11 @@ def test_draws_are_valid_and_shares_sum_to_one(drawn: list[tuple[dict[str, Any],
 def test_every_branch_is_reached(drawn: list[tuple[dict[str, Any], Any]]) -> None:
     configs = [config for _, config in drawn]
     kinds = {config.ds_schedule.kind for config in configs if config.ds_schedule}
-    assert len(kinds) == 6
+    assert len(kinds) == 7
     assert {c.time_sampler.kind for c in configs} == {
         "uniform",
         "logit_normal",
+        "separate",
         "beta",
         "gap_first",
     }
@@ -291,12 +301,10 @@ def test_no_parameter_is_asked_for_in_vain(
 
 def test_the_flat_space_is_the_same_question_in_numbers_alone(space: Any) -> None:
     flat = load_space("second_order_flat")
-    assert (flat.goal, flat.objective, flat.reference) == (
-        space.goal,
-        space.objective,
-        space.reference,
-    )
-    assert list(flat.baselines) == list(space.baselines)
+    assert (flat.goal, flat.objective) == (space.goal, space.objective)
+    beyond = {"meanflow_cifar10_v1"}  # whose times are not sorted pairs
+    assert set(flat.reference) == set(space.reference) - beyond
+    assert set(flat.baselines) == set(space.baselines) - beyond
     for name, params in flat.baselines.items():
         ours = flat.suggest(FixedTrial(params)).to_dict()
         theirs = space.suggest(FixedTrial(space.baselines[name])).to_dict()
@@ -310,7 +318,7 @@ def test_the_flat_space_is_the_same_question_in_numbers_alone(space: Any) -> Non
         trial = study.ask()
         config = flat.suggest(trial)
         distributions = trial.distributions
-        assert sorted(distributions) == sorted(flat.baselines["forward"])
+        assert sorted(distributions) == sorted(flat.baselines["meanflow_cifar10"])
         assert not any(
             isinstance(distribution, optuna.distributions.CategoricalDistribution)
             for distribution in distributions.values()
