@@ -11,12 +11,12 @@ from typing import Any
 
 from meanflow_tune.driver.stage import Stage
 from meanflow_tune.files import is_full, write_atomic
-from meanflow_tune.plan.findings import implausible_trials
+from meanflow_tune.plan.findings import first_known, implausible_trials
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.report.forecast_tables import confirmation_work, ladder_of
 from meanflow_tune.report.live import View
-from meanflow_tune.report.outlook import Outlook, best_so_far, look_ahead
+from meanflow_tune.report.outlook import Outlook, best_so_far, look_ahead, teacher_quality
 from meanflow_tune.report.status import STATUS_NAME
 from meanflow_tune.search.analysis.forecast import Ladder
 from meanflow_tune.search.analysis.plausibility import explain
@@ -28,6 +28,7 @@ from meanflow_tune.search.store.trials import best_record
 log = logging.getLogger(__name__)
 # A forecast is reused for one write per this many trials: it reads all of them and changes little.
 TRIALS_PER_REUSE = 100
+KEYS = ("study", "total", "done", "running", "best", "teacher", "warnings")
 
 
 class StatusWriter:
@@ -89,22 +90,15 @@ class StatusWriter:
             **self._standing(stage, records),
             **self._look_ahead(stage, records).to_dict(),
         }
-        keys = (
-            "study",
-            "total",
-            "done",
-            "running",
-            "best",
-            "warnings",
-            *Outlook.__dataclass_fields__,
-        )
+        keys = (*KEYS, *Outlook.__dataclass_fields__)
         state = {key: self._view.state.get(key) for key in keys}
         state |= {"time": time.time(), "ended": self._stopped.is_set()}
         write_atomic(self._plan.request.folder / STATUS_NAME, json.dumps(state, indent=1))
         self._view.beat()
 
     def _standing(self, stage: Stage, records: list[TrialRecord]) -> dict[str, Any]:
-        """Of the search, also while its confirmation runs: its best trials, and what is implausible."""
+        """Of the search, also while its confirmation runs: its best trials, its teacher's quality, and
+        what is implausible."""
         search = self._stages[0]
         records = records if stage is search else search.ledger.records()
         objectives = search.ledger.objectives
@@ -113,6 +107,7 @@ class StatusWriter:
         found = implausible_trials(records, objectives)
         return {
             "best": best_so_far(records, single.direction) if single is not None else "",
+            "teacher": teacher_quality(first_known(records)),
             "warnings": explain(found, best.number if best is not None else None, single is None),
         }
 

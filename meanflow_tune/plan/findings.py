@@ -98,7 +98,7 @@ def find(plan: Plan, records: list[TrialRecord], confirmed: list[TrialRecord]) -
         rivals=rank_by_differences(records, single).undecided if single is not None else (),
         rows=confirm.table(sides, confirmed, plan.objectives, plan.request.seed),
         implausible=implausible_trials(records, plan.objectives),
-        quality=_first_known([*([reference] if reference else []), *order, *records]),
+        quality=first_known([*([reference] if reference else []), *order, *records]),
     )
 
 
@@ -109,6 +109,7 @@ def implausible_trials(
     return find_implausible(records, objectives, lambda record: quality_of(record).limits)
 
 
-def _first_known(records: Sequence[TrialRecord]) -> Quality:
+def first_known(records: Sequence[TrialRecord]) -> Quality:
+    """The figures of the first trial that has any."""
     found = (quality_of(record) for record in records)
     return next((quality for quality in found if quality), Quality())

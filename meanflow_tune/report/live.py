@@ -22,8 +22,8 @@ TALL = 36  # lines of a terminal that has room for a picture
 class View:
     """Shows `state` (filled by the driver) and events. Use as a context manager.
 
-    state keys: study, total, done (counts by status), best (text), warnings (texts), running (list of
-    rows), and those of `outlook.Outlook`.
+    state keys: study, total, done (counts by status), best, teacher (texts), warnings (list of texts),
+    running (list of rows), and those of `outlook.Outlook`.
     """
 
     def __init__(self, quiet: bool = False) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from meanflow_tune.plan.findings import kind_of
+from meanflow_tune.plan.quality import Quality
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.report.text import about, figure
 from meanflow_tune.report.textplot import scatter
@@ -60,9 +61,20 @@ def best_so_far(records: list[TrialRecord], direction: str) -> str:
     return f"{text}; best proposed: trial {proposed.number} with {figure(proposed.value or 0.0)}"
 
 
+def teacher_quality(quality: Quality) -> str:
+    """The end of the teacher's ODE against held-out data, with its scale; "" where that is unknown."""
+    teacher, data, noise = (quality.held_out.get(of, {}) for of in ("teacher", "data", "noise"))
+    words = [
+        f"{name} {figure(value)} (training data {figure(data[name])}, noise {figure(noise[name])})"
+        for name, value in teacher.items()
+        if name in data and name in noise
+    ]
+    return f"the teacher against held-out data: {', '.join(words)}" if words else ""
+
+
 def standing_lines(state: Mapping[str, Any]) -> list[Text]:
-    """The best trial, and warnings of trials whose training failed."""
-    lines = [Text(state["best"])] if state.get("best") else []
+    """The best trial, the teacher's quality, and warnings of trials whose training failed."""
+    lines = [Text(state[key]) for key in ("best", "teacher") if state.get(key)]
     return lines + [Text(line, style="yellow") for line in state.get("warnings") or ()]
 
 

@@ -159,16 +159,16 @@ def show_quality(console: Console, objectives: Objectives, findings: Findings) -
 
     add("training data (floor)", held_out["data"])
     if "teacher" in held_out:
-        add("teacher (end of its ODE)", held_out["teacher"])
+        add("teacher (end of ODE)", held_out["teacher"])
     students = (("reference", findings.reference), ("best proposed", findings.best_proposed))
     for mark, record in students:
-        if record is not None:
-            add(f"{mark}: {title(record)}", {})
-            own = quality_of(record).held_out.get("teacher", {})
-            if own and own != held_out.get("teacher"):
-                add("  its own teacher", own)
-            for nfe in findings.quality.nfe:
-                add(f"  {counted(nfe, 'step')}", record.reports[-1].metrics, f"@{nfe}")
+        if record is None:
+            continue
+        own = quality_of(record).held_out.get("teacher", {})
+        if own and own != held_out.get("teacher"):
+            add(f"{mark}'s teacher", own)
+        for nfe in findings.quality.nfe:
+            add(f"{mark}, NFE {nfe}", record.reports[-1].metrics, f"@{nfe}")
     add("noise", held_out["noise"])
     console.print(table)
     if findings.quality.teacher_is_noise:

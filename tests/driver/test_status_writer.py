@@ -13,6 +13,7 @@ from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import Job, Outcome, Report
 from meanflow_tune.report.status import show_status
 from tests.support.paths import TINY_SPACE
+from tests.support.records import build_record, with_samples
 from tests.support.sinks import RecordingSink
 
 SPACE = str(TINY_SPACE)
@@ -110,3 +111,65 @@ def test_the_status_forecasts_the_end_and_shows_the_front(
     assert last["ended"]
     assert last["forecast"] == ""
     assert last["front"].startswith("5 of 5")
+
+
+class Absurd(MadeUp):
+    """The third trial ends with a finite value that is absurd, and no proposed one is any good."""
+
+    def train(self, stage: Any, job: Job) -> Outcome:
+        value = (0.2, 0.3, 8.6e7, 0.4)[job.number]
+        record = build_record(job.number, "completed", Report(1, {}, {}, 0.0))
+        folder = Path(job.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        euler = {"teacher_gap@1": 0.5, "teacher_gap@2": 0.5}
+        far = {of: {"far": x} for of, x in (("teacher", 0.2), ("data", 0.1), ("noise", 9.0))}
+        made = with_samples(record, folder / "samples.npz", euler, far)
+        for share in job.config["budget"]["rungs"]:
+            images = int(share * job.config["budget"]["images"])
+            metrics = {"teacher_gap@1": value, "teacher_gap@2": value}
+            cost = {"wall_seconds": 1.0, "cpu_seconds": 1.0}
+            last = Report(images, metrics, cost, 1.0, made.reports[-1].artifacts)
+            assert stage.on_report(job.number, last)
+        return Outcome("completed")
+
+
+def test_the_status_tells_the_best_from_the_best_proposed_and_names_absurd_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = SearchRequest(
+        space=SPACE, study="s", trials=4, storage=tmp_path, scheduler="none", confirm=0
+    )
+
+    class Runner:
+        @classmethod
+        @contextmanager
+        def start(cls, **_: Any) -> Iterator[MadeUp]:
+            yield Absurd(lambda name, job: None)
+
+    sinks: list[RecordingSink] = []
+
+    def make_sink(*given: object) -> RecordingSink:
+        sinks.append(RecordingSink(*given))
+        return sinks[-1]
+
+    monkeypatch.setattr(driver, "Runner", Runner)
+    monkeypatch.setattr(driver, "MlflowSink", make_sink)
+    assert driver.run(request, "again", quiet=True) == 0
+    warning = "worse than the teacher's own Euler steps, so its training failed: trial 2."
+    assert warning in " ".join(capsys.readouterr().out.split()), "the summary"
+    assert show_status(request) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    best = (
+        "best so far: trial 0 (baseline backward) with 0.2000; best proposed: trial 3 with 0.4000"
+    )
+    assert best in shown
+    quality = "the teacher against held-out data: far 0.2000 (training data 0.1000, noise 9.0000)"
+    assert quality in shown
+    assert warning in shown
+    told = {event.kind: event.payload for event in sinks[0].seen}
+    marks = {n: t["implausible"] for n, t in told["trials_settled"]["trials"].items()}
+    assert [n for n, mark in marks.items() if mark is not None] == ["2"]
+    summary = told["search_ended"]["summary"]
+    assert (summary["best_trial"], summary["best_trial_is"]) == (0, "baseline backward")
+    assert (summary["best_proposed_trial"], summary["implausible_trials"]) == (3, "2")
+    assert told["search_ended"]["metrics"]["held_out/teacher/far"] == 0.2

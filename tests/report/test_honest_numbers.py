@@ -142,19 +142,28 @@ def test_the_teachers_own_quality_is_beside_that_of_its_students(tmp_path: Path)
     found = find(made, records, [])
     lines = [flat(line) for line in printed(made, found, 80).splitlines()]
     assert "training data (floor) 0.05000 0.7500" in lines
-    assert "teacher (end of its ODE) 0.1000 2.000" in lines
+    assert "teacher (end of ODE) 0.1000 2.000" in lines
     assert "noise 0.8000 63.00" in lines
-    place = lines.index("reference: trial 0 (mid)")
-    assert lines[place + 1 : place + 6] == [
-        "1 step 0.3000 3.000",
-        "2 steps 0.1500 1.500",
-        "best proposed: trial 1",
-        "1 step 0.2000 2.000",
-        "2 steps 0.1000 1.000",
+    place = lines.index("reference, NFE 1 0.3000 3.000")
+    assert lines[place + 1 : place + 4] == [
+        "reference, NFE 2 0.1500 1.500",
+        "best proposed, NFE 1 0.2000 2.000",
+        "best proposed, NFE 2 0.1000 1.000",
     ]
     assert found.figures()["held_out/teacher/sliced_wasserstein"] == 0.1
     assert len(found.figures()) == 6
     assert "warning" not in printed(made, found)
+
+
+def test_teachers_that_differ_are_both_shown(tmp_path: Path) -> None:
+    """Under an objective of held-out data they may."""
+    made = plan(tmp_path, Objectives.parse("sliced_wasserstein@1"))
+    better = HELD_OUT | {"teacher": {"sliced_wasserstein": 0.07, "frechet_pixels": 1.0}}
+    (first,) = measured(tmp_path, trial(0, 0.3, "mid"))
+    (second,) = measured(tmp_path, trial(1, 0.2), held_out=better)
+    lines = [flat(line) for line in printed(made, find(made, [first, second], [])).splitlines()]
+    assert "teacher (end of ODE) 0.1000 2.000" in lines
+    assert "best proposed's teacher 0.07000 1.000" in lines
 
 
 def test_an_untrained_teacher_is_not_silent(tmp_path: Path) -> None:
