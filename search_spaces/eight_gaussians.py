@@ -12,9 +12,9 @@ from meanflow_tune.metrics import SlicedWasserstein, TeacherGap
 from meanflow_tune.models import MLP
 from search_spaces import second_order
 from search_spaces._families import DIMENSIONS
-from search_spaces.second_order import FAMILIES, OBJECTIVE, REFERENCE
+from search_spaces.second_order import FAMILIES, OBJECTIVE, REFERENCE, SOURCES
 
-__all__ = ["BASELINES", "FAMILIES", "GOAL", "OBJECTIVE", "REFERENCE", "suggest"]
+__all__ = ["BASELINES", "FAMILIES", "GOAL", "OBJECTIVE", "REFERENCE", "SOURCES", "suggest"]
 
 GOAL = (
     "Find out, on a toy that can be run through often, which sampler and scheduler find good mixtures "

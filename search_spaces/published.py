@@ -14,7 +14,7 @@ from search_spaces._digits import FIXED, OBJECTIVE, optimizer
 from search_spaces._families import FAMILIES as RECIPES
 from search_spaces._families import at_three_rates
 
-__all__ = ["BASELINES", "FAMILIES", "GOAL", "OBJECTIVE", "REFERENCE", "suggest"]
+__all__ = ["BASELINES", "FAMILIES", "GOAL", "OBJECTIVE", "REFERENCE", "SOURCES", "suggest"]
 
 GOAL = (
     "Find the strongest published way to train an average velocity on the digits, and what a "
@@ -24,6 +24,7 @@ GOAL = (
 BASELINES: dict[str, dict[str, Any]] = {}
 FAMILIES: dict[str, list[str]] = {}
 REFERENCE: list[str] = []
+SOURCES = {name: family.source for name, family in RECIPES.items()}
 for _recipe in RECIPES:
     for _second_order in (False, True):
         _name = f"{_recipe}_second_order" if _second_order else _recipe

@@ -44,7 +44,7 @@ from search_spaces._families import (
     at_three_rates,
 )
 
-__all__ = ["BASELINES", "FAMILIES", "GOAL", "OBJECTIVE", "REFERENCE", "suggest"]
+__all__ = ["BASELINES", "FAMILIES", "GOAL", "OBJECTIVE", "REFERENCE", "SOURCES", "suggest"]
 
 # Target inputs that depend on the source of x_s (or x_{s-ds}).
 _NEED_X_S = {"v_s", "ode_velocity"}
@@ -83,19 +83,26 @@ def parameters(family: Family, second_order: bool = False) -> dict[str, Any]:
     return found
 
 
-# The strongest family at three learning rates, the others that are MeanFlow at the middle one, and the
-# question of this study, asked once regardless of the sampler.
+def _published(name: str, second_order: bool = False) -> dict[str, Any]:
+    """The parameters of a family at the middle learning rate."""
+    return parameters(RECIPES[name], second_order) | {"optimizer/learning_rate": RATES["mid"]}
+
+
 BASELINES: dict[str, dict[str, Any]] = {
+    # The strongest family by search_spaces/published.py, at three learning rates.
     **at_three_rates(STRONGEST, parameters(RECIPES[STRONGEST])),
-    **{
-        name: parameters(RECIPES[name]) | {"optimizer/learning_rate": RATES["mid"]}
-        for name in ("meanflow_cifar10", "meanflow_cifar10_v1")
-        if name != STRONGEST
-    },
-    f"{STRONGEST}_second_order": parameters(RECIPES[STRONGEST], second_order=True)
-    | {"optimizer/learning_rate": RATES["mid"]},
+    # MeanFlow on CIFAR-10: arXiv 2505.13447, table 4, and py-meanflow v0.
+    "meanflow_cifar10": _published("meanflow_cifar10"),
+    # py-meanflow v1, its best on CIFAR-10.
+    "meanflow_cifar10_v1": _published("meanflow_cifar10_v1"),
+    # The question of this study, asked once regardless of the sampler; not published.
+    f"{STRONGEST}_second_order": _published(STRONGEST, second_order=True),
 }
+BASELINES.pop(STRONGEST, None)  # it is there at three learning rates
 FAMILIES = {STRONGEST: [name for name in BASELINES if name.startswith(f"{STRONGEST}_lr_")]}
+SOURCES = {
+    name: family.source for name, family in RECIPES.items() if name in (*BASELINES, STRONGEST)
+}
 # What is called better is better than the best of these.
 REFERENCE = [name for name in BASELINES if not name.endswith("_second_order")]
 

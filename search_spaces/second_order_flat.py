@@ -16,7 +16,7 @@ from search_spaces._digits import FIXED, GOAL, OBJECTIVE, optimizer
 from search_spaces._families import FAMILIES as RECIPES
 from search_spaces._families import RATES, STRONGEST, Family, at_three_rates
 
-__all__ = ["BASELINES", "FAMILIES", "GOAL", "OBJECTIVE", "REFERENCE", "suggest"]
+__all__ = ["BASELINES", "FAMILIES", "GOAL", "OBJECTIVE", "REFERENCE", "SOURCES", "suggest"]
 
 LARGEST_SHARE = 0.5
 # Progress over which the second-order share rises: as a parameter it would have no effect without one.
@@ -51,6 +51,9 @@ BASELINES: dict[str, dict[str, Any]] = {
     f"{STRONGEST}_second_order": parameters(RECIPES[STRONGEST], root=0.2 ** (1 / 3)) | _MID,
 }
 FAMILIES = {STRONGEST: [name for name in BASELINES if name.startswith(f"{STRONGEST}_lr_")]}
+SOURCES = {
+    name: family.source for name, family in RECIPES.items() if name in (*BASELINES, STRONGEST)
+}
 REFERENCE = [name for name in BASELINES if not name.endswith("_second_order")]
 
 

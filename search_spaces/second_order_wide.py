@@ -38,7 +38,7 @@ from search_spaces._digits import FIXED, OBJECTIVE, optimizer
 from search_spaces._families import FAMILIES as RECIPES
 from search_spaces._families import RATES, STRONGEST, Family, at_three_rates
 
-__all__ = ["BASELINES", "FAMILIES", "GOAL", "OBJECTIVE", "REFERENCE", "suggest"]
+__all__ = ["BASELINES", "FAMILIES", "GOAL", "OBJECTIVE", "REFERENCE", "SOURCES", "suggest"]
 
 GOAL = (
     "Find out which form of the second-order target brings samples at 1, 2 and 4 function "
@@ -115,6 +115,9 @@ BASELINES: dict[str, dict[str, Any]] = {
     },
 }
 FAMILIES = {STRONGEST: [name for name in BASELINES if name.startswith(f"{STRONGEST}_lr_")]}
+SOURCES = {
+    name: family.source for name, family in RECIPES.items() if name in (*BASELINES, STRONGEST)
+}
 REFERENCE = [*FAMILIES[STRONGEST], *(name for name in BASELINES if name in RECIPES)]
 
 

@@ -91,6 +91,8 @@ def _show_space(console: Console, plan: Plan) -> None:
     console.print(f"baselines to beat, never stopped: {', '.join(space.reference) or 'none'}")
     if others:
         console.print(f"other baselines, never stopped: {', '.join(others)}")
+    for name, source in space.sources.items():
+        console.print(Padding(Text(f"{name}: {source}", style="dim"), (0, 0, 0, 2)))
 
 
 def _show_seeds(console: Console, plan: Plan) -> None:

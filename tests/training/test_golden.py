@@ -41,7 +41,11 @@ FOUR_LOSSES: dict[str, Any] = {
 }
 # Losses of the steps 1, 10 and 20.
 GOLDEN = {
-    "backward_forward_second_order": (0.057866230607032776, 0.08574694395065308, 0.08884818851947784),
+    "backward_forward_second_order": (
+        0.057866230607032776,
+        0.08574694395065308,
+        0.08884818851947784,
+    ),
     "meanflow_cifar10": (0.05886659026145935, 0.0872379019856453, 0.0901099294424057),
     "teacher": (1.7324376106262207, 1.6990019083023071, 1.5818769931793213),
     "four losses": (0.02060849592089653, 0.025092683732509613, 0.019894743338227272),
@@ -51,7 +55,9 @@ GOLDEN = {
 def config_of(name: str) -> TrialConfig:
     space = load_space(SPACE)
     if name == "teacher":
-        trained: TrialConfig = space.suggest(FixedTrial(space.baselines["meanflow_cifar10"])).teacher_run()
+        trained: TrialConfig = space.suggest(
+            FixedTrial(space.baselines["meanflow_cifar10"])
+        ).teacher_run()
         return trained
     params = FOUR_LOSSES if name == "four losses" else space.baselines[name]
     config: TrialConfig = space.suggest(FixedTrial(params))

@@ -33,7 +33,8 @@ class Space:
     file and of those that it imports from its folder or from search_spaces, which shows a study that
     its space changed; reference: baselines, the best of which proposed trials are compared with (the
     module's REFERENCE, else all); families: name -> baselines that differ in their learning rate only,
-    the best of which represents all (the module's FAMILIES; any other baseline is its own family).
+    the best of which represents all (the module's FAMILIES; any other baseline is its own family);
+    sources: name of a family -> where it was published, one sentence (the module's SOURCES).
     """
 
     name: str
@@ -44,6 +45,7 @@ class Space:
     source_hash: str
     reference: tuple[str, ...]
     families: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
 
 
 def load_space(name_or_path: str | Path) -> Space:
@@ -69,6 +71,7 @@ def load_space(name_or_path: str | Path) -> Space:
     missing = [part for part in REQUIRED if not hasattr(module, part)]
     if missing:
         raise SpaceError(f"search space {path} lacks {', '.join(missing)}")
+    families = _families(module, path)
     space = Space(
         name=name,
         suggest=module.suggest,
@@ -77,7 +80,8 @@ def load_space(name_or_path: str | Path) -> Space:
         baselines=_baselines(module.BASELINES, path),
         source_hash=_source_hash(path),
         reference=_reference(module, path),
-        families=_families(module, path),
+        families=families,
+        sources=_sources(module, path, families),
     )
     for baseline, params in space.baselines.items():
         check_baseline(space.suggest, baseline, params)
@@ -247,3 +251,14 @@ def _families(module: ModuleType, path: Path) -> dict[str, tuple[str, ...]]:
             "is in no family"
         )
     return families | alone
+
+
+def _sources(
+    module: ModuleType, path: Path, families: Mapping[str, tuple[str, ...]]
+) -> dict[str, str]:
+    given = getattr(module, "SOURCES", {})
+    if not isinstance(given, Mapping) or not all(isinstance(text, str) for text in given.values()):
+        raise SpaceError(f"SOURCES of search space {path} must map names of families to text")
+    if unknown := [str(name) for name in given if name not in families]:
+        raise SpaceError(f"SOURCES of search space {path} names {unknown}, which are no families")
+    return {str(name): text for name, text in given.items()}

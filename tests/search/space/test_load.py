@@ -194,6 +194,22 @@ def test_faulty_families_are_refused(tmp_path: Path, families: str, message: str
         load_space(write(tmp_path, FAMILY.replace("{}\ndef", f"FAMILIES = {families}\ndef")))
 
 
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [('{"one": 3}', "must map names of families to text"), ('{"two": "x"}', "two.*no families")],
+)
+def test_faulty_sources_are_refused(tmp_path: Path, sources: str, message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        load_space(write(tmp_path, FAMILY.replace("{}\ndef", f"SOURCES = {sources}\ndef")))
+
+
+def test_every_reference_of_a_shipped_space_has_a_source() -> None:
+    for name in known_spaces():
+        space = load_space(name)
+        of = {member: family for family, members in space.families.items() for member in members}
+        assert {of[baseline] for baseline in space.reference} == set(space.sources), name
+
+
 def test_unknown_spaces_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match=r"'secondorder' is unknown; known: .*second_order"):
         load_space("secondorder")
