@@ -18,7 +18,7 @@ from meanflow_tune.training.run import Run
 from meanflow_tune.training.world import World
 from tests.support.drawn_network import DrawnNetwork
 from tests.support.ranks import launch
-from tests.support.tiny_run import Memory, tiny_config
+from tests.support.tiny_run import Memory, assert_same, tiny_config
 
 WORLD = World()
 
@@ -96,6 +96,18 @@ def test_from_scratch_v_s_is_the_average_of_the_student_itself(drawn: bool, tmp_
         run.advance(run.objective)
     for name, buffer in run.objective.student.named_buffers():
         assert torch.equal(run.ema.net.get_buffer(name), buffer), name
+
+
+def test_a_resume_is_the_same_run(drawn: bool, tmp_path: Path) -> None:
+    resources = Resources(tmp_path / "teachers", WORLD)
+    whole, first, second = (start(from_scratch(), resources) for _ in range(3))
+    train(whole, tmp_path / "whole", Memory(), None)
+    train(first, tmp_path / "parts", Memory(interrupt_after=5), None)
+    assert train(second, tmp_path / "parts", Memory(), None).status == "completed"
+    assert_same(whole, second)
+    assert torch.equal(samples(whole.averaged()), samples(second.averaged()))
+    for name, buffer in whole.objective.student.named_buffers():
+        assert torch.equal(second.objective.student.get_buffer(name), buffer), name
 
 
 def test_a_cached_teacher_is_the_trained_one(

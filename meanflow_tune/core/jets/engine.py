@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from meanflow_tune.core.jets import passes
-from meanflow_tune.core.jets.check import difference
+from meanflow_tune.core.jets.check import buffers_kept, difference
 from meanflow_tune.core.jets.passes import FirstOrderJet
 from meanflow_tune.core.types import VelocityJet
 
@@ -170,7 +170,8 @@ def _checked(function: Callable[P, tuple[Tensor, ...]]) -> Callable[P, tuple[Ten
         before = _graphs()
         found = graph(*args, **kwargs)
         if _graphs() > before:
-            with torch.no_grad():
+            model: Any = args[0]
+            with torch.no_grad(), buffers_kept(model):
                 fault = difference(found, function(*args, **kwargs))
             if fault is not None:
                 raise RuntimeError(

@@ -142,7 +142,7 @@ def _evaluate(
 ) -> tuple[Tensor, ...]:
     """The components, each [B, *D], in the type of x; those of a constant output are zero."""
     compiling = torch.compiler.is_compiling()
-    first = None if compiling else FirstPass.of(model, value_of(x).device)
+    first = None if compiling else FirstPass.of(model, (x, t, s), kwargs)
     watch = torch.is_grad_enabled() and not compiling
     if watch:
         recording.append(True)
