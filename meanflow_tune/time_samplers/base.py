@@ -19,7 +19,8 @@ from meanflow_tune.settings import Member, OneOf, Settings
 DRAWS = (
     4  # uniform numbers per row: 0 and 1 the pair; 2 which end is the diagonal's; 3 its own time
 )
-# Torch's vector instructions and its scalar code for what is left over may differ in the last bit.
+# Torch's vector instructions and its scalar code for what is left over may differ in the last bit. Beyond
+# 16,384 rows torch may divide them among threads, anywhere.
 _WHOLE_VECTORS = 64
 
 
@@ -100,7 +101,7 @@ class TimeSamplerSettings(Member):
         """Pairs from uniform draws, float64 [n, DRAWS] in [0, 1); bool [n] tells where t = s.
 
         Returns float32 [n] on the device of `uniform`. A row of the result is a function of the same
-        row of the arguments, to the last bit.
+        row of the arguments, to the last bit on one device.
         """
         n = len(uniform)
         if uniform.shape != (n, DRAWS) or diagonal.shape != (n,):
