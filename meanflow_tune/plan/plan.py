@@ -9,8 +9,8 @@ from typing import Any
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.config.effects import without_effect
 from meanflow_tune.config.overrides import flatten, override
+from meanflow_tune.plan.derived_seeds import Seeds, seeds_of
 from meanflow_tune.plan.request import EXIT_UNUSABLE, EXIT_USAGE, SearchRequest, UserError
-from meanflow_tune.plan.seeds import Seeds, seeds_of
 from meanflow_tune.plan.yardstick import Yardstick
 from meanflow_tune.search.errors import StorageError
 from meanflow_tune.search.objectives import Objectives, SearchObjective

@@ -76,7 +76,7 @@ def variant(folder: Path, source: Path, *changes: tuple[str, str]) -> str:
     return str(path)
 
 
-FAMILY = ('["uniform", "logit_normal", "beta", "gap_first"]', '["uniform", "logit_normal", "beta"]')
+FAMILY = ('"separate", "beta", "gap_first"]', '"separate", "beta"]')
 
 
 def test_a_time_sampler_family_is_added_to_the_default_space(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from meanflow_tune.driver import dry_run
+from meanflow_tune.ds_schedules import DS_SCHEDULE_KINDS
 from meanflow_tune.plan.calibration import Calibration, Sizes, Timing
 from meanflow_tune.plan.plan import make_plan
 from meanflow_tune.plan.request import SearchRequest
@@ -175,7 +176,7 @@ def test_plots_of_every_family_fit_the_terminal(
     columns: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     space = load_space("second_order")
-    drawn = [draw_random(space.suggest, seed).config for seed in range(60)]
+    drawn = [draw_random(space.suggest, seed).config for seed in range(dry_run.VARIETY)]
     show_plots(Console(width=columns), drawn)
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert max(map(len, lines)) <= columns
@@ -183,9 +184,10 @@ def test_plots_of_every_family_fit_the_terminal(
     def some(pattern: str) -> bool:
         return any(re.match(pattern, line) for line in lines)
 
-    for family in ("uniform", "logit_normal", "beta", "gap_first"):
+    for family in ("uniform", "logit_normal", "separate", "beta", "gap_first"):
         assert some(rf"  ┌─+┐  {family}\b"), family
-    for family in ("constant", "exponential", "cosine", "sigmoid", "doubling", "gap_power"):
+    schedules = {kind.model_fields["kind"].default for kind in DS_SCHEDULE_KINDS}
+    for family in schedules:
         assert some(rf"  {family} +[▁-█]{{16}}"), family
     assert some(r"  second_order +[▁-█]{16,} +0 → ")
 

@@ -76,7 +76,7 @@ def batch(flow: GaussianFlow, diagonal: int = 4) -> PathSample:
     x_t, t, s = flow_batch(flow)
     s = torch.cat([t[:diagonal], s[diagonal:]])
     zero = torch.zeros_like(x_t)
-    return PathSample(zero, zero, x_t, zero, t, s, None)
+    return PathSample(zero, zero, x_t, zero, t, s, None, ode_draw=torch.linspace(0.0, 0.99, len(t)))
 
 
 @pytest.mark.parametrize("name", EXACT)

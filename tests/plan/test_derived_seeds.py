@@ -9,8 +9,8 @@ from optuna.trial import FixedTrial
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.driver.cli import search_request, tune_parser
 from meanflow_tune.driver.resume import prepare_study
+from meanflow_tune.plan.derived_seeds import Seeds
 from meanflow_tune.plan.plan import Plan, make_plan
-from meanflow_tune.plan.seeds import Seeds
 from meanflow_tune.search.errors import StudyChanged
 from meanflow_tune.search.store.lease import Lease
 from meanflow_tune.search.store.manifest import MANIFEST_NAME, Manifest
