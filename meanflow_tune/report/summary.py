@@ -51,7 +51,7 @@ def show(console: Console, plan: Plan, findings: Findings) -> None:
         )
     if findings.rows:
         show_final(console, objectives, findings)
-    elif findings.best_proposed is not None:
+    elif len(findings.order) > 1:
         console.print("Not confirmed on fresh seeds, so nothing is called better.")
 
 

@@ -157,7 +157,7 @@ def show_quality(console: Console, objectives: Objectives, findings: Findings) -
         cells = (metrics.get(f"{metric}{nfe}") for metric in names)
         table.add_row(name, *(f"{x:#.4g}" if x is not None else "" for x in cells))
 
-    add("training data (floor)", held_out["data"])
+    add("training data, for scale", held_out["data"])
     if "teacher" in held_out:
         add("teacher (end of ODE)", held_out["teacher"])
     students = (("reference", findings.reference), ("best proposed", findings.best_proposed))

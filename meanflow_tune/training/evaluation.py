@@ -34,7 +34,8 @@ class Evaluator:
 
     `held_out_metrics[of]` are metrics against the held-out data by name, without NFE, of `teacher` (the
     end of its ODE, absent without one: what a perfect student would reach), `data` (as many rows of the
-    training data: the floor) and `noise` (the latents). Those that need a teacher are left out.
+    training data: about what a perfect model would reach) and `noise` (the latents). Those that need a
+    teacher are left out.
     """
 
     settings: Evaluation

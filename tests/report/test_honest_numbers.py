@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from meanflow_tune.plan.findings import Findings, find
 from meanflow_tune.plan.plan import Plan
+from meanflow_tune.plan.quality import Quality
 from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import Report, TrialRecord
 from meanflow_tune.report import result_files, summary
@@ -113,6 +115,7 @@ def test_without_a_proposed_trial_the_baselines_are_still_ranked(tmp_path: Path)
     text = flat(printed(made, find(made, records, [])))
     assert "leader: trial 1 (baseline forward)" in text
     assert "No trial besides the baselines completed" in text
+    assert "nothing is called better" in text
 
 
 def test_with_repeats_the_sentence_gives_means_over_common_seeds(tmp_path: Path) -> None:
@@ -141,7 +144,7 @@ def test_the_teachers_own_quality_is_beside_that_of_its_students(tmp_path: Path)
     made = plan(tmp_path)
     found = find(made, records, [])
     lines = [flat(line) for line in printed(made, found, 80).splitlines()]
-    assert "training data (floor) 0.05000 0.7500" in lines
+    assert "training data, for scale 0.05000 0.7500" in lines
     assert "teacher (end of ODE) 0.1000 2.000" in lines
     assert "noise 0.8000 63.00" in lines
     place = lines.index("reference, NFE 1 0.3000 3.000")
@@ -220,6 +223,23 @@ def test_a_leader_that_failed_is_a_warning(tmp_path: Path) -> None:
         facts["best_trial_implausible"]
         == "worse than the teacher's own Euler steps by teacher_gap@1"
     )
+
+
+def test_figures_that_are_hardly_worse_than_real_data_are_no_limit() -> None:
+    """The moments of a toy may be those of noise, and many Euler steps may be as good as data."""
+    held_out = {"data": {"far": 1.0, "near": 1.0}, "noise": {"far": 9.0, "near": 1.1}}
+    euler = {"teacher_gap@1": 0.5, "far@1": 3.0, "far@4": 1.2, "near@1": math.inf}
+    found = Quality(euler, held_out, (1, 4))
+    assert found.limits == {
+        "the teacher's own Euler steps": {"teacher_gap@1": 0.5, "far@1": 3.0},
+        "noise": {"far@1": 9.0, "far@4": 9.0},
+    }
+    assert not replace(
+        found, held_out=held_out | {"teacher": {"near": 1.1, "far": 2.0}}
+    ).teacher_is_noise
+    assert replace(
+        found, held_out=held_out | {"teacher": {"near": 1.0, "far": 8.5}}
+    ).teacher_is_noise
 
 
 def test_the_picture_names_its_students(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
