@@ -175,7 +175,8 @@ class Run:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ValueError when the state belongs to another configuration."""
-        if state["config"] != self.config.to_dict():
+        # Parsed: an earlier revision stored fewer settings, which meant the same.
+        if TrialConfig.from_dict(state["config"]) != self.config:
             raise ValueError("the checkpoint belongs to another configuration than the trial's")
         load_whole_state(self.objective.student, state["student"])
         load_whole_state(self.objective.weighting, state["weighting"])

@@ -1,5 +1,6 @@
 """The loop: bitwise resume, rungs and decisions, divergence, and freedom from the number of ranks."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from torch import Tensor
 
 from meanflow_tune.config import Budget, TrialConfig, Weighting
 from meanflow_tune.core.random import RowDraws
-from meanflow_tune.training.checkpoints import newest_checkpoint
+from meanflow_tune.time_samplers import LogitNormalPairs
+from meanflow_tune.training.checkpoints import newest_checkpoint, save_checkpoint
 from meanflow_tune.training.evaluation import Evaluator
 from meanflow_tune.training.loop import train
 from meanflow_tune.training.resources import Resources
@@ -193,3 +195,30 @@ def test_a_student_can_begin_with_the_teachers_weights(resources: Resources) -> 
     assert torch.equal(teacher(x, t), resources.teacher(config, Memory())(x, t)), "it stays frozen"
     with pytest.raises(ValueError, match="student_init"):
         Run.start(config, WORLD, data, teacher)
+
+
+def test_a_checkpoint_of_an_earlier_revision_resumes(resources: Resources, tmp_path: Path) -> None:
+    """It lacks the settings that came later, and loss sums; its diagonal lay at a random end."""
+    sampler = LogitNormalPairs(diagonal_at="random")
+    first, evaluator = start(tiny_config(time_sampler=sampler), resources)
+    train(first, tmp_path, Memory(interrupt_after=5), evaluator)
+    state = first.state_dict()
+    del state["sums"]
+    stored = json.loads(json.dumps(state["config"]))
+    for name in ("diagonal_at", "diagonal"):
+        del stored["time_sampler"][name]
+    save_checkpoint(tmp_path / "checkpoints", first.images, state | {"config": stored})
+    again = TrialConfig.from_dict(stored)
+    assert again == first.config
+    second, evaluator = start(again, resources)
+    assert train(second, tmp_path, Memory(), evaluator).status == "completed"
+    assert second.reports[-1].cost["steps"] == 10, "it continued"
+
+
+def test_what_is_written_by_hand_takes_the_defaults_of_today() -> None:
+    stored = tiny_config(time_sampler=LogitNormalPairs(diagonal_at="end")).to_dict()
+    assert TrialConfig.from_dict(stored).time_sampler.diagonal_at == "end"
+    del stored["time_sampler"]["diagonal_at"]
+    assert TrialConfig.from_dict(stored).time_sampler.diagonal_at == "random", "a whole dump"
+    del stored["compile"]
+    assert TrialConfig.from_dict(stored).time_sampler.diagonal_at == "start", "not one"
