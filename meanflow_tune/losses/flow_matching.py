@@ -1,4 +1,4 @@
-"""Flow matching: the velocity itself as the target at all times, u = v_t."""
+"""Flow matching on the diagonal, u = v_t at t = s."""
 
 from typing import Literal
 
@@ -6,7 +6,11 @@ from meanflow_tune.losses.identity import Coefficients, JetIdentity
 
 
 class FlowMatching(JetIdentity):
-    """u = v(x_t, t): exact where t = s, which is how a teacher is trained (diagonal_share = 1)."""
+    """u = v(x_t, t), which is exact at t = s only: how a teacher is trained, with diagonal_share = 1.
+
+    At t < s it would train the velocity as the average velocity. New configurations are therefore
+    refused beside other losses and with a smaller diagonal share (`config.effects`); stored ones load.
+    """
 
     kind: Literal["flow_matching"] = "flow_matching"
 
