@@ -43,7 +43,7 @@ class Findings:
         """For the tags of the search's run in tracking; empty where no trial completed.
 
         best_trial, best_value: of the leader, which may be a baseline (best_trial_is says so);
-        best_proposed_..., reference_...: of those trials; implausible_trials: whose training failed.
+        best_proposed_..., reference_...: of those trials; implausible_trials: whose training failed, or `none`; best_trial_implausible: why, or `no`.
         """
         if self.leader is None:
             return {}
@@ -53,11 +53,10 @@ class Findings:
             facts |= self._facts_of("best_proposed", self.best_proposed, objectives)
         if self.reference is not None:
             facts |= self._facts_of("reference", self.reference, objectives)
+        # Always there: a tag of an earlier end of this search would stay, and no longer be true.
         known = marks(self.implausible)
-        if known:
-            facts["implausible_trials"] = ", ".join(map(str, known))
-        if self.leader.number in known:
-            facts["best_trial_implausible"] = known[self.leader.number]
+        facts["implausible_trials"] = ", ".join(map(str, known)) or "none"
+        facts["best_trial_implausible"] = known.get(self.leader.number, "no")
         return facts
 
     def _facts_of(self, name: str, record: TrialRecord, objectives: Objectives) -> dict[str, Any]:

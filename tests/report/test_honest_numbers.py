@@ -210,7 +210,8 @@ def test_absurd_values_are_not_silent(tmp_path: Path) -> None:
     assert "trial 1 (forward) 8.6e+07" in text
     facts = found.facts(GAP)
     assert facts["implausible_trials"] == "1, 3"
-    assert "best_trial_implausible" not in facts
+    assert facts["best_trial_implausible"] == "no"
+    assert find(made, [trial(0, 0.3, "mid")], []).facts(GAP)["implausible_trials"] == "none"
 
 
 def test_a_leader_that_failed_is_a_warning(tmp_path: Path) -> None:
