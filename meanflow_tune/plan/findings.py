@@ -43,7 +43,8 @@ class Findings:
         """For the tags of the search's run in tracking; empty where no trial completed.
 
         best_trial, best_value: of the leader, which may be a baseline (best_trial_is says so);
-        best_proposed_..., reference_...: of those trials; implausible_trials: whose training failed, or `none`; best_trial_implausible: why, or `no`.
+        best_proposed_..., reference_...: of those trials; implausible_trials: whose training failed, or
+        `none`; best_trial_implausible: why the leader's did, or `no`.
         """
         if self.leader is None:
             return {}
