@@ -1,7 +1,11 @@
 """Atomic files, and writes that wait while the disk is full."""
 
+import contextlib
 import errno
+import logging
 import os
+import re
+import secrets
 import shutil
 import threading
 import time
@@ -10,20 +14,28 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
+U = TypeVar("U")
+log = logging.getLogger(__name__)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_SPACE = os.strerror(errno.ENOSPC)
 _SQLITE_FULL = "database or disk is full"
+# A process id was in place of the token before.
+_TEMPORARY = re.compile(r"\..+\.([0-9]+|[0-9a-f]{16})\.tmp")
+_CLEANED: set[Path] = set()
+LEFT_SECONDS = 3600.0  # without a change: no write of a living process takes that long
 
 
 def write_atomic(path: Path, content: str | Callable[[Path], object]) -> None:
     """Write text, or what a function writes to a path, so that a crash leaves the old file or the new one.
 
     Writes a temporary file next to `path`, syncs it and renames it; removes it when anything fails. Makes
-    the folder. Raises OSError, with ENOSPC also where a library hides a full disk in its own error.
+    the folder. Several threads, processes and hosts may write one path at once: the last one counts.
+    Raises OSError, with ENOSPC also where a library hides a full disk in its own error.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _remove_left(path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         if isinstance(content, str):
             temporary.write_text(content, encoding="utf-8")
@@ -39,6 +51,18 @@ def write_atomic(path: Path, content: str | Callable[[Path], object]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove what killed processes left; once per folder and process."""
+    if folder in _CLEANED:
+        return
+    _CLEANED.add(folder)
+    with contextlib.suppress(OSError):  # another process may do the same
+        for left in folder.iterdir():
+            old = _TEMPORARY.fullmatch(left.name) is not None
+            if old and time.time() - left.stat().st_mtime > LEFT_SECONDS:
+                left.unlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -150,6 +174,46 @@ class WaitForSpace:
             last = self._waiting == 0
         if last and not self._stop():
             self._say(space_again(folder))
+
+
+class OnlyShown:
+    """Makes what is only for looking at: a failure ends nothing; it is logged and shown once per purpose.
+
+    say: gets that line; None where nobody looks. passing: errors that are no failure to show something,
+    such as that of a lost lease.
+    """
+
+    def __init__(
+        self,
+        say: Callable[[str], None] | None = None,
+        passing: tuple[type[Exception], ...] = (),
+    ) -> None:
+        self._say, self._passing = say, passing
+        self._told: set[str] = set()
+
+    def __call__(self, purpose: str, make: Callable[[], T], otherwise: T, full: bool = False) -> T:
+        """What `make` returns, or `otherwise`. purpose: in the words of "could not …".
+
+        full: raise the error of a full disk, for a caller that waits; else it is passed over, since the
+        search itself tells it.
+        """
+        try:
+            return make()
+        except self._passing:
+            raise
+        except Exception as error:
+            if is_full(error):
+                if full:
+                    raise
+                return otherwise
+            if purpose not in self._told:
+                self._told.add(purpose)
+                log.warning("could not %s", purpose, exc_info=error)
+                if self._say is not None:
+                    lines = str(error).strip().splitlines()
+                    why = ": ".join([type(error).__name__, *lines[:1]])
+                    self._say(f"could not {purpose} ({why}); the search continues")
+            return otherwise
 
 
 def mlflow_uri(storage: Path) -> str:

@@ -2,14 +2,16 @@
 
 import errno
 import json
+import logging
 import os
+import stat
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from meanflow_tune.files import WaitForSpace, is_full, write_atomic
+from meanflow_tune.files import LEFT_SECONDS, OnlyShown, WaitForSpace, is_full, write_atomic
 from meanflow_tune.search.errors import LeaseLost, StorageError
 from meanflow_tune.search.store.lease import LEASE_NAME, Lease, read_lease
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
@@ -205,3 +207,72 @@ def test_a_worker_and_a_thread_that_wait_are_one_message() -> None:
     assert len(said) == 1
     space.end("/data")
     assert len(said) == 2
+
+
+def test_threads_may_write_one_path_at_once(tmp_path: Path) -> None:
+    """They had one temporary name per process, and one thread renamed the file of the other."""
+    path, failures = tmp_path / "status.json", []
+    start = threading.Barrier(2)
+
+    def write(name: str) -> None:
+        start.wait()
+        for count in range(200):
+            try:
+                write_atomic(path, json.dumps({"name": name, "count": count}))
+            except Exception as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert json.loads(path.read_text())["count"] == 199
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_written_file_has_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_atomic(tmp_path / "a.json", "{}")
+        write_atomic(tmp_path / "b.bin", lambda path: path.write_bytes(b"x"))
+    finally:
+        os.umask(before)
+    for path in tmp_path.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_what_a_killed_process_left_is_removed_once_it_is_old(tmp_path: Path) -> None:
+    old = time.time() - LEFT_SECONDS - 60.0
+    names = [".a.pt.123.tmp", ".a.pt.0123456789abcdef.tmp", ".new.pt.124.tmp", "a.tmp", ".a.pt.swp"]
+    for name in names:
+        (tmp_path / name).touch()
+        if not name.startswith(".new"):
+            os.utime(tmp_path / name, (old, old))
+    write_atomic(tmp_path / "b.json", "{}")
+    assert {path.name for path in tmp_path.iterdir()} == {"b.json", *names[2:]}
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_what_is_only_shown_ends_nothing_and_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    said: list[str] = []
+    shown = OnlyShown(said.append, (LeaseLost,))
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert shown("draw", lambda: fail(RuntimeError("no font\nat all")), 7) == 7
+        assert shown("draw", lambda: fail(OSError(errno.ENOSPC, "full")), 7) == 7
+    assert said == ["could not draw (RuntimeError: no font); the search continues"]
+    assert len(caplog.records) == 1
+    assert caplog.records[0].exc_info
+    assert shown("draw", lambda: 3, 7) == 3
+    with pytest.raises(LeaseLost):
+        shown("draw", lambda: fail(LeaseLost("another driver")), 7)
+    with pytest.raises(OSError, match="full"):
+        shown("draw", lambda: fail(OSError(errno.ENOSPC, "full")), 7, full=True)

@@ -47,7 +47,7 @@ def check_hosts(storage: Path | str) -> list[dict[str, Any]]:
         answers = [_answer(node, ref) for node, ref in zip(nodes, asked, strict=True)]
     finally:
         for left in folder.glob(f"{name}*"):
-            left.unlink()
+            left.unlink(missing_ok=True)
     for answer in answers:
         _check(answer, nonce, ours, folder)
     return answers

@@ -19,7 +19,7 @@ from meanflow_tune.cluster.signals import AnyOf, Interrupt
 from meanflow_tune.driver.resume import prepare_study, put_aside
 from meanflow_tune.driver.stage import Stage, submit
 from meanflow_tune.driver.status_writer import StatusWriter
-from meanflow_tune.files import WaitForSpace, is_full
+from meanflow_tune.files import OnlyShown, WaitForSpace, is_full
 from meanflow_tune.plan import confirm
 from meanflow_tune.plan.findings import Findings, find, implausible_trials
 from meanflow_tune.plan.plan import Plan, make_plan
@@ -125,6 +125,7 @@ class Driver:
         self._run_job: RunJob = run_job or train
         self.stages: list[Stage] = []
         self.interrupt = Interrupt()
+        self.shown = OnlyShown(view.error, (LeaseLost,))
         self.write_policy = WaitForSpace(view.error, lambda: self.interrupt.requested)
 
     def run(self) -> int:
@@ -339,20 +340,21 @@ class Driver:
             return EXIT_INTERRUPTED
         if stopped is not None:
             return EXIT_ALL_FAILED
-        summary.show(console, self.plan, findings)
+        self.shown("show the summary", lambda: summary.show(console, self.plan, findings), None)
         if self.time_budget.requested and not search.exhausted():
             console.print(
                 f"The time budget ended the search after {self.time_budget.spent:.0f} s of work; a larger"
                 " --time-budget resumes it."
             )
-        summary.show_places(console, self.request, files, self.command)
+        places = partial(summary.show_places, console, self.request, files, self.command)
+        self.shown("show where the results are", places, None)
         return EXIT_OK if completed else EXIT_ALL_FAILED
 
     def _write_files(self, findings: Findings) -> list[Path]:
         """The result files, once there is space for them; none if that wait is interrupted."""
         folder = self.request.folder
         try:
-            return self.write_policy(lambda: write_files(self.plan, findings), folder)
+            return self.write_policy(lambda: write_files(self.plan, findings, self.shown), folder)
         except OSError as error:
             if not (self.interrupt.requested and is_full(error)):
                 raise

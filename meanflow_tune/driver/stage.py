@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from meanflow_tune.cluster.signals import Interrupt
-from meanflow_tune.files import WaitForSpace, is_full
+from meanflow_tune.files import OnlyShown, WaitForSpace, is_full
 from meanflow_tune.records import INFEASIBLE, Job, Outcome, Report, TrialRecord
 from meanflow_tune.report.live import View
 from meanflow_tune.report.outlook import ProgressTracker
@@ -75,10 +75,11 @@ class Stage:
         self._rows: dict[int, dict[str, Any]] = {}
         self._phase = ""
         self.progress_tracker = ProgressTracker()
+        self._shown = OnlyShown(view.error, (LeaseLost,))
 
     def catch_up(self) -> None:
         """Send tracking what a killed driver did not; missing pictures are drawn again."""
-        self.tracker.catch_up(self.ledger.records(), model_of, with_pictures)
+        self.tracker.catch_up(self.ledger.records(), model_of, self._drawn)
 
     def next_job(self) -> Job | None:
         """The next trial, unfinished ones of an earlier driver first; None when there is none now."""
@@ -183,21 +184,23 @@ class Stage:
         submit(self.background, self.tracker.ended, record, outcome, model_of(record))
 
     def _track_report(self, record: TrialRecord, report: Report) -> None:
+        try:
+            drawn = self._outbox.write_policy(
+                lambda: self._drawn(record, report, full=True), Path(record.folder)
+            )
+        except OSError:  # the disk is full, and the user gave up waiting for space
+            log.warning("no space to draw the samples of trial %d", record.number)
+            drawn = report
+        self.tracker.reported(record, drawn)
+
+    def _drawn(self, record: TrialRecord, report: Report, full: bool = False) -> Report:
+        """The report with its pictures; without, where they cannot be drawn."""
+
         def draw() -> Report:
             self._outbox.fence()
             return with_pictures(record, report)
 
-        try:
-            drawn = self._outbox.write_policy(draw, Path(record.folder))
-        except LeaseLost:
-            raise
-        except Exception as error:
-            if is_full(error):  # and the user gave up waiting for space
-                log.warning("no space to draw the samples of trial %d", record.number)
-            else:
-                log.exception("could not draw the samples of trial %d", record.number)
-            drawn = report
-        self.tracker.reported(record, drawn)
+        return self._shown("draw the samples of a trial", draw, report, full)
 
     def _refresh(self) -> None:
         self.view.state |= {"running": [dict(row) for row in self._rows.values() if "name" in row]}

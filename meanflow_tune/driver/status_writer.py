@@ -1,7 +1,6 @@
 """Where a search stands, once a second: for the live view, for status.json, and for `--status`."""
 
 import json
-import logging
 import threading
 import time
 from collections import Counter
@@ -10,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from meanflow_tune.driver.stage import Stage
-from meanflow_tune.files import is_full, write_atomic
+from meanflow_tune.files import OnlyShown, write_atomic
 from meanflow_tune.plan.findings import first_known, implausible_trials
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.records import TrialRecord
@@ -25,7 +24,6 @@ from meanflow_tune.search.store.lease import Lease
 from meanflow_tune.search.store.time_budget import TimeBudget
 from meanflow_tune.search.store.trials import best_record
 
-log = logging.getLogger(__name__)
 # A forecast is reused for one write per this many trials: it reads all of them and changes little.
 TRIALS_PER_REUSE = 100
 KEYS = ("study", "total", "done", "running", "best", "teacher", "warnings")
@@ -44,6 +42,8 @@ class StatusWriter:
         self._plan, self._lease, self._view, self._time_budget = plan, lease, view, time_budget
         self._stages = stages
         self._stopped = threading.Event()
+        self._writing = threading.Lock()
+        self._shown = OnlyShown(view.error, (LeaseLost,))
         self._ahead: tuple[Any, Outlook] = None, Outlook()
         self._looks = 0  # since it was made
 
@@ -55,29 +55,27 @@ class StatusWriter:
         self._stopped.set()
 
     def end(self) -> None:
-        """Write that the driver has ended; a full disk is only logged."""
+        """Write that the driver has ended. Raises LeaseLost."""
         self.stop()
-        try:
-            self.write()
-        except OSError as error:
-            log.warning("could not write the status: %s", error)
+        self._shown("write the status", self.write, None)
 
     def _run(self) -> None:
         pause = 1.0
         while not self._stopped.wait(pause):
             began = time.monotonic()
             try:
-                self.write()
+                self._shown("write the status", self.write, None)
             except LeaseLost:
                 return
-            except OSError as error:
-                if not is_full(error):  # which the search itself tells
-                    log.warning("could not write the status: %s", error)
             # Reading a large study is slow; spend at most a twentieth of the time on it.
             pause = min(10.0, max(1.0, 20.0 * (time.monotonic() - began)))
 
     def write(self) -> None:
         """status.json, from which `--status` shows the running trials; and the view's counts."""
+        with self._writing:  # so that the last one written is the last one made
+            self._write()
+
+    def _write(self) -> None:
         self._lease.check()
         stage = self._stages[-1]
         records = stage.ledger.records()

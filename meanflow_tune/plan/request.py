@@ -3,8 +3,8 @@
 Every option of `tune.py` is a field here, and its default is stated nowhere else.
 """
 
-import os
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,9 +183,8 @@ def usable_folder(path: Path, flag: str = "--storage") -> Path:
     path = path.expanduser().absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe-{os.getpid()}"
-        probe.write_text("x")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=path) as probe:
+            probe.write(b"x")
     except OSError as error:
         raise UserError(
             f"{flag} {path}: cannot be written ({error.strerror or error}); name a folder that can.",

@@ -4,6 +4,8 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from rich.console import Group
@@ -12,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from meanflow_tune.files import OnlyShown
 from meanflow_tune.report.outlook import outlook_lines, standing_lines
 from meanflow_tune.report.text import COLOURS, clock, make_console
 
@@ -36,21 +39,26 @@ class View:
         self._live: Live | None = None
         self._lock = threading.Lock()
         self._beaten: tuple[float, int] = (self.began, 0)
+        self._shown = OnlyShown(self.error)
 
     def __enter__(self) -> "View":
         if self.interactive:
-            self._live = Live(
-                get_renderable=self._render,
-                console=self.console,
-                refresh_per_second=2,
-                transient=True,
-            )
-            self._live.start()
+            self._shown("draw the live view", self._start, None)
         return self
+
+    def _start(self) -> None:
+        live = Live(
+            get_renderable=self._render,
+            console=self.console,
+            refresh_per_second=2,
+            transient=True,
+        )
+        live.start()
+        self._live = live
 
     def __exit__(self, *exc: object) -> None:
         if self._live is not None:
-            self._live.stop()
+            self._shown("draw the live view", self._live.stop, None)
             self._live = None
 
     @property
@@ -60,8 +68,10 @@ class View:
 
     def event(self, text: str, style: str = "") -> None:
         """Something happened: a line with the seconds since the start."""
-        if self.quiet:
-            return
+        if not self.quiet:
+            self._shown("show an event", partial(self._print, text, style), None)
+
+    def _print(self, text: str, style: str) -> None:
         stamp = f"[{self.elapsed:6.1f} s]"
         with self._lock:
             if self._live is not None:
@@ -94,10 +104,15 @@ class View:
         return sum(n for status, n in done.items() if status not in ("running", "paused"))
 
     def error(self, text: str) -> None:
-        """A line on standard error, shown in every mode."""
-        print(text, file=sys.stderr, flush=True)
+        """A line on standard error, shown in every mode; nowhere if that is closed."""
+        with suppress(OSError, ValueError):
+            print(text, file=sys.stderr, flush=True)
 
     def _render(self) -> Group:
+        # Drawn also where an event is printed, in the thread of the search.
+        return self._shown("draw the live view", self._draw, Group())
+
+    def _draw(self) -> Group:
         state = dict(self.state)
         done = state.get("done", {})
         head = Text(f"{state.get('study', '')}  ", style="bold")

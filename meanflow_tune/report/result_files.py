@@ -4,11 +4,13 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from meanflow_tune.files import OnlyShown
 from meanflow_tune.plan.confirm import tuning_seed
 from meanflow_tune.plan.findings import Findings
 from meanflow_tune.plan.plan import Plan
@@ -42,23 +44,40 @@ def with_pictures(record: TrialRecord, report: Report) -> Report:
     return replace(report, artifacts=artifacts)
 
 
-def write_files(plan: Plan, findings: Findings) -> list[Path]:
-    """results.parquet, best.json (the leader's configuration) where a trial completed, and best.png
-    (the comparison) where there is one; returns what was written."""
+def write_files(plan: Plan, findings: Findings, shown: OnlyShown | None = None) -> list[Path]:
+    """best.json (the leader's configuration) where a trial completed, results.parquet, and best.png (the
+    comparison) where there is one; returns what was written.
+
+    The table, which the study holds anyway, and the picture are left out where a library cannot make
+    them. Raises OSError where the folder cannot be written.
+    """
+    shown = OnlyShown() if shown is None else shown
     folder = plan.request.folder
-    everything = [*findings.records, *findings.confirmed]
-    table = folder / "results.parquet"
-    names = [str(part) for part in plan.objectives.parts]
-    write_results(table, everything, names, plan.objectives.values)
-    written = [table]
+    table, best, picture = (folder / name for name in ("results.parquet", "best.json", "best.png"))
     if findings.leader is not None:
-        write_best(folder / "best.json", findings.leader)
-        written.append(folder / "best.json")
-    picture = folder / "best.png"
+        write_best(best, findings.leader)
+    tabulated: bool | OSError = False
+    tabulate = partial(_tabulate, plan, findings, table)
+    tabulated = shown("write results.parquet", tabulate, tabulated)
+    if isinstance(tabulated, OSError):
+        raise tabulated
+    drawn = False
     if len(compared(findings)) > 1 and findings.reference is not None:
-        _draw_comparison(plan, findings, picture)
-        written.append(picture)
-    return written
+        draw = partial(_draw_comparison, plan, findings, picture)
+        drawn = shown("draw best.png", draw, False, full=True)
+    made = {table: tabulated, best: findings.leader is not None, picture: drawn}
+    return [path for path, there in made.items() if there]
+
+
+def _tabulate(plan: Plan, findings: Findings, path: Path) -> bool | OSError:
+    """True, or the error of a disk, which is not the table's."""
+    everything = [*findings.records, *findings.confirmed]
+    names = [str(part) for part in plan.objectives.parts]
+    try:
+        write_results(path, everything, names, plan.objectives.values)
+    except OSError as error:
+        return error
+    return True
 
 
 def compared(findings: Findings) -> dict[str, TrialRecord]:
@@ -92,8 +111,11 @@ def _last_samples(record: TrialRecord | None) -> tuple[Report, Mapping[str, Any]
         return report, {name: arrays[name] for name in arrays.files}
 
 
-def _draw_comparison(plan: Plan, findings: Findings, path: Path) -> None:
-    """From the first confirmation run of every student if all have one, else from their own runs."""
+def _draw_comparison(plan: Plan, findings: Findings, path: Path) -> bool:
+    """Whether it is drawn.
+
+    From the first confirmation run of every student if all have one, else from their own runs.
+    """
     students = compared(findings)
     tuning = tuning_seed(plan.request.seed)
     again: dict[int, TrialRecord] = {}
@@ -107,11 +129,11 @@ def _draw_comparison(plan: Plan, findings: Findings, path: Path) -> None:
         found = {name: kept for name, kept in own.items() if kept is not None}
     if len(found) < len(students):
         log.warning("no samples were kept, so %s is not drawn", path)
-        return
+        return False
     (_, first), *others = found.values()
     if not all(np.array_equal(first["latents"], arrays["latents"]) for _, arrays in others):
         log.warning("the students were drawn from different latents; %s is not drawn", path)
-        return
+        return False
     nfes = sorted(int(key.partition("@")[2]) for key in first if key.startswith("student@"))
     figures = json.loads(str(first["teacher_metrics"]))
     panels: list[tuple[str, Mapping[str, Any], str, Mapping[str, float]]] = []
@@ -124,3 +146,4 @@ def _draw_comparison(plan: Plan, findings: Findings, path: Path) -> None:
         gaps = {nfe: metrics.get(f"teacher_gap@{nfe}") for nfe in nfes}
         labels[name] = {nfe: f"gap {gap:.4f}" for nfe, gap in gaps.items() if gap is not None}
     comparison_grid(rows, path, labels, title=plan.request.study)
+    return True

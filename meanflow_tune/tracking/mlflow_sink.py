@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meanflow_tune.config.overrides import flatten
+from meanflow_tune.files import is_full
 from meanflow_tune.tracking.mlflow_store import (
     adopt_artifacts,
     connect,
@@ -204,8 +205,10 @@ class MlflowSink:
         }
         name = f"{p['uid']}/{p['trial']}/{repeat}"
         run = self._run(p["study"], REPEAT_TAG, name, event.time, tags)
-        self._report(run, p, None, {"state": "completed"})
-        self._end(run, "FINISHED", p["report"]["time"])
+        try:
+            self._report(run, p, None, {"state": "completed"})
+        finally:  # also if a picture is rejected
+            self._end(run, "FINISHED", p["report"]["time"])
 
     def _trial_paused(self, event: Event, p: dict[str, Any]) -> None:
         self._tag(self._trial_run(event, p), {"state": "paused"})
@@ -224,11 +227,11 @@ class MlflowSink:
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         metrics = [Metric(name, value, at, step) for name, value in finite.items()]
         self._client().log_batch(run, metrics=metrics, synchronous=True)
+        missing = sorted(values.keys() - finite.keys())
+        self._tag(run, tags | ({"not_finite": ", ".join(missing)} if missing else {}))
         for name, path in report["artifacts"].items():
             if path.endswith(".png"):
                 self._picture(run, name, self._place(p, path), step, at)
-        missing = sorted(values.keys() - finite.keys())
-        self._tag(run, tags | ({"not_finite": ", ".join(missing)} if missing else {}))
 
     def _trial_ended(self, event: Event, p: dict[str, Any]) -> None:
         from meanflow_tune.tracking.logged_model import log_student
@@ -328,11 +331,18 @@ class MlflowSink:
 
         same = uuid.uuid5(uuid.NAMESPACE_OID, f"{run}/{name}/{step}/{at}")
         stem = f"{name.replace('/', '~')}+step+{step}+timestamp+{at}+{same}"
-        with tempfile.TemporaryDirectory() as folder, Image.open(path) as image:
-            image.save(Path(folder) / f"{stem}.png")
-            small = image.convert("RGB")
-            small.thumbnail((THUMBNAIL, THUMBNAIL))
-            small.save(Path(folder) / f"{stem}+compressed.webp")
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                with Image.open(path) as image:
+                    image.save(Path(folder) / f"{stem}.png")
+                    small = image.convert("RGB")
+                    small.thumbnail((THUMBNAIL, THUMBNAIL))
+                    small.save(Path(folder) / f"{stem}+compressed.webp")
+            except Exception as error:
+                if is_full(error):
+                    raise
+                # Trying again would hold up all events behind this one.
+                raise Rejected(f"the picture {path} cannot be read: {error}") from error
             self._client().log_artifacts(run, folder, "images")
         self._client().set_tag(run, "mlflow.loggedImages", "True", synchronous=True)
 

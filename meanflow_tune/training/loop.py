@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from meanflow_tune.core.types import LossOutput
+from meanflow_tune.files import OnlyShown
 from meanflow_tune.metrics.base import NonFiniteSamples
 from meanflow_tune.records import Outcome, Report, Reporter
 from meanflow_tune.training.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
@@ -20,6 +21,7 @@ from meanflow_tune.training.run import Diverged, Meter, Run, means
 
 TICK_SECONDS = 0.5
 STOP_STEPS = 20
+_ONLY_SHOWN = OnlyShown()
 
 
 def train(
@@ -147,7 +149,8 @@ class _Training:
         if bad:  # of finite samples, but too far away for the metric
             raise Diverged(f"{', '.join(bad)} not finite after {run.images} images")
         grid = self.folder / "samples" / f"{run.images:012d}.npz"
-        self._write(partial(evaluator.write_samples, grid, shown))
+        write = partial(evaluator.write_samples, grid, shown)
+        self._write(lambda: _ONLY_SHOWN("write the samples of a rung", write, None, full=True))
         return metrics, grid
 
     def _report(self, report: Report) -> bool:

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from meanflow_tune.driver import driver
+from meanflow_tune.driver import driver, status_writer
 from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import Job, Outcome, Report
+from meanflow_tune.report import result_files, summary
+from meanflow_tune.report.live import View
 from meanflow_tune.report.status import show_status
 from tests.support.paths import TINY_SPACE
 from tests.support.records import build_record, with_samples
@@ -173,3 +175,78 @@ def test_the_status_tells_the_best_from_the_best_proposed_and_names_absurd_trial
     assert (summary["best_trial"], summary["best_trial_is"]) == (0, "baseline backward")
     assert (summary["best_proposed_trial"], summary["implausible_trials"]) == (3, "2")
     assert told["search_ended"]["metrics"]["held_out/teacher/far"] == 0.2
+
+
+def no_font(*_: object, **__: object) -> None:
+    raise RuntimeError("no font")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "purpose", "missing"),
+    [
+        (status_writer, "write_atomic", "write the status", "status.json"),
+        (result_files, "sample_grid", "draw the samples of a trial", None),
+        (result_files, "comparison_grid", "draw best.png", "best.png"),
+        (result_files, "write_results", "write results.parquet", "results.parquet"),
+        (summary, "show_search", "show the summary", None),
+        (summary, "show_places", "show where the results are", None),
+        (View, "_print", "show an event", None),
+    ],
+    ids=lambda x: x if isinstance(x, str) and " " in x else "",
+)
+def test_what_is_only_for_looking_at_ends_no_search(
+    owner: Any,
+    name: str,
+    purpose: str,
+    missing: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    request = SearchRequest(
+        space=SPACE, study="s", trials=4, storage=tmp_path, scheduler="none", confirm=0
+    )
+
+    class Runner:
+        @classmethod
+        @contextmanager
+        def start(cls, **_: Any) -> Iterator[MadeUp]:
+            yield Absurd(lambda name, job: None)
+
+    sinks: list[RecordingSink] = []
+    monkeypatch.setattr(driver, "Runner", Runner)
+    monkeypatch.setattr(
+        driver, "MlflowSink", lambda *given: sinks.append(RecordingSink(*given)) or sinks[-1]
+    )
+    monkeypatch.setattr(owner, name, no_font)
+    for _ in range(2):  # the second time, catching up
+        assert driver.run(request, "again") == 0
+        line = f"could not {purpose} (RuntimeError: no font); the search continues"
+        errors = capsys.readouterr().err
+        assert errors.count(line) <= 1
+        files = {path.name for path in (tmp_path / "s").iterdir()}
+        assert "best.json" in files
+        assert missing not in files
+    told = [event.kind for sink in sinks for event in sink.seen]
+    assert told.count("trial_ended") == 4
+    assert told.count("search_ended") >= 1
+    if purpose != "draw the samples of a trial":
+        assert line in errors
+
+
+def test_what_is_true_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = SearchRequest(
+        space=SPACE, study="s", trials=4, storage=tmp_path, scheduler="none", confirm=0
+    )
+
+    class Runner:
+        @classmethod
+        @contextmanager
+        def start(cls, **_: Any) -> Iterator[MadeUp]:
+            yield MadeUp(lambda name, job: None)
+
+    monkeypatch.setattr(driver, "Runner", Runner)
+    monkeypatch.setattr(driver, "MlflowSink", RecordingSink)
+    monkeypatch.setattr(result_files, "write_best", no_font)
+    with pytest.raises(RuntimeError, match="no font"):
+        driver.run(request, "again", quiet=True)

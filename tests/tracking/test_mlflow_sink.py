@@ -439,6 +439,23 @@ def test_what_no_retry_can_help_is_rejected(storage: Path, tmp_path: Path) -> No
             sink.apply(event)
 
 
+def test_a_damaged_picture_holds_up_nothing(storage: Path, tmp_path: Path) -> None:
+    """Pillow's error for it is an OSError, which a retry was thought to cure."""
+    outbox, sink = Outbox(tmp_path), MlflowSink(storage)
+    tracker = Tracker(outbox, STUDY)
+    tracker.trial_started(Job(STUDY, 0, {"seed": 1}, "/nowhere", 0, 1), make_record(0))
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG torn")
+    tracker.reported(make_record(0), make_report(32, 0.5, {"s": str(tmp_path / "torn.png")}))
+    first, picture = events(outbox)
+    sink.apply(first)
+    with pytest.raises(Rejected, match=r"torn\.png cannot be read"):
+        sink.apply(picture)
+    api = client(storage)
+    experiment = api.get_experiment_by_name(STUDY).experiment_id
+    (run,) = api.search_runs([experiment], "tags.trial = '0'")
+    assert run.data.metrics, "the figures are there all the same"
+
+
 def test_runs_that_were_deleted_meanwhile_are_made_anew(storage: Path, tmp_path: Path) -> None:
     outbox, sink = Outbox(tmp_path), MlflowSink(storage)
     tracker = Tracker(outbox, STUDY)

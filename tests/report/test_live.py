@@ -1,0 +1,52 @@
+"""The live view shows a search; whatever fails in it, the search does not hear of it."""
+
+import io
+import sys
+
+import pytest
+from rich.console import Console
+
+from meanflow_tune.report import live
+from meanflow_tune.report.live import View
+
+
+class Closed(io.StringIO):
+    """A pipe whose reader has gone."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError("gone")
+
+
+def no_font(*_: object, **__: object) -> None:
+    raise RuntimeError("no font")
+
+
+@pytest.mark.parametrize("part", ["standing_lines", "outlook_lines", "Live"])
+def test_a_live_view_that_cannot_be_drawn_is_said_once(
+    part: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Printing an event draws the view too, in the thread of the search."""
+    monkeypatch.setattr(
+        live, "make_console", lambda: Console(file=io.StringIO(), force_terminal=True)
+    )
+    monkeypatch.setattr(live, part, no_font)
+    view = View()
+    assert view.interactive
+    with view:
+        for number in range(3):
+            view.state |= {"study": "s", "total": 3, "running": []}
+            view.event(f"trial {number} started")
+    errors = capsys.readouterr().err
+    assert errors.count("could not draw the live view (RuntimeError: no font)") == 1
+
+
+def test_a_closed_output_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = View()
+    monkeypatch.setattr(sys, "stdout", Closed())
+    monkeypatch.setattr(sys, "stderr", Closed())
+    with view:
+        view.state["total"] = 3
+        view.event("trial 0 started")
+        view.state["done"] = {"completed": 1}
+        view.beat()
+        view.error("no space left")
