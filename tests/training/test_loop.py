@@ -9,13 +9,9 @@ from torch import Tensor
 
 from meanflow_tune.config import Budget, TrialConfig, Weighting
 from meanflow_tune.core.random import RowDraws
-<<<<<<< HEAD
 from meanflow_tune.time_samplers import LogitNormalPairs
-from meanflow_tune.training.checkpoints import newest_checkpoint, save_checkpoint
-=======
 from meanflow_tune.training import loop
-from meanflow_tune.training.checkpoints import newest_checkpoint
->>>>>>> c1d8eed (Every atomic write has a temporary name of its own, and what is only for looking at ends no search)
+from meanflow_tune.training.checkpoints import newest_checkpoint, save_checkpoint
 from meanflow_tune.training.evaluation import Evaluator
 from meanflow_tune.training.loop import train
 from meanflow_tune.training.resources import Resources
@@ -202,7 +198,6 @@ def test_a_student_can_begin_with_the_teachers_weights(resources: Resources) -> 
         Run.start(config, WORLD, data, teacher)
 
 
-<<<<<<< HEAD
 def test_a_checkpoint_of_an_earlier_revision_resumes(resources: Resources, tmp_path: Path) -> None:
     """It lacks the settings that came later, and loss sums; its diagonal lay at a random end."""
     sampler = LogitNormalPairs(diagonal_at="random")
@@ -228,7 +223,8 @@ def test_what_is_written_by_hand_takes_the_defaults_of_today() -> None:
     assert TrialConfig.from_dict(stored).time_sampler.diagonal_at == "random", "a whole dump"
     del stored["compile"]
     assert TrialConfig.from_dict(stored).time_sampler.diagonal_at == "start", "not one"
-=======
+
+
 def test_samples_that_cannot_be_written_end_no_trial_but_a_checkpoint_does(
     resources: Resources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,4 +240,3 @@ def test_samples_that_cannot_be_written_end_no_trial_but_a_checkpoint_does(
     run, evaluator = start(tiny_config(), resources)
     with pytest.raises(PermissionError):
         train(run, tmp_path / "b", Memory(), evaluator)
->>>>>>> c1d8eed (Every atomic write has a temporary name of its own, and what is only for looking at ends no search)
