@@ -137,12 +137,15 @@ def test_processor_time_of_a_family_counts_those_whose_parent_has_ended(tmp_path
         f"pathlib.Path({str(tmp_path)!r}, 'done').touch(); time.sleep(60)"
     )
     parent = (
-        "import subprocess, sys, time\n"
-        f"subprocess.Popen([sys.executable, '-c', {work!r}]); time.sleep(1)"
+        "import subprocess, sys\n"
+        f"subprocess.Popen([sys.executable, '-c', {work!r}]); sys.stdin.read()"
     )
-    starter = subprocess.Popen([sys.executable, "-c", parent])
+    starter = subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE)
     with Family(starter.pid) as family:
-        assert starter.wait() == 0
+        while len(family.alive) < 2:  # until the child was seen below its parent
+            time.sleep(0.05)
+        starter.communicate(b"")
+        assert starter.returncode == 0
         while not (tmp_path / "done").exists():
             time.sleep(0.05)
         seconds = family.seconds()

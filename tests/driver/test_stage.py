@@ -109,7 +109,7 @@ def test_no_space_for_a_picture_is_one_line_and_the_report_is_told_without_it(
     stage.on_report(job.number, Report(20, {"gap@1": 1.0}, {}, 0.0))
     stage.background.shutdown(wait=True)
     with stage.replayer:
-        assert stage.replayer.drain(30.0) == 0
+        assert stage.replayer.drain(120.0) == 0
     (line,) = caplog.records
     assert line.getMessage() == f"no space to draw the samples of trial {job.number}"
     assert line.exc_info is None
@@ -129,7 +129,7 @@ def test_the_trial_that_stops_a_search_is_tracked_like_any_other(tmp_path: Path)
                 stage.on_end(job.number, broken)
     stage.background.shutdown(wait=True)
     with stage.replayer:
-        assert stage.replayer.drain(30.0) == 0
+        assert stage.replayer.drain(120.0) == 0
     ends = [event.payload for event in sink.seen if event.kind == "trial_ended"]
     assert [(end["trial"], end["status"]) for end in ends] == [("0", "failed"), ("1", "failed")]
 

@@ -56,7 +56,7 @@ def server(folder: Path, port: int) -> Iterator[None]:
         yield
     finally:
         os.killpg(process.pid, 15)
-        process.wait(30)
+        process.wait(PATIENCE)
 
 
 class Stranger(http.server.BaseHTTPRequestHandler):

@@ -13,7 +13,7 @@ from meanflow_tune.tracking.outbox import Event, Outbox
 from meanflow_tune.tracking.replay import Rejected, Replayer
 from tests.support.paths import ROOT
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 class Notebook:

@@ -91,7 +91,7 @@ def test_of_two_slots_one_trains_the_teacher_and_the_other_waits(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
     assert trained == ["one"]
     folder = slots[0].teacher_folder(tiny_config())
     assert all(folder in slot._nets for slot in slots)

@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -251,8 +252,6 @@ def test_a_check_changes_no_buffer() -> None:
 
 
 def test_a_key_costs_microseconds() -> None:
-    import time
-
     net = nn.Sequential(*[nn.Sequential(nn.Linear(2, 2), nn.SiLU()) for _ in range(60)])
     model = behind_a_lambda(net)
     times = []
