@@ -16,9 +16,8 @@ from torch import Generator, Tensor
 from meanflow_tune.core.types import TimePair
 from meanflow_tune.settings import Member, OneOf, Settings
 
-DRAWS = (
-    4  # uniform numbers per row: 0 and 1 the pair; 2 which end is the diagonal's; 3 its own time
-)
+# Uniform numbers per row: 0 and 1 the pair, 2 which end is the diagonal's, 3 its own time.
+DRAWS = 4
 # Torch's vector instructions and its scalar code for what is left over may differ in the last bit. Beyond
 # 16,384 rows torch may divide them among threads, anywhere.
 _WHOLE_VECTORS = 64
