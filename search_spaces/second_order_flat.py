@@ -42,11 +42,7 @@ def parameters(family: Family, root: float = 0.0) -> dict[str, Any]:
 _MID = {"optimizer/learning_rate": RATES["mid"]}
 BASELINES: dict[str, dict[str, Any]] = {
     **at_three_rates(STRONGEST, parameters(RECIPES[STRONGEST])),
-    **{
-        name: parameters(RECIPES[name]) | _MID
-        for name in ("meanflow_cifar10",)
-        if name != STRONGEST
-    },
+    "backward_forward": parameters(RECIPES["backward_forward"]) | _MID,
     # A share of 0.1, asked for once regardless of the sampler.
     f"{STRONGEST}_second_order": parameters(RECIPES[STRONGEST], root=0.2 ** (1 / 3)) | _MID,
 }

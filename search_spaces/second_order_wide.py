@@ -94,11 +94,7 @@ _SECOND_ORDER = (
 
 BASELINES: dict[str, dict[str, Any]] = {
     **at_three_rates(STRONGEST, parameters(RECIPES[STRONGEST])),
-    **{
-        name: parameters(RECIPES[name]) | _MID
-        for name in ("meanflow_cifar10",)
-        if name != STRONGEST
-    },
+    "backward_forward": parameters(RECIPES["backward_forward"]) | _MID,
     "second_order": _SECOND_ORDER,
     "second_order_quarter": _SECOND_ORDER | {"loss/second_order/fraction": 0.25},
     # The lowest error of a small study of the generalized identity.

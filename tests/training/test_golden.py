@@ -41,12 +41,8 @@ FOUR_LOSSES: dict[str, Any] = {
 }
 # Losses of the steps 1, 10 and 20.
 GOLDEN = {
-    "backward_forward_second_order": (
-        0.057866230607032776,
-        0.08574694395065308,
-        0.08884818851947784,
-    ),
-    "meanflow_cifar10": (0.05886659026145935, 0.0872379019856453, 0.0901099294424057),
+    "meanflow_cifar10_second_order": (0.05886659026145935, 0.08718503266572952, 0.09003344923257828),
+    "backward_forward": (0.057866230607032776, 0.08579247444868088, 0.08890650421380997),
     "teacher": (1.7324376106262207, 1.6990019083023071, 1.5818769931793213),
     "four losses": (0.02060849592089653, 0.025092683732509613, 0.019894743338227272),
 }
@@ -56,7 +52,7 @@ def config_of(name: str) -> TrialConfig:
     space = load_space(SPACE)
     if name == "teacher":
         trained: TrialConfig = space.suggest(
-            FixedTrial(space.baselines["meanflow_cifar10"])
+            FixedTrial(space.baselines["backward_forward"])
         ).teacher_run()
         return trained
     params = FOUR_LOSSES if name == "four losses" else space.baselines[name]

@@ -241,12 +241,10 @@ def test_baselines(space: Any) -> None:
     strongest = FAMILIES[STRONGEST]
     expected = {
         **{f"{STRONGEST}_lr_{rate}": strongest.settings() for rate in ("mid", "low", "high")},
-        "meanflow_cifar10": FAMILIES["meanflow_cifar10"].settings(),
         "meanflow_cifar10_v1": FAMILIES["meanflow_cifar10_v1"].settings(),
+        "backward_forward": FAMILIES["backward_forward"].settings(),
         f"{STRONGEST}_second_order": strongest.settings(second_order=True),
     }
-    if STRONGEST in ("meanflow_cifar10", "meanflow_cifar10_v1"):
-        del expected[STRONGEST]
     assert list(space.baselines) == list(expected)
     for name, settings in expected.items():
         config = space.suggest(FixedTrial(space.baselines[name]))
@@ -334,7 +332,7 @@ def test_the_flat_space_is_the_same_question_in_numbers_alone(space: Any) -> Non
         trial = study.ask()
         config = flat.suggest(trial)
         distributions = trial.distributions
-        assert sorted(distributions) == sorted(flat.baselines["meanflow_cifar10"])
+        assert sorted(distributions) == sorted(flat.baselines["backward_forward"])
         assert not any(
             isinstance(distribution, optuna.distributions.CategoricalDistribution)
             for distribution in distributions.values()
