@@ -212,7 +212,11 @@ class _Walk:
 
 
 def _add_modes(module: nn.Module, parts: list[Any]) -> None:
-    """The kind and mode of each part of a module, one hash for all: it runs at every step."""
+    """The kind of each part of a module and its flags, `training` among them; it runs at every step.
+
+    Flags are attributes that hold a truth value or a text, on which a network may branch. Numbers are
+    left out: one that counts calls would make every call a new one.
+    """
     found: list[Any] = []
     stack: list[nn.Module | None] = [module]
     while stack:
@@ -220,7 +224,7 @@ def _add_modes(module: nn.Module, parts: list[Any]) -> None:
         if part is None:
             continue
         found.append(id(type(part)))
-        found.append(part.training)
+        found += [value for value in vars(part).values() if value.__class__ in (bool, str)]
         stack.extend(part._modules.values())
     parts.append(tuple(found))
 

@@ -183,6 +183,16 @@ def test_a_part_in_another_mode_is_checked() -> None:
         call(outer)
 
 
+@pytest.mark.parametrize(("before", "after"), [(False, True), ("plain", "other")])
+def test_a_flag_that_is_switched_later_is_checked(before: Any, after: Any) -> None:
+    net = Net(lambda net, x, label: net.flag == after)
+    net.flag = before
+    call(net)
+    net.flag = after
+    with REFUSED:
+        call(net)
+
+
 @pytest.mark.parametrize("wrap", [lambda net: net, behind_a_lambda, lambda net: Trainer(net).u])
 def test_the_place_of_a_dead_network_is_checked(wrap: Callable[[nn.Module], Any]) -> None:
     """Python gives the address of a dead object to a new one."""
