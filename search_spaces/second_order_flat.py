@@ -50,7 +50,7 @@ FAMILIES = {STRONGEST: [name for name in BASELINES if name.startswith(f"{STRONGE
 SOURCES = {
     name: family.source for name, family in RECIPES.items() if name in (*BASELINES, STRONGEST)
 }
-REFERENCE = [name for name in BASELINES if not name.endswith("_second_order")]
+REFERENCE = FAMILIES[STRONGEST]
 
 
 def suggest(trial: Trial) -> TrialConfig:
@@ -75,7 +75,7 @@ def suggest(trial: Trial) -> TrialConfig:
         time_sampler=LogitNormalPairs(
             mean=trial.suggest_float("time/logit_normal/mean", -0.5, 2.5),
             std=trial.suggest_float("time/logit_normal/std", 0.8, 2.2),
-            diagonal_share=trial.suggest_float("time/diagonal_share", 0.1, 0.75),
+            diagonal_share=trial.suggest_float("time/diagonal_share", 0.1, 0.75, log=True),
         ),
         weighting=Weighting(
             power=trial.suggest_float("weighting/power", 0.0, 1.0),

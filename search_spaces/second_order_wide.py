@@ -114,7 +114,7 @@ FAMILIES = {STRONGEST: [name for name in BASELINES if name.startswith(f"{STRONGE
 SOURCES = {
     name: family.source for name, family in RECIPES.items() if name in (*BASELINES, STRONGEST)
 }
-REFERENCE = [*FAMILIES[STRONGEST], *(name for name in BASELINES if name in RECIPES)]
+REFERENCE = FAMILIES[STRONGEST]
 
 
 def suggest(trial: Trial) -> TrialConfig:
@@ -125,7 +125,9 @@ def suggest(trial: Trial) -> TrialConfig:
         losses=losses,
         x_source=_x_source(trial) if losses.needs & {"v_s", "ode_velocity"} else StudentJump(),
         time_sampler=_TIMES.model_copy(
-            update={"diagonal_share": trial.suggest_float("time/diagonal_share", 0.1, 0.75)}
+            update={
+                "diagonal_share": trial.suggest_float("time/diagonal_share", 0.1, 0.75, log=True)
+            }
         ),
         ds_schedule=_ds_schedule(trial) if losses.differences else None,
         weighting=_weighting(trial),

@@ -68,9 +68,9 @@ def sides(
 ) -> list[Side]:
     """What is confirmed: the best reference baseline first, then what is compared with it.
 
-    count 1: the best of all trials but the reference's. From 2 on: the `count` best proposed trials,
-    and every other family of baselines. Empty where count is 0, and where no trial of the reference,
-    or no other one, completed.
+    count 1: the best proposed trial, and the best of all others if that is another baseline. From 2
+    on: the `count` best proposed trials, and every other family of baselines. Empty where count is 0,
+    and where no trial of the reference, or no other one, completed.
     """
     order = rank_trials(records, objectives)
     reference = [record for record in order if record.baseline in space.reference]
@@ -81,7 +81,9 @@ def sides(
     alone = {names[0] for names in space.families.values() if len(names) == 1}
 
     if count == 1:
-        return [Side(title(record), record) for record in (reference[0], others[0])]
+        proposed = [record for record in others if record.baseline is None]
+        best = others[:1] + [record for record in proposed[:1] if record is not others[0]]
+        return [Side(title(record), record) for record in (reference[0], *best)]
     found, seen = [], set()
     for record in (*reference, *others):
         family = family_of.get(record.baseline or "")
@@ -93,11 +95,11 @@ def sides(
 
 
 def planned_runs(space: Space, count: int, seeds: int) -> int:
-    """How many runs a confirmation of a new search makes, where enough trials complete."""
+    """How many runs a confirmation of a new search makes at most."""
     if count == 0 or seeds == 0:
         return 0
     if count == 1:
-        return 2 * seeds
+        return 3 * seeds
     untuned = sum(len(names) == 1 for names in space.families.values())
     return len(FACTORS) * untuned + (len(space.families) + count) * seeds
 

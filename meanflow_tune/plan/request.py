@@ -114,9 +114,9 @@ class SearchRequest(Settings):
     )
     confirm: Annotated[int, Option(STATISTICS, "K"), Field(ge=0, le=64)] = Field(
         default=1,
-        description="retrain on fresh seeds and latents. 1: the best reference baseline and the best other "
-        "trial; from 2 on: the K best proposed trials and every family of baselines, those with a single "
-        "learning rate at their best of three; 0: none",
+        description="retrain on fresh seeds and latents. 1: the best reference baseline, the best proposed "
+        "trial, and a better baseline of another family; from 2 on: the K best proposed trials and every "
+        "family of baselines, those with a single learning rate at their best of three; 0: none",
     )
     confirm_seeds: Annotated[int, Option(STATISTICS, "N"), Field(ge=0, le=16)] = 2
     """number of fresh seeds; intervals that hold in 95% of the cases need 6"""

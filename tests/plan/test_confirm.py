@@ -15,20 +15,29 @@ from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import Outcome, Report, TrialRecord
 from meanflow_tune.search.store.trials import read_records
-from tests.support.confirmation import GAP, SEARCH, SEARCH_SEED, SPACE, run
+from tests.support.confirmation import GAP, SEARCH, SEARCH_SEED, SPACE, record, run
 
 
 def chosen(count: int, records: list[TrialRecord] = SEARCH) -> list[Side]:
     return sides(records, SPACE, GAP, count)
 
 
-def test_one_is_the_best_trial_and_the_best_reference_baseline() -> None:
+def test_one_is_the_best_proposed_trial_and_the_best_reference_baseline() -> None:
     assert [side.name for side in chosen(1)] == ["trial 1 (mid)", "trial 5"]
     assert chosen(0) == []
     wanted = entries(chosen(1), [], GAP, SEARCH_SEED, 2)
     assert [(entry.candidate, entry.factor) for entry in wanted] == [(1, None), (5, None)] * 2
     assert len({entry.seed for entry in wanted}) == 2
     assert entries(chosen(1), [], GAP, SEARCH_SEED, 0) == []
+
+
+def test_a_better_baseline_of_another_family_is_confirmed_beside_the_best_proposed() -> None:
+    better = [record(r.number, 0.01, "forward") if r.baseline == "forward" else r for r in SEARCH]
+    assert [side.name for side in chosen(1, better)] == [
+        "trial 1 (mid)",
+        "trial 2 (forward)",
+        "trial 5",
+    ]
 
 
 def test_from_two_on_every_family_of_baselines_is_there_with_its_best() -> None:
@@ -162,7 +171,8 @@ def confirming_again(storage: InMemoryStorage) -> list[TrialRecord]:
 def test_extending_a_confirmation_keeps_its_runs() -> None:
     storage = InMemoryStorage()
     first = confirming(storage, 1, 2)
-    assert len(first) == 4 == confirm.planned_runs(SPACE, 1, 2)
+    assert len(first) == 4
+    assert confirm.planned_runs(SPACE, 1, 2) == 6, "where another baseline is better than 5"
     more = confirming(storage, 2, 3, earlier=first)
     assert [r.baseline for r in more[:4]] == names(first)
     assert len(more) == 6 + 5 * 3
