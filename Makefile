@@ -8,7 +8,7 @@ PARALLEL := -n auto --maxprocesses=4 --dist=worksteal
 .PHONY: tune test test-all lint format setup ui clean help
 
 help:
-	@echo "make tune       set up, then search on the digits (options: make tune ARGS='--trials 40')"
+	@echo "make tune       set up, then search on the digits (options: make tune ARGS='--trials 64')"
 	@echo "make ui         serve the MLflow UI of the results at http://127.0.0.1:5000"
 	@echo "make test       set up, then run the quick tests"
 	@echo "make test-all   set up, then run all tests (about 40 minutes on two cores)"

@@ -28,7 +28,7 @@ EXAMPLES = """examples:
   python scripts/tune.py                              the default search; again: resume or report it
   python scripts/tune.py --smoke-test                 the same path in under two minutes
   python scripts/tune.py --status                     look at a search from another terminal
-  python scripts/tune.py --trials 40                  extend it: --trials is the total
+  python scripts/tune.py --trials 64                  extend it: --trials is the total
   python scripts/tune.py --study long --set budget.images=640000
   python scripts/tune.py --cluster                    on the running Ray cluster (or --cluster HOST:PORT)
 

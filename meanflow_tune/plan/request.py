@@ -76,7 +76,7 @@ class SearchRequest(Settings):
     study: Annotated[str, Option(WHAT, "NAME"), Field(max_length=100)]
     """name of the study (default: the space's name)"""
     trials: Annotated[Count, Option(WHAT, "N")] = Field(
-        default=16,
+        default=32,
         description=f"trials in total, baselines included; the smoke test makes {SMOKE_TRIALS}",
     )
     settings: Annotated[tuple[str, ...], Option(WHAT, "PATH=VALUE", flag="--set")] = ()
