@@ -18,7 +18,7 @@ from tests.support.paths import ROOT
 OPTIONS = [
     ("--space", "second_order", None),
     ("--study", PydanticUndefined, None),
-    ("--trials", 16, None),
+    ("--trials", 32, None),
     ("--set", (), None),
     ("--time-budget", None, None),
     ("--seed", 0, None),

@@ -207,7 +207,7 @@ def test_on_a_cluster_it_depends(
     assert (
         "2 ranks of 1 CPU and a GPU where there are enough; how many run at once depends" in words
     )
-    assert "about 22 min in all in one slot" in words  # 6 times 137 s, and 4 times 131 s to confirm
+    assert "about 27 min in all in one slot" in words  # 6 times 137 s, 6 times 131 s to confirm
 
 
 def test_stopping_in_words(tmp_path: Path) -> None:
