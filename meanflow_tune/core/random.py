@@ -5,7 +5,8 @@ No draw depends on the order of earlier draws, and none of a batch on the rows t
 
 import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -37,39 +38,40 @@ def make_generator(
     return torch.Generator(device=device).manual_seed(fold(seed, *parts))
 
 
-@dataclass(frozen=True)
 class RowDraws:
     """Random numbers of some rows of a batch: functions of (seed, purpose, row, column) only.
 
-    seed: of the batch; rows: int64 [n], indices into the batch, on the device of the draws. A rank
-    draws its own rows, and gets what one process that draws all of them has there. The numbers come
-    from the counter-based generator Philox4x32-10 (Salmon et al., SC 2011), with the purpose in its
-    key and row and column in its counter.
+    seed: of the batch; rows: int64 [n], indices into the batch, on the device of the draws; words: how
+    many words of 32 random bits each purpose takes per row. A rank draws its own rows, and gets what one
+    process that draws all of them has there. The numbers come from the counter-based generator
+    Philox4x32-10 (Salmon et al., SC 2011), in one call for all purposes: on a small network's batch a
+    call costs more than its arithmetic.
     """
 
-    seed: int
-    rows: Tensor
+    def __init__(self, seed: int, rows: Tensor, words: Mapping[str, int]) -> None:
+        self.seed, self.rows = seed, rows
+        self._counts = {purpose: -(-count // 4) * 4 for purpose, count in words.items()}
+        self._words = self._draw()
 
-    def uniform(self, purpose: str, count: int) -> Tensor:
-        """Independent draws, uniform in [0, 1), float64 [n, count] with 53 random bits each."""
-        words = self._words(purpose, -(-count // 2)).reshape(len(self.rows), -1, 2)
-        whole = (words[..., 0] >> 5) * 2**26 + (words[..., 1] >> 6)
-        return (whole.double() * 2.0**-53)[:, :count]
+    def uniform(self, purpose: str) -> Tensor:
+        """Independent draws, uniform in [0, 1), float64 [n, words / 2] with 53 random bits each."""
+        pairs = self._of(purpose).reshape(len(self.rows), -1, 2)
+        whole = (pairs[..., 0] >> 5) * 2**26 + (pairs[..., 1] >> 6)
+        return whole.double() * 2.0**-53
 
     def normal(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
         """Independent standard normal draws, float32 [n, *shape], by Box and Muller's transform.
 
-        At most 6.7 in absolute value: the uniform numbers below it have 32 bits.
+        They take one word each. At most 6.7 in absolute value: the uniform numbers below have 32 bits.
         """
-        count = math.prod(shape)
-        words = self._words(purpose, -(-count // 4)).reshape(len(self.rows), -1, 2).double()
-        radius = torch.sqrt(-2.0 * torch.log((words[..., 0] + 0.5) * 2.0**-32))
-        angle = words[..., 1] * (2.0 * math.pi * 2.0**-32)
+        pairs = self._of(purpose).reshape(len(self.rows), -1, 2)
+        radius = torch.sqrt(-2.0 * torch.log((pairs[..., 0].double() + 0.5) * 2.0**-32)).float()
+        angle = pairs[..., 1].float() * (2.0 * math.pi * 2.0**-32)
         both = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)
-        return both.reshape(len(self.rows), -1)[:, :count].float().reshape(-1, *shape)
+        return both.reshape(len(self.rows), -1)[:, : math.prod(shape)].reshape(-1, *shape)
 
     def spread(self, purpose: str, step: float) -> Tensor:
-        """Float64 [n] in [0, 1): uniform each, but spread evenly over consecutive rows.
+        """Float64 [n] in [0, 1): uniform each, but spread evenly over consecutive rows. Takes no words.
 
         Multiples of an irrational `step` from a random start, modulo 1 (Weyl's sequence): of any
         consecutive rows, a share close to f lies below f. Two sequences of one batch need steps that
@@ -78,25 +80,36 @@ class RowDraws:
         start = fold(self.seed, purpose) * 2.0**-63
         return (start + step * self.rows.double()) % 1.0
 
-    def _words(self, purpose: str, blocks: int) -> Tensor:
-        """Random words of 32 bits, int64 [n, 4 · blocks]."""
-        key = fold(self.seed, purpose)
-        n = len(self.rows)
-        block = torch.arange(blocks, device=self.rows.device).repeat(n)
-        row = self.rows.repeat_interleave(blocks)
-        counter: list[Any] = [block, row & _MASK, row >> 32, torch.zeros_like(row)]
-        if self.rows.device.type == "cpu":
+    def _of(self, purpose: str) -> Tensor:
+        names = list(self._counts)
+        start = sum(self._counts[name] for name in names[: names.index(purpose)])
+        return self._words[:, start : start + self._counts[purpose]]
+
+    def _draw(self) -> Tensor:
+        """The words of all purposes, int64 [n, words]."""
+        device, row = self.rows.device, self.rows.unsqueeze(1)
+        block, purpose = (part.to(device) for part in _columns(tuple(self._counts.items())))
+        counter: list[Any] = [block, row & _MASK, row >> 32, purpose]
+        if device.type == "cpu":
             # On small arrays NumPy's operators cost a third of torch's.
             counter = [part.numpy() for part in counter]
-        words = [torch.as_tensor(word) for word in philox(counter, (key & _MASK, key >> 32))]
-        return torch.stack(words, dim=1).reshape(n, 4 * blocks)
+        words = philox(counter, (self.seed & _MASK, self.seed >> 32))
+        return torch.stack([torch.as_tensor(word) for word in words], -1).reshape(len(row), -1)
+
+
+@cache
+def _columns(counts: tuple[tuple[str, int], ...]) -> tuple[Tensor, Tensor]:
+    """Of each block of four words: its index within its purpose, and a hash of the purpose, int64 [1, *]."""
+    blocks = [torch.arange(count // 4) for _, count in counts]
+    hashes = [torch.full((count // 4,), fold(0, purpose) & _MASK) for purpose, count in counts]
+    return torch.cat(blocks).unsqueeze(0), torch.cat(hashes).unsqueeze(0)
 
 
 def philox(counter: list[Any], key: tuple[int, int]) -> list[Any]:
     """Philox4x32-10: four words of 32 bits from a counter of four and a key of two.
 
-    counter: arrays or tensors of int64 that hold words below 2^32. Products of 64 bits wrap around,
-    and their halves are read through a mask.
+    counter: arrays or tensors of int64 that hold words below 2^32 and broadcast. Products of 64 bits
+    wrap around, and their halves are read through a mask.
     """
     a, b, c, d = counter
     low, high = key

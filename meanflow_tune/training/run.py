@@ -104,17 +104,20 @@ class Run:
         config, data, device = self.config, self.data, self.world.device
         count = config.budget.global_batch
         rows = torch.arange(count, device=device)[self.world.rows(count)]
-        draws = RowDraws(fold(config.seed, self.images), rows)
-        index = (draws.uniform("data", 1).squeeze(1) * len(data.train_x)).long()
+        words = {"data": 2, "times": 2 * DRAWS, "noise": math.prod(data.shape)}
+        if config.label_dropout > 0.0:
+            words["label_dropout"] = 2
+        draws = RowDraws(fold(config.seed, self.images), rows, words)
+        index = (draws.uniform("data")[:, 0] * len(data.train_x)).long()
         x_1 = data.train_x[index]
         label = None if data.train_label is None else data.train_label[index]
         if config.label_dropout > 0.0:
             assert label is not None
             assert data.classes is not None
-            dropped = draws.uniform("label_dropout", 1).squeeze(1) < config.label_dropout
+            dropped = draws.uniform("label_dropout")[:, 0] < config.label_dropout
             label = label.masked_fill(dropped, data.classes)
         sampler = config.time_sampler
-        times = sampler.pairs(draws.uniform("times", DRAWS), sampler.diagonal_rows(rows, count))
+        times = sampler.pairs(draws.uniform("times"), sampler.diagonal_rows(rows, count))
         path = linear_path(draws.normal("noise", data.shape), x_1, times, label)
         if config.losses.fraction < 1.0:
             path = replace(path, uniform_draw=draws.spread("second_order", GOLDEN))

@@ -67,13 +67,12 @@ def test_philox_gives_the_known_answers(
     assert [int(word[0]) for word in philox(as_arrays, key)] == list(output)
 
 
+WORDS = {"times": 10, "noise": 6}
+
+
 def drawn(rows: Tensor, seed: int = 5) -> list[Tensor]:
-    draws = RowDraws(seed, rows)
-    return [
-        draws.uniform("times", 5),
-        draws.normal("noise", (3, 2, 1)),
-        draws.spread("rows", GOLDEN),
-    ]
+    draws = RowDraws(seed, rows, WORDS)
+    return [draws.uniform("times"), draws.normal("noise", (3, 2, 1)), draws.spread("rows", GOLDEN)]
 
 
 def test_a_row_does_not_depend_on_the_other_rows() -> None:
@@ -82,25 +81,35 @@ def test_a_row_does_not_depend_on_the_other_rows() -> None:
     for all_rows, few in zip(whole, drawn(some), strict=True):
         assert torch.equal(all_rows[some], few)
     far = torch.tensor([2**33 + 1, 1])
-    near, beyond = RowDraws(5, far).uniform("times", 2)
+    near, beyond = RowDraws(5, far, WORDS).uniform("times")
     assert not torch.equal(near, beyond), "rows beyond 32 bits do not repeat"
+
+
+def test_a_purpose_does_not_depend_on_the_others() -> None:
+    rows = torch.arange(20)
+    alone = RowDraws(1, rows, {"times": 8}).uniform("times")
+    beside = RowDraws(1, rows, {"data": 2, "noise": 64, "times": 8}).uniform("times")
+    assert torch.equal(alone, beside)
+    longer = RowDraws(1, rows, {"times": 16}).uniform("times")
+    assert torch.equal(alone, longer[:, :4])
 
 
 def test_seed_purpose_row_and_column_all_count() -> None:
     rows = torch.arange(500)
     each = [
-        RowDraws(seed, rows).uniform(purpose, 6) for seed in (1, 2) for purpose in ("data", "times")
+        RowDraws(seed, rows, {purpose: 12}).uniform(purpose)
+        for seed in (1, 2)
+        for purpose in ("data", "times")
     ]
     flat = torch.cat([one.flatten() for one in each])
     assert len(flat.unique()) == len(flat)
-    assert torch.equal(each[0][:, :3], RowDraws(1, rows).uniform("data", 3)), "a prefix"
 
 
 def test_draws_have_their_distributions() -> None:
     from scipy.stats import kstest
 
-    draws = RowDraws(7, torch.arange(20_000))
-    uniform = draws.uniform("times", 2)
+    draws = RowDraws(7, torch.arange(20_000), {"times": 4, "noise": 6})
+    uniform = draws.uniform("times")
     normal = draws.normal("noise", (2, 3)).reshape(-1, 6)
     for column in uniform.T:
         assert kstest(column.numpy(), "uniform").pvalue > 1e-3
@@ -116,7 +125,7 @@ def test_draws_have_their_distributions() -> None:
 def test_spread_rows_are_even_at_every_share(step: float) -> None:
     rows = torch.arange(256)
     for seed in range(20):
-        draws = RowDraws(seed, rows).spread("rows", step)
+        draws = RowDraws(seed, rows, {"any": 2}).spread("rows", step)
         for share in (0.1, 0.25, 0.5, 0.9):
             assert abs(int((draws < share).sum()) - share * 256) <= 4
 
@@ -124,7 +133,7 @@ def test_spread_rows_are_even_at_every_share(step: float) -> None:
 def test_two_spread_sequences_do_not_decide_each_other() -> None:
     rows = torch.arange(1024)
     first, second = (
-        RowDraws(3, rows).spread(purpose, step) < 0.5
+        RowDraws(3, rows, {"any": 2}).spread(purpose, step) < 0.5
         for purpose, step in (("a", GOLDEN), ("b", SILVER))
     )
     assert abs(int((first & second).sum()) - 256) <= 16

@@ -104,13 +104,13 @@ def test_a_rank_draws_its_own_rows_only(
     resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[int] = []
-    words = RowDraws._words
+    draw = RowDraws._draw
 
-    def count(draws: RowDraws, purpose: str, blocks: int) -> Tensor:
+    def count(draws: RowDraws) -> Tensor:
         drawn.append(len(draws.rows))
-        return words(draws, purpose, blocks)
+        return draw(draws)
 
-    monkeypatch.setattr(RowDraws, "_words", count)
+    monkeypatch.setattr(RowDraws, "_draw", count)
     config = tiny_config()
     Run.start(config, World(1, 4), resources.data(config), None).batch()
     assert set(drawn) == {config.budget.global_batch // 4}
