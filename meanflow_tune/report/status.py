@@ -82,7 +82,7 @@ def _show_trials(
 def _read_status(request: SearchRequest) -> dict[str, Any]:
     """What the driver last wrote; empty where there is nothing or it cannot be read."""
     try:
-        state: dict[str, Any] = json.loads((request.folder / STATUS_NAME).read_text())
-    except (OSError, json.JSONDecodeError):
+        state = json.loads((request.folder / STATUS_NAME).read_text())
+    except (OSError, ValueError):
         return {}
-    return state
+    return state if isinstance(state, dict) else {}

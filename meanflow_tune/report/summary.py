@@ -46,13 +46,20 @@ def show(console: Console, plan: Plan, findings: Findings) -> None:
     show_quality(console, objectives, findings)
     show_audit(console, plan, findings)
     if findings.best_proposed is None:
-        console.print(
-            "No trial besides the baselines completed; raise --trials, or see the reasons."
-        )
+        console.print(_without_proposal(findings))
     if findings.rows:
         show_final(console, objectives, findings)
     elif len(findings.order) > 1:
         console.print("Not confirmed on fresh seeds, so nothing is called better.")
+
+
+def _without_proposal(findings: Findings) -> str:
+    """Why no proposed trial is in the figures."""
+    if not findings.order:
+        return "No trial completed; the reasons are above."
+    if any(record.baseline is None for record in findings.records):
+        return "No trial besides the baselines completed; raise --trials, or see the reasons."
+    return "Only baselines were run; a larger --trials proposes others."
 
 
 def show_warnings(console: Console, objectives: Objectives, findings: Findings) -> None:
@@ -78,12 +85,11 @@ def show_places(
         ("compare in MLflow", f"open {uri}" if uri.startswith("http") else view),
         ("resume or repeat this report", command),
         ("extend the search", _extended(request, command)),
-        (
-            "train the leader's configuration alone",
-            f"{python} scripts/train.py --config {request.folder / 'best.json'} "
-            f"--output {request.storage / 'best'}",
-        ),
     ]
+    best = request.folder / "best.json"
+    if best in files:
+        train = f"{python} scripts/train.py --config {best} --output {request.storage / 'best'}"
+        lines.append(("train the leader's configuration alone", train))
     for what, line in lines:
         console.print(f"  {what}:\n    {line}", soft_wrap=True)
 

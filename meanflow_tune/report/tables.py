@@ -69,7 +69,7 @@ def show_front(console: Console, objectives: Objectives, findings: Findings) -> 
         place = ", ".join(f"{n} {x:.4f}" for n, x in zip(names, corner, strict=True))
         volume = hypervolume(points, corner, directions)
         console.print(
-            f"{len(best)} non-dominated trials; hypervolume {volume:.4g}, measured from the "
+            f"{counted(len(best), 'non-dominated trial')}; hypervolume {volume:.4g}, measured from the "
             f"baselines' worst values ({place})."
         )
 

@@ -1,5 +1,6 @@
 """Consoles, tables, colours, and numbers in words."""
 
+import os
 import sys
 
 from rich import box
@@ -19,9 +20,19 @@ COLOURS = {
 }
 
 
+class _Console(Console):
+    """Its reader may leave, as in `| head -1`: the rest goes nowhere. Rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 def make_console() -> Console:
     """Of standard output. A pipe or a file has no width; 80 columns would break the tables."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+    return _Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 
 
 def make_table(*names: str, text: int = 1) -> Table:

@@ -114,7 +114,7 @@ def test_without_a_proposed_trial_the_baselines_are_still_ranked(tmp_path: Path)
     made = plan(tmp_path)
     text = flat(printed(made, find(made, records, [])))
     assert "leader: trial 1 (baseline forward)" in text
-    assert "No trial besides the baselines completed" in text
+    assert "Only baselines were run" in text
     assert "nothing is called better" in text
 
 

@@ -166,3 +166,25 @@ def test_the_audit_of_the_rungs_is_part_of_the_summary(tmp_path: Path) -> None:
     assert "rungs: warning: the rung at 50 images hardly tells how trials end" in text
     nothing_stops = replace(made, rungs=None)
     assert "rungs:" not in printed(nothing_stops, find(nothing_stops, records, []))
+
+
+def test_without_proposals_it_says_why(tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    baselines = [trial for trial in SEARCH if trial.baseline is not None]
+    proposed = next(trial for trial in SEARCH if trial.baseline is None)
+    ended = replace(proposed, status="diverged", values=(), reason="loss not finite")
+    assert "Only baselines were run" in printed(made, find(made, baselines, []))
+    text = printed(made, find(made, [*baselines, ended], []))
+    assert "No trial besides the baselines completed" in text
+    text = printed(made, find(made, [ended], []))
+    assert "loss not finite" in text
+    assert "No trial completed; the reasons are above." in text
+    assert "besides the baselines" not in text
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_leader_is_trained_alone_only_where_there_is_one(tmp_path: Path, written: bool) -> None:
+    request, text = plan(tmp_path).request, io.StringIO()
+    files = [request.folder / "best.json"] if written else []
+    summary.show_places(Console(file=text, width=140), request, files, "tune.py")
+    assert ("scripts/train.py --config" in text.getvalue()) == written
