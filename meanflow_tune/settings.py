@@ -52,8 +52,18 @@ def first_fault(error: ValidationError) -> str:
     first = faults[0]
     where = "".join(f"{part}." for part in first["loc"])[:-1] + ": "
     message, given = first["msg"].removeprefix("Value error, "), first["input"]
-    shown = "" if isinstance(given, Mapping | BaseModel) else f" (got {given!r})"
+    shown = "" if _holds_settings(given) else f" (got {given!r})"
     if first["type"] == "extra_forbidden":
         message, shown = "is not a setting", ""
+    elif first["type"] == "union_tag_not_found":
+        message, shown = "needs a 'kind', which names one of its forms", f" (got {given!r})"
+    elif first["type"] in ("model_type", "model_attributes_type"):
+        message = 'must be settings, such as {"NAME": VALUE}'
     more = f"; and {len(faults) - 1} more" if len(faults) > 1 else ""
     return f"{where if first['loc'] else ''}{message}{shown}{more}"
+
+
+def _holds_settings(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(_holds_settings(each) for each in value)
+    return isinstance(value, Mapping | BaseModel)

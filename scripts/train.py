@@ -51,6 +51,17 @@ class Printer:
         return self.stop
 
 
+def _stored_fault(data: Any) -> str | None:
+    """The setting without effect of a configuration before --set; None without any."""
+    from meanflow_tune.config import TrialConfig
+    from meanflow_tune.config.effects import without_effect
+
+    try:
+        return without_effect(TrialConfig.from_dict(data))
+    except ValueError:  # --set mends it
+        return None
+
+
 def main(argv: list[str] | None = None) -> int:
     """Parse, train, print."""
     arguments = train_parser().parse_args(argv)
@@ -58,7 +69,6 @@ def main(argv: list[str] | None = None) -> int:
 
     from meanflow_tune.config import TrialConfig
     from meanflow_tune.config.effects import without_effect
-    from meanflow_tune.config.overrides import override
     from meanflow_tune.plan.request import EXIT_INTERRUPTED, EXIT_UNUSABLE, UserError, usable_folder
     from meanflow_tune.training.job import Unusable, run_job
     from meanflow_tune.training.memory import memory_shortage
@@ -72,12 +82,16 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"--config {arguments.config}: {error.strerror}.") from None
         except json.JSONDecodeError as error:
             raise UserError(f"--config {arguments.config}: not JSON ({error}).") from None
+        if not isinstance(data, dict):
+            raise UserError(
+                f"--config {arguments.config}: holds {type(data).__name__}, no settings."
+            )
         try:
-            config = TrialConfig.from_dict(override(data, arguments.settings))
+            config = TrialConfig.from_dict(data, arguments.settings)
         except ValueError as error:
             raise UserError(f"{arguments.config}: {error}") from None
         if fault := without_effect(config):
-            if arguments.settings:
+            if fault != _stored_fault(data):
                 raise UserError(f"--set: {fault}")
             print(f"train.py: note: {fault}", file=sys.stderr)  # stored by an earlier revision
         if config.budget.global_batch % size:

@@ -62,6 +62,8 @@ def test_one_of_the_members_is_told_by_its_kind() -> None:
             {"shape": {"kind": "square", "edge": -1}, "pen": 0.5},
             r"shape.square.edge: .*; and 1 more",
         ),
+        ({"shape": {"edge": 1}}, r"shape: needs a 'kind', .* \(got {'edge': 1}\)"),
+        ({"shape": "disc"}, r"shape: must be settings, such as {.*} \(got 'disc'\)"),
         ({"shape": {"kind": "disc", "edge": 1}}, "shape.disc.edge: is not a setting"),
     ],
 )

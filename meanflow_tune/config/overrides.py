@@ -37,14 +37,20 @@ def override(data: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]
             )
         try:
             value = json.loads(text)
-        except json.JSONDecodeError:
+        except json.JSONDecodeError as error:
+            if text.lstrip()[:1] in ("{", "["):
+                raise ValueError(
+                    f"--set {setting}: the value is not JSON ({error.msg} at character "
+                    f'{error.pos + 1}); write it like \'{path}={{"kind": "uniform"}}\' or '
+                    f"'{path}=[1, 2]', in single quotes."
+                ) from None
             value = text
         *parents, leaf = path.strip().split(".")
         place: Any = out
         for index, part in enumerate([*parents, leaf]):
             if not isinstance(place, dict) or part not in place:
                 raise ValueError(
-                    f"--set {setting}: `{path}` is not a setting{_nearest(path, out)}."
+                    f"--set {setting}: `{path}` is not a setting; {_nearest(path, out)}"
                 )
             if index < len(parents):
                 place = place[part]
@@ -59,7 +65,7 @@ def _nearest(path: str, data: Mapping[str, Any]) -> str:
     }
     close = difflib.get_close_matches(path, [*known, *sorted(inner)], n=3, cutoff=0.5)
     return (
-        f"; did you mean {' or '.join(f'`{name}`' for name in close)}?"
+        f"did you mean {' or '.join(f'`{name}`' for name in close)}?"
         if close
-        else f"; known: {', '.join(data)}"
+        else f"known: {', '.join(data)}."
     )

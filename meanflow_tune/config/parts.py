@@ -16,6 +16,7 @@ from meanflow_tune.models import Model
 from meanflow_tune.settings import Settings
 
 Positive = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what a column of results.parquet holds
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 LabelDropout = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -86,7 +87,7 @@ class Evaluation(Settings):
 
     nfe: tuple[Positive, ...] = (1, 2, 4)
     samples: Annotated[int, Field(ge=20)] = 1024
-    latent_seed: int = 20_000
+    latent_seed: Seed = 20_000
     reference: Solver = Solver(method="rk4", steps=16)
     metrics: tuple[Metric, ...] = (
         TeacherGap(),
@@ -107,4 +108,4 @@ class TeacherConfig(Settings):
     ema: Ema = Ema()
     budget: Budget
     label_dropout: LabelDropout = 0.0
-    seed: int = 0
+    seed: Seed = 0

@@ -6,20 +6,21 @@ what `scripts/train.py --config` runs.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
 import torch
 from pydantic import ValidationError, model_validator
 from torch import Generator, nn
 
-from meanflow_tune.config.overrides import flatten
+from meanflow_tune.config.overrides import flatten, override
 from meanflow_tune.config.parts import (
     Budget,
     Ema,
     Evaluation,
     LabelDropout,
     Optimizer,
+    Seed,
     TeacherConfig,
 )
 from meanflow_tune.config.sources import Guidance, StudentJump, XSource
@@ -76,7 +77,7 @@ class TrialConfig(Settings):
     evaluation: Evaluation | None = Evaluation()
     precision: Precision = "float32"
     compile: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -207,17 +208,19 @@ class TrialConfig(Settings):
         return self.model_dump(mode="json")
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "TrialConfig":
+    def from_dict(cls, data: Mapping[str, Any], settings: Iterable[str] = ()) -> "TrialConfig":
         """Validate `data`; raises ValueError with one line that names the first fault and its value.
 
         Data stored by earlier revisions mean what they meant: their diagonal lay at a random end.
+        settings: `path=value` changes of them, which mean what they mean now.
         """
         sampler = data.get("time_sampler")
         complete = data.keys() >= cls.model_fields.keys()  # as `to_dict` writes it, not by hand
         if complete and isinstance(sampler, Mapping) and "diagonal_at" not in sampler:
             data = {**data, "time_sampler": {**sampler, "diagonal_at": "random"}}
+        changes = tuple(settings)
         try:
-            return cls.model_validate(data)
+            return cls.model_validate(override(data, changes) if changes else data)
         except ValidationError as error:
             raise ValueError(first_fault(error)) from None
 

@@ -44,7 +44,7 @@ class Seeds:
 
 def seeds_of(request: SearchRequest) -> Seeds | None:
     """The seeds of a search; None for a study of an earlier revision, which left all at their defaults."""
-    manifest = Manifest.read(request.folder)
+    manifest = None if request.resume == "fresh" else Manifest.read(request.folder)
     if manifest is not None and manifest.seeds is None:
         return None
     return Seeds.of(request.seed)

@@ -8,7 +8,7 @@ from typing import Any
 
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.config.effects import without_effect
-from meanflow_tune.config.overrides import flatten, override
+from meanflow_tune.config.overrides import flatten
 from meanflow_tune.plan.derived_seeds import Seeds, seeds_of
 from meanflow_tune.plan.request import EXIT_UNUSABLE, EXIT_USAGE, SearchRequest, UserError
 from meanflow_tune.plan.yardstick import Yardstick
@@ -73,7 +73,7 @@ def make_plan(request: SearchRequest) -> Plan:
         plain = seeded(space.suggest(trial))
         if not request.settings:
             return plain
-        return TrialConfig.from_dict(override(plain, request.settings)).to_dict()
+        return TrialConfig.from_dict(plain, request.settings).to_dict()
 
     with _refusing(f"--space {request.space}: "):
         baselines = [draw_fixed(space.suggest, params) for params in space.baselines.values()]
@@ -87,12 +87,11 @@ def make_plan(request: SearchRequest) -> Plan:
             [one.distributions for one in baselines],
             [one.distributions for one in drawn],
         )
-        examples = tuple(TrialConfig.from_dict(override(data, request.settings)) for data in plain)
+        examples = tuple(TrialConfig.from_dict(data, request.settings) for data in plain)
     yardstick = _yardstick(request, objectives, examples)
-    new = not (request.folder / MANIFEST_NAME).exists()
+    if request.resume == "fresh" or not (request.folder / MANIFEST_NAME).exists():
+        _refuse_without_effect(request, plain, examples)
     for config in examples:
-        if new and (fault := without_effect(config)):
-            raise UserError(f"--space {request.space}: {fault}")
         _check_against_objectives(config, objectives)
         batch = config.budget.global_batch
         if batch % request.workers_per_trial:
@@ -168,6 +167,21 @@ def _yardstick(
     return found
 
 
+def _refuse_without_effect(
+    request: SearchRequest, plain: list[dict[str, Any]], examples: Sequence[TrialConfig]
+) -> None:
+    """Settings of the space without effect in any example, and those of --set without effect in all.
+
+    Of --set a setting may belong to some trials only, such as x_source to those whose loss looks at x_s.
+    """
+    faults = [without_effect(config) for config in examples]
+    for fault, data in zip(faults, plain, strict=True):
+        if fault is not None and without_effect(TrialConfig.from_dict(data)) is not None:
+            raise UserError(f"--space {request.space}: {fault}")
+    if None not in faults:
+        raise UserError(f"--set: {faults[0]}")
+
+
 def _check_against_objectives(config: TrialConfig, objectives: Objectives) -> None:
     evaluation = config.evaluation
     known = []
@@ -176,8 +190,9 @@ def _check_against_objectives(config: TrialConfig, objectives: Objectives) -> No
     missing = [name for name in objectives.metrics if name not in known]
     if missing:
         raise UserError(
-            f"the objective {objectives} needs {', '.join(missing)}, but evaluation measures only "
-            f"{', '.join(known) or 'nothing'}; change evaluation.nfe or evaluation.metrics."
+            f"the objective {objectives} needs {', '.join(missing)}, but evaluation measures "
+            f"{'only ' + ', '.join(known) if known else 'nothing'}; change evaluation.nfe or "
+            "evaluation.metrics."
         )
 
 

@@ -110,13 +110,36 @@ def test_a_new_search_is_refused_and_an_old_study_continues(tmp_path: Path) -> N
     assert make_plan(request).examples
 
 
+def test_set_is_refused_where_no_trial_looks_at_it(tmp_path: Path) -> None:
+    """Baselines of backward alone look at no x_s, proposals that mix forward with it do."""
+    given = ["--space", str(TINY_SPACE), "--storage", str(tmp_path), "--set"]
+    x_s = search_request(tune_parser().parse_args([*given, 'x_source={"kind": "annealed"}']))
+    assert {config.x_source.kind for config in make_plan(x_s).examples} == {"annealed"}
+    decay = search_request(tune_parser().parse_args([*given, "optimizer.warmup=1"]))
+    with pytest.raises(UserError, match=r"^--set: optimizer.decay 'cosine' has no effect"):
+        make_plan(decay)
+
+
+def test_no_study_excuses_what_is_begun_afresh(tmp_path: Path) -> None:
+    given = ["--space", str(TINY_SPACE), "--storage", str(tmp_path), "--study", "s"]
+    given += ["--resume", "fresh", "--set", "optimizer.warmup=1"]
+    request = search_request(tune_parser().parse_args(given))
+    manifest(study="s").write(request.folder)
+    with pytest.raises(UserError, match=r"optimizer.decay 'cosine' has no effect"):
+        make_plan(request)
+
+
 def test_train_notes_what_is_stored_and_refuses_what_is_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stored = tmp_path / "best.json"
     stored.write_text(json.dumps(tiny_config(losses=BACKWARD, x_source=Annealed()).to_dict()))
     common = ["--config", str(stored), "--output", str(tmp_path / "out"), "--cache", str(tmp_path)]
-    assert train.main([*common, "--set", "seed=1"]) == 2
-    assert "x_source 'annealed' has no effect" in capsys.readouterr().err
     assert train.main(common) == 0
     assert "note: x_source 'annealed' has no effect" in capsys.readouterr().err
+    other = [*common, "--output", str(tmp_path / "other")]
+    assert train.main([*other, "--set", "seed=1"]) == 0, "what is set has an effect"
+    assert "note: x_source 'annealed' has no effect" in capsys.readouterr().err
+    stored.write_text(json.dumps(tiny_config(losses=BACKWARD).to_dict()))
+    assert train.main([*common, "--set", 'x_source={"kind": "annealed"}']) == 2
+    assert "--set: x_source 'annealed' has no effect" in capsys.readouterr().err

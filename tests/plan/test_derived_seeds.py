@@ -11,6 +11,7 @@ from meanflow_tune.driver.cli import search_request, tune_parser
 from meanflow_tune.driver.resume import prepare_study
 from meanflow_tune.plan.derived_seeds import Seeds
 from meanflow_tune.plan.plan import Plan, make_plan
+from meanflow_tune.plan.request import UserError
 from meanflow_tune.search.errors import StudyChanged
 from meanflow_tune.search.store.lease import Lease
 from meanflow_tune.search.store.manifest import MANIFEST_NAME, Manifest
@@ -69,6 +70,21 @@ def test_a_study_of_an_earlier_revision_keeps_its_seeds(tmp_path: Path) -> None:
     """Its trials have seed 0 and the latents of seed 20,000; new ones must be comparable."""
     begun(plan_of(tmp_path))
     assert seeds(drawn(plan_of(tmp_path, "--seed", "3"))) == (0, 0, 20_000)
+
+
+def test_a_study_begun_afresh_has_new_seeds(tmp_path: Path) -> None:
+    """`--resume fresh` puts the old study aside, and with it the seeds of an earlier revision."""
+    derived = seeds(drawn(plan_of(tmp_path, "--seed", "3")))
+    begun(plan_of(tmp_path))
+    plan = plan_of(tmp_path, "--seed", "3", "--resume", "fresh")
+    assert plan.seeds == Seeds.of(3)
+    assert seeds(drawn(plan)) == derived
+
+
+@pytest.mark.parametrize("path", ["seed", "teacher.seed", "evaluation.latent_seed"])
+def test_a_seed_that_no_table_can_hold_is_refused(tmp_path: Path, path: str) -> None:
+    with pytest.raises(UserError, match=rf"{path}: .*less than {2**63} \(got {2**63}\)"):
+        plan_of(tmp_path, "--set", f"{path}={2**63}")
 
 
 def test_another_seed_on_resume_must_be_accepted(tmp_path: Path) -> None:

@@ -169,5 +169,5 @@ def _list_differences(origin: Path, terms: Manifest | None, say: Callable[[str],
     theirs = Manifest.read(origin)
     if theirs is None or terms is None:
         return
-    for change in compare(theirs, terms, ("overrides", "data_fingerprint", "versions")):
+    for change in compare(theirs, terms, ("overrides", "data_fingerprint", "seeds", "versions")):
         say(f"note: in {origin.name}, {change} here")
