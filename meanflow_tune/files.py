@@ -177,10 +177,10 @@ class WaitForSpace:
 
 
 class OnlyShown:
-    """Makes what is only for looking at: a failure ends nothing; it is logged and shown once per purpose.
+    """Makes what is only for looking at: a failure ends nothing; it is told in one line, once per purpose.
 
-    say: gets that line; None where nobody looks. passing: errors that are no failure to show something,
-    such as that of a lost lease.
+    say: gets that line, the log where it is None; the traceback is logged for debugging. passing: errors
+    that are no failure to show something, such as that of a lost lease.
     """
 
     def __init__(
@@ -208,11 +208,10 @@ class OnlyShown:
                 return otherwise
             if purpose not in self._told:
                 self._told.add(purpose)
-                log.warning("could not %s", purpose, exc_info=error)
-                if self._say is not None:
-                    lines = str(error).strip().splitlines()
-                    why = ": ".join([type(error).__name__, *lines[:1]])
-                    self._say(f"could not {purpose} ({why}); the search continues")
+                log.debug("could not %s", purpose, exc_info=error)
+                lines = str(error).strip().splitlines()
+                why = ": ".join([type(error).__name__, *lines[:1]])
+                (self._say or log.warning)(f"could not {purpose} ({why}); the search continues")
             return otherwise
 
 

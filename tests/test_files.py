@@ -264,13 +264,14 @@ def test_what_is_only_shown_ends_nothing_and_is_told_once(
     def fail(error: Exception) -> None:
         raise error
 
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.DEBUG):
         for _ in range(3):
             assert shown("draw", lambda: fail(RuntimeError("no font\nat all")), 7) == 7
         assert shown("draw", lambda: fail(OSError(errno.ENOSPC, "full")), 7) == 7
     assert said == ["could not draw (RuntimeError: no font); the search continues"]
     assert len(caplog.records) == 1
     assert caplog.records[0].exc_info
+    assert caplog.records[0].levelno == logging.DEBUG, "a user sees no traceback"
     assert shown("draw", lambda: 3, 7) == 3
     with pytest.raises(LeaseLost):
         shown("draw", lambda: fail(LeaseLost("another driver")), 7)

@@ -35,6 +35,12 @@ def _faults(config: TrialConfig) -> Iterator[str]:
             f"time_sampler.diagonal_share 1 leaves no sample with t < s to losses {active}; take less "
             "(0.25 to 0.75 are usual), or losses.flow_matching alone."
         )
+    batch = config.budget.global_batch
+    if sampler.diagonal_share > 0.0 and int(sampler.diagonal_share * batch + 0.5) == 0:
+        yield (
+            f"time_sampler.diagonal_share {sampler.diagonal_share:g} of budget.global_batch {batch} "
+            f"rounds to no sample; take at least {1.0 / batch:g}, or 0."
+        )
     if sampler.diagonal_share == 0.0 and sampler.diagonal_at != "start":
         yield (
             f"time_sampler.diagonal_at {sampler.diagonal_at!r} has no effect, because "

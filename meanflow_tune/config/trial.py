@@ -155,9 +155,10 @@ class TrialConfig(Settings):
             dropouts["teacher.label_dropout"] = self.teacher.label_dropout
         for name, dropout in dropouts.items():
             if dropout == 0.0:
+                none = " (a scale of 1 is no guidance: null)" if self.guidance.scale == 1.0 else ""
                 raise ValueError(
                     f"guidance needs a velocity without label, so that `{name} > 0` must hold, but it "
-                    "is 0; 0.1 is usual."
+                    f"is 0; 0.1 is usual{none}."
                 )
 
     def _check_differences(self) -> None:

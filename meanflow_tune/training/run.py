@@ -180,7 +180,10 @@ class Run:
         """Raises ValueError when the state belongs to another configuration."""
         # Parsed: an earlier revision stored fewer settings, which meant the same.
         if TrialConfig.from_dict(state["config"]) != self.config:
-            raise ValueError("the checkpoint belongs to another configuration than the trial's")
+            raise ValueError(
+                "the checkpoint belongs to another configuration than this one; name another folder, or "
+                "remove its checkpoints"
+            )
         load_whole_state(self.objective.student, state["student"])
         load_whole_state(self.objective.weighting, state["weighting"])
         self.ema.load_state_dict(state["ema"])
@@ -196,8 +199,9 @@ class Run:
 class Meter:
     """Means of the loss terms, and the time of all ranks, since it was made (at the last rung).
 
-    A term may be missing from a step or a rank, where no sample had it: its mean is over the steps of
-    all ranks that had it.
+    A term is the mean over the steps of all ranks that had it. Those with a `/` in their name are of the
+    samples with t < s only, of which ranks may have unequal numbers, so that their means on several
+    ranks are not exactly those on one.
     """
 
     def __init__(self, world: World) -> None:
@@ -209,7 +213,8 @@ class Meter:
 
     def add(self, terms: dict[str, Tensor]) -> None:
         for name, value in terms.items():
-            self.terms[name] = self.terms.get(name, torch.zeros_like(value)) + value
+            # In double precision, so that an interruption does not change the sum.
+            self.terms[name] = self.terms.get(name, 0.0) + value.double()
             self.counts[name] = self.counts.get(name, 0) + 1
         self.count += 1
 

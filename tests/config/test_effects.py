@@ -51,6 +51,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"time_sampler": UniformPairs(diagonal_share=0.0, diagonal_at="end")},
         r"diagonal_at 'end' has no effect",
     ),
+    "a diagonal without a sample": (
+        {"time_sampler": UniformPairs(diagonal_share=0.01)},
+        r"diagonal_share 0.01 of budget.global_batch 32 rounds to no sample; take at least 0.03125",
+    ),
     "a sum of one": (
         {"losses": LossMix(form="sum", backward=Backward())},
         r"losses.form 'sum' has no effect on backward alone",
