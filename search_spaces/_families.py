@@ -7,7 +7,7 @@ budget are those of the study, and the learning rate is the best of three.
 
 The strongest of them is found by
 
-    python scripts/tune.py --space published --trials 42 --confirm 2
+    python scripts/tune.py --space published --trials 42 --confirm 2 --confirm-seeds 6
 
 docs/BENCHMARKS.md has its table.
 """

@@ -1,8 +1,8 @@
 """The published families, each at three learning rates, with and without a second-order share.
 
-Nothing is searched beyond them: `python scripts/tune.py --space published --trials 42 --confirm 2` trains all
-42, retrains each family at its best learning rate on fresh seeds, and names the strongest one, which the
-other spaces are measured against.
+Nothing is searched beyond them: `python scripts/tune.py --space published --trials 42 --confirm 2
+--confirm-seeds 6` trains all 42, retrains each family at its best learning rate on fresh seeds, and names
+the strongest one, which the other spaces are measured against.
 """
 
 from typing import Any
