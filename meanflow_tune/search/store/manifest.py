@@ -298,5 +298,5 @@ def _show(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g} s"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {each}" for name, each in value.items())
+        return ", ".join(f"{name} {value[name]}" for name in sorted(value))
     return (" ".join(value) or "none") if isinstance(value, tuple) else str(value or "none")
