@@ -31,7 +31,8 @@ def test_two_ranks_have_the_gradient_of_the_whole_batch(folder: Path) -> None:
         halves = loaded(folder, f"2-{rank}", "gradient")
         for name, gradient in whole.items():
             scale = gradient.abs().max()
-            assert (halves[name] - gradient).abs().max() < 2e-6 * scale + 1e-9, name
+            # Terms of order 1 may cancel, as those of the weighting's bias do at its optimum.
+            assert (halves[name] - gradient).abs().max() < 2e-6 * scale + 2e-8, name
 
 
 def test_two_ranks_end_with_the_same_weights_as_one(folder: Path) -> None:
