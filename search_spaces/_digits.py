@@ -28,9 +28,9 @@ FIXED: dict[str, Any] = {
 
 
 def optimizer(learning_rate: float) -> Optimizer:
-    """Adam without clipping, as in the published recipes.
+    """Adam without clipping, as in MeanFlow's code for CIFAR-10.
 
-    A bound of 1 acts on every step where the power of the adaptive weight is 0.75 or 1, and on none
+    A bound of 1 changes most steps where the power of the adaptive weight is 0.75 or 1, and hardly any
     below 0.5, so that it would be confounded with the power (docs/BENCHMARKS.md).
     """
     return Optimizer(learning_rate=learning_rate, clip_norm=None)

@@ -1,11 +1,14 @@
-"""Published ways to train an average velocity without a second-order share, each with its source.
+"""Ways to train an average velocity without a second-order share, each with its source.
+
+Four are published recipes, two are published losses with the times of the first, and one mixes both
+first-order identities.
 
 Times have noise at 0 and data at 1; papers run the other way, so that a logit-normal mean of -2 there is
 +2 here. Their constant c of the adaptive weight is on the sum over the D dimensions of a sample, ours on
 the mean: c / D. Of each recipe these are the loss, the times and the weighting. Network, optimiser and
 budget are those of the study, and the learning rate is the best of three.
 
-The strongest of them is found by
+The best of them on average is found by
 
     python scripts/tune.py --space published --trials 42 --confirm 2 --confirm-seeds 6
 
@@ -76,13 +79,13 @@ def _adaptive(power: float, c: float, dimensions: int = DIMENSIONS) -> Adaptive:
     return Adaptive(power=power, epsilon=c / dimensions)
 
 
-# Sorted pairs of logit-normal (-2, 2); a quarter of them has r = t at the later noise time, our start.
+# Sorted pairs of logit-normal (-2, 2); a quarter of them has r = t at the noisier of both times, our start.
 _CIFAR10_TIMES = LogitNormalPairs(mean=2.0, std=2.0, diagonal_share=0.25, diagonal_at="start")
 _IMAGENET_TIMES = {"mean": 0.4, "std": 1.0}  # published as (-0.4, 1)
 
 FAMILIES: dict[str, Family] = {
     "meanflow_cifar10": Family(
-        "MeanFlow on CIFAR-10: arXiv 2505.13447, table 4, and py-meanflow v0",
+        "MeanFlow on CIFAR-10: arXiv 2505.13447, and py-meanflow v0",
         _CIFAR10_TIMES,
         _adaptive(0.75, 1e-3),
         backward=1.0,
@@ -99,15 +102,16 @@ FAMILIES: dict[str, Family] = {
         backward=1.0,
     ),
     "meanflow_imagenet": Family(
-        "MeanFlow on ImageNet latents: arXiv 2505.13447, table 4",
+        "MeanFlow on ImageNet latents: arXiv 2505.13447, c of its code; without guidance",
         LogitNormalPairs(**_IMAGENET_TIMES, diagonal_share=0.75, diagonal_at="start"),
         _adaptive(1.0, 1e-2),
         backward=1.0,
     ),
     "alpha_flow": Family(
-        "α-Flow B/2 on ImageNet latents: arXiv 2510.20771 and its code: α from 1 to 0.005 (there 0, "
-        "which needs a derivative) by a sigmoid of γ = 25 over the whole training; half of the samples "
-        "have r = t, at a time of their own",
+        "α-Flow B/2 on ImageNet latents, approximately: arXiv 2510.20771 and its code. α falls from 1 to "
+        "0.005 by a sigmoid of γ = 25 over the whole training (there on to 0, by a derivative); half of the "
+        "samples have r = t, at a time of their own. Its weight is of the residual before the division by α, "
+        "so that its constant grows like 1/α², and here it stays",
         LogitNormalPairs(
             **_IMAGENET_TIMES,
             diagonal_share=0.5,

@@ -1,8 +1,8 @@
 """Does a share of the second-order identity improve few-step samples of a distilled student?
 
 Shares of the mixed target: the second-order share has a sign and a logarithmic magnitude (with a
-stop-gradient it is stable below a degree that falls as 1/share, a smoothness cut-off);
-tri-consistency takes a fraction of what is left, and backward and forward split the rest.
+stop-gradient, errors of a degree above about 2/share grow); tri-consistency takes a fraction of what is
+left, and backward and forward split the rest.
 """
 
 from math import fsum
@@ -90,7 +90,7 @@ def _published(name: str, second_order: bool = False) -> dict[str, Any]:
 
 BASELINES: dict[str, dict[str, Any]] = {
     # The strongest family by search_spaces/published.py, at three learning rates: MeanFlow on CIFAR-10,
-    # arXiv 2505.13447, table 4, and py-meanflow v0.
+    # arXiv 2505.13447, and py-meanflow v0.
     **at_three_rates(STRONGEST, parameters(RECIPES[STRONGEST])),
     # py-meanflow v1, its best on CIFAR-10, and the best here at one step.
     "meanflow_cifar10_v1": _published("meanflow_cifar10_v1"),

@@ -17,7 +17,7 @@ from tests.support.paths import ROOT
 PAPERS = {
     "meanflow_cifar10": ((-2.0, 2.0), 0.25, 0.75, 1e-3, 3072),
     "meanflow_imagenet": ((-0.4, 1.0), 0.75, 1.0, 1e-2, 4096),
-    "alpha_flow": ((-0.4, 1.0), 0.5, 1.0, 1e-3, 4096),
+    "alpha_flow": ((-0.4, 1.0), 0.5, 1.0, 1e-3, 4096),  # its constant is another: see its source
 }
 
 
