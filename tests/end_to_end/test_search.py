@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -162,7 +163,10 @@ def test_status_from_another_terminal(finished: tuple[Path, str]) -> None:
     done = run([*command(storage), "--status"])
     assert done.returncode == 0
     assert "no driver at work" in done.stdout
-    assert done.stdout.count("proposed") == TRIALS - 2
+    table, best, sentence = done.stdout.partition("best so far: trial ")
+    assert table.count("proposed") == TRIALS - 2
+    assert best, "below the table"
+    assert re.match(r"\d+ \((proposed|baseline \w+)\) with 0\.\d{4}\n", sentence)
 
 
 def test_a_finished_search_is_extended_with_two_ranks_a_trial(finished: tuple[Path, str]) -> None:
