@@ -15,6 +15,7 @@ The best of them on average is found by
 docs/BENCHMARKS.md has its table.
 """
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,4 +157,16 @@ def at_three_rates(name: str, parameters: dict[str, Any]) -> dict[str, dict[str,
     return {
         f"{name}_lr_{rate}": parameters | {"optimizer/learning_rate": value}
         for rate, value in RATES.items()
+    }
+
+
+def strongest_of(baselines: Iterable[str]) -> dict[str, list[str]]:
+    """The FAMILIES of a space with the strongest family at three rates: their names by the family's."""
+    return {STRONGEST: [name for name in baselines if name.startswith(f"{STRONGEST}_lr_")]}
+
+
+def sources_of(baselines: Collection[str]) -> dict[str, str]:
+    """The SOURCES of such a space: of the strongest family and of those that are a baseline themselves."""
+    return {
+        name: recipe.source for name, recipe in FAMILIES.items() if name in (*baselines, STRONGEST)
     }

@@ -32,9 +32,7 @@ from meanflow_tune.time_samplers import (
     UniformPairs,
 )
 from search_spaces._digits import FIXED, GOAL, OBJECTIVE, optimizer
-from search_spaces._families import (
-    FAMILIES as RECIPES,
-)
+from search_spaces._families import FAMILIES as RECIPES
 from search_spaces._families import (
     RATES,
     SECOND_ORDER_RAMP,
@@ -42,18 +40,18 @@ from search_spaces._families import (
     STRONGEST,
     Family,
     at_three_rates,
+    sources_of,
+    strongest_of,
 )
 
 __all__ = ["BASELINES", "FAMILIES", "GOAL", "OBJECTIVE", "REFERENCE", "SOURCES", "suggest"]
-
-# Target inputs that depend on the source of x_s (or x_{s-ds}).
-_NEED_X_S = {"v_s", "ode_velocity"}
 
 
 def parameters(family: Family, second_order: bool = False) -> dict[str, Any]:
     """The parameters of this space, but for the learning rate, at which it trains as `family` does."""
     sampler = family.time_sampler
     assert sampler.diagonal_at == "start"
+    assert not family.discrete, "the parameters of tri-consistency are not written here"
     found: dict[str, Any] = {
         "loss/second_order/sign": int(second_order),
         "loss/tri_consistency/active": False,
@@ -99,10 +97,8 @@ BASELINES: dict[str, dict[str, Any]] = {
     # The question of this study, asked once regardless of the sampler; nobody has published it.
     f"{STRONGEST}_second_order": _published(STRONGEST, second_order=True),
 }
-FAMILIES = {STRONGEST: [name for name in BASELINES if name.startswith(f"{STRONGEST}_lr_")]}
-SOURCES = {
-    name: family.source for name, family in RECIPES.items() if name in (*BASELINES, STRONGEST)
-}
+FAMILIES = strongest_of(BASELINES)
+SOURCES = sources_of(BASELINES)
 # What is called better is better than the best of these.
 REFERENCE = FAMILIES[STRONGEST]
 
@@ -113,7 +109,7 @@ def suggest(trial: Trial) -> TrialConfig:
     return TrialConfig(
         **FIXED,
         losses=losses,
-        x_source=_x_source(trial) if losses.needs & _NEED_X_S else StudentJump(),
+        x_source=_x_source(trial) if losses.looks_at_x_s else StudentJump(),
         time_sampler=_time_sampler(trial),
         ds_schedule=_ds_schedule(trial) if losses.tri_consistency else None,
         weighting=Weighting(

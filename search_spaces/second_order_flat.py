@@ -14,13 +14,20 @@ from meanflow_tune.losses import LossMix
 from meanflow_tune.time_samplers import LogitNormalPairs
 from search_spaces._digits import FIXED, GOAL, OBJECTIVE, optimizer
 from search_spaces._families import FAMILIES as RECIPES
-from search_spaces._families import RATES, STRONGEST, Family, at_three_rates
+from search_spaces._families import (
+    RATES,
+    SECOND_ORDER_RAMP,
+    SECOND_ORDER_SHARE,
+    STRONGEST,
+    Family,
+    at_three_rates,
+    sources_of,
+    strongest_of,
+)
 
 __all__ = ["BASELINES", "FAMILIES", "GOAL", "OBJECTIVE", "REFERENCE", "SOURCES", "suggest"]
 
 LARGEST_SHARE = 0.5
-# Progress over which the second-order share rises: as a parameter it would have no effect without one.
-RAMP = 0.3
 
 
 def parameters(family: Family, root: float = 0.0) -> dict[str, Any]:
@@ -28,6 +35,7 @@ def parameters(family: Family, root: float = 0.0) -> dict[str, Any]:
     sampler = family.time_sampler
     assert isinstance(sampler, LogitNormalPairs)
     assert sampler.diagonal_at == "start"
+    assert not family.discrete, "this space has no tri-consistency"
     return {
         "loss/second_order/root": root,
         "loss/backward/fraction": family.backward,
@@ -43,13 +51,14 @@ _MID = {"optimizer/learning_rate": RATES["mid"]}
 BASELINES: dict[str, dict[str, Any]] = {
     **at_three_rates(STRONGEST, parameters(RECIPES[STRONGEST])),
     "backward_forward": parameters(RECIPES["backward_forward"]) | _MID,
-    # A share of 0.1, asked for once regardless of the sampler.
-    f"{STRONGEST}_second_order": parameters(RECIPES[STRONGEST], root=0.2 ** (1 / 3)) | _MID,
+    # Asked for once regardless of the sampler.
+    f"{STRONGEST}_second_order": parameters(
+        RECIPES[STRONGEST], root=(SECOND_ORDER_SHARE / LARGEST_SHARE) ** (1 / 3)
+    )
+    | _MID,
 }
-FAMILIES = {STRONGEST: [name for name in BASELINES if name.startswith(f"{STRONGEST}_lr_")]}
-SOURCES = {
-    name: family.source for name, family in RECIPES.items() if name in (*BASELINES, STRONGEST)
-}
+FAMILIES = strongest_of(BASELINES)
+SOURCES = sources_of(BASELINES)
 REFERENCE = FAMILIES[STRONGEST]
 
 
@@ -70,7 +79,7 @@ def suggest(trial: Trial) -> TrialConfig:
             backward=backward,
             forward=forward,
             second_order=second_order,
-            second_order_ramp=RAMP,
+            second_order_ramp=SECOND_ORDER_RAMP,  # as a parameter it would have no effect without a share
         ),
         time_sampler=LogitNormalPairs(
             mean=trial.suggest_float("time/logit_normal/mean", -0.5, 2.5),

@@ -36,7 +36,16 @@ from meanflow_tune.losses import (
 from meanflow_tune.weightings import AnyWeighting
 from search_spaces._digits import FIXED, OBJECTIVE, optimizer
 from search_spaces._families import FAMILIES as RECIPES
-from search_spaces._families import RATES, STRONGEST, Family, at_three_rates
+from search_spaces._families import (
+    RATES,
+    SECOND_ORDER_RAMP,
+    SECOND_ORDER_SHARE,
+    STRONGEST,
+    Family,
+    at_three_rates,
+    sources_of,
+    strongest_of,
+)
 
 __all__ = ["BASELINES", "FAMILIES", "GOAL", "OBJECTIVE", "REFERENCE", "SOURCES", "suggest"]
 
@@ -66,6 +75,7 @@ def _common(family: Family) -> dict[str, Any]:
 def parameters(family: Family) -> dict[str, Any]:
     """The parameters of this space, but for the learning rate, at which it trains as `family` does."""
     assert family.time_sampler == _TIMES
+    assert not family.discrete, "the parameters of tri-consistency are not written here"
     shares = _common(family) | {
         "loss/parameters": "shares",
         "loss/second_order/sign": 0,
@@ -84,8 +94,8 @@ _SECOND_ORDER = (
     | _MID
     | {
         "loss/second_order/sign": 1,
-        "loss/second_order/magnitude": 0.1,
-        "loss/second_order/ramp": 0.3,
+        "loss/second_order/magnitude": SECOND_ORDER_SHARE,
+        "loss/second_order/ramp": SECOND_ORDER_RAMP,
         "loss/second_order/fraction": 1.0,
         "loss/stop_gradient": True,
         "loss/derivative": "exact",
@@ -110,10 +120,8 @@ BASELINES: dict[str, dict[str, Any]] = {
         "loss/derivative": "exact",
     },
 }
-FAMILIES = {STRONGEST: [name for name in BASELINES if name.startswith(f"{STRONGEST}_lr_")]}
-SOURCES = {
-    name: family.source for name, family in RECIPES.items() if name in (*BASELINES, STRONGEST)
-}
+FAMILIES = strongest_of(BASELINES)
+SOURCES = sources_of(BASELINES)
 REFERENCE = FAMILIES[STRONGEST]
 
 
@@ -123,7 +131,7 @@ def suggest(trial: Trial) -> TrialConfig:
     return TrialConfig(
         **FIXED,
         losses=losses,
-        x_source=_x_source(trial) if losses.needs & {"v_s", "ode_velocity"} else StudentJump(),
+        x_source=_x_source(trial) if losses.looks_at_x_s else StudentJump(),
         time_sampler=_TIMES.model_copy(
             update={
                 "diagonal_share": trial.suggest_float("time/diagonal_share", 0.1, 0.75, log=True)

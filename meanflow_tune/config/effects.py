@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from meanflow_tune.config.trial import TrialConfig
 from meanflow_tune.weightings import Adaptive
 
-_OF_X_SOURCE = frozenset({"v_s", "ode_velocity"})
-
 
 def without_effect(config: TrialConfig) -> str | None:
     """The first setting of `config` that does nothing, its value and the remedy; None without any."""
@@ -36,7 +34,7 @@ def _faults(config: TrialConfig) -> Iterator[str]:
             "(0.25 to 0.75 are usual), or losses.flow_matching alone."
         )
     batch = config.budget.global_batch
-    if sampler.diagonal_share > 0.0 and int(sampler.diagonal_share * batch + 0.5) == 0:
+    if sampler.diagonal_share > 0.0 and sampler.diagonal_count(batch) == 0:
         yield (
             f"time_sampler.diagonal_share {sampler.diagonal_share:g} of budget.global_batch {batch} "
             f"rounds to no sample; take at least {1.0 / batch:g}, or 0."
@@ -46,7 +44,7 @@ def _faults(config: TrialConfig) -> Iterator[str]:
             f"time_sampler.diagonal_at {sampler.diagonal_at!r} has no effect, because "
             "time_sampler.diagonal_share is 0; leave it out."
         )
-    if config.x_source.kind != "student_jump" and not losses.needs & _OF_X_SOURCE:
+    if config.x_source.kind != "student_jump" and not losses.looks_at_x_s:
         yield (
             f"x_source {config.x_source.kind!r} has no effect, because no loss of {active} looks at "
             "x_s; leave it out."

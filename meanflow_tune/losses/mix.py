@@ -116,6 +116,11 @@ class LossMix(Settings):
         return frozenset().union(*(loss.needs for loss in self.active.values()))
 
     @property
+    def looks_at_x_s(self) -> bool:
+        """Whether a target depends on the setting x_source: on x_s, or on x_{s-ds} of tri-consistency."""
+        return bool(self.needs & {"v_s", "ode_velocity"})
+
+    @property
     def first_order_needs(self) -> frozenset[str]:
         """Names of the TargetInputs that the losses other than second_order need."""
         return frozenset().union(*(loss.needs for loss in self._first_order.values()))

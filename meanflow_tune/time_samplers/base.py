@@ -87,14 +87,18 @@ class TimeSamplerSettings(Member):
             )
         return self
 
+    def diagonal_count(self, total: int) -> int:
+        """How many rows of a global batch of `total` have t = s: diagonal_share · total, rounded half up."""
+        return int(self.diagonal_share * total + 0.5)
+
     def diagonal_rows(self, rows: Tensor, total: int) -> Tensor:
         """Which of `rows` of a global batch of `total` have t = s: int64 [n] -> bool [n].
 
-        They are the first diagonal_share · total, rounded half up. Nothing else about a row (its
+        They are the first `diagonal_count` ones. Nothing else about a row (its
         sample, noise, label, pair) depends on its index, so that rows are exchangeable: only the
         number of rows on the diagonal matters, not which ones they are.
         """
-        return rows < int(self.diagonal_share * total + 0.5)
+        return rows < self.diagonal_count(total)
 
     def pairs(self, uniform: Tensor, diagonal: Tensor) -> TimePair:
         """Pairs from uniform draws, float64 [n, DRAWS] in [0, 1); bool [n] tells where t = s.

@@ -1,6 +1,7 @@
 """Settings without effect are refused in new input, and load where an earlier revision stored them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,9 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_setting_without_effect_is_named(name: str) -> None:
     changes, message = FAULTS[name]
     config = tiny_config(**changes)
-    assert without_effect(config) is not None
-    with pytest.raises(AssertionError, match=message):
-        raise AssertionError(without_effect(config))
+    fault = without_effect(config)
+    assert fault is not None
+    assert re.search(message, fault)
     assert TrialConfig.from_dict(config.to_dict()) == config, "what is stored loads"
 
 

@@ -45,13 +45,13 @@ class SquaredError(WeightingModule):
     def forward(self, residual: Tensor, mean_square: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return self.factor * mean_square
 """
-TIME_SAMPLER = """
+POWER = """
 from typing import Literal
 from pydantic import Field
 from torch import Tensor
-from meanflow_tune.time_samplers.base import SortedPairs
+from meanflow_tune.time_samplers.base import BASE
 
-class PowerPairs(SortedPairs):
+class NAME(BASE):
     kind: Literal["power"] = "power"
     power: float = Field(0.7, gt=0.0, le=10.0)
 
@@ -61,22 +61,8 @@ class PowerPairs(SortedPairs):
     def cdf(self, x: Tensor) -> Tensor:
         return x.double() ** (1.0 / self.power)
 """
-SINGLE_TIME = """
-from typing import Literal
-from pydantic import Field
-from torch import Tensor
-from meanflow_tune.time_samplers.base import SingleTime
-
-class Power(SingleTime):
-    kind: Literal["power"] = "power"
-    power: float = Field(0.7, gt=0.0, le=10.0)
-
-    def quantile(self, q: Tensor) -> Tensor:
-        return q**self.power
-
-    def cdf(self, x: Tensor) -> Tensor:
-        return x.double() ** (1.0 / self.power)
-"""
+TIME_SAMPLER = POWER.replace("BASE", "SortedPairs").replace("NAME", "PowerPairs")
+SINGLE_TIME = POWER.replace("BASE", "SingleTime").replace("NAME", "Power")
 DS_SCHEDULE = """
 from typing import Literal
 from meanflow_tune.ds_schedules.base import ProgressSchedule, Ratio

@@ -26,7 +26,7 @@ class MadeUp:
 
     slots, description = 1, "made up"
 
-    def __init__(self, watch: Any) -> None:
+    def __init__(self, watch: Any = lambda name, job: None) -> None:
         self.watch = watch
 
     def search(self, stage: Any, name: str, interrupt: Any) -> None:
@@ -45,6 +45,31 @@ class MadeUp:
             if not stage.on_report(job.number, Report(images, metrics, cost, wall + index)):
                 return Outcome("pruned", "stopped at a rung")
         return Outcome("completed")
+
+
+def replace_ray(monkeypatch: pytest.MonkeyPatch, made_up: MadeUp) -> list[RecordingSink]:
+    """Searches are run by `made_up`; returns what they track, as they start."""
+    sinks: list[RecordingSink] = []
+
+    class Runner:
+        @classmethod
+        @contextmanager
+        def start(cls, **_: Any) -> Iterator[MadeUp]:
+            yield made_up
+
+    def make_sink(*given: object) -> RecordingSink:
+        sinks.append(RecordingSink(*given))
+        return sinks[-1]
+
+    monkeypatch.setattr(driver, "Runner", Runner)
+    monkeypatch.setattr(driver, "MlflowSink", make_sink)
+    return sinks
+
+
+def four_trials(storage: Path) -> SearchRequest:
+    return SearchRequest(
+        space=SPACE, study="s", trials=4, storage=storage, scheduler="none", confirm=0
+    )
 
 
 @pytest.mark.parametrize("budget", [None, 400.0])
@@ -76,12 +101,6 @@ def test_the_status_forecasts_the_end_and_shows_the_front(
         assert show_status(request) == 0
         shown.append(capsys.readouterr().out)
 
-    class Runner:
-        @classmethod
-        @contextmanager
-        def start(cls, **_: Any) -> Iterator[MadeUp]:
-            yield MadeUp(watch)
-
     running: list[driver.Driver] = []
     run = driver.Driver.run
 
@@ -89,8 +108,7 @@ def test_the_status_forecasts_the_end_and_shows_the_front(
         running.append(self)
         return run(self)
 
-    monkeypatch.setattr(driver, "Runner", Runner)
-    monkeypatch.setattr(driver, "MlflowSink", RecordingSink)
+    replace_ray(monkeypatch, MadeUp(watch))
     monkeypatch.setattr(driver.Driver, "run", remembered)
     assert driver.run(request, "again", quiet=True) == 0
     # A trial is 128 s of training and three evaluations, of which the first is not told apart.
@@ -138,24 +156,7 @@ class Absurd(MadeUp):
 def test_the_status_tells_the_best_from_the_best_proposed_and_names_absurd_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    request = SearchRequest(
-        space=SPACE, study="s", trials=4, storage=tmp_path, scheduler="none", confirm=0
-    )
-
-    class Runner:
-        @classmethod
-        @contextmanager
-        def start(cls, **_: Any) -> Iterator[MadeUp]:
-            yield Absurd(lambda name, job: None)
-
-    sinks: list[RecordingSink] = []
-
-    def make_sink(*given: object) -> RecordingSink:
-        sinks.append(RecordingSink(*given))
-        return sinks[-1]
-
-    monkeypatch.setattr(driver, "Runner", Runner)
-    monkeypatch.setattr(driver, "MlflowSink", make_sink)
+    request, sinks = four_trials(tmp_path), replace_ray(monkeypatch, Absurd())
     assert driver.run(request, "again", quiet=True) == 0
     warning = "worse than the teacher's own Euler steps, so its training failed: trial 2."
     assert warning in " ".join(capsys.readouterr().out.split()), "the summary"
@@ -203,21 +204,7 @@ def test_what_is_only_for_looking_at_ends_no_search(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    request = SearchRequest(
-        space=SPACE, study="s", trials=4, storage=tmp_path, scheduler="none", confirm=0
-    )
-
-    class Runner:
-        @classmethod
-        @contextmanager
-        def start(cls, **_: Any) -> Iterator[MadeUp]:
-            yield Absurd(lambda name, job: None)
-
-    sinks: list[RecordingSink] = []
-    monkeypatch.setattr(driver, "Runner", Runner)
-    monkeypatch.setattr(
-        driver, "MlflowSink", lambda *given: sinks.append(RecordingSink(*given)) or sinks[-1]
-    )
+    request, sinks = four_trials(tmp_path), replace_ray(monkeypatch, Absurd())
     monkeypatch.setattr(owner, name, no_font)
     for _ in range(2):  # the second time, catching up
         assert driver.run(request, "again") == 0
@@ -235,18 +222,8 @@ def test_what_is_only_for_looking_at_ends_no_search(
 
 
 def test_what_is_true_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    request = SearchRequest(
-        space=SPACE, study="s", trials=4, storage=tmp_path, scheduler="none", confirm=0
-    )
-
-    class Runner:
-        @classmethod
-        @contextmanager
-        def start(cls, **_: Any) -> Iterator[MadeUp]:
-            yield MadeUp(lambda name, job: None)
-
-    monkeypatch.setattr(driver, "Runner", Runner)
-    monkeypatch.setattr(driver, "MlflowSink", RecordingSink)
+    request = four_trials(tmp_path)
+    replace_ray(monkeypatch, MadeUp())
     monkeypatch.setattr(result_files, "write_best", no_font)
     with pytest.raises(RuntimeError, match="no font"):
         driver.run(request, "again", quiet=True)
