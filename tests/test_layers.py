@@ -49,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "tracking": {"student_files", *CONFIG},
     "cluster": {"training", *BASE},
     "plan": {*STUDY, *TRAINING},
-    "results": CONFIG,
+    "results": PLAN,
     "report": {"cluster", "results", *PLAN},
     # The only one above all others.
     "driver": {"cluster", "report", "results", "tracking", *PLAN},

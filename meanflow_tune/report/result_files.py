@@ -1,8 +1,8 @@
-"""The files that a search writes: the table, the best configuration, and pictures of samples."""
+"""The files that a search writes: the tables, the best configuration, and pictures of samples."""
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,8 @@ from meanflow_tune.plan.findings import Findings
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.records import Report, TrialRecord
 from meanflow_tune.report.pictures import comparison_grid, sample_grid
+from meanflow_tune.results.frames import METRICS, TRIALS
+from meanflow_tune.results.metrics_table import RunKinds, write_metrics
 from meanflow_tune.results.parquet import write_best, write_results
 
 log = logging.getLogger(__name__)
@@ -45,39 +47,58 @@ def with_pictures(record: TrialRecord, report: Report) -> Report:
 
 
 def write_files(plan: Plan, findings: Findings, shown: OnlyShown | None = None) -> list[Path]:
-    """best.json (the leader's configuration) where a trial completed, results.parquet, and best.png (the
-    comparison) where there is one; returns what was written.
+    """results.parquet, metrics.parquet, best.json (the leader's configuration) where a trial completed, and
+    best.png (the comparison) where there is one; returns what was written.
 
-    The table, which the study holds anyway, and the picture are left out where a library cannot make
-    them. Raises OSError where the folder cannot be written.
+    The tables, whose contents the study holds anyway, and the picture are left out where a library cannot
+    make them. Raises OSError where the folder cannot be written.
     """
     shown = OnlyShown() if shown is None else shown
     folder = plan.request.folder
-    table, best, picture = (folder / name for name in ("results.parquet", "best.json", "best.png"))
+    results, metrics = folder / TRIALS, folder / METRICS
+    best, picture = folder / "best.json", folder / "best.png"
     if findings.leader is not None:
         write_best(best, findings.leader)
-    tabulated: bool | OSError = False
-    tabulate = partial(_tabulate, plan, findings, table)
-    tabulated = shown("write results.parquet", tabulate, tabulated)
-    if isinstance(tabulated, OSError):
-        raise tabulated
+    made = {
+        results: _write_table(shown, results, partial(_write_results, plan, findings, results)),
+        metrics: _write_table(shown, metrics, partial(_write_metrics, plan, findings, metrics)),
+        best: findings.leader is not None,
+    }
     drawn = False
     if len(compared(findings)) > 1 and findings.reference is not None:
         draw = partial(_draw_comparison, plan, findings, picture)
         drawn = shown("draw best.png", draw, False, full=True)
-    made = {table: tabulated, best: findings.leader is not None, picture: drawn}
+    made[picture] = drawn
     return [path for path, there in made.items() if there]
 
 
-def _tabulate(plan: Plan, findings: Findings, path: Path) -> bool | OSError:
-    """True, or the error of a disk, which is not the table's."""
+def _write_table(shown: OnlyShown, path: Path, write: Callable[[], None]) -> bool:
+    """Whether the table is written. Raises the error of a disk, which is not the table's."""
+
+    def attempt() -> bool | OSError:
+        try:
+            write()
+        except OSError as error:
+            return error
+        return True
+
+    nothing: bool | OSError = False
+    outcome = shown(f"write {path.name}", attempt, nothing)
+    if isinstance(outcome, OSError):
+        raise outcome
+    return outcome
+
+
+def _write_results(plan: Plan, findings: Findings, path: Path) -> None:
     everything = [*findings.records, *findings.confirmed]
     names = [str(part) for part in plan.objectives.parts]
-    try:
-        write_results(path, everything, names, plan.objectives.values)
-    except OSError as error:
-        return error
-    return True
+    kind_of = RunKinds(plan.request.seed)
+    write_results(path, everything, names, plan.objectives.values, kind_of)
+
+
+def _write_metrics(plan: Plan, findings: Findings, path: Path) -> None:
+    records, confirmed = findings.records, findings.confirmed
+    write_metrics(path, records, confirmed, plan.objectives, plan.request.seed)
 
 
 def compared(findings: Findings) -> dict[str, TrialRecord]:

@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
 # All objectives of one report, in the order of their names.
 Values = Callable[[Report], Sequence[float]]
+# Of which kind a run is: `trial`, or of a confirmation.
+KindOf = Callable[[TrialRecord], str]
 
-# The columns of every file, in this order, with their types.
+# The columns of every file, in this order, with their types; docs/results.md explains them.
 FIXED = {
     "study": "str",
+    "kind": "str",
     "number": "int64",
     "status": "str",
     "baseline": "str",
@@ -44,6 +47,7 @@ def results_table(
     records: Sequence[TrialRecord],
     objectives: Sequence[str] = ("objective",),
     values: Values | None = None,
+    kind_of: KindOf = lambda record: "trial",
 ) -> "pd.DataFrame":
     """One row per trial and rung, ascending in both, plus one per repeat on another seed.
 
@@ -52,14 +56,14 @@ def results_table(
     Columns: those of FIXED; `objective.NAME` of several objectives; metrics by their names;
     `cost.NAME`; `param.NAME` (searched parameters); `config.DOTTED.PATH` (resolved configuration).
 
-    objectives: their names; values: all of them in a report. value is the one objective, NaN where
-    there are several; without `values` only the last rung has any. A column's type depends on which
-    values the search has, not on their order: integers Int64, other numbers float64, booleans, all
-    else text.
+    objectives: their names; values: all of them in a report; kind_of: the kind of a record's run. value is
+    the one objective, NaN where there are several; without `values` only the last rung has any. A column's
+    type depends on which values the search has, not on their order: integers Int64, other numbers float64,
+    booleans, all else text.
     """
     import pandas as pd
 
-    rows = [row for record in records for row in _rows(record, objectives, values)]
+    rows = [row for record in records for row in _rows(record, kind_of(record), objectives, values)]
     extra = sorted({name for row in rows for name in row} - FIXED.keys(), key=_place)
     columns = {
         name: pd.Series([row[name] for row in rows], dtype=kind) for name, kind in FIXED.items()
@@ -73,9 +77,10 @@ def write_results(
     records: Sequence[TrialRecord],
     objectives: Sequence[str] = ("objective",),
     values: Values | None = None,
+    kind_of: KindOf = lambda record: "trial",
 ) -> None:
     """Write `results_table` as Parquet; a reader sees the old file or the new one, never a part."""
-    table = results_table(records, objectives, values)
+    table = results_table(records, objectives, values, kind_of)
     write_atomic(path, lambda beside: table.to_parquet(beside, engine="pyarrow", index=False))
 
 
@@ -85,9 +90,10 @@ def write_best(path: Path, record: TrialRecord) -> None:
 
 
 def _rows(
-    record: TrialRecord, objectives: Sequence[str], values: Values | None
+    record: TrialRecord, kind: str, objectives: Sequence[str], values: Values | None
 ) -> list[dict[str, Any]]:
     shared = {f.name: getattr(record, f.name) for f in fields(record) if f.name in FIXED}
+    shared["kind"] = kind
     shared |= {f"param.{name}": value for name, value in record.params.items()}
     shared |= {f"config.{name}": value for name, value in flatten(record.config).items()}
     if not record.reports:

@@ -112,8 +112,8 @@ class Tracker:
     ) -> None:
         """The driver stops. summary["status"]: completed, interrupted or failed; the rest are tags.
 
-        files: results to keep with the search (best.json, results.parquet, best.png); metrics: of the
-        search's own run.
+        files: results to keep with the search (the tables, best.json, best.png); metrics: of the search's
+        own run.
         """
         status = summary.get("status")
         if status not in ("completed", "interrupted", "failed"):

@@ -154,12 +154,17 @@ def test_the_confirmation_is_paired(searched: tuple[Plan, Findings]) -> None:
 def test_files_and_summary(searched: tuple[Plan, Findings]) -> None:
     plan, found = searched
     files = write_files(plan, found)
-    assert [path.name for path in files] == ["results.parquet", "best.json", "best.png"]
+    assert [path.name for path in files] == [
+        "results.parquet",
+        "metrics.parquet",
+        "best.json",
+        "best.png",
+    ]
     frame = pd.read_parquet(files[0])
     rows = sum(len(r.reports) + len(r.repeats) for r in [*found.records, *found.confirmed])
     assert len(frame) == rows
-    assert TrialConfig.from_dict(json.loads(files[1].read_text()))
-    assert files[2].read_bytes()[:4] == b"\x89PNG"
+    assert TrialConfig.from_dict(json.loads(files[2].read_text()))
+    assert files[3].read_bytes()[:4] == b"\x89PNG"
     text = io.StringIO()
     console = Console(file=text, width=120)
     summary.show(console, plan, found)

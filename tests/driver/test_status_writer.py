@@ -189,6 +189,7 @@ def no_font(*_: object, **__: object) -> None:
         (result_files, "sample_grid", "draw the samples of a trial", None),
         (result_files, "comparison_grid", "draw best.png", "best.png"),
         (result_files, "write_results", "write results.parquet", "results.parquet"),
+        (result_files, "write_metrics", "write metrics.parquet", "metrics.parquet"),
         (summary, "show_search", "show the summary", None),
         (summary, "show_places", "show where the results are", None),
         (View, "_print", "show an event", None),

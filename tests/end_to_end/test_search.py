@@ -58,9 +58,16 @@ def test_the_objective_is_the_stated_one(finished: tuple[Path, str]) -> None:
 
 def test_summary_names_all_a_person_needs(finished: tuple[Path, str]) -> None:
     storage, printed = finished
-    for name in ("results.parquet", "best.json", "best.png", "mlflow ui", "--trials 10"):
+    for name in (
+        "results.parquet",
+        "metrics.parquet",
+        "best.json",
+        "best.png",
+        "mlflow ui",
+        "--trials 10",
+    ):
         assert name in printed, name
-    for name in ("results.parquet", "best.json", "best.png"):
+    for name in ("results.parquet", "metrics.parquet", "best.json", "best.png"):
         assert (storage / "tiny_space" / name).stat().st_size > 100
 
 

@@ -93,7 +93,7 @@ def test_a_best_proposed_below_the_reference_is_called_that(tmp_path: Path) -> N
     assert (facts["best_proposed_trial"], facts["best_proposed_value"]) == (2, 0.3813)
     assert (facts["reference_trial"], facts["reference_value"]) == (0, 0.3319)
     files = write_files(made, found)
-    assert json.loads(files[1].read_text())["mark"] == 0, "best.json is the leader's"
+    assert json.loads(files[2].read_text())["mark"] == 0, "best.json is the leader's"
 
 
 def test_a_leader_of_another_family_is_neither_reference_nor_proposed(tmp_path: Path) -> None:

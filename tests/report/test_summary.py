@@ -144,7 +144,7 @@ def test_several_objectives_have_a_front_a_hypervolume_and_a_stated_best(tmp_pat
     assert "(gap@1 8.0000, cost 10.0000)" in text
     assert "leader: trial 3 (proposed), the trial of the front nearest to its ideal point" in text
     files = write_files(made, found)
-    assert json.loads(files[1].read_text()) == records[3].config
+    assert json.loads(files[2].read_text()) == records[3].config
     frame = pd.read_parquet(files[0])
     assert frame["objective.gap@1"].tolist() == [r.values[0] for r in records]
     assert frame["objective.cost"].tolist() == [r.values[1] for r in records]
