@@ -46,4 +46,4 @@ def main(argv: list[str] | None = None) -> None:
         tune_command.run_process(words, prog)
     if name == "train":
         train_command.run_process(words, prog)
-    sys.exit(sample_command.main(words, prog))
+    sample_command.run_process(words, prog)

@@ -1,9 +1,11 @@
 """The command `sample`: samples of a trained student as a grid or as arrays."""
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from meanflow_tune.driver.cli import sample_parser, usable_device
 from meanflow_tune.plan.request import (
@@ -22,18 +24,36 @@ LINE_SECONDS = 10.0
 QUIET_SECONDS = 1.0  # at first: most calls take no longer
 
 
-class Progress:
-    """Samples finished, on stderr: in place on a terminal, else a line every LINE_SECONDS."""
+class Interruption:
+    """Ctrl-C and SIGTERM, also where an import swallows the KeyboardInterrupt (torch's does)."""
 
-    def __init__(self, total: int) -> None:
-        self.total, self.done = total, 0
+    def __init__(self) -> None:
+        self.happened = False
+
+    def handle(self, number: int, frame: object) -> None:
+        """The signals' handler."""
+        self.happened = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt where there was one."""
+        if self.happened:
+            raise KeyboardInterrupt
+
+
+class Progress:
+    """Samples that are finished, on stderr: in place on a terminal, else a line every LINE_SECONDS."""
+
+    def __init__(self, total: int, interruption: Interruption) -> None:
+        self.total, self.done, self._interruption = total, 0, interruption
         self._terminal = sys.stderr.isatty()
         wait = QUIET_SECONDS if self._terminal else LINE_SECONDS
         self._next = time.monotonic() + wait
         self._shown = False
 
     def at(self, count: int) -> None:
-        """`count` samples of the current NFE are finished."""
+        """`count` samples of the current NFE are finished. Raises KeyboardInterrupt."""
+        self._interruption.check()
         if time.monotonic() < self._next:
             return
         text = f"sampled {self.done + count:,} / {self.total:,}"
@@ -75,7 +95,7 @@ def _title(source: str) -> str:
     return text if len(text) <= TITLE else f"…{text[1 - TITLE :]}"
 
 
-def _sample(arguments: argparse.Namespace, prog: str) -> int:
+def _sample(arguments: argparse.Namespace, prog: str, interruption: Interruption) -> int:
     """Raises UserError."""
     out: Path = usable_output(arguments.out)
     device = usable_device(arguments.device)
@@ -91,8 +111,9 @@ def _sample(arguments: argparse.Namespace, prog: str) -> int:
 
     n, nfes = arguments.n, list(dict.fromkeys(arguments.nfe))
     seed, guidance = arguments.seed, arguments.guidance
-    progress = Progress(n * len(nfes))
+    progress = Progress(n * len(nfes), interruption)
     try:
+        interruption.check()
         student = load_student(arguments.source, device, arguments.tracking_uri, note)
         check_drawable(student.shape, out)
         samples = {}
@@ -100,6 +121,7 @@ def _sample(arguments: argparse.Namespace, prog: str) -> int:
             samples[nfe] = student.sample(nfe, n, arguments.labels, seed, guidance, progress.at)
             progress.done += n
         progress.end()
+        interruption.check()
         broken = sum(not np.isfinite(row).all() for x in samples.values() for row in x)
         if broken:
             note(f"{broken} of {progress.total} samples are not finite: this student has diverged")
@@ -131,14 +153,26 @@ def _sample(arguments: argparse.Namespace, prog: str) -> int:
     return EXIT_OK
 
 
-def main(argv: list[str] | None = None, prog: str = "sample.py") -> int:
+def main(
+    argv: list[str] | None = None,
+    prog: str = "sample.py",
+    interruption: Interruption | None = None,
+) -> int:
     """Parse, sample, write; returns the exit status. prog: how the user called it."""
     arguments = sample_parser(prog).parse_args(argv)
     try:
-        return _sample(arguments, prog)
+        return _sample(arguments, prog, interruption or Interruption())
     except UserError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
         print(f"\n{prog}: interrupted; nothing was written.", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def run_process(argv: list[str] | None = None, prog: str = "sample.py") -> NoReturn:
+    """`main` as a process of its own."""
+    interruption = Interruption()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interruption.handle)
+    sys.exit(main(argv, prog, interruption))

@@ -1,6 +1,8 @@
 """The command `sample`, by its script and by the installed command, on a tiny trained student."""
 
 import json
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,15 @@ from meanflow_tune.driver.train_command import main as train
 from meanflow_tune.tracking.student_model import Student
 from tests.support.stories import make_student
 from tests.support.tiny_run import tiny_config
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _handlers() -> Iterator[None]:
+    """The installed command sets its own."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +178,15 @@ def test_an_interruption_leaves_the_old_file(
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.png", "old")]
 
 
+def test_an_interruption_that_an_import_swallowed_counts(digits: Path, tmp_path: Path) -> None:
+    interruption = sample_command.Interruption()
+    with pytest.raises(KeyboardInterrupt):
+        interruption.handle(2, None)
+    words = [str(digits), f"--out={tmp_path / 'a.png'}"]
+    assert main(words, "sample.py", interruption) == 130
+    assert not list(tmp_path.iterdir())
+
+
 def test_samples_that_are_no_picture_need_arrays(tmp_path: Path) -> None:
     for shape in ((1, 8, 8), (3, 4, 4), (2,)):
         sample_command.check_drawable(shape, tmp_path / "a.png")
@@ -180,7 +200,7 @@ def test_progress_is_shown_when_it_takes_long(
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(sample_command.time, "monotonic", lambda: now[0])
-    progress = sample_command.Progress(2000)
+    progress = sample_command.Progress(2000, sample_command.Interruption())
     for second in range(25):
         now[0] = float(second)
         progress.at(40 * second)
