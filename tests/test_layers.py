@@ -47,12 +47,13 @@ ALLOWED: dict[str, set[str]] = {
     "search.study": SEARCH,
     "search.analysis": SEARCH,
     "tracking": {"student_files", *CONFIG},
+    "sampling": {"tracking", *TRAINING},
     "cluster": {"training", *BASE},
     "plan": {*STUDY, *TRAINING},
     "results": PLAN,
     "report": {"cluster", "results", *PLAN},
     # The only one above all others.
-    "driver": {"cluster", "report", "results", "tracking", *PLAN},
+    "driver": {"cluster", "report", "results", "sampling", "tracking", *PLAN},
 }
 # Libraries that only one part may import.
 OWNED = {"ray": "cluster", "mlflow": "tracking", "optuna": "search"}

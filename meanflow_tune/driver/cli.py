@@ -1,7 +1,8 @@
-"""The command lines of the scripts. Imports nothing heavy: `--help` must be quick."""
+"""The command lines of the scripts and of `meanflow-tune`. Imports nothing heavy: `--help` must be quick."""
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -51,7 +52,13 @@ FIELDS = SearchRequest.model_fields
 
 
 def make_parser(prog: str, description: str | None, examples: str) -> argparse.ArgumentParser:
-    """A command line that shows its examples as they are and refuses abbreviated options."""
+    """A command line that shows its examples as they are and refuses abbreviated options.
+
+    The examples are those of the scripts, rewritten where `prog` is not one.
+    """
+    if not prog.endswith(".py"):
+        examples = re.sub(r"(?:python )?scripts/(\w+)\.py", r"meanflow-tune \1", examples)
+        examples = examples.replace("torchrun", "torchrun --no-python")
     return argparse.ArgumentParser(
         prog=prog,
         description=description,
@@ -61,9 +68,9 @@ def make_parser(prog: str, description: str | None, examples: str) -> argparse.A
     )
 
 
-def tune_parser() -> argparse.ArgumentParser:
+def tune_parser(prog: str = "tune.py") -> argparse.ArgumentParser:
     """The command line, made from the fields of `SearchRequest`; only what is given is parsed."""
-    p = make_parser("tune.py", DESCRIPTION, EXAMPLES)
+    p = make_parser(prog, DESCRIPTION, EXAMPLES)
     for heading, names in groupby(FIELDS, lambda name: _option(FIELDS[name]).group):
         group = p.add_argument_group(heading)
         for name in names:
@@ -171,9 +178,9 @@ exit status: 0 completed; 1 diverged or out of memory; 2 bad usage or setting; 5
 130 interrupted, resume with the same command"""
 
 
-def train_parser() -> argparse.ArgumentParser:
+def train_parser(prog: str = "train.py") -> argparse.ArgumentParser:
     """The command line of train.py."""
-    p = make_parser("train.py", TRAIN_DESCRIPTION, TRAIN_EXAMPLES)
+    p = make_parser(prog, TRAIN_DESCRIPTION, TRAIN_EXAMPLES)
     p.add_argument(
         "--config", required=True, type=Path, metavar="FILE", help="a TrialConfig as JSON"
     )
@@ -216,11 +223,103 @@ def train_parser() -> argparse.ArgumentParser:
     return p
 
 
+SAMPLE_DESCRIPTION = """Draw samples from a trained student, of its moving average.
+SOURCE is a checkpoint (.pt), a trial's folder (runs/STUDY/trials/NUMBER), a study's best.json (its
+leader), an exported model folder, or an MLflow URI (models:/... or runs:/RUN/student)."""
+SAMPLE_EXAMPLES = """examples:
+  python scripts/sample.py runs/second_order/best.json                    samples.png: NFE 1, 2 and 4
+  python scripts/sample.py runs/second_order/trials/00013 --nfe 1 --n 16 --labels 3 --out threes.svg
+  python scripts/sample.py runs/best --n 10000 --seed 1000 --out samples.npz
+  python scripts/sample.py models:/m-... --tracking-uri http://127.0.0.1:5000
+  python scripts/sample.py runs/scratch/best.json --guidance 2
+
+Sample i starts from the latent of SEED + i, at every NFE, and is what the logged MLflow model predicts for
+the columns `seed` = SEED + i and `label`.
+
+exit status: 0 written; 1 out of memory; 2 bad usage, setting or source; 5 output not writable;
+130 interrupted, nothing was written"""
+
+
+def sample_parser(prog: str = "sample.py") -> argparse.ArgumentParser:
+    """The command line of sample.py."""
+    p = make_parser(prog, SAMPLE_DESCRIPTION, SAMPLE_EXAMPLES)
+    p.add_argument("source", metavar="SOURCE", help="the student, as described above")
+
+    def option(flag: str, metavar: str, text: str, **more: Any) -> None:
+        p.add_argument(flag, metavar=metavar, help=text, **more)
+
+    shown = " (default: %(default)s)"
+    option(
+        "--nfe",
+        "LIST",
+        "evaluations per sample, one or several" + shown.replace("%(default)s", "1,2,4"),
+        type=numbers(1),
+        default=[1, 2, 4],
+    )
+    option("--n", "N", "number of samples" + shown, type=whole(1), default=64)
+    option(
+        "--labels",
+        "LIST",
+        "classes, repeated in turn, such as 0,1,2 (default: all classes in turn)",
+        type=numbers(0),
+    )
+    option("--seed", "N", "of the first sample; the next have N + 1, ..." + shown, type=whole(0))
+    p.set_defaults(seed=0)
+    option(
+        "--guidance",
+        "W",
+        "classifier-free guidance, at twice the cost, for a student that was trained with label_dropout "
+        "and without guidance (default: none)",
+        type=float,
+    )
+    option(
+        "--out",
+        "FILE",
+        "a grid with one column per NFE (.png, .svg), or arrays seeds, labels, latents, samples@NFE "
+        "(.npz)" + shown,
+        type=Path,
+        default=Path("samples.png"),
+    )
+    option("--device", "NAME", "cpu, cuda ... (default: cuda where there is one, else cpu)")
+    p.set_defaults(device="auto")
+    option(
+        "--tracking-uri",
+        "URI",
+        "MLflow's server or database (default: MLFLOW_TRACKING_URI, else runs/mlflow.db)",
+    )
+    return p
+
+
+def usable_device(name: str) -> str:
+    """The device that --device names; auto: this rank's GPU, or the CPU. Raises UserError."""
+    import torch
+
+    if name == "auto":
+        rank = os.environ.get("LOCAL_RANK", 0)
+        return f"cuda:{rank}" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).strip().splitlines()[0].rstrip(".")
+        if why.startswith("Expected one of"):  # all that torch knows
+            why = "torch knows no such device"
+        raise UserError(
+            f"--device {name}: cannot be used ({why}); take cpu, or leave it out."
+        ) from None
+    return name
+
+
+def numbers(least: int) -> Callable[[str], list[int]]:
+    """A converter of whole numbers from `least` on, separated by commas."""
+    convert = whole(least)
+    return lambda text: [convert(part) for part in text.split(",")]
+
+
 def whole(least: int) -> Callable[[str], int]:
     """A converter of whole numbers from `least` on."""
 
     def convert(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
+        if not (text.isascii() and text.isdecimal()) or int(text) < least:
             raise argparse.ArgumentTypeError(
                 f"must be a whole number of at least {least}, but is {text!r}"
             )

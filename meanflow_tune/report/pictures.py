@@ -33,11 +33,13 @@ def comparison_grid(
     path: Path,
     labels: Mapping[str, Mapping[int, str]] | None = None,
     title: str = "",
+    most: int = COMPARED,
 ) -> None:
     """One panel a row and NFE: rows[name][nfe] are samples [N, C, H, W] in [-1, 1], or [N, 2].
 
     Sample i of every panel must come from the same latent (and label), so that the eye can compare.
-    labels[name][nfe] stands under a panel, say its metric. Raises ValueError for no samples at all,
+    labels[name][nfe] stands under a panel, say its metric; most: images in a panel. The file is a PNG,
+    or an SVG where `path` ends so. Raises ValueError for no samples at all,
     shapes that cannot be drawn, or panels with different numbers of samples.
     """
     panels = {name: {nfe: _to_array(x) for nfe, x in row.items()} for name, row in rows.items()}
@@ -46,7 +48,7 @@ def comparison_grid(
         raise ValueError(f"All panels must have the same shape, but got {sorted(shapes)}.")
     nfes = sorted({nfe for row in panels.values() for nfe in row})
     points = len(next(iter(shapes))) == 2
-    row_height = 2.3 * _aspect(next(iter(shapes))) + 0.25
+    row_height = 2.3 * _aspect(next(iter(shapes)), most) + 0.25
     width, height = 2.3 * len(nfes) + 0.9, row_height * len(panels) + (0.75 if title else 0.4)
     figure = _figure(width, height)
     axes = figure.subplots(len(panels), len(nfes), squeeze=False)
@@ -58,7 +60,7 @@ def comparison_grid(
             if nfe in row and points:
                 _scatter(axis, row[nfe], limit, COLOURS[index % len(COLOURS)])
             elif nfe in row:
-                _mosaic(axis, row[nfe][:COMPARED])
+                _mosaic(axis, row[nfe][:most])
             else:
                 axis.set_visible(False)
             if index == 0:
@@ -88,11 +90,11 @@ def sample_grid(images: Samples, path: Path, title: str = "") -> None:
     _save(figure, path)
 
 
-def _aspect(shape: tuple[int, ...]) -> float:
-    """Height over width of a panel: a mosaic of COMPARED samples at most, or a square of points."""
+def _aspect(shape: tuple[int, ...], most: int) -> float:
+    """Height over width of a panel: a mosaic of `most` samples at most, or a square of points."""
     if len(shape) == 2:
         return 1.0
-    count = min(shape[0], COMPARED)
+    count = min(shape[0], most)
     columns = math.ceil(math.sqrt(count))
     return math.ceil(count / columns) * shape[2] / (columns * shape[3])
 
@@ -161,4 +163,9 @@ def _scatter(axis: "Axes", points: Floats, limit: float, colour: str) -> None:
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    write_atomic(path, lambda beside: figure.savefig(beside, format="png", dpi=DPI))
+    kind = "svg" if path.suffix == ".svg" else "png"
+    # Without the time in it, one picture is one file.
+    metadata = {"Date": None} if kind == "svg" else {}
+    write_atomic(
+        path, lambda beside: figure.savefig(beside, format=kind, dpi=DPI, metadata=metadata)
+    )

@@ -88,7 +88,10 @@ def show_places(
     ]
     best = request.folder / "best.json"
     if best in files:
-        train = f"{python} scripts/train.py --config {best} --output {request.storage / 'best'}"
+        first = shlex.split(command)[0]
+        installed = Path(first).name == "meanflow-tune"
+        train = f"{first} train" if installed else f"{python} scripts/train.py"
+        train += f" --config {best} --output {request.storage / 'best'}"
         lines.append(("train the leader's configuration alone", train))
     for what, line in lines:
         console.print(f"  {what}:\n    {line}", soft_wrap=True)

@@ -5,6 +5,7 @@ The model contains the code, so loading it needs the listed packages but no chec
 
 import importlib.metadata
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meanflow_tune.student_files import CONFIG, WEIGHTS
+from meanflow_tune.tracking.mlflow_store import connect
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +21,15 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
 
 NAME = "student"
+DATA = "data/student"  # of the export, in a model's folder
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "pydantic", "safetensors", "torch")
+
+_MODEL_ID = re.compile(r"m-[0-9a-f]{32}")
+_SQLITE = "sqlite:///"
+
+
+class ModelUnavailable(LookupError):
+    """A model's URI leads nowhere, or MLflow does not answer; one line that names both."""
 
 
 def log_student(
@@ -63,8 +73,6 @@ def save_student(folder: Path, target: Path, model: "LoggedModel | None", run: s
     import mlflow.pyfunc
     from mlflow.models import Model
 
-    import meanflow_tune
-
     description = Model(
         artifact_path=None if model is None else model.artifact_location,
         run_id=run,
@@ -74,7 +82,7 @@ def save_student(folder: Path, target: Path, model: "LoggedModel | None", run: s
         data = Path(place) / "student"
         shutil.copytree(folder, data)
         code = Path(place) / "meanflow_tune"
-        source = Path(meanflow_tune.__file__).parent
+        source = Path(__file__).resolve().parents[1]
         shutil.copytree(source, code, ignore=shutil.ignore_patterns("__pycache__"))
         mlflow.pyfunc.save_model(
             str(target),
@@ -86,6 +94,68 @@ def save_student(folder: Path, target: Path, model: "LoggedModel | None", run: s
             input_example=example(folder),
             pip_requirements=[f"{name}=={_version(name)}" for name in REQUIREMENTS],
         )
+
+
+def download_student(uri: str, tracking_uri: str, place: Path) -> Path:
+    """The export inside the logged model `models:/...` or `runs:/RUN/NAME`, copied below `place`.
+
+    Raises ModelUnavailable; a database that does not exist is not created.
+    """
+    database = Path(tracking_uri.removeprefix(_SQLITE))
+    if tracking_uri.startswith(_SQLITE) and not database.is_file():
+        raise ModelUnavailable(
+            f"{uri}: there is no MLflow database {database}; name the server or database by --tracking-uri "
+            "or MLFLOW_TRACKING_URI."
+        )
+    client = connect(tracking_uri)
+    import mlflow.artifacts
+    from mlflow.exceptions import MlflowException
+
+    try:
+        location = _location(client, uri)
+        mlflow.artifacts.download_artifacts(
+            artifact_uri=location, dst_path=str(place), tracking_uri=tracking_uri
+        )
+    except (MlflowException, OSError) as error:
+        why = str(error).strip().splitlines()[0].rstrip(".")
+        raise ModelUnavailable(
+            f"{uri}: not available from MLflow at {tracking_uri} ({why})."
+        ) from None
+    found = next((file.parent for file in place.rglob(f"{DATA}/{CONFIG}")), None)
+    if found is None:
+        raise ModelUnavailable(
+            f"{uri}: a model without {DATA}/{CONFIG}, not a student of this package."
+        )
+    return found
+
+
+def _location(client: "MlflowClient", uri: str) -> str:
+    """Where a model's files are. By the client: mlflow's own way to a URI follows its global settings."""
+    kind, _, path = uri.partition(":/")
+    path = path.strip("/")
+    if _MODEL_ID.fullmatch(path):
+        return str(client.get_logged_model(path).artifact_location)
+    name, _, rest = path.rpartition("@" if kind == "models" and "@" in path else "/")
+    if not name or not rest:
+        raise ModelUnavailable(
+            f"{uri}: must be models:/m-ID, models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN/{NAME}."
+        )
+    if kind == "models":
+        version = client.get_model_version_by_alias(name, rest).version if "@" in path else rest
+        place = str(client.get_model_version_download_uri(name, version))
+        return _location(client, place) if place.startswith("models:/") else place
+    outputs = client.get_run(name).outputs
+    logged = [
+        client.get_logged_model(output.model_id)
+        for output in (outputs.model_outputs if outputs else [])
+    ]
+    for model in logged:
+        if model.name == rest:
+            return str(model.artifact_location)
+    known = ", ".join(f"runs:/{name}/{model.name}" for model in logged)
+    raise ModelUnavailable(
+        f"{uri}: that run has no model {rest!r}; it has {known or 'none, since its trial did not complete'}."
+    )
 
 
 def signature(folder: Path) -> Any:

@@ -8,7 +8,7 @@ import shlex
 
 import pytest
 
-from meanflow_tune.driver.cli import train_parser, tune_parser
+from meanflow_tune.driver.cli import sample_parser, train_parser, tune_parser
 from scripts.benchmark import parser as benchmark_parser
 from tests.support.paths import PACKAGE, ROOT
 
@@ -21,6 +21,7 @@ CURRENT = {name: text for name, text in PAGES.items() if name != "docs/LOG.md"}
 PARSERS = {
     "scripts/tune.py": tune_parser(),
     "scripts/train.py": train_parser(),
+    "scripts/sample.py": sample_parser(),
     "scripts/benchmark.py": benchmark_parser(),
 }
 SUBCOMMANDS = ("slots", "search", "derivatives", "replay")
@@ -42,13 +43,15 @@ def code(text: str) -> list[str]:
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     inline = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return inline + [line for line in lines if "python scripts/" in line]
+    return inline + [line for line in lines if re.search(r"python scripts/|meanflow-tune \w", line)]
 
 
 def commands(text: str) -> list[tuple[str, list[str]]]:
     """(script, arguments) of every command that is written out."""
     found = []
     for line in code(text):
+        # The installed command has the scripts' options.
+        line = re.sub(r"\bmeanflow-tune ([a-z]+)\b", r"python scripts/\1.py", line)
         written = re.search(r"python (scripts/\w+\.py)(.*)", line)
         if written and "..." not in line:
             script, rest = written.groups()

@@ -9,7 +9,14 @@ from typing import Any, get_args
 import pytest
 from pydantic_core import PydanticUndefined
 
-from meanflow_tune.driver.cli import FIELDS, MODES, search_request, train_parser, tune_parser
+from meanflow_tune.driver.cli import (
+    FIELDS,
+    MODES,
+    sample_parser,
+    search_request,
+    train_parser,
+    tune_parser,
+)
 from meanflow_tune.plan.request import SMOKE_SETTINGS, SMOKE_TRIALS, STORAGE, SearchRequest
 from meanflow_tune.search.samplers.factory import SAMPLER_KINDS
 from tests.support.paths import ROOT
@@ -63,6 +70,17 @@ TRAIN_OPTIONS = [
     ("--threads", 1, None),
 ]
 
+SAMPLE_OPTIONS = [
+    ("--nfe", [1, 2, 4], None),
+    ("--n", 64, None),
+    ("--labels", None, None),
+    ("--seed", 0, None),
+    ("--guidance", None, None),
+    ("--out", Path("samples.png"), None),
+    ("--device", "auto", None),
+    ("--tracking-uri", None, None),
+]
+
 
 def options(parser: argparse.ArgumentParser) -> list[tuple[str, Any, Any]]:
     """Each with its default, for tune.py that of the request's field, and its choices."""
@@ -73,7 +91,7 @@ def options(parser: argparse.ArgumentParser) -> list[tuple[str, Any, Any]]:
             action.choices,
         )
         for action in parser._actions
-        if action.dest != "help"
+        if action.dest not in ("help", "source")
     ]
 
 
@@ -90,6 +108,7 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_options() -> None:
     assert options(tune_parser()) == OPTIONS
     assert options(train_parser()) == TRAIN_OPTIONS
+    assert options(sample_parser()) == SAMPLE_OPTIONS
 
 
 def test_every_sampler_can_be_chosen() -> None:
@@ -155,6 +174,7 @@ HEAVY = {"torch", "ray", "mlflow", "optuna", "numpy", "pandas", "sklearn"}
     [
         ("tune", [[]]),
         ("train", [[]]),
+        ("sample", [[]]),
         ("benchmark", [[], ["slots"], ["search"], ["derivatives"], ["replay"]]),
     ],
 )

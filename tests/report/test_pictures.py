@@ -93,3 +93,28 @@ def test_one_stray_point_does_not_set_the_scale(tmp_path: Path) -> None:
     clean, stray = pixels(tmp_path / "clean.png"), pixels(tmp_path / "stray.png")
     ink = [float((image < 200).any(axis=-1).mean()) for image in (clean, stray)]
     assert ink[1] == pytest.approx(ink[0], rel=0.05)
+
+
+def test_a_panel_shows_as_many_images_as_it_is_told(tmp_path: Path) -> None:
+    """The last of 64 is white, and all others are black."""
+    images = np.full((64, 1, 8, 8), -1.0)
+    images[-1] = 1.0
+    share = {}
+    for most in (COMPARED, 64):
+        comparison_grid({"": {1: images}}, tmp_path / "a.png", most=most)
+        picture = pixels(tmp_path / "a.png")
+        dark = np.argwhere(picture.max(axis=2) < 5)
+        (top, left), (bottom, right) = dark.min(axis=0), dark.max(axis=0)
+        corner = picture[top + (bottom - top) * 15 // 16, left + (right - left) * 15 // 16]
+        share[most] = int(corner.min())
+    assert share[COMPARED] < 5
+    assert share[64] > 250
+
+
+def test_an_svg_is_drawn_where_the_name_ends_so(tmp_path: Path) -> None:
+    points = np.random.default_rng(0).normal(size=(20, 2))
+    comparison_grid({"one": {1: points, 2: points}}, tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    assert text.startswith("<?xml")
+    assert "</svg>" in text
+    assert "<dc:date>" not in text

@@ -308,7 +308,7 @@ def test_what_every_trial_needs_is_no_trials_lack_of_memory(
 def test_training_alone_says_in_one_line_that_memory_does_not_suffice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from scripts import train as script
+    from meanflow_tune.driver import train_command as script
 
     def too_large(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError(GPU)

@@ -1,0 +1,193 @@
+"""Loading a trained student from whatever names one; always its moving average.
+
+A checkpoint and the export of the same run give the same network to the bit.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from meanflow_tune.config import TrialConfig
+from meanflow_tune.core.module_state import load_whole_state, rebuilding_generator
+from meanflow_tune.data.errors import DataUnavailable
+from meanflow_tune.files import mlflow_uri
+from meanflow_tune.sampling.errors import StudentError
+from meanflow_tune.student_files import CONFIG, WEIGHTS
+from meanflow_tune.tracking.logged_model import DATA, ModelUnavailable, download_student
+from meanflow_tune.tracking.student_model import Student
+from meanflow_tune.tracking.student_model import load_student as load_export
+from meanflow_tune.training.checkpoints import load_checkpoint, newest_checkpoint
+
+log = logging.getLogger(__name__)
+
+STORAGE = Path("runs")
+EXPECTED = (
+    "give a checkpoint (.pt), a trial's folder (runs/STUDY/trials/NUMBER), a study's best.json, an exported "
+    "model folder, or an MLflow URI (models:/... or runs:/...)"
+)
+_REMOTE = re.compile(r"(models|runs):/")
+
+
+def load_student(
+    source: str | Path,
+    device: str = "cpu",
+    tracking_uri: str | None = None,
+    warn: Callable[[str], None] = log.warning,
+) -> Student:
+    """The student that `source` names, with `.sample(...)`, `.config`, `.shape` and `.classes`.
+
+    source: a checkpoint file of a run; the folder of a trial (or an output folder of the train command),
+    whose export counts before its newest valid checkpoint; the best.json of a study, which stands for the
+    trial that has this configuration; an exported folder; an MLflow URI `models:/...` or `runs:/RUN/NAME`,
+    or a folder downloaded from there.
+
+    tracking_uri: of MLflow; MLFLOW_TRACKING_URI where it is None, else the database in runs/. warn: gets a
+    line per damaged checkpoint that is passed over. Raises StudentError.
+    """
+    text = str(source)
+    if _REMOTE.match(text):
+        uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+        with tempfile.TemporaryDirectory() as place:
+            try:
+                folder = download_student(text, uri or mlflow_uri(STORAGE.absolute()), Path(place))
+            except ModelUnavailable as error:
+                raise StudentError(str(error)) from None
+            student = _of_folder(folder, text, warn)
+    else:
+        path = Path(source).expanduser()
+        if not path.exists():
+            raise StudentError(f"{text}: no such file or folder; {EXPECTED}.")
+        if path.is_dir():
+            student = _of_folder(path, text, warn)
+        elif path.suffix == ".json":
+            student = _of_folder(leader_folder(path), text, warn)
+        else:
+            student = _of_checkpoint(path)
+    student.net.to(device)
+    return student
+
+
+def leader_folder(best: Path) -> Path:
+    """The folder of the trial whose configuration a best.json holds. Raises StudentError."""
+    config = _read_json(best)
+    trials = best.parent / "trials"
+    if not trials.is_dir():
+        raise StudentError(
+            f"{best}: there is no folder `trials` next to it, so that it is a configuration without "
+            "weights; give the best.json in the study's folder, or train this one by the train command."
+        )
+    try:
+        wanted = (config, TrialConfig.from_dict(config).to_dict())
+    except ValueError as error:
+        raise StudentError(f"{best}: not a configuration ({error}).") from None
+    found = [folder for folder in _trials(trials) if _read_json(folder / CONFIG) in wanted]
+    if not found:
+        raise StudentError(
+            f"{best}: no trial in {trials} has this configuration; give a trial's folder."
+        )
+    exported = (folder for folder in found if (folder / "model" / CONFIG).is_file())
+    return next(exported, found[0])
+
+
+def _trials(folder: Path) -> Iterator[Path]:
+    return (each for each in sorted(folder.iterdir()) if (each / CONFIG).is_file())
+
+
+def _of_folder(folder: Path, name: str, warn: Callable[[str], None]) -> Student:
+    """From an export, an MLflow model, a run or a study; name: what the user gave."""
+    for export in (folder, folder / "model", folder / DATA):
+        # An export's config.json is written last.
+        if (export / CONFIG).is_file() and (export / WEIGHTS).is_file():
+            return _of_export(export)
+    if (folder / "best.json").is_file():
+        return _of_folder(leader_folder(folder / "best.json"), name, warn)
+    if (folder / WEIGHTS).is_file():
+        raise StudentError(
+            f"{name}: {CONFIG} is missing next to {WEIGHTS}: the export is not complete."
+        )
+    if not (folder / CONFIG).is_file() and not (folder / "checkpoints").is_dir():
+        raise StudentError(f"{name}: the folder holds no student; {EXPECTED}.")
+    checkpoint = newest_checkpoint(folder / "checkpoints", warn)
+    if checkpoint is None:
+        damaged = any((folder / "checkpoints").glob("*.pt"))
+        raise StudentError(
+            f"{name}: every checkpoint in {folder / 'checkpoints'} is damaged; run the trial again."
+            if damaged
+            else f"{name}: the run has no checkpoint yet; wait for its first rung, or resume it."
+        )
+    return _of_checkpoint(checkpoint)
+
+
+def _of_export(folder: Path) -> Student:
+    try:
+        return load_export(folder)
+    except Exception as error:  # of json, pydantic, safetensors and torch
+        raise StudentError(f"{folder}: damaged, or of another version ({_line(error)}).") from None
+
+
+def _of_checkpoint(path: Path) -> Student:
+    """The moving average of a checkpoint: its averaged parameters, the buffers of its student."""
+    remedy = (
+        "give an older checkpoint, or the trial's folder, which falls back to the newest valid one"
+    )
+    checksum = path.with_suffix(".sha256")
+    try:
+        # A copy may come without its checksum.
+        if checksum.is_file() and checksum.read_text() != _digest(path):
+            raise StudentError(f"{path}: damaged, its checksum does not match; {remedy}.")
+        state: Any = load_checkpoint(path, "cpu")
+    except StudentError:
+        raise
+    except OSError as error:
+        raise StudentError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    except Exception as error:  # torch has an error for every kind of damage
+        raise StudentError(
+            f"{path}: no checkpoint, or damaged ({_line(error)}); {remedy}."
+        ) from None
+    if not isinstance(state, dict) or not {"config", "student", "ema"} <= state.keys():
+        raise StudentError(f"{path}: no checkpoint of a run; {EXPECTED}.")
+    try:
+        config = TrialConfig.from_dict(state["config"])
+        data = config.data.load()
+        net = config.network(data.shape, data.classes, rebuilding_generator())
+        load_whole_state(net, state["student"])
+        with torch.no_grad():
+            for weight, own in net.named_parameters():
+                own.copy_(state["ema"][weight])
+    except DataUnavailable as error:
+        raise StudentError(
+            f"{path}: its data set, whose shape is needed: {_line(error)}."
+        ) from None
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise StudentError(f"{path}: does not fit this version ({_line(error)}).") from None
+    return Student(net.eval().requires_grad_(False), data.shape, data.classes, config)
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except OSError as error:
+        raise StudentError(f"{path}: cannot be read ({error.strerror}).") from None
+    except ValueError as error:  # also of text that is not UTF-8
+        raise StudentError(f"{path}: not JSON ({error}).") from None
+    if not isinstance(found, dict):
+        raise StudentError(f"{path}: holds {type(found).__name__}, no configuration.")
+    return found
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
