@@ -1,0 +1,221 @@
+"""The runs of a study in MLflow: experiment = study, run = search, child run = trial.
+
+Every effect is idempotent: runs are looked up by a tag before they are made, metrics keep the time at
+which they were measured, artifacts keep their names. MLflow has no fencing, so a driver that was
+suspended during a write, and wakes after another took over, still completes that write: what it undid
+or doubled is corrected when the search ends (`trials_settled`).
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from meanflow_tune.config.overrides import flatten
+from meanflow_tune.tracking.mlflow_store import current_path
+from meanflow_tune.tracking.outbox import Event
+from meanflow_tune.tracking.run_names import milliseconds, mlflow_name, run_name, texts
+from meanflow_tune.tracking.run_writer import RunWriter
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SEARCH_TAG = "meanflow_tune.search"
+TRIAL_TAG = "meanflow_tune.trial"
+IMPLAUSIBLE_TAG = "implausible"  # of a completed trial whose training failed: in what way
+REPEAT_TAG = "meanflow_tune.repeat"
+PAGE = 1000  # runs per answer
+RUN_STATUS = {
+    "completed": "FINISHED",
+    "pruned": "KILLED",
+    "interrupted": "KILLED",
+    "diverged": "FAILED",
+    "out_of_memory": "FAILED",
+    "failed": "FAILED",
+}
+
+
+class FindRun(Protocol):
+    """The id of the run of a study with this tag and value, made with `tags` if there is none."""
+
+    def __call__(
+        self, study: str, tag: str, value: str, start: float, tags: Mapping[str, str]
+    ) -> str: ...
+
+
+class RunTree:
+    """A handler for each kind of event.
+
+    storage: the folder of the studies; client: for one call; experiment: the id of a study's; forget: a
+    run that `find` knows.
+    """
+
+    def __init__(
+        self,
+        storage: Path,
+        client: Callable[[], "MlflowClient"],
+        experiment: Callable[[str], str],
+        find: FindRun,
+        forget: Callable[[str, str], None],
+    ) -> None:
+        self._storage, self._client, self._experiment = storage, client, experiment
+        self._find, self._forget = find, forget
+        self._write = RunWriter(client)
+        self.handlers: dict[str, Callable[[Event, dict[str, Any]], None]] = {
+            "search_started": self._search_started,
+            "trial_started": self._trial_started,
+            "reported": self._reported,
+            "repeated": self._repeated,
+            "trial_paused": self._trial_paused,
+            "trial_ended": self._trial_ended,
+            "trials_settled": self._trials_settled,
+            "search_ended": self._search_ended,
+        }
+
+    def _search_run(self, event: Event, p: Mapping[str, Any]) -> str:
+        tags = {"mlflow.runName": p["study"]}
+        return self._find(p["study"], SEARCH_TAG, p["uid"], event.time, tags)
+
+    def _trial_run(self, event: Event, p: Mapping[str, Any]) -> str:
+        tags = {
+            "mlflow.parentRunId": self._search_run(event, p),
+            "mlflow.runName": run_name(p["trial"], p.get("baseline")),
+            "trial": p["trial"],
+        }
+        start = p.get("started") or event.time
+        return self._find(p["study"], TRIAL_TAG, f"{p['uid']}/{p['trial']}", start, tags)
+
+    def _search_started(self, event: Event, p: dict[str, Any]) -> None:
+        run = self._search_run(event, p)
+        self._write.tag(run, {"state": "running", **p["facts"]})
+        # A search that is resumed after its end is the same run again.
+        self._client().update_run(run, status="RUNNING")
+
+    def _trial_started(self, event: Event, p: dict[str, Any]) -> None:
+        run = self._trial_run(event, p)
+        searched = {f"param/{name}": value for name, value in p["params"].items()}
+        self._write.params(run, {**flatten(p["config"]), **searched})
+        if not any(file.path == "config.json" for file in self._client().list_artifacts(run)):
+            self._client().log_dict(run, p["config"], "config.json")
+        tags = {"attempt": p["attempt"], "state": "running", "rung": 0}
+        if p.get("terms"):  # changes of code, space or data were accepted
+            tags["terms"] = p["terms"]
+        self._write.tag(run, tags | ({"baseline": p["baseline"]} if p["baseline"] else {}))
+
+    def _reported(self, event: Event, p: dict[str, Any]) -> None:
+        run = self._trial_run(event, p)
+        tags = {"rung": p["rung"], "images": p["report"]["images"]}
+        decision = p.get("decision")
+        self._report(run, p, p["value"], tags | ({"decision": decision} if decision else {}))
+
+    def _repeated(self, event: Event, p: dict[str, Any]) -> None:
+        """A run below the trial's, so that its metrics stay apart from those of the trial's own seed."""
+        trial, repeat = self._trial_run(event, p), p["report"]["repeat"]
+        tags = {
+            "mlflow.parentRunId": trial,
+            "mlflow.runName": f"repeat {repeat} of {run_name(p['trial'], p.get('baseline'))}",
+            "repeat": str(repeat),
+        }
+        name = f"{p['uid']}/{p['trial']}/{repeat}"
+        run = self._find(p["study"], REPEAT_TAG, name, event.time, tags)
+        try:
+            self._report(run, p, None, {"state": "completed"})
+        finally:  # also if a picture is rejected
+            self._write.end(run, "FINISHED", p["report"]["time"])
+
+    def _trial_paused(self, event: Event, p: dict[str, Any]) -> None:
+        self._write.tag(self._trial_run(event, p), {"state": "paused"})
+
+    def _report(
+        self, run: str, p: Mapping[str, Any], value: float | None, tags: dict[str, Any]
+    ) -> None:
+        from mlflow.entities import Metric
+
+        report = p["report"]
+        at, step = milliseconds(report["time"]), report["images"]
+        values = {mlflow_name(name): value for name, value in report["metrics"].items()}
+        values |= {mlflow_name(f"cost/{name}"): value for name, value in report["cost"].items()}
+        if value is not None:
+            values["objective"] = value
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        metrics = [Metric(name, value, at, step) for name, value in finite.items()]
+        self._client().log_batch(run, metrics=metrics, synchronous=True)
+        missing = sorted(values.keys() - finite.keys())
+        self._write.tag(run, tags | ({"not_finite": ", ".join(missing)} if missing else {}))
+        for name, path in report["artifacts"].items():
+            if path.endswith(".png"):
+                self._write.picture(run, name, self._place(p, path), step, at)
+
+    def _trial_ended(self, event: Event, p: dict[str, Any]) -> None:
+        from meanflow_tune.tracking.logged_model import log_student
+
+        run = self._trial_run(event, p)
+        self._write.tag(
+            run, {"state": p["status"]} | ({"reason": p["reason"]} if p["reason"] else {})
+        )
+        if p["model"] is not None:
+            tags = {TRIAL_TAG: f"{p['uid']}/{p['trial']}"}
+            experiment = self._experiment(p["study"])
+            folder = self._place(p, p["model"])
+            log_student(self._client(), experiment, run, tags, folder, p["images"])
+        self._write.end(run, RUN_STATUS[p["status"]], p["ended"] or event.time)
+
+    def _trials_settled(self, event: Event, p: dict[str, Any]) -> None:
+        """Ended trials as the study has them, one run each, whatever a suspended driver wrote late.
+
+        This also updates the values of earlier trials after a change of the objective.
+        """
+        experiment = self._experiment(p["study"])
+        runs: dict[tuple[str, str], list[Any]] = {}
+        for run in self._every_run(experiment):
+            for tag in (SEARCH_TAG, TRIAL_TAG, REPEAT_TAG):
+                value = run.data.tags.get(tag, "")
+                if value.partition("/")[0] == p["uid"]:
+                    runs.setdefault((tag, value), []).append(run)
+        for (tag, value), same in runs.items():
+            kept, *doubled = sorted(same, key=_content, reverse=True)
+            for run in doubled:
+                self._client().delete_run(run.info.run_id)
+                self._forget(p["study"], value)
+            told = p["trials"].get(value.partition("/")[2]) if tag == TRIAL_TAG else None
+            if told is None:
+                continue
+            mark = told.get("implausible")  # which events of earlier revisions lack
+            if mark is None and IMPLAUSIBLE_TAG in kept.data.tags:
+                self._client().delete_tag(kept.info.run_id, IMPLAUSIBLE_TAG)
+            tags = texts(told["tags"] | ({IMPLAUSIBLE_TAG: mark} if mark is not None else {}))
+            if not tags.items() <= kept.data.tags.items():
+                self._write.tag(kept.info.run_id, tags)
+            status = RUN_STATUS[told["tags"]["state"]]
+            if kept.info.status != status:
+                self._write.end(kept.info.run_id, status, told["ended"] or event.time)
+            value = told["objective"]
+            if value is not None and kept.data.metrics.get("objective") not in (None, value):
+                at, step = milliseconds(event.time), told["tags"]["images"]
+                self._client().log_metric(kept.info.run_id, "objective", value, at, step)
+
+    def _every_run(self, experiment: str) -> Iterator[Any]:
+        token = None
+        while True:
+            page = self._client().search_runs([experiment], max_results=PAGE, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _search_ended(self, event: Event, p: dict[str, Any]) -> None:
+        run, summary = self._search_run(event, p), dict(p["summary"])
+        status = summary.pop("status")
+        self._write.tag(run, {"state": status, **summary})
+        self._write.metrics(run, p.get("metrics", {}), milliseconds(event.time))
+        for path in p["files"]:
+            self._client().log_artifact(run, str(self._place(p, path)))
+        self._write.end(run, RUN_STATUS[status], event.time)
+
+    def _place(self, p: Mapping[str, Any], path: str) -> Path:
+        return current_path(path, p["study"], self._storage)
+
+
+def _content(run: Any) -> tuple[int, str]:
+    """Orders runs by how much was written to them; a doubled one is empty."""
+    return len(run.data.params) + len(run.data.metrics) + len(run.data.tags), run.info.run_id
