@@ -12,9 +12,26 @@ from meanflow_tune.metrics import SlicedWasserstein, TeacherGap
 from meanflow_tune.models import MLP
 from search_spaces import second_order
 from search_spaces._families import DIMENSIONS
-from search_spaces.second_order import FAMILIES, OBJECTIVE, REFERENCE, SOURCES
+from search_spaces.second_order import (
+    FAMILIES,
+    OBJECTIVE,
+    QUESTION,
+    RAMPS_END,
+    REFERENCE,
+    SOURCES,
+)
 
-__all__ = ["BASELINES", "FAMILIES", "GOAL", "OBJECTIVE", "REFERENCE", "SOURCES", "suggest"]
+__all__ = [
+    "BASELINES",
+    "FAMILIES",
+    "GOAL",
+    "OBJECTIVE",
+    "QUESTION",
+    "RAMPS_END",
+    "REFERENCE",
+    "SOURCES",
+    "suggest",
+]
 
 GOAL = (
     "Find out, on a toy that can be run through often, which sampler and scheduler find good mixtures "

@@ -5,16 +5,28 @@ Nothing is searched beyond them: `python scripts/tune.py --space published --tri
 the strongest one, which the other spaces are measured against.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from optuna import Trial
 
-from meanflow_tune.config import TrialConfig
+from meanflow_tune.config import TrialConfig, ramps_end
 from search_spaces._digits import FIXED, OBJECTIVE, optimizer
 from search_spaces._families import FAMILIES as RECIPES
 from search_spaces._families import at_three_rates
+from search_spaces._question import QUESTION as SECOND_ORDER
 
-__all__ = ["BASELINES", "FAMILIES", "GOAL", "OBJECTIVE", "REFERENCE", "SOURCES", "suggest"]
+__all__ = [
+    "BASELINES",
+    "FAMILIES",
+    "GOAL",
+    "OBJECTIVE",
+    "QUESTION",
+    "RAMPS_END",
+    "REFERENCE",
+    "SOURCES",
+    "suggest",
+]
 
 GOAL = (
     "Find the strongest published way to train an average velocity on the digits, and what a "
@@ -32,6 +44,10 @@ for _recipe in RECIPES:
         BASELINES |= _runs
         FAMILIES[_name] = list(_runs)
         REFERENCE += [] if _second_order else list(_runs)
+
+# Each pair of families at the best learning rate of either.
+QUESTION = replace(SECOND_ORDER, families={name: f"{name}_second_order" for name in RECIPES})
+RAMPS_END = ramps_end
 
 
 def suggest(trial: Trial) -> TrialConfig:

@@ -10,7 +10,15 @@ from typing import Any
 
 from optuna import Trial
 
-from meanflow_tune.config import Annealed, StudentJump, TeacherOde, TrialConfig, Weighting, XSource
+from meanflow_tune.config import (
+    Annealed,
+    StudentJump,
+    TeacherOde,
+    TrialConfig,
+    Weighting,
+    XSource,
+    ramps_end,
+)
 from meanflow_tune.ds_schedules import (
     Constant,
     Cosine,
@@ -43,8 +51,19 @@ from search_spaces._families import (
     sources_of,
     strongest_of,
 )
+from search_spaces._question import QUESTION
 
-__all__ = ["BASELINES", "FAMILIES", "GOAL", "OBJECTIVE", "REFERENCE", "SOURCES", "suggest"]
+__all__ = [
+    "BASELINES",
+    "FAMILIES",
+    "GOAL",
+    "OBJECTIVE",
+    "QUESTION",
+    "RAMPS_END",
+    "REFERENCE",
+    "SOURCES",
+    "suggest",
+]
 
 
 def parameters(family: Family, second_order: bool = False) -> dict[str, Any]:
@@ -101,6 +120,8 @@ FAMILIES = strongest_of(BASELINES)
 SOURCES = sources_of(BASELINES)
 # What is called better is better than the best of these.
 REFERENCE = FAMILIES[STRONGEST]
+
+RAMPS_END = ramps_end
 
 
 def suggest(trial: Trial) -> TrialConfig:

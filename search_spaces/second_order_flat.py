@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna import Trial
 
-from meanflow_tune.config import TrialConfig, Weighting
+from meanflow_tune.config import TrialConfig, Weighting, ramps_end
 from meanflow_tune.losses import LossMix
 from meanflow_tune.time_samplers import LogitNormalPairs
 from search_spaces._digits import FIXED, GOAL, OBJECTIVE, optimizer
@@ -24,8 +24,19 @@ from search_spaces._families import (
     sources_of,
     strongest_of,
 )
+from search_spaces._question import QUESTION
 
-__all__ = ["BASELINES", "FAMILIES", "GOAL", "OBJECTIVE", "REFERENCE", "SOURCES", "suggest"]
+__all__ = [
+    "BASELINES",
+    "FAMILIES",
+    "GOAL",
+    "OBJECTIVE",
+    "QUESTION",
+    "RAMPS_END",
+    "REFERENCE",
+    "SOURCES",
+    "suggest",
+]
 
 LARGEST_SHARE = 0.5
 
@@ -60,6 +71,8 @@ BASELINES: dict[str, dict[str, Any]] = {
 FAMILIES = strongest_of(BASELINES)
 SOURCES = sources_of(BASELINES)
 REFERENCE = FAMILIES[STRONGEST]
+
+RAMPS_END = ramps_end
 
 
 def suggest(trial: Trial) -> TrialConfig:

@@ -18,6 +18,7 @@ from meanflow_tune.config import (
     StudentJump,
     TrialConfig,
     XSource,
+    ramps_end,
 )
 from meanflow_tune.ds_schedules import Constant, DsSchedule, Exponential
 from meanflow_tune.losses import (
@@ -46,8 +47,19 @@ from search_spaces._families import (
     sources_of,
     strongest_of,
 )
+from search_spaces._question import QUESTION
 
-__all__ = ["BASELINES", "FAMILIES", "GOAL", "OBJECTIVE", "REFERENCE", "SOURCES", "suggest"]
+__all__ = [
+    "BASELINES",
+    "FAMILIES",
+    "GOAL",
+    "OBJECTIVE",
+    "QUESTION",
+    "RAMPS_END",
+    "REFERENCE",
+    "SOURCES",
+    "suggest",
+]
 
 GOAL = (
     "Find out which form of the second-order target brings samples at 1, 2 and 4 function "
@@ -123,6 +135,8 @@ BASELINES: dict[str, dict[str, Any]] = {
 FAMILIES = strongest_of(BASELINES)
 SOURCES = sources_of(BASELINES)
 REFERENCE = FAMILIES[STRONGEST]
+
+RAMPS_END = ramps_end
 
 
 def suggest(trial: Trial) -> TrialConfig:

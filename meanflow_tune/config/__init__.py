@@ -1,6 +1,8 @@
 """The configuration of a trial: everything that determines a training run, as validated data."""
 
 from meanflow_tune.config.parts import Budget, Ema, Evaluation, Optimizer, TeacherConfig
+from meanflow_tune.config.question import Question
+from meanflow_tune.config.ramps import ramps_end
 from meanflow_tune.config.sources import Annealed, Guidance, StudentJump, TeacherOde, XSource
 from meanflow_tune.config.trial import TrialConfig
 
@@ -18,10 +20,12 @@ __all__ = [
     "LogVariance",
     "Optimizer",
     "PseudoHuber",
+    "Question",
     "StudentJump",
     "TeacherConfig",
     "TeacherOde",
     "TrialConfig",
     "Weighting",
     "XSource",
+    "ramps_end",
 ]

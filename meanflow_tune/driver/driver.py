@@ -198,6 +198,7 @@ class Driver:
             repeats=request.repeats,
             max_failures=request.max_failures,
             terms=self.manifest.terms,
+            ramps_end=self.plan.ramps_end,
         )
 
     def open_search(self, ledger: Ledger, stack: ExitStack) -> Stage:

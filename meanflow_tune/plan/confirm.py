@@ -3,13 +3,15 @@
 The sibling study `NAME/confirm` holds these runs, so that they resume like any others. Runs with the
 same seed share everything drawn from it (weights, data order, noise, times), and all runs share latents
 that the search never used. A baseline whose learning rate is untuned first runs at three of them, on
-one more seed with its own latents; the best of the three is confirmed.
+one more seed with its own latents; the best of the three is confirmed. Where the space asks a question
+about a factor, configurations run with and without it, on the same seeds.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from meanflow_tune.config import Question
 from meanflow_tune.core.random import fold
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.request import SearchRequest
@@ -19,12 +21,14 @@ from meanflow_tune.search.objectives import Objectives
 from meanflow_tune.search.space.draws import AnyTrial
 from meanflow_tune.search.space.load import Space
 from meanflow_tune.search.store.storage import Storage
+from meanflow_tune.search.store.trials import BASELINE
 from meanflow_tune.search.study.ledger import Ledger
 
 SEED_LIMIT = 2**31
 # What a learning rate is multiplied by to tune it.
 FACTORS = (1 / 3, 1.0, 3.0)
 FACTOR = "learning_rate_factor"
+SWITCHED = "switched"  # parameter of a run on the other side of the question's factor
 HIGHEST_RATE = 1.0  # what a configuration allows
 
 
@@ -33,34 +37,42 @@ class Side:
     """One configuration to confirm: a trial of the search, or a family of baselines.
 
     candidate: the trial whose configuration is trained; untuned: its learning rate is first chosen from
-    three, which the search has not tried.
+    three, which the search has not tried; switched: its configuration with the question's factor switched,
+    on if it is off and off if it is on; family: of baselines, where the side represents one.
     """
 
     name: str
     candidate: TrialRecord
     untuned: bool = False
+    switched: bool = False
+    family: str = ""
 
 
 @dataclass(frozen=True)
 class Entry:
     """One run of a trial's configuration on a seed, at a multiple of its learning rate.
 
-    factor: None for its own learning rate, outside of tuning.
+    factor: None for its own learning rate, outside of tuning; switched: as of a side, and how its name
+    says it.
     """
 
     candidate: int
     seed: int
     factor: float | None = None
+    switched: bool = False
+    how: str = field(default=" switched", compare=False)
 
     @property
     def name(self) -> str:
+        other = self.how if self.switched else ""
         rate = "" if self.factor is None else f" at {self.factor:.3g} x its learning rate"
-        return f"trial {self.candidate}{rate}, seed {self.seed}"
+        return f"trial {self.candidate}{other}{rate}, seed {self.seed}"
 
     @property
     def params(self) -> dict[str, float]:
         rate = {} if self.factor is None else {FACTOR: self.factor}
-        return {"candidate": self.candidate, "seed": self.seed, **rate}
+        other = {SWITCHED: 1} if self.switched else {}
+        return {"candidate": self.candidate, "seed": self.seed, **rate, **other}
 
 
 def sides(
@@ -89,19 +101,78 @@ def sides(
         family = family_of.get(record.baseline or "")
         if family is not None and family not in seen:
             seen.add(family)
-            found.append(Side(title(record), record, untuned=record.baseline in alone))
+            untuned = record.baseline in alone
+            found.append(Side(title(record), record, untuned, family=family))
     proposed = [record for record in others if record.baseline is None]
     return [*found, *(Side(title(record), record) for record in proposed[:count])]
 
 
-def planned_runs(space: Space, count: int, seeds: int) -> int:
-    """How many runs a confirmation of a new search makes at most."""
+@dataclass(frozen=True)
+class Pair:
+    """Two sides that differ in the question's factor only."""
+
+    without: Side
+    including: Side
+
+
+def pairs(chosen: Sequence[Side], question: Question | None) -> list[Pair]:
+    """The pairs that answer the question of the space, most important first.
+
+    Families that the question names, where both are chosen. Of the others: the reference, proposed trials,
+    and, where no family has to be represented, other baselines; with a side that is chosen anyway, if its
+    configuration is the same, else with the switched one.
+    """
+    if question is None:
+        return []
+    by_family = {side.family: side for side in chosen if side.family}
+    found = [
+        Pair(by_family[without], by_family[including])
+        for without, including in question.families.items()
+        if without in by_family and including in by_family
+    ]
+    known = {id(side) for pair in found for side in (pair.without, pair.including)}
+    every_family = any(side.family for side in chosen)
+    for place, side in enumerate(chosen):
+        baseline = side.candidate.baseline is not None
+        if id(side) in known or (baseline and place > 0 and every_family):
+            continue
+        config = side.candidate.config
+        other = question.counterpart(config)
+        if other is None:
+            continue
+        has = question.has(config)
+        same = next(
+            (s for s in chosen if not s.untuned and _task(s.candidate.config) == _task(other)), None
+        )
+        word = "without" if has else "with"
+        partner = same or replace(
+            side, name=f"{side.name} {word} {question.factor}", switched=True, family=""
+        )
+        known |= {id(side), id(partner)}
+        found.append(Pair(partner, side) if has else Pair(side, partner))
+    return found
+
+
+def _task(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what every run of the confirmation has of its own."""
+    return {name: value for name, value in config.items() if name != "seed"}
+
+
+def trained(chosen: Sequence[Side], question: Question | None) -> list[Side]:
+    """All sides to train: the chosen ones, then those that their pairs need."""
+    partners = [side for pair in pairs(chosen, question) for side in (pair.without, pair.including)]
+    return [*chosen, *(side for side in partners if side.switched)]
+
+
+def planned_runs(space: Space, count: int, seeds: int, question: Question | None = None) -> int:
+    """How many runs a confirmation of a new search makes at most. question: None where it is not asked."""
     if count == 0 or seeds == 0:
         return 0
     if count == 1:
-        return 3 * seeds
+        return (3 if question is None else 6) * seeds
     untuned = sum(len(names) == 1 for names in space.families.values())
-    return len(FACTORS) * untuned + (len(space.families) + count) * seeds
+    alone = 0 if question is None else count + (not question.families)
+    return len(FACTORS) * untuned + (len(space.families) + count + alone) * seeds
 
 
 def title(record: TrialRecord) -> str:
@@ -124,13 +195,20 @@ def entries(
     if count == 0:
         return []
     records, seed = list(confirmed), tuning_seed(search_seed)
-    tuning = [Entry(side.candidate.number, seed, f) for side in chosen for f in _factors(side)]
+    own = [side for side in chosen if not side.switched]
+    tuning = [Entry(side.candidate.number, seed, f) for side in own for f in _factors(side)]
     ended = {_entry_of(r) for r in records if r.status not in ("running", "paused")}
     ready = [
         s for s in chosen if all(Entry(s.candidate.number, seed, f) in ended for f in _factors(s))
     ]
     fresh = [
-        Entry(side.candidate.number, one, factor(side, records, objectives, search_seed))
+        Entry(
+            side.candidate.number,
+            one,
+            factor(side, records, objectives, search_seed),
+            side.switched,
+            side.name.removeprefix(title(side.candidate)),
+        )
         for one in fresh_seeds(search_seed, count)
         for side in ready
     ]
@@ -167,23 +245,36 @@ def runs_of(
         record
         for record in confirmed
         if (entry := _entry_of(record)).candidate == side.candidate.number
+        and entry.switched == side.switched
         and entry.seed != tuning_seed(search_seed)
         and entry.factor == chosen
     ]
 
 
 def suggester(
-    records: Sequence[TrialRecord], wanted: Iterable[Entry], search_seed: int
+    records: Sequence[TrialRecord],
+    wanted: Iterable[Entry],
+    search_seed: int,
+    question: Question | None = None,
 ) -> Callable[[AnyTrial], dict[str, Any]]:
-    """`suggest` of the confirming study: a trial's configuration on another seed, one rung."""
+    """`suggest` of the confirming study: a trial's configuration on another seed, one rung.
+
+    The trial is of an entry, whose name it has as a baseline's.
+    """
     configs = {record.number: record.config for record in records}
-    rated = {(entry.candidate, entry.seed) for entry in wanted if entry.factor is not None}
+    entry_of = {entry.name: entry for entry in wanted}
 
     def suggest(trial: AnyTrial) -> dict[str, Any]:
+        entry = entry_of[trial.user_attrs[BASELINE]]
         candidate = trial.suggest_int("candidate", 0, SEED_LIMIT)
         seed = trial.suggest_int("seed", 0, SEED_LIMIT)
-        config = dict(configs[candidate])
-        if (candidate, seed) in rated:
+        config: dict[str, Any] | None = dict(configs[candidate])
+        if entry.switched:
+            trial.suggest_int(SWITCHED, 1, 1)
+            assert question is not None
+            config = question.counterpart(configs[candidate])
+        assert config is not None
+        if entry.factor is not None:
             rate = config["optimizer"]["learning_rate"] * trial.suggest_float(FACTOR, 0.1, 10.0)
             config["optimizer"] = config["optimizer"] | {"learning_rate": rate}
         purpose = "tuning latents" if seed == tuning_seed(search_seed) else "latents"
@@ -201,6 +292,11 @@ def study_name(request: SearchRequest) -> str:
     return f"{request.study}/confirm"
 
 
+def question_of(plan: Plan) -> Question | None:
+    """The question that the confirmation answers by pairs; None without one, or where it is not asked."""
+    return plan.space.question if plan.request.question else None
+
+
 def make_ledger(
     plan: Plan,
     storage: Storage,
@@ -215,7 +311,8 @@ def make_ledger(
     storage: Optuna's; records: of the search; confirmed: of the confirming study so far.
     """
     request, objectives = plan.request, plan.objectives
-    chosen = sides(records, plan.space, objectives, request.confirm)
+    question = question_of(plan)
+    chosen = trained(sides(records, plan.space, objectives, request.confirm), question)
     wanted = entries(chosen, confirmed, objectives, request.seed, request.confirm_seeds)
     if not wanted:
         return None
@@ -223,7 +320,7 @@ def make_ledger(
     ledger = Ledger(
         storage=storage,
         study_name=study_name(request),
-        suggest=suggester(records, wanted, request.seed),
+        suggest=suggester(records, wanted, request.seed, question),
         baselines={entry.name: entry.params for entry in wanted},
         objectives=objectives,
         rungs=None,
@@ -267,4 +364,5 @@ def _factors(side: Side) -> tuple[float, ...]:
 
 def _entry_of(record: TrialRecord) -> Entry:
     given = record.params
-    return Entry(int(given["candidate"]), int(given["seed"]), given.get(FACTOR))
+    switched = SWITCHED in given
+    return Entry(int(given["candidate"]), int(given["seed"]), given.get(FACTOR), switched)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from meanflow_tune.plan import confirm
+from meanflow_tune.plan.contrast import Contrast, contrast_of, factor_contrasts
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.quality import Quality, quality_of
 from meanflow_tune.records import TrialRecord
@@ -25,7 +26,9 @@ class Findings:
 
     rivals: comparisons of the leader that its repeats have not decided; rows: the final table, its first
     row the reference; implausible: completed trials whose training failed; quality: what samples were
-    compared with, of the reference where that is known.
+    compared with, of the reference where that is known. winner: against the reference, the leader, or, where
+    the reference leads, the best proposed trial; pairs: with the factor of the space's question against
+    without it, the reference's first; empty where nothing asks or answers it.
     """
 
     records: list[TrialRecord]
@@ -38,6 +41,8 @@ class Findings:
     rows: list[Row]
     implausible: tuple[Implausible, ...]
     quality: Quality
+    winner: Contrast | None = None
+    pairs: tuple[Contrast, ...] = ()
 
     def facts(self, objectives: Objectives) -> dict[str, Any]:
         """For the tags of the search's run in tracking; empty where no trial completed.
@@ -88,17 +93,22 @@ def find(plan: Plan, records: list[TrialRecord], confirmed: list[TrialRecord]) -
     single = plan.objectives.single
     sides = confirm.sides(records, plan.space, plan.objectives, plan.request.confirm)
     reference = next((record for record in order if record.baseline in names), None)
+    leader = order[0] if order else None
+    best_proposed = next((record for record in order if record.baseline is None), None)
+    winner = best_proposed if leader is reference else leader
     return Findings(
         records=records,
         confirmed=confirmed,
         order=order,
-        leader=order[0] if order else None,
-        best_proposed=next((record for record in order if record.baseline is None), None),
+        leader=leader,
+        best_proposed=best_proposed,
         reference=reference,
         rivals=rank_by_differences(records, single).undecided if single is not None else (),
         rows=confirm.table(sides, confirmed, plan.objectives, plan.request.seed),
         implausible=implausible_trials(records, plan.objectives),
         quality=first_known([*([reference] if reference else []), *order, *records]),
+        winner=contrast_of(plan, sides, confirmed, reference, winner),
+        pairs=factor_contrasts(plan, sides, confirmed),
     )
 
 

@@ -1,7 +1,7 @@
 """The plan of a search: a request resolved and checked, before any lease is taken and before Ray starts."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +40,12 @@ class Plan:
     rungs: Rungs | None
     independent: tuple[str, ...] = ()
     seeds: Seeds | None = None
+
+    def ramps_end(self, config: Mapping[str, Any]) -> float:
+        """The progress before which the trial of a resolved configuration is not stopped; 0 without a
+        rule of the space."""
+        rule = self.space.ramps_end
+        return 0.0 if rule is None else rule(TrialConfig.from_dict(config))
 
     @property
     def objective(self) -> SearchObjective:

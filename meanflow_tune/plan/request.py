@@ -120,6 +120,8 @@ class SearchRequest(Settings):
     )
     confirm_seeds: Annotated[int, Option(STATISTICS, "N"), Field(ge=0, le=16)] = 2
     """number of fresh seeds; intervals that hold in 95% of the cases need 6"""
+    question: Annotated[bool, Option(STATISTICS)] = True
+    """also confirm with and without the factor of the space's QUESTION, on the same seeds"""
     cluster: Annotated[str | None, Option(WHERE, "ADDRESS", bare="")] = None
     """join a running Ray cluster: ADDRESS, else RAY_ADDRESS, else this machine's"""
     workers_per_trial: Annotated[Count, Option(WHERE, "N")] = 1

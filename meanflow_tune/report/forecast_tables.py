@@ -12,7 +12,7 @@ from rich.padding import Padding
 from meanflow_tune.cluster.layout import Layout
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.plan.calibration import Calibration, Sizes, computed_sizes
-from meanflow_tune.plan.confirm import planned_runs
+from meanflow_tune.plan.confirm import planned_runs, question_of
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import TrialRecord
@@ -48,7 +48,7 @@ def ladder_of(plan: Plan) -> Ladder:
 def confirmation_work(plan: Plan, images: int) -> Work:
     """The most that a confirmation trains, at `images` a run."""
     request = plan.request
-    runs = planned_runs(plan.space, request.confirm, request.confirm_seeds)
+    runs = planned_runs(plan.space, request.confirm, request.confirm_seeds, question_of(plan))
     return Work(runs * images, runs, runs)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ COLUMNS = {
     "kind": "str",
     "trial": "Int64",
     "candidate": "Int64",
+    "variant": "str",
     "baseline": "str",
     "status": "str",
     "seed": "Int64",
@@ -107,6 +109,7 @@ def _rows_of_run(
         "kind": kind,
         "trial": record.number,
         "candidate": None if candidate is None else candidate.number,
+        "variant": confirm.SWITCHED if confirm.SWITCHED in record.params else None,
         "baseline": None if candidate is None else candidate.baseline,
         "status": record.status,
         "runs": 1,
@@ -135,8 +138,10 @@ def _rows_of_means(
     tuning = confirm.tuning_seed(search_seed)
     tuned = {int(r.params["candidate"]) for r in confirmed if r.params["seed"] == tuning}
     numbers = dict.fromkeys(int(r.params["candidate"]) for r in confirmed)
-    for candidate in (candidates[number] for number in numbers if number in candidates):
-        side = Side(confirm.title(candidate), candidate, untuned=candidate.number in tuned)
+    known = [candidates[number] for number in numbers if number in candidates]
+    for candidate, switched in product(known, (False, True)):
+        untuned = candidate.number in tuned
+        side = Side(confirm.title(candidate), candidate, untuned, switched)
         found = confirm.runs_of(side, confirmed, objectives, search_seed)
         runs = [run for run in found if run.status == "completed" and run.reports]
         if not runs:
@@ -144,6 +149,7 @@ def _rows_of_means(
         shared = _setting(runs[0]) | {
             "kind": "confirmed",
             "candidate": candidate.number,
+            "variant": confirm.SWITCHED if switched else None,
             "baseline": candidate.baseline,
             "images": runs[0].reports[-1].images,
             "is_last": True,

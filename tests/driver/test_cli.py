@@ -42,6 +42,7 @@ OPTIONS = [
     ("--repeats", 0, None),
     ("--confirm", 1, None),
     ("--confirm-seeds", 2, None),
+    ("--no-question", True, None),
     ("--cluster", None, None),
     ("--workers-per-trial", 1, None),
     ("--max-concurrent", None, None),
@@ -120,6 +121,7 @@ def test_every_sampler_can_be_chosen() -> None:
 IN_WORDS = {
     "study": "the space's name",
     "promotion": "yes",
+    "question": "yes",
     "max_concurrent": "what the processors allow",
     "gpus_per_worker": "1 where the cluster has enough, else 0",
     "study_storage": "OPTUNA_STORAGE, else a journal file in the study's folder",

@@ -1,21 +1,41 @@
 """Which runs confirm a search: who, on which seeds, at which learning rate, and what is added later."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from optuna.storages import InMemoryStorage
 
+from meanflow_tune.config import Question, TrialConfig
 from meanflow_tune.core.random import fold
 from meanflow_tune.plan import confirm
-from meanflow_tune.plan.confirm import FACTORS, Entry, Side, entries, sides, suggester, table
+from meanflow_tune.plan.confirm import (
+    FACTORS,
+    Entry,
+    Pair,
+    Side,
+    entries,
+    pairs,
+    sides,
+    suggester,
+    table,
+    trained,
+)
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import Outcome, Report, TrialRecord
-from meanflow_tune.search.store.trials import read_records
+from meanflow_tune.search.store.trials import BASELINE, read_records
 from tests.support.confirmation import GAP, SEARCH, SEARCH_SEED, SPACE, record, run
+
+
+def fixed(entry: Entry) -> optuna.trial.FixedTrial:
+    """A trial of the confirming study with an entry's parameters."""
+    trial = optuna.trial.FixedTrial(entry.params)
+    trial.set_user_attr(BASELINE, entry.name)
+    return trial
 
 
 def chosen(count: int, records: list[TrialRecord] = SEARCH) -> list[Side]:
@@ -98,7 +118,7 @@ def test_configurations_differ_in_seed_latents_rungs_and_rate_only() -> None:
     seed, fresh = confirm.tuning_seed(SEARCH_SEED), confirm.fresh_seeds(SEARCH_SEED, 1)[0]
     wanted = [Entry(2, seed, 3.0), Entry(2, fresh, 1 / 3), Entry(1, fresh)]
     suggest = suggester(SEARCH, wanted, SEARCH_SEED)
-    made = [suggest(optuna.trial.FixedTrial(entry.params)) for entry in wanted]
+    made = [suggest(fixed(entry)) for entry in wanted]
     assert [config["optimizer"]["learning_rate"] for config in made] == pytest.approx(
         [0.03, 0.01 / 3, 0.01]
     )
@@ -188,3 +208,78 @@ def test_extending_a_confirmation_keeps_its_runs() -> None:
     assert {len(row.seeds) for row in rows} == {3}, "the tuning seed confirms nothing"
     difference = rows[3].against["gap@1"]
     assert (difference.mean, difference.low) == pytest.approx((4.0, 4.0)), "the seed cancels"
+
+
+class Marked(Question):
+    """A toy factor: an odd mark has it, and its counterpart has the next lower or higher mark."""
+
+    def has(self, config: Mapping[str, Any]) -> bool:
+        return bool(config["mark"] % 2)
+
+    def counterpart(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
+        mark = config["mark"]
+        return None if mark == 7 else dict(config) | {"mark": mark - 1 if mark % 2 else mark + 1}
+
+
+def _unused(config: TrialConfig) -> TrialConfig:
+    raise AssertionError
+
+
+FACTOR = Marked("Does it help?", "an odd mark", _unused, _unused)
+
+
+def sides_of(found: Sequence[Pair]) -> list[tuple[str, str]]:
+    return [(pair.without.name, pair.including.name) for pair in found]
+
+
+def test_each_side_of_a_question_is_trained_on_the_same_seeds() -> None:
+    found = pairs(chosen(1), FACTOR)
+    assert sides_of(found) == [
+        ("trial 1 (mid) without an odd mark", "trial 1 (mid)"),
+        ("trial 5 without an odd mark", "trial 5"),
+    ]
+    every = trained(chosen(1), FACTOR)
+    assert [side.switched for side in every] == [False, False, True, True]
+    wanted = entries(every, [], GAP, SEARCH_SEED, 2)
+    assert len({entry.name for entry in wanted}) == 8
+    assert wanted[3].name.startswith("trial 5 without an odd mark, seed ")
+    suggest = suggester(SEARCH, wanted, SEARCH_SEED, FACTOR)
+    assert [suggest(fixed(entry))["mark"] for entry in wanted] == [1, 5, 0, 4] * 2
+    runs = [run(entry, 0.1 * n, n) for n, entry in enumerate(wanted)]
+    assert [record.number for record in confirm.runs_of(every[3], runs, GAP, SEARCH_SEED)] == [3, 7]
+    assert [record.number for record in confirm.runs_of(every[1], runs, GAP, SEARCH_SEED)] == [1, 5]
+
+
+def test_a_counterpart_that_is_confirmed_anyway_is_not_trained_twice() -> None:
+    four = replace(record(4, 0.01, "forward"), baseline="forward")
+    sides_now = chosen(1, [*SEARCH[:4], four, *SEARCH[5:]])
+    assert [side.name for side in sides_now] == ["trial 1 (mid)", "trial 4 (forward)", "trial 5"]
+    assert sides_of(pairs(sides_now, FACTOR))[1:] == [("trial 4 (forward)", "trial 5")]
+    assert sum(side.switched for side in trained(sides_now, FACTOR)) == 1
+
+
+def test_families_of_a_question_answer_it_by_themselves() -> None:
+    families = replace(FACTOR, families={"backward": "forward"})
+    found = sides_of(pairs(chosen(2), families))
+    assert found[0] == ("trial 1 (mid)", "trial 2 (forward)")
+    assert found[1:] == [("trial 5 without an odd mark", "trial 5")], "7 has no counterpart"
+    alone = [pair.including.name for pair in pairs(chosen(2), FACTOR)]
+    assert alone == ["trial 1 (mid)", "trial 5"], "other families have no pair"
+    assert pairs(chosen(2), None) == []
+
+
+def test_a_switched_side_takes_the_learning_rate_that_was_tuned() -> None:
+    seed, fresh = confirm.tuning_seed(SEARCH_SEED), confirm.fresh_seeds(SEARCH_SEED, 1)[0]
+    base = Side("trial 2 (forward)", SEARCH[2], untuned=True)
+    every = [base, replace(base, name="trial 2 (forward) with an odd mark", switched=True)]
+    first = entries(every, [], GAP, SEARCH_SEED, 1)
+    assert [(e.seed, e.switched) for e in first] == [(seed, False)] * 3, "tuned once"
+    ended = [
+        run(Entry(2, seed, f), v, n)
+        for n, (f, v) in enumerate(zip(FACTORS, (3, 2, 1), strict=True))
+    ]
+    after = [e for e in entries(every, ended, GAP, SEARCH_SEED, 1) if e.seed == fresh]
+    assert [(e.factor, e.switched) for e in after] == [(3.0, False), (3.0, True)]
+    suggest = suggester(SEARCH, after, SEARCH_SEED, FACTOR)
+    rates = [suggest(fixed(entry))["optimizer"]["learning_rate"] for entry in after]
+    assert rates == pytest.approx([0.03, 0.03])

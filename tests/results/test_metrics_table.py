@@ -1,6 +1,7 @@
 """metrics.parquet: every number once, with its interval, and what it is compared with."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +24,8 @@ from tests.support.results.tables import (
     searched,
 )
 
-KEY = ["study", "kind", "evaluation", "trial", "candidate", "repeat", "images", "nfe", "metric"]
+KEY = ["study", "kind", "evaluation", "trial", "candidate", "variant", "repeat", "images", "nfe"]
+KEY += ["metric"]
 OBJECTIVE = f"objective.{OBJECTIVES.parts[0]}"
 
 
@@ -106,6 +108,20 @@ def test_runs_of_a_confirmation_name_the_trial_that_they_train(table: pd.DataFra
     assert pd.isna(named[3]).all()
     trials = table[table["kind"] == "trial"]
     assert (trials["candidate"] == trials["trial"]).all()
+
+
+def test_a_switched_factor_has_rows_and_means_of_its_own(tmp_path: Path) -> None:
+    records, confirmed = searched(tmp_path)
+    entry = confirm.Entry(0, confirm.fresh_seeds(SEED, 1)[0], switched=True)
+    other = replace(confirmed[3], number=len(confirmed), baseline=entry.name, params=entry.params)
+    table = metrics_table(records, [*confirmed, other], OBJECTIVES, SEED)
+    assert not table.duplicated(KEY).any()
+    switched = table[table["variant"] == "switched"]
+    assert set(switched["kind"]) == {"confirmation", "confirmed"}
+    assert set(switched["candidate"]) == {0}
+    assert set(switched["runs"]) == {1}
+    own = table[(table["kind"] == "confirmed") & (table["candidate"] == 0)]
+    assert set(own[own["variant"].isna()]["runs"]) == {2}
 
 
 def test_means_over_fresh_seeds_are_those_of_the_summary(tmp_path: Path) -> None:

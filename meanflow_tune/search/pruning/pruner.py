@@ -1,6 +1,6 @@
 """The pruner: decisions at rungs and promotions, functions of the stored trials alone."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -21,10 +21,17 @@ from meanflow_tune.search.store.trials import (
 
 
 class Pruner:
-    """rungs: None without early stopping; repeats: further seeds for survivors of the last rung."""
+    """rungs: None without early stopping; repeats: further seeds for survivors of the last rung; ramps_end:
+    configuration -> the progress in [0, 1] before which its trial is not stopped."""
 
-    def __init__(self, rungs: Rungs | None, objectives: Objectives, repeats: int) -> None:
-        self._rungs, self._repeats = rungs, repeats
+    def __init__(
+        self,
+        rungs: Rungs | None,
+        objectives: Objectives,
+        repeats: int,
+        ramps_end: Callable[[Mapping[str, Any]], float] = lambda config: 0.0,
+    ) -> None:
+        self._rungs, self._repeats, self._ramps_end = rungs, repeats, ramps_end
         self._directions = objectives.directions
         self._rungs_of = TrialCache(_TrialRungs)
         if rungs is not None:
@@ -90,6 +97,10 @@ class Pruner:
             return "it is protected to audit the rungs"
         if images < rungs.grace:
             return f"the grace is {rungs.grace:,} images"
+        config = trial.user_attrs[CONFIG]
+        ramps_end = self._ramps_end(config)
+        if images < ramps_end * last_rung(config):
+            return f"its ramps last until {ramps_end:.0%} of its images"
         bracket = trial.user_attrs.get(BRACKET, 0)
         if sum(before >= rungs.grace for before in stored_reports(trial)) < bracket:
             return f"bracket {bracket} spares this rung"

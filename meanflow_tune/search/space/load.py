@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +16,7 @@ from typing import Any
 from optuna.trial import FixedTrial
 
 import meanflow_tune
+from meanflow_tune.config import Question, TrialConfig
 from meanflow_tune.search.errors import SpaceError, one_line
 from meanflow_tune.search.objectives import SearchObjective
 from meanflow_tune.search.space.draws import Suggest, name_errors
@@ -34,7 +35,9 @@ class Space:
     its space changed; reference: baselines, the best of which proposed trials are compared with (the
     module's REFERENCE, else all); families: name -> baselines that differ in their learning rate only,
     the best of which represents all (the module's FAMILIES; any other baseline is its own family);
-    sources: name of a family -> where it was published, one sentence (the module's SOURCES).
+    sources: name of a family -> where it was published, one sentence (the module's SOURCES); question: a
+    factor whose pairs the confirmation trains (the module's QUESTION); ramps_end: configuration -> the
+    progress before which early stopping spares a trial (the module's RAMPS_END).
     """
 
     name: str
@@ -46,6 +49,8 @@ class Space:
     reference: tuple[str, ...]
     families: dict[str, tuple[str, ...]] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
+    question: Question | None = None
+    ramps_end: Callable[[TrialConfig], float] | None = None
 
 
 def load_space(name_or_path: str | Path) -> Space:
@@ -82,6 +87,8 @@ def load_space(name_or_path: str | Path) -> Space:
         reference=_reference(module, path),
         families=families,
         sources=_sources(module, path, families),
+        question=_question(module, path, families),
+        ramps_end=_ramps_end(module, path),
     )
     for baseline, params in space.baselines.items():
         check_baseline(space.suggest, baseline, params)
@@ -262,3 +269,24 @@ def _sources(
     if unknown := [str(name) for name in given if name not in families]:
         raise SpaceError(f"SOURCES of search space {path} names {unknown}, which are no families")
     return {str(name): text for name, text in given.items()}
+
+
+def _question(
+    module: ModuleType, path: Path, families: Mapping[str, tuple[str, ...]]
+) -> Question | None:
+    question = getattr(module, "QUESTION", None)
+    if question is None:
+        return None
+    if not isinstance(question, Question):
+        raise SpaceError(f"QUESTION of search space {path} must be a meanflow_tune.config.Question")
+    pairs = question.families.items()
+    if unknown := [name for pair in pairs for name in pair if name not in families]:
+        raise SpaceError(f"QUESTION of search space {path} names {unknown}, which are no families")
+    return question
+
+
+def _ramps_end(module: ModuleType, path: Path) -> Callable[[TrialConfig], float] | None:
+    rule = getattr(module, "RAMPS_END", None)
+    if rule is not None and not callable(rule):
+        raise SpaceError(f"RAMPS_END of search space {path} must be a function of a TrialConfig")
+    return rule

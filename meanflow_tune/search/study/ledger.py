@@ -67,6 +67,7 @@ class Ledger:
     jobs. startup_trials: finished trials before a sampler models anything. repeats: number of whole
     runs on further seeds for each survivor of the last rung. max_failures: number of consecutive
     failed trials that stops the search. terms: index of the manifest's terms, stored with new trials.
+    ramps_end: as of `Pruner`.
     """
 
     def __init__(
@@ -88,12 +89,13 @@ class Ledger:
         repeats: int,
         max_failures: int,
         terms: int,
+        ramps_end: Callable[[Mapping[str, Any]], float] = lambda config: 0.0,
     ) -> None:
         self._name = study_name
         self._suggest = suggest
         self._baselines = {name: dict(params) for name, params in baselines.items()}
         self.objectives = Objectives.of(objectives)
-        self._pruner = Pruner(rungs, self.objectives, repeats)
+        self._pruner = Pruner(rungs, self.objectives, repeats, ramps_end)
         self._sampler: SamplerKind = sampler
         self._seed = seed
         self._total = total

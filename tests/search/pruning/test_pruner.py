@@ -311,3 +311,23 @@ def test_terms_are_kept_with_the_trials_made_under_them(tmp_path: Path) -> None:
     ledger.next()
     ledger.next()
     assert [t.user_attrs.get("terms", 0) for t in trials_of(tmp_path)] == [0, 1]
+
+
+def test_nothing_is_stopped_before_its_ramps_are_over(tmp_path: Path) -> None:
+    def ramps_end(config: Any) -> float:
+        return 0.5 if config["ramp"] else 0.0
+
+    def suggest(trial: Any) -> dict[str, Any]:
+        budget = {"images": 100, "global_batch": 10, "rungs": [0.2, 0.5, 1.0]}
+        return {"budget": budget, "ramp": trial.number == 2}
+
+    ledger = make(tmp_path, suggest=suggest, ramps_end=ramps_end)
+    for number, value in enumerate((0.1, 0.2, 0.3, 0.4)):
+        ledger.next()
+        decision = reach(ledger, number, value)
+        spared = "its ramps last until 50% of its images" in decision.reason
+        assert spared is (number == 2)
+        assert decision.go_on is (number in (0, 2))
+    reach(ledger, 0, 0.1, 50)
+    after = reach(ledger, 2, 0.3, 50)
+    assert not after.go_on, "at 50 of 100 images its ramps are over"
