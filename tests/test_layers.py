@@ -19,7 +19,7 @@ FAMILIES = {
     "data",
     "metrics",
 }
-BASE = {"settings", "records", "files"}
+BASE = {"settings", "records", "files", "curves"}
 CONFIG = {"core", "core.jets", "config", *FAMILIES, *BASE}
 TRAINING = {"objective", "training", "student_files", *CONFIG}
 STORE = {"search", "search.store", *BASE}
@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "settings": set(),
     "records": set(),
     "files": set(),
+    "curves": {"files"},
     "student_files": {"files"},
     "core": {"core.jets"},
     "core.jets": {"core"},

@@ -13,11 +13,13 @@ from meanflow_tune.config import TrialConfig
 from meanflow_tune.files import write_atomic
 from meanflow_tune.records import Job, Outcome, Reporter
 from meanflow_tune.student_files import export_student
+from meanflow_tune.training.curve import no_system
 from meanflow_tune.training.disk_wait import Interrupted, unfenced, write_or_wait
 from meanflow_tune.training.loop import train
 from meanflow_tune.training.memory import memory_shortage
 from meanflow_tune.training.resources import Resources
 from meanflow_tune.training.run import Run
+from meanflow_tune.training.system_metrics import SystemSampler
 from meanflow_tune.training.world import World
 
 log = logging.getLogger(__name__)
@@ -39,12 +41,14 @@ def run_job(
     *,
     cache: str,
     fence: Callable[[Path, int], None] | None = None,
+    system_metrics: bool = False,
 ) -> Outcome:
     """Run one job to its end on this rank; every rank of the slot calls it with the same job.
 
     cache: the folder of teachers (`<storage>/teachers`). fence: called with the job's folder and epoch
     before each write, raises when another driver has taken the study over; None where there is no
-    study. The trained student of a completed trial is left in `<job folder>/model`.
+    study. The trained student of a completed trial is left in `<job folder>/model`. system_metrics: add
+    the use of this host to the training curves.
 
     Where the decision at the last rung asks for them, the job's repeats follow, in
     `<job folder>/repeats/K`. A repeat that diverges ends the trial as diverged, with the seed in the
@@ -58,14 +62,16 @@ def run_job(
         torch.cuda.set_device(device)
     resources = _resources.setdefault((cache, world), Resources(Path(cache), world))
     check = unfenced if fence is None else partial(fence, folder, job.epoch)
+    system = SystemSampler(device) if system_metrics else no_system
+    given = reporter, resources, check, system
     try:
-        outcome, run = _train(job, config, folder, reporter, resources, check)
+        outcome, run = _train(job, config, folder, *given)
         for repeat, seed in enumerate(job.repeats, start=1):
             if outcome.status != "completed" or not run.go_on:
                 break
             again = config.model_copy(update={"seed": seed})
             place = folder / "repeats" / str(repeat)
-            outcome, run = _train(job, again, place, reporter, resources, check, repeat)
+            outcome, run = _train(job, again, place, *given, repeat)
             if outcome.status != "completed":
                 reason = f"repeat {repeat}, on seed {seed}: {outcome.reason}"
                 outcome = replace(outcome, reason=reason)
@@ -81,6 +87,7 @@ def _train(
     reporter: Reporter,
     resources: Resources,
     fence: Callable[[], None],
+    system: Callable[[], dict[str, float]],
     repeat: int = 0,
 ) -> tuple[Outcome, Run]:
     """One whole run in `folder`; the student of a trial's own completed run is left there."""
@@ -100,7 +107,15 @@ def _train(
     run = Run.start(config, world, data, teacher, resources.initial(config))
     phase = f"repeat {repeat}" if repeat else "train"
     outcome = train(
-        run, folder, reporter, evaluator, fence=fence, warn=log.warning, phase=phase, repeat=repeat
+        run,
+        folder,
+        reporter,
+        evaluator,
+        fence=fence,
+        warn=log.warning,
+        phase=phase,
+        repeat=repeat,
+        system=system,
     )
     if outcome.status == "completed" and not repeat:
         state, shape, classes = run.averaged_state(), data.shape, data.classes

@@ -11,10 +11,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from meanflow_tune.core.types import LossOutput
+from meanflow_tune.curves import CURVE, write_curve
 from meanflow_tune.files import OnlyShown
 from meanflow_tune.metrics.base import NonFiniteSamples
 from meanflow_tune.records import Outcome, Report, Reporter
 from meanflow_tune.training.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
+from meanflow_tune.training.curve import no_system
 from meanflow_tune.training.disk_wait import unfenced, write_or_wait
 from meanflow_tune.training.evaluation import Evaluator
 from meanflow_tune.training.run import Diverged, Meter, Run, means
@@ -34,18 +36,20 @@ def train(
     warn: Callable[[str], None] = lambda line: None,
     phase: str = "train",
     repeat: int = 0,
+    system: Callable[[], dict[str, float]] = no_system,
 ) -> Outcome:
     """Train `run` to the end of its budget, from the newest valid checkpoint below `folder`.
 
     Every rank calls it. At each rung: evaluate the moving average, save, report, and stop if the
     decision says so. fence: called before each write, raises when this run no longer owns `folder`.
     repeat: the k-th repeat on another seed saves at each rung, but reports its end only, with this k.
+    system: what the host does, for the points of the curve.
 
     Returns an Outcome: completed, pruned, diverged, or running (interrupted by `reporter.stopping`);
     `run.go_on` then holds the newest decision. Raises Interrupted where the interruption came while
     the disk was full, so that nothing new could be saved.
     """
-    training = _Training(run, folder, reporter, evaluator, fence, phase, repeat)
+    training = _Training(run, folder, reporter, evaluator, fence, phase, repeat, system)
     try:
         return training.train(warn)
     except Diverged as error:
@@ -65,6 +69,7 @@ class _Training:
     fence: Callable[[], None]
     phase: str
     repeat: int
+    system: Callable[[], dict[str, float]]
     ticked: float = 0.0
 
     def __post_init__(self) -> None:
@@ -84,19 +89,24 @@ class _Training:
         if run.world.size > 1:
             module = DistributedDataParallel(run.objective)
         self.meter = Meter(run.world)
+        run.curve.start()
         while run.step < self.steps:
             if self._stopping():
+                run.curve.stop()
                 run.cost, run.sums = self.meter.cost(run.cost), self.meter.sums(run.sums)
                 self._save()
                 return Outcome("running", "interrupted")
             output = run.advance(module)
             self.meter.add(output.terms)
+            self._draw(output)
             self._tick(output)
             if run.step in self.rungs:
+                run.curve.stop()
                 if not self._rung():
                     return pruned
                 # Evaluation and the wait for the decision are not training cost.
                 self.meter = Meter(run.world)
+                run.curve.start()
         return Outcome("completed")
 
     def _load(self, warn: Callable[[str], None]) -> None:
@@ -119,6 +129,19 @@ class _Training:
             loss = float(output.terms["loss"])
             self.reporter.tick({"phase": self.phase, **done, "loss": loss})
 
+    def _draw(self, output: LossOutput) -> None:
+        run = self.run
+        rate = float(run.optimizer.param_groups[0]["lr"])
+        loss = output.terms["loss"]
+        run.curve.add(run.step, run.images, loss, rate, run.world, self.system)
+
+    def _write_curve(self) -> Path:
+        """The file of the points since the last report."""
+        path = self.folder / CURVE / f"{self.run.images:012d}.json"
+        write = partial(write_curve, path, self.run.curve.take())
+        self._write(lambda: _ONLY_SHOWN("write the curve of a rung", write, None, full=True))
+        return path
+
     def _rung(self) -> bool:
         """Evaluate, save and report; whether the training continues. Raises Diverged."""
         run = self.run
@@ -132,6 +155,7 @@ class _Training:
             measured, grid = self._evaluate(self.evaluator)
             metrics |= measured
             artifacts["samples"] = str(grid)
+        artifacts[CURVE] = str(self._write_curve())
         now = time.time()
         report = run.world.share(Report(run.images, metrics, run.cost, now, artifacts, self.repeat))
         run.reports.append(report)

@@ -24,6 +24,7 @@ from meanflow_tune.objective.loss_module import Objective
 from meanflow_tune.objective.velocities import self_teacher
 from meanflow_tune.records import Report
 from meanflow_tune.time_samplers.base import DRAWS
+from meanflow_tune.training.curve import CurveRecorder
 from meanflow_tune.training.optim import MovingAverage, learning_rate, make_optimizer
 from meanflow_tune.training.world import World
 
@@ -40,7 +41,7 @@ class Run:
     """All state of a training run; `state_dict` holds all that a resume needs.
 
     sums: of the loss terms between the last rung and an interruption, over all ranks. go_on: the
-    decision after the newest report; at the last rung it asks for repeats.
+    decision after the newest report; at the last rung it asks for repeats. curve: since that report.
     """
 
     config: TrialConfig
@@ -54,6 +55,10 @@ class Run:
     reports: list[Report]
     sums: Sums = field(default_factory=dict)
     go_on: bool = True
+    curve: CurveRecorder = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.curve = CurveRecorder(self.config.budget.steps)
 
     @classmethod
     def start(
@@ -174,6 +179,7 @@ class Run:
             "cost": self.cost,
             "reports": [report.to_dict() for report in self.reports],
             "sums": {name: list(each) for name, each in self.sums.items()},
+            "curve": self.curve.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -192,8 +198,10 @@ class Run:
         self.step = state["step"]
         self.cost = dict(state["cost"])
         self.reports = [Report(**report) for report in state["reports"]]
-        # Checkpoints of earlier revisions have none.
+        # Checkpoints of earlier revisions have neither.
         self.sums = {name: (each[0], each[1]) for name, each in state.get("sums", {}).items()}
+        if "curve" in state:
+            self.curve.load_state_dict(state["curve"])
 
 
 class Meter:
