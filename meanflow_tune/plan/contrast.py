@@ -56,13 +56,16 @@ class Contrast:
     """`other` against `base`. seeds: fresh seeds on which both completed; 0: each ran once in the search,
     on its one seed, which confirms nothing.
 
-    images: of base and of other at their ends.
+    base, other: their names; trials: the numbers of their trials in the search; subject: what a pair of
+    the question's factor is about, the name of its side in the search; images: of base and of other at
+    their ends; configs: as trained.
     """
 
     base: str
     other: str
-    base_record: TrialRecord
-    other_record: TrialRecord
+    trials: tuple[int, int]
+    subject: str
+    configs: tuple[Mapping[str, Any], Mapping[str, Any]]
     differences: tuple[Difference, ...]
     seeds: int
     measured: tuple[Measured, ...]
@@ -102,7 +105,7 @@ def contrast_of(
         for record in (base, other)
     ]
     return _contrast(plan, found[0], found[1], confirmed) or _compare(
-        plan, (found[0].name, found[1].name), [base], [other], seeds=0
+        plan, found[0], found[1], [base], [other], seeds=0
     )
 
 
@@ -124,7 +127,7 @@ def _contrast(
     if not common:
         return None
     ours, theirs = ([side[seed] for seed in common] for side in runs)
-    return _compare(plan, (base.name, other.name), ours, theirs, seeds=len(common))
+    return _compare(plan, base, other, ours, theirs, seeds=len(common))
 
 
 def _by_seed(plan: Plan, side: Side, confirmed: Sequence[TrialRecord]) -> dict[int, TrialRecord]:
@@ -135,13 +138,15 @@ def _by_seed(plan: Plan, side: Side, confirmed: Sequence[TrialRecord]) -> dict[i
 
 def _compare(
     plan: Plan,
-    names: tuple[str, str],
-    base: Sequence[TrialRecord],
-    other: Sequence[TrialRecord],
+    base: Side,
+    other: Side,
+    base_runs: Sequence[TrialRecord],
+    other_runs: Sequence[TrialRecord],
     seeds: int,
 ) -> Contrast:
-    first, second = base[0], other[0]
-    ends = [[run.reports[-1] for run in side] for side in (base, other)]
+    """seeds: fresh ones; the runs are paired."""
+    first, second = base_runs[0].config, other_runs[0].config
+    ends = [[run.reports[-1] for run in side] for side in (base_runs, other_runs)]
     measured = []
 
     def add(
@@ -170,11 +175,12 @@ def _compare(
     for name in COSTS:
         add(name, "cost", None, [[end.cost.get(name) for end in side] for side in ends])
     return Contrast(
-        base=names[0],
-        other=names[1],
-        base_record=first,
-        other_record=second,
-        differences=tuple(settings_that_differ(first.config, second.config)),
+        base=base.name,
+        other=other.name,
+        trials=(base.candidate.number, other.candidate.number),
+        subject=other.name if base.switched else base.name,
+        configs=(first, second),
+        differences=tuple(settings_that_differ(first, second)),
         seeds=seeds,
         measured=tuple(measured),
         images=(ends[0][0].images, ends[1][0].images),

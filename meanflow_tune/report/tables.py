@@ -11,12 +11,16 @@ from meanflow_tune.plan.quality import quality_of
 from meanflow_tune.report.text import counted, figure, make_table
 from meanflow_tune.search.analysis.ranking import Row, columns, describe_difference, front
 from meanflow_tune.search.analysis.rung_audit import Audit, RungAudit, audit
-from meanflow_tune.search.analysis.significance import LEVEL, Interval, PairedComparison, scores
+from meanflow_tune.search.analysis.significance import (
+    LEVEL,
+    SEEDS_FOR_LEVEL,
+    Interval,
+    PairedComparison,
+    scores,
+)
 from meanflow_tune.search.objectives import COST, Objectives, measures
 from meanflow_tune.search.pareto import hypervolume, reference_point
 
-# With fewer seeds, a bootstrap interval covers less than its nominal level.
-SEEDS_FOR_LEVEL = 6
 SHOWN = 8
 
 

@@ -16,6 +16,8 @@ from meanflow_tune.records import TrialRecord
 from meanflow_tune.search.objectives import SearchObjective, measures
 
 LEVEL = 0.95
+# With fewer seeds, a bootstrap interval covers less than its nominal level.
+SEEDS_FOR_LEVEL = 6
 # Up to this many values all resamples are enumerated (C(2n - 1, n): 6,435 for 8), not drawn.
 EXACT = 8
 DRAWS = 10_000

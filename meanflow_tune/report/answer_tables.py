@@ -1,0 +1,93 @@
+"""The answer on the terminal: its sentences, and the figures behind them as tables."""
+
+from rich.console import Console
+from rich.table import Table
+
+from meanflow_tune.plan.contrast import Contrast, Measured
+from meanflow_tune.plan.findings import Findings
+from meanflow_tune.report.answer import (
+    Answer,
+    effect,
+    outcome,
+    percent,
+    percent_interval,
+    shown_quality,
+)
+from meanflow_tune.report.text import counted, figure, make_table, short
+
+
+def show_answer(console: Console, found: Answer, findings: Findings) -> None:
+    """What differs and by how much, the question's pairs, then all of it in words."""
+    if findings.winner is not None:
+        show_differences(console, findings.winner)
+        show_contrast(console, findings.winner)
+    if findings.pairs and found.question is not None:
+        show_pairs(console, found.question, findings.pairs)
+    _paragraph(console, "Which settings won?", found.winner)
+    if found.question is not None:
+        _paragraph(console, found.question, found.factor)
+    if found.insight:
+        _paragraph(console, "What mattered?", found.insight)
+
+
+def show_differences(console: Console, contrast: Contrast) -> None:
+    """The settings that differ, of the winner against the reference."""
+    table = make_table("settings that differ", contrast.base, contrast.other)
+    for one in contrast.differences:
+        table.add_row(one.setting, _setting(one.base), _setting(one.other))
+    console.print(table)
+
+
+def show_contrast(console: Console, contrast: Contrast) -> None:
+    """Metrics at each NFE, one of quality, and costs, with paired differences."""
+    where = counted(contrast.seeds, "fresh seed") if contrast.seeds else "the search's one seed"
+    table = make_table(
+        f"on {where}", contrast.base, contrast.other, "change", "interval in %", "so it is"
+    )
+    for one in contrast.of("objective"):
+        _add(table, one, contrast.seeds)
+    table.add_section()
+    for one in shown_quality(contrast):
+        _add(table, one, contrast.seeds)
+    table.add_section()
+    for one in contrast.of("cost"):
+        table.add_row(
+            one.name, f"{one.base:.4g}", f"{one.other:.4g}", percent(one), percent_interval(one), ""
+        )
+    console.print(table)
+
+
+def show_pairs(console: Console, question: str, pairs: tuple[Contrast, ...]) -> None:
+    """Of each pair the change by the factor, per metric."""
+    names = [one.name for one in pairs[0].of("objective")]
+    table = make_table(question, *names)
+    for pair in pairs:
+        seeds = counted(pair.seeds, "fresh seed")
+        cells = (
+            f"{percent(one)}\n{percent_interval(one)}\n{effect(one, pair.seeds)}"
+            for one in pair.of("objective")
+        )
+        table.add_row(f"{pair.subject}\n{seeds}", *cells)
+        table.add_section()
+    console.print(table)
+
+
+def _add(table: Table, one: Measured, seeds: int) -> None:
+    table.add_row(
+        one.name,
+        figure(one.base),
+        figure(one.other),
+        percent(one),
+        percent_interval(one),
+        outcome(one, seeds),
+    )
+
+
+def _setting(value: object) -> str:
+    return "-" if value is None else short(value)
+
+
+def _paragraph(console: Console, heading: str, lines: tuple[str, ...]) -> None:
+    console.print(f"\n{heading}", style="bold", markup=False)
+    for line in lines:
+        console.print(line, markup=False)
