@@ -218,3 +218,8 @@ class OnlyShown:
 def mlflow_uri(storage: Path) -> str:
     """The SQLite database of MLflow that all studies of a storage folder share."""
     return f"sqlite:///{storage / 'mlflow.db'}"
+
+
+def hide_password(text: str) -> str:
+    """Text without the user's name and password in the URLs that it contains."""
+    return re.sub(r"(?<=://)[^\s/'\"]+@", "***@", text)

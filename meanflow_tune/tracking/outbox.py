@@ -10,7 +10,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,17 @@ _HEAD = re.compile(rb'\{"kind": "\w*", "key": (null|"(?:[^"\\]|\\.)*"), ')
 
 @dataclass(frozen=True)
 class Event:
-    """seq: place in the outbox, from 0; time: unix seconds of `put`; end: byte behind its line."""
+    """seq: place in the outbox, from 0; time: unix seconds of `put`; end: byte behind its line.
+
+    key: what it was put under; None for what may be put again.
+    """
 
     seq: int
     kind: str
     time: float
     payload: dict[str, Any]
     end: int
+    key: str | None = None
 
 
 class Outbox:
@@ -115,15 +119,18 @@ class Outbox:
             return None
         with self._path.open("rb") as lines:
             lines.seek(offset)
-            line = lines.readline()
-        data = parse(line)
-        return Event(
-            seq=seq,
-            kind=data.get("kind", ""),
-            time=data.get("time", 0.0),
-            payload=data.get("payload", {}),
-            end=offset + len(line),
-        )
+            return _event(lines.readline(), offset, seq)
+
+    def events(self, end: int) -> Iterator[Event]:
+        """All events that end by byte `end`."""
+        offset = 0
+        with self._path.open("rb") as lines:
+            for seq, line in enumerate(lines):
+                if offset + len(line) > end:
+                    return
+                event = _event(line, offset, seq)
+                offset = event.end
+                yield event
 
     def events_before(self, offset: int) -> int | None:
         """How many events end by byte `offset`; None where that is not the end of one."""
@@ -143,6 +150,18 @@ def _key(line: bytes) -> str | None:
     head = _HEAD.match(line)
     key = json.loads(head[1]) if head else parse(line).get("key")
     return key if isinstance(key, str) else None
+
+
+def _event(line: bytes, offset: int, seq: int) -> Event:
+    data = parse(line)
+    return Event(
+        seq=seq,
+        kind=data.get("kind", ""),
+        time=data.get("time", 0.0),
+        payload=data.get("payload", {}),
+        end=offset + len(line),
+        key=data.get("key"),
+    )
 
 
 def parse(line: bytes) -> dict[str, Any]:

@@ -1,21 +1,32 @@
 """Replay of an outbox into a sink, in order, for as long as it takes.
 
 The cursor moves after the effect, so a kill between the two repeats one event; sinks are
-idempotent, so nothing is doubled. A server that is down delays the replay and loses nothing.
+idempotent, so nothing is doubled. A server that is down delays the replay and loses nothing. A sink that
+can say what it lacks (an `Auditor`) gets that again, at the start and when asked to: a server can come
+back with an older database, or with none.
 """
 
 import json
 import threading
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
-from meanflow_tune.files import write_atomic
+from meanflow_tune.files import hide_password, write_atomic
 from meanflow_tune.tracking.outbox import Event, Outbox, parse
+from meanflow_tune.tracking.rejections import Rejections
 
 
 class Rejected(Exception):
-    """Raised by a sink for an event that no retry can apply; it is stored with the reason."""
+    """Raised by a sink for an event that no retry can apply now; it is kept with the reason.
+
+    remedy: what a user can do about it.
+    """
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(reason)
+        self.remedy = remedy
 
 
 class Sink(Protocol):
@@ -25,34 +36,71 @@ class Sink(Protocol):
 
 
 @dataclass(frozen=True)
+class Audit:
+    """What a sink lacks: the events to apply once more, in order, and the finding in words, if any."""
+
+    events: list[Event]
+    note: str = ""
+
+
+@runtime_checkable
+class Auditor(Protocol):
+    """A sink that can compare what it holds with the events that were applied to it.
+
+    target: names where it writes; each target has a cursor of its own.
+    """
+
+    target: str
+
+    def audit(self, events: Iterable[Event]) -> Audit: ...
+
+
+@dataclass(frozen=True)
 class ReplayStatus:
-    """Numbers of events (rejected: by this process); error: of the last attempt, if it failed."""
+    """Numbers of events (rejected: by all drivers, and not taken since; repairs: to be sent once more).
+
+    auditing: an audit is due; error: of the last attempt, if it failed.
+    """
 
     pending: int
     replayed: int
     rejected: int
     error: str | None
     failing_since: float | None
+    repairs: int = 0
+    auditing: bool = False
 
 
 class Replayer:
     """A thread that applies the events of an outbox to a sink; a context manager.
 
     A failed try is repeated after `first_delay` seconds, doubling up to `longest_delay`. Rejected
-    events go to `outbox/rejected.jsonl` and do not stop those behind them.
+    events go to `outbox/rejected.jsonl` and do not stop those behind them. say: gets a line about each,
+    and about what an audit finds.
     """
 
     def __init__(
-        self, outbox: Outbox, sink: Sink, first_delay: float = 0.5, longest_delay: float = 30.0
+        self,
+        outbox: Outbox,
+        sink: Sink,
+        first_delay: float = 0.5,
+        longest_delay: float = 30.0,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._outbox = outbox
         self._sink = sink
+        self._auditor = sink if isinstance(sink, Auditor) else None
         self._first_delay = first_delay
         self._longest_delay = longest_delay
+        self._say = say
         self._changed = outbox.changed
         self._cursor = outbox.folder / "cursor.json"
+        self._target = "" if self._auditor is None else self._auditor.target
+        self._earlier: dict[str, int] = {}  # other targets -> their cursors
         self._offset, self._replayed = self._read_cursor()
-        self._rejected = 0
+        self.rejections = Rejections(outbox.folder, say)
+        self._auditing = self._auditor is not None and self._replayed > 0
+        self._repairs: list[Event] = []
         self._error: str | None = None
         self._failing_since: float | None = None
         self._stopping = False
@@ -67,19 +115,34 @@ class Replayer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def audit(self) -> None:
+        """Compare the sink with what was applied to it, and apply what it lacks; `drain` waits for it."""
+        with self._changed:
+            self._auditing = self._auditor is not None
+            self._changed.notify_all()
+
     def drain(self, timeout: float) -> int:
-        """Try at once, wait at most `timeout` seconds; the number of events still pending."""
+        """Try at once, wait at most `timeout` seconds; the number of events still to be applied.
+
+        An audit that could not be made counts as one.
+        """
         with self._changed:
             self._hurry = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._pending() == 0, timeout)
-            return self._pending()
+            self._changed.wait_for(lambda: self._left() == 0, timeout)
+            return self._left()
 
     def status(self) -> ReplayStatus:
         """Where the replay stands."""
         with self._changed:
             return ReplayStatus(
-                self._pending(), self._replayed, self._rejected, self._error, self._failing_since
+                self._pending(),
+                self._replayed,
+                len(self.rejections.standing),
+                self._error,
+                self._failing_since,
+                len(self._repairs),
+                self._auditing,
             )
 
     def close(self, timeout: float = 5.0) -> None:
@@ -92,6 +155,9 @@ class Replayer:
 
     def _pending(self) -> int:
         return self._outbox.written - self._replayed
+
+    def _left(self) -> int:
+        return self._pending() + len(self._repairs) or int(self._auditing)
 
     def _run(self) -> None:
         delay = self._first_delay
@@ -108,47 +174,87 @@ class Replayer:
         with self._changed:
             # A database's error continues with the statement and its parameters.
             first = (str(error).strip().splitlines() or [""])[0]
-            self._error = f"{type(error).__name__}: {first}"
+            self._error = hide_password(f"{type(error).__name__}: {first}")
             self._failing_since = self._failing_since or time.time()
             hurried = self._changed.wait_for(lambda: self._stopping or self._hurry, delay)
             self._hurry = False
             return hurried
 
     def _next(self) -> None:
-        """Apply the next event, once there is one, and move the cursor."""
+        """Audit where that is due, else apply the next event, once there is one."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stopping or self._pending() > 0)
-            event = None if self._stopping else self._outbox.read(self._offset, self._replayed)
+            self._changed.wait_for(lambda: self._stopping or self._left() > 0)
+            if self._stopping:
+                return
+            auditing, repair = self._auditing, next(iter(self._repairs), None)
+        self._outbox.fence()
+        if auditing:
+            self._audit()
+        elif repair is not None:
+            self._apply(repair)
+            self._succeeded(lambda: self._repairs.pop(0))
+        else:
+            self._replay()
+
+    def _audit(self) -> None:
+        assert self._auditor is not None
+        found = self._auditor.audit(self._outbox.events(self._offset))
+        if found.note:
+            self._say(found.note)
+
+        def keep() -> None:
+            self._auditing, self._repairs = False, list(found.events)
+
+        self._succeeded(keep)
+
+    def _replay(self) -> None:
+        """Apply the event at the cursor, and move it."""
+        with self._changed:
+            event = self._outbox.read(self._offset, self._replayed)
         if event is None:
             return
-        rejected = 0
+        self._apply(event)
         self._outbox.fence()
+        write_atomic(self._cursor, self._cursor_text(event.end))
+
+        def move() -> None:
+            self._offset = event.end
+            self._replayed += 1
+
+        self._succeeded(move)
+
+    def _apply(self, event: Event) -> None:
+        """Raises what a retry may help against."""
         try:
             if not event.kind:
                 raise Rejected("this line of the outbox is not an event")
             self._sink.apply(event)
         except Rejected as error:
-            rejected = 1
-            self._set_aside(event, str(error))
-        self._outbox.fence()
-        write_atomic(self._cursor, json.dumps({"offset": event.end}))
+            self.rejections.add(event, hide_password(str(error)), error.remedy)
+        else:
+            self.rejections.taken(event)
+
+    def _succeeded(self, change: Callable[[], object]) -> None:
         with self._changed:
-            self._offset = event.end
-            self._replayed += 1
-            self._rejected += rejected
+            change()
             self._error = self._failing_since = None
             self._changed.notify_all()
 
-    def _set_aside(self, event: Event, reason: str) -> None:
-        entry = {"seq": event.seq, "kind": event.kind, "reason": reason, "payload": event.payload}
-        with (self._outbox.folder / "rejected.jsonl").open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+    def _cursor_text(self, offset: int) -> str:
+        data: dict[str, Any] = {"offset": offset, "target": self._target}
+        return json.dumps(data | ({"earlier": self._earlier} if self._earlier else {}))
 
     def _read_cursor(self) -> tuple[int, int]:
-        """Byte offset and count of what was replayed; (0, 0), all again, where it is damaged."""
+        """Byte offset and count of what this target got; (0, 0), all again, where that is not known."""
         try:
-            offset = parse(self._cursor.read_bytes())["offset"]
-        except (FileNotFoundError, KeyError):
+            data = parse(self._cursor.read_bytes())
+        except FileNotFoundError:
             return 0, 0
+        offset, target = data.get("offset"), data.get("target", self._target)
+        known = data.get("earlier")
+        cursors = dict(known) if isinstance(known, dict) else {}
+        cursors[target] = offset
+        offset = cursors.pop(self._target, 0)
+        self._earlier = cursors
         count = self._outbox.events_before(offset) if isinstance(offset, int) else None
         return (0, 0) if count is None else (offset, count)

@@ -6,7 +6,6 @@ suspended during a write, and wakes after another took over, still completes tha
 or doubled is corrected when the search ends (`trials_settled`).
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from meanflow_tune.config.overrides import flatten
 from meanflow_tune.tracking.mlflow_store import current_path
 from meanflow_tune.tracking.outbox import Event
-from meanflow_tune.tracking.run_names import milliseconds, mlflow_name, run_name, texts
+from meanflow_tune.tracking.run_names import milliseconds, run_name, tag_texts
 from meanflow_tune.tracking.run_writer import RunWriter
 
 if TYPE_CHECKING:
@@ -93,8 +92,7 @@ class RunTree:
 
     def _trial_started(self, event: Event, p: dict[str, Any]) -> None:
         run = self._trial_run(event, p)
-        searched = {f"param/{name}": value for name, value in p["params"].items()}
-        self._write.params(run, {**flatten(p["config"]), **searched})
+        self._write.params(run, trial_params(p))
         if not any(file.path == "config.json" for file in self._client().list_artifacts(run)):
             self._client().log_dict(run, p["config"], "config.json")
         tags = {"attempt": p["attempt"], "state": "running", "rung": 0}
@@ -129,18 +127,9 @@ class RunTree:
     def _report(
         self, run: str, p: Mapping[str, Any], value: float | None, tags: dict[str, Any]
     ) -> None:
-        from mlflow.entities import Metric
-
         report = p["report"]
         at, step = milliseconds(report["time"]), report["images"]
-        values = {mlflow_name(name): value for name, value in report["metrics"].items()}
-        values |= {mlflow_name(f"cost/{name}"): value for name, value in report["cost"].items()}
-        if value is not None:
-            values["objective"] = value
-        finite = {name: value for name, value in values.items() if math.isfinite(value)}
-        metrics = [Metric(name, value, at, step) for name, value in finite.items()]
-        self._client().log_batch(run, metrics=metrics, synchronous=True)
-        missing = sorted(values.keys() - finite.keys())
+        missing = self._write.metrics(run, report_metrics(p, value), at, step)
         self._write.tag(run, tags | ({"not_finite": ", ".join(missing)} if missing else {}))
         for name, path in report["artifacts"].items():
             if path.endswith(".png"):
@@ -183,7 +172,7 @@ class RunTree:
             mark = told.get("implausible")  # which events of earlier revisions lack
             if mark is None and IMPLAUSIBLE_TAG in kept.data.tags:
                 self._client().delete_tag(kept.info.run_id, IMPLAUSIBLE_TAG)
-            tags = texts(told["tags"] | ({IMPLAUSIBLE_TAG: mark} if mark is not None else {}))
+            tags = tag_texts(told["tags"] | ({IMPLAUSIBLE_TAG: mark} if mark is not None else {}))
             if not tags.items() <= kept.data.tags.items():
                 self._write.tag(kept.info.run_id, tags)
             status = RUN_STATUS[told["tags"]["state"]]
@@ -214,6 +203,19 @@ class RunTree:
 
     def _place(self, p: Mapping[str, Any], path: str) -> Path:
         return current_path(path, p["study"], self._storage)
+
+
+def trial_params(p: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a trial's run, from its event `trial_started`."""
+    searched = {f"param/{name}": value for name, value in p["params"].items()}
+    return {**flatten(p["config"]), **searched}
+
+
+def report_metrics(p: Mapping[str, Any], value: float | None) -> dict[str, float]:
+    """The metrics of a report, from its event; value: of the objective, if it is a single one."""
+    report = p["report"]
+    metrics = {**report["metrics"], **{f"cost/{k}": v for k, v in report["cost"].items()}}
+    return metrics | ({"objective": value} if value is not None else {})
 
 
 def _content(run: Any) -> tuple[int, str]:

@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from meanflow_tune.files import is_full
 from meanflow_tune.tracking.replay import Rejected
-from meanflow_tune.tracking.run_names import milliseconds, mlflow_name, texts
+from meanflow_tune.tracking.run_names import (
+    METRICS_PER_BATCH,
+    PARAMS_PER_BATCH,
+    batches,
+    metric_values,
+    milliseconds,
+    param_texts,
+    tag_texts,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-PARAMS_PER_BATCH = 100
 THUMBNAIL = 256
 
 
@@ -27,24 +34,27 @@ class RunWriter:
     def params(self, run: str, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        # config.json holds the whole of a value that is cut here.
-        every = [Param(*item) for item in texts(params).items()]
-        for i in range(0, len(every), PARAMS_PER_BATCH):
-            self._client().log_batch(run, params=every[i : i + PARAMS_PER_BATCH], synchronous=True)
+        every = [Param(*item) for item in param_texts(params).items()]
+        for part in batches(every, PARAMS_PER_BATCH):
+            self._client().log_batch(run, params=part, synchronous=True)
 
-    def metrics(self, run: str, values: Mapping[str, float], at: int) -> None:
+    def metrics(self, run: str, values: Mapping[str, float], at: int, step: int = 0) -> list[str]:
+        """Returns MLflow's names of those that are not finite, which are left out."""
         from mlflow.entities import Metric
 
-        finite = {mlflow_name(name): x for name, x in values.items() if math.isfinite(x)}
-        metrics = [Metric(name, value, at, 0) for name, value in finite.items()]
-        if metrics:
-            self._client().log_batch(run, metrics=metrics, synchronous=True)
+        named = metric_values(values)
+        finite = {name: value for name, value in named.items() if math.isfinite(value)}
+        every = [Metric(name, value, at, step) for name, value in finite.items()]
+        for part in batches(every, METRICS_PER_BATCH):
+            self._client().log_batch(run, metrics=part, synchronous=True)
+        return sorted(named.keys() - finite.keys())
 
     def tag(self, run: str, tags: Mapping[str, Any]) -> None:
         from mlflow.entities import RunTag
 
-        every = [RunTag(*item) for item in texts(tags).items()]
-        self._client().log_batch(run, tags=every, synchronous=True)
+        every = [RunTag(*item) for item in tag_texts(tags).items()]
+        for part in batches(every, PARAMS_PER_BATCH):
+            self._client().log_batch(run, tags=part, synchronous=True)
 
     def end(self, run: str, status: str, at: float) -> None:
         self._client().set_terminated(run, status, end_time=milliseconds(at))

@@ -490,7 +490,10 @@ def test_values_that_are_not_finite_are_named_and_long_ones_are_cut(
     run = seen["trial 00000"]
     assert run["tags"]["not_finite"] == "teacher_gap/nfe_1"
     assert run["metrics"].keys() == {"teacher_gap/nfe_2"}
-    assert run["params"]["text"] == "x" * 6000
+    text = run["params"]["text"]
+    assert len(text) == 6000
+    assert text.startswith("x" * 5900)
+    assert text.endswith(" … [cut: 7,000 characters, the whole is in config.json]")
     assert run["params"]["number_249"] == "249"
     api = client(storage)
     found = api.search_runs([api.get_experiment_by_name(STUDY).experiment_id], "tags.trial = '0'")
