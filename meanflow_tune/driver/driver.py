@@ -89,13 +89,14 @@ def run(request: SearchRequest, command: str, quiet: bool = False, verbose: bool
     except (StudyChanged, SpaceError) as error:
         raise UserError(str(error)) from error
     except (StorageError, LeaseLost, ClusterError) as error:
-        raise UserError(str(error), EXIT_UNUSABLE) from error
+        raise UserError(str(error), EXIT_UNUSABLE, repeat=True) from error
     except OSError as error:
         where = error.filename or request.storage
         raise UserError(
             f"{where}: {error.strerror or error}; nothing was lost; fix this and run the "
             "same command again.",
             EXIT_UNUSABLE,
+            repeat=True,
         ) from error
 
 
@@ -147,7 +148,7 @@ class Driver:
                     raise
             status = self._close(search, self.interrupt.requested, stopped)
         if stopped is not None:
-            raise UserError(str(stopped), EXIT_ALL_FAILED) from stopped
+            raise UserError(str(stopped), EXIT_ALL_FAILED, repeat=True) from stopped
         return status
 
     def open(self, stack: ExitStack) -> Stage:
@@ -360,7 +361,8 @@ class Driver:
             if not (self.interrupt.requested and is_full(error)):
                 raise
             self.view.error(
-                f"no space for the results in {folder}; run the same command again to write them"
+                f"no space for the results in {folder}; run the same command again to write them:"
+                f"\n  {self.command}"
             )
             return []
 
@@ -377,5 +379,5 @@ class Driver:
                 why = stage.replayer.status().error or "it is slow"
                 self.view.error(
                     f"{left} events of {stage.name} are waiting for MLflow ({why}); they are kept, "
-                    "and running the same command again sends them."
+                    f"and running the same command again sends them:\n  {self.command}"
                 )

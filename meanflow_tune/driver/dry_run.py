@@ -17,8 +17,9 @@ from meanflow_tune.plan.plan import Plan, make_plan
 from meanflow_tune.plan.request import EXIT_OK, SearchRequest, UserError, usable_folder
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.report.forecast_tables import Forecast
+from meanflow_tune.report.safe_console import make_console
 from meanflow_tune.report.space_plots import show_plots
-from meanflow_tune.report.text import better, counted, make_console, make_table, short, size
+from meanflow_tune.report.text import better, counted, headed, make_table, short, size
 from meanflow_tune.search.errors import SpaceError, StorageError
 from meanflow_tune.search.space.describe import find_parameters
 from meanflow_tune.search.space.draws import draw_random
@@ -56,7 +57,7 @@ def dry_run(request: SearchRequest, calibrating: bool = False, verbose: bool = F
 
 def _show_goal(console: Console, plan: Plan) -> None:
     listed = [better(part) for part in plan.objectives.parts]
-    console.print(f"[bold]{plan.request.study}[/bold]: {plan.space.goal}")
+    console.print(headed(plan.request.study, f": {plan.space.goal}"))
     if len(listed) == 1:
         console.print(f"objective: {listed[0]}")
     else:
@@ -70,7 +71,8 @@ def _show_space(console: Console, plan: Plan) -> None:
         parameters = find_parameters(space.suggest, space.baselines)
     except SpaceError as error:
         raise UserError(f"--space {request.space}: {error}") from None
-    console.print(f"\n[bold]The space {space.name}[/bold]: {len(parameters)} parameters")
+    console.print()
+    console.print(headed(f"The space {space.name}", f": {len(parameters)} parameters"))
     width = 4 + max(len(parameter.name) for parameter in parameters)
     condition = ""
     for parameter in parameters:
@@ -112,7 +114,8 @@ def _show_draws(console: Console, plan: Plan) -> None:
     proposed = [config.flat() for config in plan.examples[baselines : baselines + DRAWN]]
     known = dict.fromkeys(key for flat in proposed for key in flat)
     varying = [k for k in known if len({str(flat.get(k)) for flat in proposed}) > 1]
-    console.print(f"\n[bold]{DRAWN} configurations of the space[/bold], where they differ")
+    console.print()
+    console.print(headed(f"{DRAWN} configurations of the space", ", where they differ"))
     draws = [f"draw {index + 1}" for index in range(len(proposed))]
     table = make_table("setting", *draws, text=1 + len(draws))
     for key in varying:
@@ -151,7 +154,8 @@ def _show_resources(console: Console, plan: Plan, layout: Layout | None) -> None
         )
         where = "on the cluster" if request.cluster is not None else "on this machine"
         at_once = f"{counted(layout.slots, 'trial')} at once {where}"
-    console.print(f"\n[bold]Resources[/bold] per trial: {text}; {at_once}")
+    console.print()
+    console.print(headed("Resources", f" per trial: {text}; {at_once}"))
 
 
 def _stored(request: SearchRequest) -> list[TrialRecord]:
@@ -185,7 +189,8 @@ def _calibrate(console: Console, plan: Plan, layout: Layout | None) -> Calibrati
             "cuda" if on_gpu else "cpu",
             progress,
         )
-    console.print(f"\n[bold]Calibration[/bold] on {found.device}, in the middle of training")
+    console.print()
+    console.print(headed("Calibration", f" on {found.device}, in the middle of training"))
     table = make_table("", "per step", "10 to 90 %", "evaluation", "checkpoint")
     for timing in found.timings:
         if timing.trouble:

@@ -90,10 +90,19 @@ class Stage:
         self.tracker.trial_started(job, record)
         what = record.baseline or "proposed"
         self._rows[job.number] = {"name": self._title(job.number), "what": what, "phase": "waiting"}
-        again = f", attempt {job.attempt + 1}" if job.attempt else ""
-        self.view.event(f"{self._title(job.number)} started ({what}{again})")
+        self.view.event(f"{self._title(job.number)} {self._began(job, record, what)}")
         self._refresh()
         return job
+
+    def _began(self, job: Job, record: TrialRecord, what: str) -> str:
+        promotion = self.ledger.promotion_of(job.number)
+        if promotion is not None:
+            images, why = promotion
+            return f"promoted from {images:,} images: {why}"
+        if not job.attempt:
+            return f"started ({what})"
+        rung = f" from {record.reports[-1].images:,} images" if record.reports else ""
+        return f"resumed{rung} ({what}, attempt {job.attempt + 1})"
 
     def exhausted(self) -> bool:
         """Whether no trial is left to hand out."""
@@ -119,7 +128,7 @@ class Stage:
 
     def on_end(self, number: int, outcome: Outcome) -> None:
         """Store how a trial ended; an interrupted one is left to the next driver."""
-        self._rows.pop(number, None)
+        said = self._rows.pop(number, {}).get("last")
         if number in self._refused:
             outcome = Outcome("failed", self._refused.pop(number), deterministic=True)
         self.progress_tracker.ended(number)
@@ -128,20 +137,26 @@ class Stage:
         try:
             self.ledger.finish(number, outcome)
         finally:  # also if this is the failure that stops the search
-            self._announce_end(self.ledger.record_of(number), outcome)
+            self._announce_end(self.ledger.record_of(number), outcome, said)
 
-    def _announce_end(self, record: TrialRecord, outcome: Outcome) -> None:
-        """Tell tracking and the view how a trial ended, or that it has not yet."""
+    def _announce_end(self, record: TrialRecord, outcome: Outcome, said: str | None) -> None:
+        """Tell tracking and the view how a trial ended, or that it has not yet.
+
+        said: the value that its last rung's line gave.
+        """
         title = self._title(record.number)
+        value = f" with {show(record.values)}" if record.values else ""
+        if said == show(record.values):
+            value = ""
         if record.status == "running":
             self.view.event(f"{title} {outcome.reason}; the next run resumes it", "failed")
         elif record.status == "paused":
             submit(self.background, self.tracker.paused, record)
-            self.view.event(f"{title} paused{_value(record)}", record.status)
+            self.view.event(f"{title} paused{value}", record.status)
         else:
             self._track_end(record, outcome)
             why = f": {outcome.reason}" if outcome.status in (*INFEASIBLE, "failed") else ""
-            self.view.event(f"{title} {record.status}{_value(record)}{why}", record.status)
+            self.view.event(f"{title} {record.status}{value}{why}", record.status)
         self._refresh()
 
     def end(self) -> None:
@@ -208,7 +223,3 @@ class Stage:
 
 def _reports(record: TrialRecord) -> int:
     return len(record.reports) + len(record.repeats)
-
-
-def _value(record: TrialRecord) -> str:
-    return f" with {show(record.values)}" if record.values else ""

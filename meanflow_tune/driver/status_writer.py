@@ -104,7 +104,9 @@ class StatusWriter:
         best = best_record(records, single.direction) if single is not None else None
         found = implausible_trials(records, objectives)
         return {
-            "best": best_so_far(records, single.direction) if single is not None else "",
+            "best": best_so_far(records, single.direction, self._plan.space.reference)
+            if single is not None
+            else "",
             "teacher": teacher_quality(first_known(records)),
             "warnings": explain(found, best.number if best is not None else None, single is None),
         }

@@ -9,6 +9,7 @@ import time
 from typing import Any, NoReturn
 
 from meanflow_tune.driver.cli import train_parser, usable_device
+from meanflow_tune.driver.output import outlive_terminal, say, steady_output
 from meanflow_tune.records import Job, Report
 
 LINE_SECONDS = 10.0
@@ -103,7 +104,7 @@ def main(argv: list[str] | None = None, prog: str = "train.py") -> int:
         cache = usable_folder(arguments.cache, "--cache")
         device = usable_device(arguments.device)
     except UserError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
+        say(f"{prog}: {error}")
         return error.status
     if size > 1:
         torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
@@ -112,12 +113,12 @@ def main(argv: list[str] | None = None, prog: str = "train.py") -> int:
     try:
         outcome = run_job(job, rank, size, device, printer, cache=str(cache))
     except (ValueError, OSError, Unusable) as error:
-        print(f"\n{prog}: {error}", file=sys.stderr)
+        say(f"\n{prog}: {error}")
         return EXIT_UNUSABLE
     except (RuntimeError, MemoryError) as error:
         if memory_shortage(error) is None:
             raise
-        print(f"\n{prog}: out_of_memory: {error}", file=sys.stderr)
+        say(f"\n{prog}: out_of_memory: {error}")
         return 1
     if printer.last is not None:
         write_atomic(output / "metrics.json", json.dumps(printer.last.metrics, indent=1))
@@ -125,12 +126,14 @@ def main(argv: list[str] | None = None, prog: str = "train.py") -> int:
         if rank == 0:
             print(f"model and metrics are in {output}")
         return 0
-    print(f"\n{prog}: {outcome.status}: {outcome.reason}", file=sys.stderr)
+    say(f"\n{prog}: {outcome.status}: {outcome.reason}")
     return EXIT_INTERRUPTED if outcome.status == "running" else 1
 
 
 def run_process(argv: list[str] | None = None, prog: str = "train.py") -> NoReturn:
     """`main` as a process of its own, maybe one rank of several."""
+    steady_output()
+    outlive_terminal()
     status = main(argv, prog)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         from meanflow_tune.training.world import end_rank

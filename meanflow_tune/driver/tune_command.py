@@ -1,17 +1,19 @@
 """The command `tune`: parse, call, and turn errors into one line and an exit status."""
 
-import shlex
 import signal
 import sys
 from typing import NoReturn
 
 from meanflow_tune.driver.cli import search_request, tune_parser
+from meanflow_tune.driver.output import outlive_terminal, say, steady_output
 from meanflow_tune.plan.request import EXIT_INTERRUPTED, UserError
+from meanflow_tune.report.commands import search_command
 
 
 def main(argv: list[str] | None = None, prog: str = "tune.py") -> int:
     """Returns the exit status. prog: how the user called it."""
     arguments = tune_parser(prog).parse_args(argv)
+    command = ""
     try:
         request = search_request(arguments)
         if arguments.calibrate and not arguments.dry_run:
@@ -27,19 +29,17 @@ def main(argv: list[str] | None = None, prog: str = "tune.py") -> int:
             return show_status(request)
         from meanflow_tune.driver.driver import run
 
-        launcher = [sys.executable] if sys.argv[0].endswith(".py") else []
-        command = shlex.join([*launcher, *sys.argv])
+        command = search_command(sys.argv, request)
         return run(request, command, quiet=arguments.quiet, verbose=arguments.verbose)
     except UserError as error:
         if arguments.verbose:
             raise
-        print(f"{prog}: {error}", file=sys.stderr)
+        again = f"\n  {command}" if command and error.repeat else ""
+        say(f"{prog}: {error}{again}")
         return error.status
     except KeyboardInterrupt:
-        print(
-            f"{prog}: interrupted; nothing was lost. Run the same command again to resume.",
-            file=sys.stderr,
-        )
+        how = f"Resume with:\n  {command}" if command else "Nothing was started."
+        say(f"{prog}: interrupted; nothing was lost. {how}")
         return EXIT_INTERRUPTED
 
 
@@ -47,6 +47,8 @@ def run_process(argv: list[str] | None = None, prog: str = "tune.py") -> NoRetur
     """`main` as a process of its own."""
     from meanflow_tune.cluster.session import end_process
 
+    steady_output()
+    outlive_terminal()
     # Like Ctrl-C also before and after the time in which a stop waits for a safe point.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     end_process(main(argv, prog))

@@ -173,11 +173,14 @@ class SearchRequest(Settings):
 
 
 class UserError(Exception):
-    """A mistake or an obstacle that a user can fix: one line, and the exit status."""
+    """A mistake or an obstacle that a user can fix: one line, and the exit status.
 
-    def __init__(self, message: str, status: int = EXIT_USAGE) -> None:
+    repeat: the remedy is to run the same command again, which is then shown.
+    """
+
+    def __init__(self, message: str, status: int = EXIT_USAGE, repeat: bool = False) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.repeat = status, repeat
 
 
 def usable_folder(path: Path, flag: str = "--storage") -> Path:

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from rich.console import Console
 from rich.padding import Padding
+from rich.text import Text
 
 from meanflow_tune.cluster.layout import Layout
 from meanflow_tune.config import TrialConfig
@@ -16,7 +17,7 @@ from meanflow_tune.plan.confirm import planned_runs, question_of
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import TrialRecord
-from meanflow_tune.report.text import about, counted, make_table, rounded, size
+from meanflow_tune.report.text import about, counted, headed, make_table, rounded, size
 from meanflow_tune.search.analysis.forecast import (
     Ladder,
     Pace,
@@ -70,7 +71,8 @@ class Forecast:
         """Print it."""
         request, baselines = self.plan.request, self._ladder.baselines
         named = f", {baselines} of them baselines" if baselines else ""
-        self.console.print(f"\n[bold]Forecast[/bold]: {request.trials} trials{named}")
+        self.console.print()
+        self.console.print(headed("Forecast", f": {request.trials} trials{named}"))
         self._print(f"stopping: {stopping_text(request)}")
         self._show_rungs()
         self._show_totals()
@@ -103,7 +105,7 @@ class Forecast:
             return self.calibration.pace
         return measured_pace(self.records)
 
-    def _print(self, text: str) -> None:
+    def _print(self, text: str | Text) -> None:
         """An indented paragraph."""
         self.console.print(Padding(text, (0, 0, 0, 2)))
 
@@ -195,7 +197,7 @@ class Forecast:
         listed = ", ".join(f"{name} {about(seconds)}" for name, seconds in parts.items())
         at = f"with {self._slots} at once" if self.layout is not None else "in one slot"
         self._print(f"a whole trial {about(longest)}; {at}: {listed}")
-        self._print(f"[bold]about {about(sum(parts.values()))} in all[/bold] {at}")
+        self._print(headed(f"about {about(sum(parts.values()))} in all", f" {at}"))
         self._show_left(pace)
         self._show_budget(pace)
 
@@ -233,7 +235,8 @@ class Forecast:
         outputs = (sum(numbers) + runs) * sizes.samples + 2 * (numbers[-1] + runs) * sizes.model
         total = checkpoints + outputs
         free = shutil.disk_usage(request.storage).free
-        self.console.print(f"\n[bold]Disk[/bold], {source}, without pictures")
+        self.console.print()
+        self.console.print(headed("Disk", f", {source}, without pictures"))
         self._print(
             f"per trial: {size(a_trial)} ({kept} checkpoints of {size(sizes.checkpoint)}, "
             f"{len(self._rungs)} times samples of {size(sizes.samples)}, the model of "
@@ -245,8 +248,11 @@ class Forecast:
         )
         if total > free:
             self._print(
-                f"[bold red]does not fit: {size(total - free)} are missing;[/bold red] choose a "
-                "larger disk for --storage, or fewer trials"
+                headed(
+                    f"does not fit: {size(total - free)} are missing;",
+                    " choose a larger disk for --storage, or fewer trials",
+                    "bold red",
+                )
             )
 
     def _sizes(self) -> tuple[Sizes, str]:

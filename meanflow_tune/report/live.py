@@ -3,23 +3,26 @@
 import sys
 import threading
 import time
-from collections import deque
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from rich.console import Group
+from rich.console import Console, ConsoleOptions
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.segment import Segment
 from rich.text import Text
 
 from meanflow_tune.files import OnlyShown
+from meanflow_tune.report.characters import clean, one_line
 from meanflow_tune.report.outlook import outlook_lines, standing_lines
-from meanflow_tune.report.text import COLOURS, clock, make_console
+from meanflow_tune.report.running import running_lines
+from meanflow_tune.report.safe_console import is_terminal, make_console
+from meanflow_tune.report.text import COLOURS, clock
 
 BEAT_SECONDS = 60.0
-TALL = 36  # lines of a terminal that has room for a picture
+TALL, WIDE = 36, 60  # lines and columns of a terminal that has room for a picture
+LEAST_ROWS = 3  # of running trials, however low the terminal
 
 
 class View:
@@ -31,11 +34,10 @@ class View:
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = make_console()
-        self.interactive = self.console.is_terminal and not quiet
+        self.interactive = self.console.is_interactive and not quiet
         self.quiet = quiet
         self.began = time.monotonic()
         self.state: dict[str, Any] = {}
-        self._events: deque[str] = deque(maxlen=8)
         self._live: Live | None = None
         self._lock = threading.Lock()
         self._beaten: tuple[float, int] = (self.began, 0)
@@ -52,6 +54,7 @@ class View:
             console=self.console,
             refresh_per_second=2,
             transient=True,
+            redirect_stderr=is_terminal(sys.stderr),  # else it has a place of its own
         )
         live.start()
         self._live = live
@@ -72,12 +75,21 @@ class View:
             self._shown("show an event", partial(self._print, text, style), None)
 
     def _print(self, text: str, style: str) -> None:
-        stamp = f"[{self.elapsed:6.1f} s]"
+        stamp, text = f"[{self.elapsed:6.1f} s]", one_line(text)
         with self._lock:
             if self._live is not None:
-                self._live.console.print(Text(f"{stamp} ", style="dim").append(text, style=style))
+                self._live.console.print(self._stamped(f"{stamp} ", text, style))
             else:
                 print(f"{stamp} {text}", flush=True)
+
+    def _stamped(self, stamp: str, text: str, style: str) -> Text:
+        """The event, with the lines after its first one indented below it."""
+        room = self.console.width - len(stamp)
+        indent = "\n" + " " * len(stamp)
+        if room < 2 * len(stamp):
+            room, indent = self.console.width, "\n"
+        lines = Text(text, style=style).wrap(self.console, max(room, 1))
+        return Text(stamp, style="dim").append(Text(indent, style="not dim").join(lines))
 
     def beat(self) -> None:
         """Without a live view: from time to time, a line on where the search stands.
@@ -106,37 +118,49 @@ class View:
     def error(self, text: str) -> None:
         """A line on standard error, shown in every mode; nowhere if that is closed."""
         with suppress(OSError, ValueError):
-            print(text, file=sys.stderr, flush=True)
+            print(clean(text), file=sys.stderr, flush=True)
 
-    def _render(self) -> Group:
+    def _render(self) -> "_Lines":
         # Drawn also where an event is printed, in the thread of the search.
-        return self._shown("draw the live view", self._draw, Group())
+        return self._shown("draw the live view", self._draw, _Lines([]))
 
-    def _draw(self) -> Group:
+    def _draw(self) -> "_Lines":
+        """All of it down to segments, so that nothing is left to fail in rich's own thread."""
         state = dict(self.state)
-        done = state.get("done", {})
-        head = Text(f"{state.get('study', '')}  ", style="bold")
-        head.append(f"{self._ended()}/{state.get('total', '?')} trials", style="bold cyan")
-        for status, count in done.items():
-            if count and status != "running":
-                head.append(f"  {count} {status}", style=COLOURS.get(status, ""))
-        head.append(f"  {clock(self.elapsed)}", style="dim")
-        parts: list[Any] = [head]
-        parts += standing_lines(state)
-        bar = 24 if self.console.width >= 100 else 9
-        table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
-        for name in ("trial", "what", "phase", "progress", "images", "last rung"):
-            table.add_column(name, header_style="dim", no_wrap=True)
-        for row in state.get("running", []):
-            of = max(row.get("of", 0), 1)
-            table.add_row(
-                row["name"],
-                row["what"],
-                row.get("phase", ""),
-                ProgressBar(total=of, completed=row.get("images", 0), width=bar),
-                f"{row['images']:,} / {row['of']:,}" if row.get("of") else "",
-                row.get("last", ""),
-            )
-        parts.append(table)
-        parts += outlook_lines(state, picture=self.console.height >= TALL)
-        return Group(*parts)
+        width, height = self.console.width, self.console.height
+        above = self._lines([head_line(state, self._ended(), self.elapsed), *standing_lines(state)])
+        picture = height >= TALL and width >= WIDE
+        below = self._lines(outlook_lines(state, picture))
+        room = height - len(above) - len(below) - 2  # the header, and the cursor's line
+        rows = running_lines(state.get("running") or [], width, max(room, LEAST_ROWS))
+        return _Lines([*above, *self._lines(rows), *below])
+
+    def _lines(self, texts: Iterable[Text]) -> list[list[Segment]]:
+        options = self.console.options.update(height=None)
+        return [
+            line for text in texts for line in self.console.render_lines(text, options, pad=False)
+        ]
+
+
+def head_line(state: Mapping[str, Any], ended: int, seconds: float | None = None) -> Text:
+    """`second_order  3/32 trials  2 completed  1 pruned  1:23`."""
+    head = Text(f"{state.get('study', '')}  ", style="bold")
+    head.append(f"{ended}/{state.get('total', '?')} trials", style="bold cyan")
+    for status, count in (state.get("done") or {}).items():
+        if count and status != "running":
+            head.append(f"  {count} {status}", style=COLOURS.get(status, ""))
+    if seconds is not None:
+        head.append(f"  {clock(seconds)}", style="dim")
+    return head
+
+
+class _Lines:
+    """Lines that are laid out already."""
+
+    def __init__(self, lines: list[list[Segment]]) -> None:
+        self._content = lines
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Segment]:
+        for line in self._content:
+            yield from line
+            yield Segment.line()

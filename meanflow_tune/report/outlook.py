@@ -1,7 +1,7 @@
 """Where a running search stands and when it will end, for the live view and for `--status`."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from rich.text import Text
 from meanflow_tune.plan.findings import kind_of
 from meanflow_tune.plan.quality import Quality
 from meanflow_tune.records import TrialRecord
+from meanflow_tune.report.characters import one_line
 from meanflow_tune.report.text import about, figure
 from meanflow_tune.report.textplot import scatter
 from meanflow_tune.search.analysis.forecast import (
@@ -21,7 +22,7 @@ from meanflow_tune.search.analysis.forecast import (
     remaining_work,
     wall_seconds,
 )
-from meanflow_tune.search.objectives import Objectives
+from meanflow_tune.search.objectives import Direction, Objectives
 from meanflow_tune.search.pareto import hypervolume, non_dominated, reference_point
 from meanflow_tune.search.pruning.rules import show
 from meanflow_tune.search.store.trials import best_record
@@ -47,18 +48,42 @@ class Outlook:
         return asdict(self)
 
 
-def best_so_far(records: list[TrialRecord], direction: str) -> str:
-    """`best so far: trial 0 (baseline mid) with 0.3319; best proposed: trial 2 with 0.3813`, or ""."""
+def best_so_far(
+    records: list[TrialRecord], direction: Direction, references: Collection[str] = ()
+) -> str:
+    """The leader, and the best proposed trial against the best of the reference baselines, or "".
+
+    `best so far: trial 0 (baseline mid) with 0.3319; best proposed: trial 2 with 0.3813 (14.9 % worse
+    than the reference)`.
+    """
     best = best_record(records, direction)
     if best is None:
         return ""
     text = f"best so far: trial {best.number} ({kind_of(best)}) with {figure(best.value or 0.0)}"
     proposed = best_record(records, direction, baseline=False)
-    if best.baseline is None:
-        return text
+    named = [record for record in records if record.baseline in references]
+    reference = best_record(named, direction)
     if proposed is None:
         return f"{text}; no proposed trial completed yet"
-    return f"{text}; best proposed: trial {proposed.number} with {figure(proposed.value or 0.0)}"
+    if best is not proposed:
+        text += f"; best proposed: trial {proposed.number} with {figure(proposed.value or 0.0)}"
+    if reference is None:
+        return text
+    which = "the reference"
+    if reference is not best:
+        which += f", trial {reference.number} ({reference.baseline}) with "
+        which += figure(reference.value or 0.0)
+    return f"{text} ({_compared(proposed, reference, direction)} {which})"
+
+
+def _compared(ours: TrialRecord, theirs: TrialRecord, direction: Direction) -> str:
+    """`14.9 % worse than`, of two values; as a ratio only where both are above 0."""
+    mine, other = ours.value or 0.0, theirs.value or 0.0
+    if mine == other:
+        return "equal to"
+    word = "better" if (mine < other) == (direction == "minimize") else "worse"
+    share = f"{100 * abs(mine / other - 1):.1f} % " if min(mine, other) > 0.0 else ""
+    return f"{share}{word} than"
 
 
 def teacher_quality(quality: Quality) -> str:
@@ -74,19 +99,21 @@ def teacher_quality(quality: Quality) -> str:
 
 def standing_lines(state: Mapping[str, Any]) -> list[Text]:
     """The best trial, the teacher's quality, and warnings of trials whose training failed."""
-    lines = [Text(state[key]) for key in ("best", "teacher") if state.get(key)]
-    return lines + [Text(line, style="yellow") for line in state.get("warnings") or ()]
+    lines = [Text(one_line(str(state[key]))) for key in ("best", "teacher") if state.get(key)]
+    warnings = state.get("warnings") or ()
+    return lines + [Text(one_line(str(line)), style="yellow") for line in warnings]
 
 
 def outlook_lines(state: Mapping[str, Any], picture: bool) -> list[Text]:
     """The lines of `Outlook.to_dict()`; picture: whether there is room for one."""
     lines = [
-        Text(str(state[key]), style=style)
+        Text(one_line(str(state[key])), style=style)
         for key, style in (("forecast", "bold"), ("rungs", "dim"), ("front", ""))
         if state.get(key)
     ]
     if picture:
-        lines += [Text(line, style="cyan", no_wrap=True) for line in state.get("picture") or ()]
+        drawn = state.get("picture") or ()
+        lines += [Text(str(line), style="cyan", no_wrap=True) for line in drawn]
     return lines
 
 

@@ -14,7 +14,7 @@ from meanflow_tune.config import TrialConfig
 from meanflow_tune.core.random import make_generator
 from meanflow_tune.ds_schedules import DsScheduleSettings
 from meanflow_tune.losses import LossMix
-from meanflow_tune.report.text import short
+from meanflow_tune.report.text import headed, short
 from meanflow_tune.report.textplot import density, histogram, sparkline
 from meanflow_tune.settings import Member, Settings
 from meanflow_tune.time_samplers import DRAWS, TimeSamplerSettings
@@ -33,20 +33,23 @@ def show_plots(console: Console, configs: Sequence[TrialConfig]) -> None:
     """One example of each family that the configurations draw from, and the ramps of their shares."""
     width = min(console.width, 110)
     samplers = _first_of_each(config.time_sampler for config in configs)
-    console.print("\n[bold]Times (t, s)[/bold]: t to the right, s upwards, without the share t = s")
+    console.print()
+    console.print(headed("Times (t, s)", ": t to the right, s upwards, without the share t = s"))
     for sampler in samplers:
         console.print(Padding(_times(sampler, width), (0, 0, 1, 2)))
     schedules = _first_of_each(c.ds_schedule for c in configs if c.ds_schedule is not None)
     if schedules:
         console.print(
-            f"[bold]Schedules[/bold] of ρ = ds / (s - t) over progress, from {SMALLEST:g} to 1, "
-            "logarithmic"
+            headed(
+                "Schedules",
+                f" of ρ = ds / (s - t) over progress, from {SMALLEST:g} to 1, logarithmic",
+            )
         )
         console.print(Padding(_schedules(schedules, width), (0, 0, 1, 2)))
     mixes = [config.losses for config in configs]
     ramped = [m for m in mixes if any(loss.ramp.length > 0.0 for loss in m.active.values())]
     if ramped:
-        console.print("[bold]Shares[/bold] that ramp, over progress, each on its own scale")
+        console.print(headed("Shares", " that ramp, over progress, each on its own scale"))
         console.print(Padding(_ramps(ramped[:3], width), (0, 0, 1, 2)))
 
 

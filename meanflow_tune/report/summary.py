@@ -1,7 +1,5 @@
 """The summary of a search: its figures, its conclusion, where its files are, and what to do next."""
 
-import shlex
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ from meanflow_tune.plan.findings import Findings
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import INFEASIBLE
+from meanflow_tune.report.commands import extended, mlflow_command, train_command
 from meanflow_tune.report.tables import (
     show_audit,
     show_final,
@@ -21,7 +20,7 @@ from meanflow_tune.report.tables import (
     show_quality,
     show_search,
 )
-from meanflow_tune.report.text import better
+from meanflow_tune.report.text import better, headed
 from meanflow_tune.search.analysis.plausibility import explain
 from meanflow_tune.search.objectives import Objectives
 
@@ -31,7 +30,8 @@ def show(console: Console, plan: Plan, findings: Findings) -> None:
     objectives = plan.objectives
     counts = Counter(record.status for record in findings.records)
     listed = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none"
-    console.print(f"\n[bold]{plan.request.study}[/bold]: {len(findings.records)} trials ({listed})")
+    console.print()
+    console.print(headed(plan.request.study, f": {len(findings.records)} trials ({listed})"))
     for part in objectives.parts:
         console.print(f"objective {better(part)}")
     console.print()
@@ -79,30 +79,15 @@ def show_places(
         console.print(f"  {path}", soft_wrap=True)
     console.print(f"  {request.folder / 'trials'}: checkpoints, samples and models", soft_wrap=True)
     console.print("\nNext steps:")
-    python = Path(sys.executable)
-    view = f"{python.with_name('mlflow')} ui --backend-store-uri {uri} --host 127.0.0.1 --port 5000"
     lines = [
-        ("compare in MLflow", f"open {uri}" if uri.startswith("http") else view),
+        ("compare in MLflow", f"open {uri}" if uri.startswith("http") else mlflow_command(uri)),
         ("resume or repeat this report", command),
-        ("extend the search", _extended(request, command)),
+        ("extend the search", extended(command, request.trials + max(4, request.trials // 2))),
     ]
     best = request.folder / "best.json"
     if best in files:
-        first = shlex.split(command)[0]
-        installed = Path(first).name == "meanflow-tune"
-        train = f"{first} train" if installed else f"{python} scripts/train.py"
-        train += f" --config {best} --output {request.storage / 'best'}"
+        output = request.storage / "best"
+        train = train_command(command, "--config", best, "--output", output)
         lines.append(("train the leader's configuration alone", train))
     for what, line in lines:
         console.print(f"  {what}:\n    {line}", soft_wrap=True)
-
-
-def _extended(request: SearchRequest, command: str) -> str:
-    """The command with 1.5 times as many trials."""
-    words = shlex.split(command)
-    total = str(request.trials + max(4, request.trials // 2))
-    if "--trials" in words:
-        words[words.index("--trials") + 1] = total
-    else:
-        words += ["--trials", total]
-    return shlex.join(words)

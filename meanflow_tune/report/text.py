@@ -1,12 +1,11 @@
-"""Consoles, tables, colours, and numbers in words."""
+"""Tables, colours, and numbers in words."""
 
-import os
-import sys
+from typing import Any
 
 from rich import box
-from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
+from meanflow_tune.report.safe_console import AdaptiveTable
 from meanflow_tune.search.objectives import SearchObjective
 
 COLOURS = {
@@ -20,27 +19,19 @@ COLOURS = {
 }
 
 
-class _Console(Console):
-    """Its reader may leave, as in `| head -1`: the rest goes nowhere. Rich would end the process."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-
-
-def make_console() -> Console:
-    """Of standard output. A pipe or a file has no width; 80 columns would break the tables."""
-    return _Console(highlight=False, width=None if sys.stdout.isatty() else 110)
-
-
-def make_table(*names: str, text: int = 1) -> Table:
+def make_table(*names: str, text: int = 1) -> AdaptiveTable:
     """A plain table; its first `text` columns are text, the others are numbers."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = AdaptiveTable(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(names):
-        table.add_column(name, justify="left" if index < text else "right", overflow="fold")
+        number = index >= text
+        justify: Any = "right" if number else "left"
+        table.add_column(name, justify=justify, no_wrap=number, overflow="fold")
     return table
+
+
+def headed(head: str, rest: str = "", style: str = "bold") -> Text:
+    """A line whose first words stand out. Neither part is read as markup."""
+    return Text.assemble((head, style), rest)
 
 
 def better(objective: SearchObjective) -> str:

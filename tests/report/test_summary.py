@@ -186,5 +186,7 @@ def test_without_proposals_it_says_why(tmp_path: Path) -> None:
 def test_a_leader_is_trained_alone_only_where_there_is_one(tmp_path: Path, written: bool) -> None:
     request, text = plan(tmp_path).request, io.StringIO()
     files = [request.folder / "best.json"] if written else []
-    summary.show_places(Console(file=text, width=140), request, files, "tune.py")
-    assert ("scripts/train.py --config" in text.getvalue()) == written
+    summary.show_places(
+        Console(file=text, width=140), request, files, "python /repo/scripts/tune.py"
+    )
+    assert ("/repo/scripts/train.py --config" in text.getvalue()) == written

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 LINES = """
-from meanflow_tune.report.text import make_console
+from meanflow_tune.report.safe_console import make_console
 console = make_console()
 input()
 for _ in range(10_000):

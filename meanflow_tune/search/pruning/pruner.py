@@ -7,7 +7,7 @@ from optuna.trial import FrozenTrial
 
 from meanflow_tune.records import Decision, Report
 from meanflow_tune.search.objectives import Objectives
-from meanflow_tune.search.pruning.rules import RungResult, Rungs, Values, show
+from meanflow_tune.search.pruning.rules import RungResult, Rungs, Values
 from meanflow_tune.search.store.trials import (
     BASELINE,
     BRACKET,
@@ -57,7 +57,7 @@ class Pruner:
     ) -> Decision:
         """The decision on `trial` after a report, not stored yet, with the objectives `values`."""
         if report.repeat:
-            return Decision(True, f"repeat {report.repeat} with {show(values)}")
+            return Decision(True, f"repeat {report.repeat}")
         history = [stored_values(entry) for entry in stored_reports(trial).values()]
         own = RungResult(trial.number, (*history, values))
         at_the_last = report.images >= last_rung(trial.user_attrs[CONFIG])
@@ -108,7 +108,7 @@ class Pruner:
 
     def _at_the_last(self, own: RungResult, results: list[RungResult]) -> Decision:
         """At the last rung nothing stops; the decision is about the repeats."""
-        text = f"the last rung, with {show(own.values)}"
+        text = "the last rung"
         if not self._repeats:
             return Decision(True, text)
         reduction = self._rungs.reduction if self._rungs is not None else 2.0

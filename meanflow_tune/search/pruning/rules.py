@@ -113,13 +113,13 @@ class Rungs(Settings):
         if self.kind == "median":
             return self._against_median(results, own, directions)
         place = _places(results, directions)[results.index(own)]
-        text = f"place {place + 1} of {count} at this rung with {show(own.values)}"
+        text = f"place {place + 1} of {count}"
         if count < self.needed:
             return Decision(True, f"{text}; nothing is stopped before {self.needed} values")
         keep = self.survivor_count(count)
         if place < keep:
-            return Decision(True, f"{text}; the best {keep} continue")
-        return Decision(False, f"{text}; only the best {keep} continue")
+            return Decision(True, f"{text}; {_continuing(keep)}")
+        return Decision(False, f"{text}; only {_continuing(keep)}")
 
     def survivor_count(self, count: int) -> int:
         """How many of `count` trials at a rung continue."""
@@ -144,8 +144,7 @@ class Rungs(Settings):
         if not found:
             return None
         place, result = min(found, key=lambda entry: (entry[0], entry[1].number))
-        text = f"place {place + 1} of {len(results)} at this rung with {show(result.values)}"
-        return result.number, f"{text}; promoted, since the best {keep} now continue"
+        return result.number, f"place {place + 1} of {len(results)}, {_continuing(keep)}"
 
     def _against_median(
         self, results: Sequence[RungResult], own: RungResult, directions: Sequence[Direction]
@@ -158,9 +157,10 @@ class Rungs(Settings):
             if result.number != own.number
         ]
         if len(means) + 1 < self.needed:
-            return Decision(True, f"{best:.6g}; nothing is stopped before {self.needed} values")
+            return Decision(True, f"nothing is stopped before {self.needed} values")
         median = statistics.median(means)
-        text = f"best value so far {best:.6g}, median of the others' means {median:.6g}"
+        own_best = "" if best == own.values[0] else f"best value so far {best:.6g}, "
+        text = f"{own_best}median of the others' means {median:.6g}"
         return Decision(sign * best <= sign * median, text)
 
 
@@ -172,6 +172,10 @@ def _places(results: Sequence[RungResult], directions: Sequence[Direction]) -> l
     values = [sign * result.values[0] for result in results]
     ordered = sorted(values)
     return [bisect.bisect_left(ordered, value) for value in values]
+
+
+def _continuing(keep: int) -> str:
+    return "the best continues" if keep == 1 else f"the best {keep} continue"
 
 
 def show(values: Values) -> str:

@@ -12,10 +12,12 @@ from typing import Any, Generic, TypeVar
 
 import optuna
 from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from meanflow_tune.records import Decision, Report, Status, TrialRecord
 from meanflow_tune.search.errors import StorageError
+from meanflow_tune.search.objectives import Direction
 
 T = TypeVar("T")
 
@@ -60,6 +62,15 @@ def current_generation(storage: BaseStorage, name: str) -> int:
 def current_name(storage: BaseStorage, name: str) -> str:
     """Optuna's name for the current generation of a search."""
     return stored_name(name, current_generation(storage, name))
+
+
+def study_directions(storage: BaseStorage, name: str) -> tuple[Direction, ...]:
+    """Whether each objective of a search, which the storage must hold, is minimized or maximized."""
+    stored = storage.get_study_id_from_name(current_name(storage, name))
+    return tuple(
+        "maximize" if way == StudyDirection.MAXIMIZE else "minimize"
+        for way in storage.get_study_directions(stored)
+    )
 
 
 def trial_folder(study_folder: Path, number: int) -> Path:

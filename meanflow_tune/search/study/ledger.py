@@ -107,6 +107,7 @@ class Ledger:
         self._terms = terms
         self._lock = threading.RLock()
         self._active: set[int] = set()
+        self._promoted: dict[int, tuple[int, str]] = {}
         self._failures = 0
         self._record = TrialCache(lambda trial: to_record(trial, self._name, self._folder))
         make_sampler(sampler, seed, 0, startup_trials)  # refuse an unknown kind before any write
@@ -139,13 +140,22 @@ class Ledger:
         promotion = self._pruner.promotion(trials)
         if promotion is not None:
             number, images, reason = promotion
-            self._writer.set_attr(number, promoted_key(images), reason)
+            self._writer.set_attr(number, promoted_key(images), f"promoted: {reason}")
+            self._promoted[number] = images, reason
             return self._job(number)
         if not any(trial.state == TrialState.WAITING for trial in trials):
             if len(trials) >= self._total:
                 return None
             self._enqueue_baseline(trials)
         return self._job(self._writer.ask())
+
+    def promotion_of(self, number: int) -> tuple[int, str] | None:
+        """Where a trial that `next` just handed out was paused, in images, and why it is promoted.
+
+        None where it was not; asked again, too.
+        """
+        with self._lock:
+            return self._promoted.pop(number, None)
 
     def exhausted(self) -> bool:
         """Whether `next` returns None from now on, provided that no trial is running."""

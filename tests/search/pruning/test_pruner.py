@@ -64,8 +64,10 @@ def test_a_paused_trial_goes_on_once_it_is_among_the_best(tmp_path: Path) -> Non
     assert ledger.record_of(1).status == "running"
     decision = ledger.record(1, at(0.2, 20))  # the worker replays its reports
     assert decision.go_on
-    assert decision.reason.startswith("place 2 of 4")
-    assert "promoted" in ledger.record_of(1).decisions[0]
+    assert decision.reason == "promoted: place 2 of 4, the best 2 continue"
+    assert ledger.promotion_of(1) == (20, "place 2 of 4, the best 2 continue")
+    assert ledger.promotion_of(1) is None, "it is handed out once"
+    assert ledger.record_of(1).decisions[0] == decision.reason
 
 
 def test_a_late_rung_promotes_first(tmp_path: Path) -> None:
@@ -145,7 +147,7 @@ def test_the_end_tells_paused_trials_once(tmp_path: Path) -> None:
     assert trial.intermediate_values == {20: 0.2}
     record = make(tmp_path, total=2).record_of(1)
     assert (record.status, record.reason) == ("pruned", record.decisions[-1])
-    assert "only the best 1 continue" in record.reason
+    assert "only the best continues" in record.reason
 
 
 def test_a_search_without_promotion_ends_what_it_stops(tmp_path: Path) -> None:

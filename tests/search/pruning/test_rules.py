@@ -37,7 +37,7 @@ def test_few_values_and_ties() -> None:
 
 def test_reasons_have_numbers() -> None:
     decision = make_rungs(reduction=3).decide(results_of([0.1, 0.2, 0.3]), 1)
-    assert decision.reason == "place 2 of 3 at this rung with 0.2; only the best 1 continue"
+    assert decision.reason == "place 2 of 3; only the best continues"
 
 
 def test_several_objectives_go_by_fronts_then_by_crowding() -> None:
@@ -60,8 +60,7 @@ def test_promotion_takes_the_best_that_waits_among_those_that_go_on_by_now() -> 
     assert rungs.find_promotion(results_of([0.1, 0.2, 0.3, 0.4]), []) is None
     found = rungs.find_promotion(results_of([0.1, 0.3, 0.2, 0.4, 0.5, 0.6]), [1, 2, 3])
     assert found is not None
-    assert found[0] == 2
-    assert found[1].startswith("place 2 of 6 at this rung with 0.2; promoted")
+    assert found == (2, "place 2 of 6, the best 3 continue")
 
 
 def test_the_median_rule_compares_the_best_so_far_with_the_means_of_the_others() -> None:
@@ -79,7 +78,9 @@ def test_the_median_rule_compares_the_best_so_far_with_the_means_of_the_others()
     weak = RungResult(0, ((9.0,), (3.1,)))
     decision = rungs.decide([*others, weak], 0)
     assert not decision.go_on
-    assert decision.reason == "best value so far 3.1, median of the others' means 3"
+    assert decision.reason == "median of the others' means 3"
+    fallen = rungs.decide([*others, RungResult(0, ((3.1,), (9.0,)))], 0)
+    assert fallen.reason == "best value so far 3.1, median of the others' means 3"
     assert rungs.decide([*others, weak], 0, ["maximize"]).go_on
     assert rungs.decide([others[0], weak], 0).go_on  # too few
     assert not rungs.pauses
