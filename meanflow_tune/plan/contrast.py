@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from meanflow_tune.config import TrialConfig
 from meanflow_tune.config.overrides import flatten
 from meanflow_tune.plan import confirm
 from meanflow_tune.plan.confirm import Side
@@ -77,13 +78,28 @@ class Contrast:
 
 
 def settings_that_differ(base: Mapping[str, Any], other: Mapping[str, Any]) -> list[Difference]:
-    """Of two resolved configurations, by dotted path in the order of the first; seeds are left out."""
+    """Of two resolved configurations, by dotted path in the order of the first.
+
+    Seeds are left out, and so are defaults of parts that one of the two does not have.
+    """
     ours, theirs = flatten(base), flatten(other)
+    chosen = _chosen(base) | _chosen(other)
     return [
         Difference(name, ours.get(name), theirs.get(name))
         for name in dict.fromkeys((*ours, *theirs))
-        if ours.get(name) != theirs.get(name) and not name.startswith(OWN)
+        if ours.get(name) != theirs.get(name)
+        and (name in chosen or (name in ours and name in theirs))
+        and not name.startswith(OWN)
     ]
+
+
+def _chosen(config: Mapping[str, Any]) -> set[str]:
+    """The settings that are not at their defaults; all where this revision refuses the configuration."""
+    try:
+        plain = TrialConfig.from_dict(config)
+    except ValueError:
+        return set(flatten(config))
+    return set(flatten(plain.model_dump(mode="json", exclude_defaults=True)))
 
 
 def contrast_of(

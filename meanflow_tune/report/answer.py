@@ -77,12 +77,13 @@ def percent(measured: Measured) -> str:
     return f"{100 * measured.relative:+.1f} %"
 
 
-def percent_interval(measured: Measured) -> str:
-    """`[-15.4, -11.8]`: the interval of the paired difference in percent of the base; "" without one."""
+def change(measured: Measured) -> str:
+    """`-13.6 [-15.4, -11.8]`: the paired difference in percent of the base, with its interval."""
     low, high, base = measured.change.low, measured.change.high, abs(measured.base)
+    mean = percent(measured).removesuffix(" %")
     if low is None or high is None or not base:
-        return ""
-    return f"[{100 * low / base:+.1f}, {100 * high / base:+.1f}]"
+        return mean
+    return f"{mean} [{100 * low / base:+.1f}, {100 * high / base:+.1f}]"
 
 
 def how_sure(seeds: int) -> str:
@@ -144,24 +145,21 @@ def _winner(findings: Findings) -> list[str]:
     other = _named(findings, contrast.trials[1])
     wins = first.improves if seeds > 1 else findings.leader is not reference
     if wins:
-        head = f"{other} wins against the reference, {contrast.base}"
+        verb = "beats" if seeds >= SEEDS_FOR_LEVEL else "leads"
+        head = f"{other} {verb} the reference, {contrast.base}"
     elif first.improves is None and seeds > 1:
         head = f"{other} cannot be told from the reference, {contrast.base}"
     else:
-        head = f"Nothing beats the reference, {contrast.base}; the best other one is {other}"
+        head = f"Nothing leads the reference, {contrast.base}; the best other one is {other}"
     where = f"{counted(seeds, 'fresh seed')}" if seeds else "the search's one seed"
     figures = f"{figure(first.other)} instead of {figure(first.base)}"
-    lines = [f"{head}: {first.name} {_change(first)}, {figures}, on {where}."]
+    lines = [f"{head}: {first.name} {change(first)} %, {figures}, on {where}."]
     if parts:
         lines.append(f"By metric: {_listed(parts, seeds)}.")
     if quality := shown_quality(contrast):
         lines.append(f"Against held-out data: {_listed(quality, seeds)}.")
     lines.append(f"Cost: {cost_in_words(contrast)}.")
     return [*lines, how_sure(seeds)]
-
-
-def _change(measured: Measured) -> str:
-    return f"{percent(measured)} {percent_interval(measured)}".rstrip()
 
 
 def _named(findings: Findings, number: int) -> str:
@@ -177,7 +175,7 @@ def _factor(plan: Plan, findings: Findings, rungs: Sequence[Activity]) -> list[s
     question = plan.space.question
     if question is None:
         return []
-    lines = [_pair(pair) for pair in findings.pairs]
+    lines = [_pair(pair, question.factor) for pair in findings.pairs]
     if lines:
         lines.append(how_sure(min(pair.seeds for pair in findings.pairs)))
     else:
@@ -198,11 +196,11 @@ def _factor(plan: Plan, findings: Findings, rungs: Sequence[Activity]) -> list[s
     return lines
 
 
-def _pair(pair: Contrast) -> str:
+def _pair(pair: Contrast, factor: str) -> str:
     first, *parts = pair.of("objective")
-    rest = ", ".join(f"{one.name} {percent(one)} ({effect(one, pair.seeds)})" for one in parts)
-    head = f"{pair.subject}: it {effect(first, pair.seeds)}, {first.name} {_change(first)} with it"
-    return f"{head}; {rest}." if rest else f"{head}."
+    rest = [f"{one.name} {percent(one)} ({effect(one, pair.seeds)})" for one in parts]
+    head = f"{first.name} {change(first)} % ({effect(first, pair.seeds)})"
+    return f"{pair.subject} with {factor}: {', '.join([head, *rest])}."
 
 
 def _insight(insight: Insight) -> list[str]:

@@ -7,10 +7,9 @@ from meanflow_tune.plan.contrast import Contrast, Measured
 from meanflow_tune.plan.findings import Findings
 from meanflow_tune.report.answer import (
     Answer,
+    change,
     effect,
     outcome,
-    percent,
-    percent_interval,
     shown_quality,
 )
 from meanflow_tune.report.text import counted, figure, make_table, short
@@ -32,7 +31,7 @@ def show_answer(console: Console, found: Answer, findings: Findings) -> None:
 
 def show_differences(console: Console, contrast: Contrast) -> None:
     """The settings that differ, of the winner against the reference."""
-    table = make_table("settings that differ", contrast.base, contrast.other)
+    table = make_table("settings that differ", *_names(contrast))
     for one in contrast.differences:
         table.add_row(one.setting, _setting(one.base), _setting(one.other))
     console.print(table)
@@ -40,10 +39,8 @@ def show_differences(console: Console, contrast: Contrast) -> None:
 
 def show_contrast(console: Console, contrast: Contrast) -> None:
     """Metrics at each NFE, one of quality, and costs, with paired differences."""
-    where = counted(contrast.seeds, "fresh seed") if contrast.seeds else "the search's one seed"
-    table = make_table(
-        f"on {where}", contrast.base, contrast.other, "change", "interval in %", "so it is"
-    )
+    where = counted(contrast.seeds, "fresh seed") if contrast.seeds else "one seed"
+    table = make_table(where, *_names(contrast), "change in %", "so it is")
     for one in contrast.of("objective"):
         _add(table, one, contrast.seeds)
     table.add_section()
@@ -51,9 +48,7 @@ def show_contrast(console: Console, contrast: Contrast) -> None:
         _add(table, one, contrast.seeds)
     table.add_section()
     for one in contrast.of("cost"):
-        table.add_row(
-            one.name, f"{one.base:.4g}", f"{one.other:.4g}", percent(one), percent_interval(one), ""
-        )
+        table.add_row(one.name, f"{one.base:.4g}", f"{one.other:.4g}", _narrow(one), "")
     console.print(table)
 
 
@@ -63,24 +58,26 @@ def show_pairs(console: Console, question: str, pairs: tuple[Contrast, ...]) -> 
     table = make_table(question, *names)
     for pair in pairs:
         seeds = counted(pair.seeds, "fresh seed")
-        cells = (
-            f"{percent(one)}\n{percent_interval(one)}\n{effect(one, pair.seeds)}"
-            for one in pair.of("objective")
-        )
+        cells = (f"{change(one)} %\n{effect(one, pair.seeds)}" for one in pair.of("objective"))
         table.add_row(f"{pair.subject}\n{seeds}", *cells)
         table.add_section()
     console.print(table)
 
 
 def _add(table: Table, one: Measured, seeds: int) -> None:
-    table.add_row(
-        one.name,
-        figure(one.base),
-        figure(one.other),
-        percent(one),
-        percent_interval(one),
-        outcome(one, seeds),
-    )
+    row = one.name, figure(one.base), figure(one.other), _narrow(one), outcome(one, seeds)
+    table.add_row(*row)
+
+
+def _narrow(one: Measured) -> str:
+    """The change without a space in its interval, so that a terminal of 80 columns shows it whole."""
+    return change(one).replace(", ", ",")
+
+
+def _names(contrast: Contrast) -> tuple[str, str]:
+    """Short headings: the sentences have the whole names."""
+    base, other = contrast.trials
+    return f"reference\ntrial {base}", f"trial {other}"
 
 
 def _setting(value: object) -> str:

@@ -8,9 +8,12 @@ from rich.console import Console
 
 from meanflow_tune.plan.confirm import title
 from meanflow_tune.plan.findings import Findings
+from meanflow_tune.plan.insight import insight_of
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import INFEASIBLE
+from meanflow_tune.report.answer import Answer, answer
+from meanflow_tune.report.answer_tables import show_answer
 from meanflow_tune.report.commands import extended, mlflow_command, train_command
 from meanflow_tune.report.tables import (
     show_audit,
@@ -24,9 +27,14 @@ from meanflow_tune.report.text import better, headed
 from meanflow_tune.search.analysis.plausibility import explain
 from meanflow_tune.search.objectives import Objectives
 
+FEW_ROWS = 2  # of the final table, which the table of the answer shows as well
 
-def show(console: Console, plan: Plan, findings: Findings) -> None:
-    """The figures of the search and of the confirmation, with a conclusion in words."""
+
+def show(console: Console, plan: Plan, findings: Findings, answered: Answer | None = None) -> None:
+    """The figures of the search and of the confirmation, with the answer in words at the end.
+
+    answered: computed where it is not given.
+    """
     objectives = plan.objectives
     counts = Counter(record.status for record in findings.records)
     listed = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none"
@@ -47,10 +55,13 @@ def show(console: Console, plan: Plan, findings: Findings) -> None:
     show_audit(console, plan, findings)
     if findings.best_proposed is None:
         console.print(_without_proposal(findings))
-    if findings.rows:
+    if len(findings.rows) > FEW_ROWS:
         show_final(console, objectives, findings)
-    elif len(findings.order) > 1:
+    elif not findings.rows and len(findings.order) > 1:
         console.print("Not confirmed on fresh seeds, so nothing is called better.")
+    if answered is None:
+        answered = answer(plan, findings, insight_of(plan, findings.records))
+    show_answer(console, answered, findings)
 
 
 def _without_proposal(findings: Findings) -> str:

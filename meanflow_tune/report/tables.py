@@ -1,6 +1,6 @@
 """Tables of a search's summary: trials, the front of several objectives, and what fresh seeds say."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from rich.console import Console
 
@@ -9,11 +9,9 @@ from meanflow_tune.plan.findings import Findings, kind_of
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.quality import quality_of
 from meanflow_tune.report.text import counted, figure, make_table
-from meanflow_tune.search.analysis.ranking import Row, columns, describe_difference, front
+from meanflow_tune.search.analysis.ranking import Row, columns, front
 from meanflow_tune.search.analysis.rung_audit import Audit, RungAudit, audit
 from meanflow_tune.search.analysis.significance import (
-    LEVEL,
-    SEEDS_FOR_LEVEL,
     Interval,
     PairedComparison,
     scores,
@@ -192,7 +190,7 @@ def _unknown_quality(held_out: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def show_final(console: Console, objectives: Objectives, findings: Findings) -> None:
-    """Means and paired differences on fresh seeds; only an interval without 0 is called better or worse."""
+    """Means and paired differences on fresh seeds of every side."""
     rows, shown = findings.rows, columns(objectives)
     reference = rows[0]
     seeds = max(len(row.seeds) for row in rows)
@@ -208,13 +206,7 @@ def show_final(console: Console, objectives: Objectives, findings: Findings) -> 
     console.print(table)
     for row in rows[1:]:
         if not row.against:
-            console.print(f"{row.name} shares no completed seed with the reference.")
-            continue
-        words = [
-            f"{c} {describe_difference(row.against[c], o.direction)}" for c, o in shown.items()
-        ]
-        console.print(f"{row.name} against the reference {reference.name}: {'; '.join(words)}.")
-    console.print(_how_sure([row for row in rows[1:] if row.against]))
+            console.print(f"{row.name} shares no completed seed with the reference.", markup=False)
 
 
 def show_audit(console: Console, plan: Plan, findings: Findings) -> None:
@@ -257,21 +249,6 @@ def _difference(row: Row, column: str) -> str:
     share = row.relative[column]
     percent = f"\n{100 * share:+.1f} %" if share is not None else ""
     return _numbers(row.against[column], "+", "\n") + percent
-
-
-def _how_sure(rows: Sequence[Row]) -> str:
-    """How far an interval over this number of seeds can be trusted."""
-    count = min((next(iter(row.against.values())).count for row in rows), default=0)
-    if count == 1:
-        return "One seed gives no interval, so nothing is called better; see --confirm-seeds."
-    if count >= SEEDS_FOR_LEVEL:
-        return f"Intervals are of paired differences over {count} seeds, at {LEVEL:.0%}."
-    chance, less = 2**count, "" if count <= 4 else "hardly less than "
-    return (
-        f"With {count} seeds an interval is {less}their range and contains the true difference in at "
-        f"most {1 - 2 ** (1 - count):.0%} of cases: without any difference, chance alone says better "
-        f"once in {chance} times. --confirm-seeds {SEEDS_FOR_LEVEL} makes it {LEVEL:.0%}."
-    )
 
 
 def _ahead_on_first(contest: PairedComparison, direction: str) -> bool:

@@ -170,8 +170,12 @@ def test_files_and_summary(searched: tuple[Plan, Findings]) -> None:
     summary.show(console, plan, found)
     summary.show_places(console, plan.request, files, "python scripts/tune.py --trials 6")
     printed = " ".join(text.getvalue().split())
-    assert f"{found.rows[1].name} - reference" in printed
-    assert "chance alone says better once in 4 times" in printed
+    assert found.winner is not None
+    assert (found.winner.seeds, found.winner.images[0]) == (2, found.winner.images[1])
+    assert f"Trial {found.winner.trials[1]} (" in printed
+    assert "chance alone makes a number lean to better once in 4 times" in printed
+    assert "Cost: the same images" in printed
     assert "--trials 10" in printed, "the command that extends the search"
-    for metric in ("objective", "teacher_gap@1", "teacher_gap@2"):
-        assert any(f"{metric} {word}" in printed for word in ("better", "worse", "undecided"))
+    for metric in ("teacher_gap@1", "teacher_gap@2"):
+        assert any(f"({word})" in printed for word in ("leans better", "leans worse", "unclear"))
+        assert metric in printed

@@ -1,15 +1,13 @@
 """Which runs confirm a search: who, on which seeds, at which learning rate, and what is added later."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
 from optuna.storages import InMemoryStorage
 
-from meanflow_tune.config import Question, TrialConfig
 from meanflow_tune.core.random import fold
 from meanflow_tune.plan import confirm
 from meanflow_tune.plan.confirm import (
@@ -28,7 +26,7 @@ from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import Outcome, Report, TrialRecord
 from meanflow_tune.search.store.trials import BASELINE, read_records
-from tests.support.confirmation import GAP, SEARCH, SEARCH_SEED, SPACE, record, run
+from tests.support.confirmation import FACTOR, GAP, SEARCH, SEARCH_SEED, SPACE, record, run
 
 
 def fixed(entry: Entry) -> optuna.trial.FixedTrial:
@@ -208,24 +206,6 @@ def test_extending_a_confirmation_keeps_its_runs() -> None:
     assert {len(row.seeds) for row in rows} == {3}, "the tuning seed confirms nothing"
     difference = rows[3].against["gap@1"]
     assert (difference.mean, difference.low) == pytest.approx((4.0, 4.0)), "the seed cancels"
-
-
-class Marked(Question):
-    """A toy factor: an odd mark has it, and its counterpart has the next lower or higher mark."""
-
-    def has(self, config: Mapping[str, Any]) -> bool:
-        return bool(config["mark"] % 2)
-
-    def counterpart(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
-        mark = config["mark"]
-        return None if mark == 7 else dict(config) | {"mark": mark - 1 if mark % 2 else mark + 1}
-
-
-def _unused(config: TrialConfig) -> TrialConfig:
-    raise AssertionError
-
-
-FACTOR = Marked("Does it help?", "an odd mark", _unused, _unused)
 
 
 def sides_of(found: Sequence[Pair]) -> list[tuple[str, str]]:

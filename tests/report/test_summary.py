@@ -86,12 +86,12 @@ def test_with_repeats_the_leader_and_what_cannot_be_told_from_it(tmp_path: Path)
 @pytest.mark.parametrize(
     ("shifts", "said"),
     [
-        ((-0.1, -0.2), "trial 5 against the reference trial 1 (mid): gap@1 better."),
-        ((0.1, 0.2), "trial 5 against the reference trial 1 (mid): gap@1 worse."),
-        ((-0.5, 0.1), "trial 5 against the reference trial 1 (mid): gap@1 undecided."),
+        ((-0.1, -0.2), "Trial 5 (proposed) leads the reference, trial 1 (mid): gap@1 -15.0 [-20.0"),
+        ((0.1, 0.2), "Nothing leads the reference, trial 1 (mid); the best other one is Trial 5"),
+        ((-0.5, 0.1), "Trial 5 (proposed) cannot be told from the reference, trial 1 (mid): gap@1"),
     ],
 )
-def test_only_an_interval_without_zero_is_called_better(
+def test_only_an_interval_without_zero_leads(
     tmp_path: Path, shifts: tuple[float, float], said: str
 ) -> None:
     made = plan(tmp_path)
@@ -101,21 +101,33 @@ def test_only_an_interval_without_zero_is_called_better(
         confirmed.append(run(Entry(5, seed), 1.0 + shift, len(confirmed)))
     text = printed(made, find(made, SEARCH, confirmed))
     assert said in text
-    assert "chance alone says better once in 4 times" in text
-    assert "retrained on 2 fresh seeds, fresh latents" in text
+    assert "chance alone makes a number lean to better once in 4 times" in text
+    assert "on 2 fresh seeds" in text
 
 
 def test_six_seeds_give_the_interval_its_level_and_one_gives_none(tmp_path: Path) -> None:
     made = plan(tmp_path)
-    for count, said in ((6, "over 6 seeds, at 95%"), (1, "One seed gives no interval")):
+    for count, said in ((6, "over 6 fresh seeds, at 95%"), (1, "One fresh seed gives no interval")):
         confirmed = []
         for seed in confirm.fresh_seeds(SEARCH_SEED, count):
             confirmed.append(run(Entry(1, seed), 1.0, len(confirmed)))
             confirmed.append(run(Entry(5, seed), 0.9, len(confirmed)))
         text = printed(made, find(made, SEARCH, confirmed))
         assert said in text
-        assert ("gap@1 better" in text) is (count == 6)
+        assert ("Trial 5 (proposed) beats the reference" in text) is (count == 6)
         assert "chance alone" not in text
+        assert "leans" not in text
+
+
+def test_more_than_two_sides_have_the_table_of_all(tmp_path: Path) -> None:
+    made = plan(tmp_path, confirm=2)
+    confirmed: list[TrialRecord] = []
+    for seed in confirm.fresh_seeds(SEARCH_SEED, 2):
+        for trial in (1, 5, 7):
+            confirmed.append(run(Entry(trial, seed), 1.0 - 0.1 * trial, len(confirmed)))
+    text = printed(made, find(made, SEARCH, confirmed))
+    assert "retrained on 2 fresh seeds, fresh latents" in text
+    assert "trial 7 - reference" in text
 
 
 def costly(number: int, gap: float, seconds: float, baseline: str | None = None) -> TrialRecord:

@@ -1,7 +1,10 @@
 """A small search with its confirmation, as records."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
+from meanflow_tune.config import Question, TrialConfig
 from meanflow_tune.plan.confirm import Entry
 from meanflow_tune.records import Report, Status, TrialRecord
 from meanflow_tune.search.objectives import Objectives
@@ -55,3 +58,21 @@ def run(entry: Entry, value: float, number: int, status: Status = "completed") -
     return replace(
         made, baseline=entry.name, params=entry.params, config=made.config | {"seed": entry.seed}
     )
+
+
+class Marked(Question):
+    """A toy factor: an odd mark has it, and its counterpart has the next lower or higher mark."""
+
+    def has(self, config: Mapping[str, Any]) -> bool:
+        return bool(config["mark"] % 2)
+
+    def counterpart(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
+        mark = config["mark"]
+        return None if mark == 7 else dict(config) | {"mark": mark - 1 if mark % 2 else mark + 1}
+
+
+def _unused(config: TrialConfig) -> TrialConfig:
+    raise AssertionError
+
+
+FACTOR = Marked("Does it help?", "an odd mark", _unused, _unused)
