@@ -22,6 +22,7 @@ from meanflow_tune.driver.status_writer import StatusWriter
 from meanflow_tune.files import OnlyShown, WaitForSpace, is_full
 from meanflow_tune.plan import confirm
 from meanflow_tune.plan.findings import Findings, find, implausible_trials
+from meanflow_tune.plan.insight import insight_of
 from meanflow_tune.plan.plan import Plan, make_plan
 from meanflow_tune.plan.request import (
     EXIT_ALL_FAILED,
@@ -35,6 +36,7 @@ from meanflow_tune.plan.request import (
 )
 from meanflow_tune.records import RunJob, TrialRecord
 from meanflow_tune.report import summary
+from meanflow_tune.report.answer import Answer, answer
 from meanflow_tune.report.live import View
 from meanflow_tune.report.result_files import write_files
 from meanflow_tune.search.analysis.plausibility import marks
@@ -321,6 +323,7 @@ class Driver:
         if not interrupted and search.exhausted():
             search.end()
         findings = find(self.plan, search.ledger.records(), self._confirmed())
+        answered = None if interrupted else self._answer(findings)
         files = self._write_files(findings)
         completed = any(record.status == "completed" for record in findings.records)
         state = "failed"
@@ -342,15 +345,25 @@ class Driver:
             return EXIT_INTERRUPTED
         if stopped is not None:
             return EXIT_ALL_FAILED
-        self.shown("show the summary", lambda: summary.show(console, self.plan, findings), None)
+        show = partial(summary.show, console, self.plan, findings, answered)
+        self.shown("show the summary", show, None)
         if self.time_budget.requested and not search.exhausted():
             console.print(
                 f"The time budget ended the search after {self.time_budget.spent:.0f} s of work; a larger"
                 " --time-budget resumes it."
             )
-        places = partial(summary.show_places, console, self.request, files, self.command)
+        next_step = answered.next_step if answered is not None else None
+        places = partial(summary.show_places, console, self.request, files, self.command, next_step)
         self.shown("show where the results are", places, None)
         return EXIT_OK if completed else EXIT_ALL_FAILED
+
+    def _answer(self, findings: Findings) -> Answer | None:
+        """The answer in words; None where it cannot be made, which ends nothing."""
+
+        def make() -> Answer | None:
+            return answer(self.plan, findings, insight_of(self.plan, findings.records))
+
+        return self.shown("put the answer into words", make, None)
 
     def _write_files(self, findings: Findings) -> list[Path]:
         """The result files, once there is space for them; none if that wait is interrupted."""

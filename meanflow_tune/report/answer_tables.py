@@ -12,7 +12,7 @@ from meanflow_tune.report.answer import (
     outcome,
     shown_quality,
 )
-from meanflow_tune.report.text import counted, figure, make_table, short
+from meanflow_tune.report.text import counted, figure, headed, make_table, short
 
 
 def show_answer(console: Console, found: Answer, findings: Findings) -> None:
@@ -85,6 +85,7 @@ def _setting(value: object) -> str:
 
 
 def _paragraph(console: Console, heading: str, lines: tuple[str, ...]) -> None:
-    console.print(f"\n{heading}", style="bold", markup=False)
+    console.print()
+    console.print(headed(heading))
     for line in lines:
-        console.print(line, markup=False)
+        console.print(line)

@@ -52,14 +52,18 @@ def _absolute(option: str, value: str) -> str:
 
 def extended(command: str, trials: int) -> str:
     """The command of a search with another total of trials."""
-    words = shlex.split(command)
+    return changed(command, "--trials", str(trials))
+
+
+def changed(command: str, option: str, value: str) -> str:
+    """The command of a search with another value of an option."""
     kept = []
     skip = False
-    for word in words:
-        if not skip and word != "--trials" and not word.startswith("--trials="):
+    for word in shlex.split(command):
+        if not skip and word != option and not word.startswith(f"{option}="):
             kept.append(word)
-        skip = word == "--trials"
-    return shlex.join([*kept, "--trials", str(trials)])
+        skip = word == option
+    return shlex.join([*kept, option, value])
 
 
 def train_command(command: str, *arguments: str | Path) -> str:

@@ -14,7 +14,7 @@ from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import INFEASIBLE
 from meanflow_tune.report.answer import Answer, answer
 from meanflow_tune.report.answer_tables import show_answer
-from meanflow_tune.report.commands import extended, mlflow_command, train_command
+from meanflow_tune.report.commands import changed, extended, mlflow_command, train_command
 from meanflow_tune.report.tables import (
     show_audit,
     show_final,
@@ -81,9 +81,13 @@ def show_warnings(console: Console, objectives: Objectives, findings: Findings) 
 
 
 def show_places(
-    console: Console, request: SearchRequest, files: Sequence[Path], command: str
+    console: Console,
+    request: SearchRequest,
+    files: Sequence[Path],
+    command: str,
+    next_step: tuple[str, str] | None = None,
 ) -> None:
-    """Where the files are, and the exact commands to continue with."""
+    """Where the files are, and the exact commands to continue with. next_step: of the answer."""
     uri = request.mlflow_uri
     console.print("\nResults:")
     for path in files:
@@ -95,6 +99,9 @@ def show_places(
         ("resume or repeat this report", command),
         ("extend the search", extended(command, request.trials + max(4, request.trials // 2))),
     ]
+    if next_step is not None:
+        option, what = next_step
+        lines.insert(0, (what, changed(command, *option.split())))
     best = request.folder / "best.json"
     if best in files:
         output = request.storage / "best"
