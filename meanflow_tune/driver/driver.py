@@ -5,7 +5,6 @@ folder, so that resuming is running the same command again.
 """
 
 import logging
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ from meanflow_tune.cluster.errors import ClusterError
 from meanflow_tune.cluster.runner import Runner
 from meanflow_tune.cluster.session import check_reachable
 from meanflow_tune.cluster.signals import AnyOf, Interrupt
+from meanflow_tune.driver import tracking
 from meanflow_tune.driver.resume import prepare_study, put_aside
 from meanflow_tune.driver.stage import Stage, submit
 from meanflow_tune.driver.status_writer import StatusWriter
@@ -78,6 +78,7 @@ def run(request: SearchRequest, command: str, quiet: bool = False, verbose: bool
             raise UserError(f"--cluster {request.cluster}: {error}.") from None
         except ClusterError as error:
             raise UserError(str(error), EXIT_UNUSABLE) from None
+    warning = tracking.check_tracking(request)
     plan = make_plan(request)
     if request.resume == "must" and not (request.folder / MANIFEST_NAME).exists():
         raise UserError(f"--resume must: there is no study {request.study} in {request.storage}.")
@@ -85,6 +86,8 @@ def run(request: SearchRequest, command: str, quiet: bool = False, verbose: bool
         put_aside(request)
     try:
         with Lease.acquire(request.folder) as lease, View(quiet) as view:
+            if warning:
+                view.error(warning)
             return Driver(plan, lease, view, command, verbose).run()
     except StudyInUse as error:
         raise UserError(str(error), EXIT_IN_USE) from error
@@ -122,7 +125,8 @@ class Driver:
     ) -> None:
         self.plan, self.request = plan, plan.request
         self.lease, self.view, self.command, self.verbose = lease, view, command, verbose
-        mlflow = partial(MlflowSink, plan.request.storage, plan.request.tracking_uri, lease.check)
+        given = plan.request.storage, plan.request.tracking_uri, lease.check, view.event
+        mlflow = partial(MlflowSink, *given)
         self._make_sink: Callable[[], Sink] = make_sink or mlflow
         train = partial(job.run_job, cache=str(self.request.teachers), fence=check_epoch)
         self._run_job: RunJob = run_job or train
@@ -149,6 +153,7 @@ class Driver:
                 if not (self.interrupt.requested and is_full(error)):
                     raise
             status = self._close(search, self.interrupt.requested, stopped)
+            tracking.say_refused(self.stages, self.view)
         if stopped is not None:
             raise UserError(str(stopped), EXIT_ALL_FAILED, repeat=True) from stopped
         return status
@@ -227,7 +232,8 @@ class Driver:
     ) -> Stage:
         folder.mkdir(parents=True, exist_ok=True)
         outbox = Outbox(folder, self.lease.check, self.write_policy)
-        replayer = stack.enter_context(Replayer(outbox, self._make_sink()))
+        replayer = Replayer(outbox, self._make_sink(), say=self.view.error)
+        stack.enter_context(replayer)
         given = name, ledger, outbox, replayer, self.view, self.background, label, total
         stage = Stage(*given, self.interrupt, self.write_policy)
         self.stages.append(stage)
@@ -338,7 +344,10 @@ class Driver:
             submit(self.background, stage.tracker.search_ended, {"status": state})
         self.background.shutdown(wait=True)
         self.status.end()
+        for stage in self.stages if not interrupted else ():
+            stage.replayer.audit()
         self.drain(5.0 if interrupted else DRAIN_SECONDS)
+        self.status.end()  # again, with what MLflow got and refused meanwhile
         console = self.view.console
         if interrupted:
             self.view.error(f"\nInterrupted; nothing was lost. Resume with:\n  {self.command}")
@@ -381,16 +390,4 @@ class Driver:
 
     def drain(self, seconds: float) -> None:
         """Let MLflow catch up for at most `seconds`, or until its server fails."""
-        deadline = time.monotonic() + seconds
-        for stage in self.stages:
-            if stage.replayer.drain(0.5):
-                self.view.event(f"sending the remaining events to MLflow ({stage.name})")
-            left = stage.replayer.drain(1.0)
-            while left and time.monotonic() < deadline and not stage.replayer.status().error:
-                left = stage.replayer.drain(1.0)
-            if left:
-                why = stage.replayer.status().error or "it is slow"
-                self.view.error(
-                    f"{left} events of {stage.name} are waiting for MLflow ({why}); they are kept, "
-                    f"and running the same command again sends them:\n  {self.command}"
-                )
+        tracking.drain(self.stages, self.view, seconds, self.command)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from meanflow_tune.cluster.layout import Layout, plan_layout
+from meanflow_tune.driver.tracking import check_tracking
 from meanflow_tune.plan.calibration import Calibration, Progress, busy, calibrate
 from meanflow_tune.plan.plan import Plan, make_plan
 from meanflow_tune.plan.request import EXIT_OK, SearchRequest, UserError, usable_folder
@@ -38,6 +39,7 @@ def dry_run(request: SearchRequest, calibrating: bool = False, verbose: bool = F
     Returns the exit status; raises UserError. Writes nothing in the study.
     """
     usable_folder(request.storage)
+    warning = check_tracking(request)
     plan = make_plan(request)
     console = make_console()
     _show_goal(console, plan)
@@ -51,6 +53,8 @@ def dry_run(request: SearchRequest, calibrating: bool = False, verbose: bool = F
     records = _stored(request)
     measured = _calibrate(console, plan, layout) if calibrating else None
     Forecast(console, plan, layout, records, measured).show()
+    if warning:
+        console.print(Text(f"\n{warning}"))
     console.print("\nNothing was started.")
     return EXIT_OK
 

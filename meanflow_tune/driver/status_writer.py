@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from meanflow_tune.driver.stage import Stage
+from meanflow_tune.driver.tracking import tracking_lines
 from meanflow_tune.files import OnlyShown, write_atomic
 from meanflow_tune.plan.findings import first_known, implausible_trials
 from meanflow_tune.plan.plan import Plan
@@ -26,7 +27,7 @@ from meanflow_tune.search.store.trials import best_record
 
 # A forecast is reused for one write per this many trials: it reads all of them and changes little.
 TRIALS_PER_REUSE = 100
-KEYS = ("study", "total", "done", "running", "best", "teacher", "warnings")
+KEYS = ("study", "total", "done", "running", "best", "teacher", "warnings", "tracking")
 
 
 class StatusWriter:
@@ -85,6 +86,7 @@ class StatusWriter:
             "total": stage.total,
             "done": dict(done),
             "budget_left": self._time_budget.left,
+            "tracking": tracking_lines(self._stages),
             **self._standing(stage, records),
             **self._look_ahead(stage, records).to_dict(),
         }

@@ -6,6 +6,7 @@ from typing import NoReturn
 
 from meanflow_tune.driver.cli import search_request, tune_parser
 from meanflow_tune.driver.output import outlive_terminal, say, steady_output
+from meanflow_tune.files import hide_password
 from meanflow_tune.plan.request import EXIT_INTERRUPTED, UserError
 from meanflow_tune.report.commands import search_command
 
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None, prog: str = "tune.py") -> int:
             return show_status(request)
         from meanflow_tune.driver.driver import run
 
-        command = search_command(sys.argv, request)
+        command = hide_password(search_command(sys.argv, request))
         return run(request, command, quiet=arguments.quiet, verbose=arguments.verbose)
     except UserError as error:
         if arguments.verbose:

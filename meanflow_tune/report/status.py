@@ -59,6 +59,9 @@ def show_status(request: SearchRequest) -> int:
         "show the running trials": partial(
             _print_lines, console, running_lines(rows, console.width)
         ),
+        "show what MLflow refused": partial(
+            _print_lines, console, list(map(Text, status["tracking"]))
+        ),
         "show what waits": partial(_show_waiting, console, records, status["total"], held),
     }
     if held and age < STALE_SECONDS:
@@ -144,7 +147,7 @@ def _read_status(request: SearchRequest) -> dict[str, Any]:
     }
     for key in ("best", "teacher", "forecast", "rungs", "front"):
         found[key] = state[key] if isinstance(state.get(key), str) else ""
-    for key in ("warnings", "picture"):
+    for key in ("warnings", "picture", "tracking"):
         value = state.get(key)
         lines = value if isinstance(value, list) else []
         found[key] = [line for line in lines if isinstance(line, str)]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from meanflow_tune.files import hide_password
 from meanflow_tune.plan.confirm import title
 from meanflow_tune.plan.findings import Findings
 from meanflow_tune.plan.insight import insight_of
@@ -88,7 +89,7 @@ def show_places(
     next_step: tuple[str, str] | None = None,
 ) -> None:
     """Where the files are, and the exact commands to continue with. next_step: of the answer."""
-    uri = request.mlflow_uri
+    uri = hide_password(request.mlflow_uri)
     console.print("\nResults:")
     for path in files:
         console.print(f"  {path}", soft_wrap=True)

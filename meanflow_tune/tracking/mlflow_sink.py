@@ -8,11 +8,16 @@ name, so `teacher_gap@1` is called `teacher_gap/nfe_1`; its page groups charts b
 slash.
 """
 
+import json
 import logging
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meanflow_tune.files import hide_password
+from meanflow_tune.tracking.audit import EVENTS_TAG, PARENT_TAG, SETTLED, compare, receipt, subject
+from meanflow_tune.tracking.experiments import STUDY_TAG, find_experiment
 from meanflow_tune.tracking.mlflow_store import (
     adopt_artifacts,
     connect,
@@ -20,24 +25,37 @@ from meanflow_tune.tracking.mlflow_store import (
     default_uri,
 )
 from meanflow_tune.tracking.outbox import Event
-from meanflow_tune.tracking.replay import Rejected
+from meanflow_tune.tracking.replay import Audit, Rejected
 from meanflow_tune.tracking.run_names import milliseconds
-from meanflow_tune.tracking.run_tree import RunTree
+from meanflow_tune.tracking.run_tree import PAGE, RunTree
+from meanflow_tune.tracking.tracking_uri import sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
-# Without it, the pages treat it as a project with language models.
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-# Not retryable; everything else (connection, server, lock, full disk) is tried again.
+# What MLflow refuses for its content; everything else (connection, server, lock, full disk) is tried again.
 PERMANENT_CODES = {
     "BAD_REQUEST",
     "INVALID_PARAMETER_VALUE",
     "RESOURCE_ALREADY_EXISTS",
     "RESOURCE_DOES_NOT_EXIST",
 }
+# Of the handlers: a damaged event, or a file that is gone.
 PERMANENT_ERRORS = (KeyError, TypeError, ValueError, FileNotFoundError)
+# Of the connection, though they are ValueErrors: an answer that is not MLflow's, a host's name.
+PASSING_ERRORS = (json.JSONDecodeError, UnicodeError)
+# MLflow calls a damaged database a bad request.
+DAMAGED = re.compile(r"sqlite3\.DatabaseError|disk image is malformed|is not a database")
+REMEDIES = {
+    FileNotFoundError: "put the file back and run the same command again",
+    KeyError: "it was written by another version of meanflow_tune: resume with that one",
+    "INVALID_PARAMETER_VALUE": "the study and its result files have what MLflow does not take",
+}
+
+
+class StaleIds(Exception):
+    """A remembered experiment or run is not there any more, or is another study's."""
 
 
 class MlflowSink:
@@ -45,7 +63,8 @@ class MlflowSink:
 
     storage: the folder of the studies, which may have been moved since an event was written. uri: a
     server, which places artifacts itself, or a database; None for the storage's own. fence: called
-    before each call of MLflow; raises once another driver has taken the study over.
+    before each call of MLflow; raises once another driver has taken the study over. say: gets a line
+    about what a user would not expect.
     """
 
     def __init__(
@@ -53,83 +72,155 @@ class MlflowSink:
         storage: Path,
         uri: str | None = None,
         fence: Callable[[], None] = lambda: None,
+        say: Callable[[str], None] = log.warning,
     ) -> None:
-        self._storage, self._fence = storage, fence
+        self._storage, self._fence, self._say = storage, fence, say
         self._uri = uri or default_uri(storage)
         self._remote = self._uri.startswith("http")
+        self.target = target_of(self._uri, storage)
         self._connected: MlflowClient | None = None
+        self._uids: dict[str, str] = {}
         self._experiments: dict[str, str] = {}
         self._runs: dict[tuple[str, str], str] = {}
+        self._receipts: dict[str, set[str]] = {}
         tree = RunTree(storage, self._client, self._experiment, self._run, self._forget)
         self._handlers: dict[str, Callable[[Event, dict[str, Any]], None]] = tree.handlers
 
     def apply(self, event: Event) -> None:
-        """Write one event. Raises Rejected for a permanent error, anything else for one to retry."""
+        """Write one event. Raises Rejected for what no retry helps against now, anything else to retry."""
         from mlflow.exceptions import MlflowException, RestException
 
         def is_permanent(error: MlflowException) -> bool:
             # An answer in the place of a server (a proxy, a page) is not MLflow's own refusal.
             answered = isinstance(error, RestException) or not self._remote
-            return answered and error.error_code in PERMANENT_CODES
+            content = answered and error.error_code in PERMANENT_CODES
+            return content and not DAMAGED.search(str(error))
 
-        handler = self._handlers.get(event.kind)
-        if handler is None:
-            raise Rejected(f"unknown kind of event `{event.kind}`")
         try:
             try:
-                handler(event, event.payload)
-            except MlflowException as error:
-                if not is_permanent(error):
+                self._write(event)
+            except (MlflowException, StaleIds) as error:
+                if isinstance(error, MlflowException) and not is_permanent(error):
                     raise
                 # A remembered id may be that of a deleted run; look everything up again.
-                self._experiments.clear()
-                self._runs.clear()
-                handler(event, event.payload)
+                self._look_up_again()
+                self._write(event)
         except MlflowException as error:
+            self._look_up_again()
             if is_permanent(error):
-                raise Rejected(str(error)) from error
+                raise Rejected(str(error), REMEDIES.get(error.error_code, "")) from error
+            raise
+        except PASSING_ERRORS:
             raise
         except PERMANENT_ERRORS as error:
-            raise Rejected(f"{type(error).__name__}: {error}") from error
+            remedy = next((REMEDIES[kind] for kind in type(error).__mro__ if kind in REMEDIES), "")
+            raise Rejected(f"{type(error).__name__}: {error}", remedy) from error
+
+    def _write(self, event: Event) -> None:
+        handler = self._handlers.get(event.kind)
+        if handler is None:
+            remedy = "it was written by a later version of meanflow_tune: resume with that one"
+            raise Rejected(f"unknown kind of event `{event.kind}`", remedy)
+        p = event.payload
+        self._uids[p["study"]] = p["uid"]
+        handler(event, p)
+        run = self._runs.get((p["study"], subject(event)))
+        if run is None or event.kind == SETTLED:
+            return
+        receipts = self._receipts.setdefault(run, set())
+        if receipt(event) not in receipts:
+            text = " ".join(sorted({*receipts, receipt(event)}))
+            self._client().set_tag(run, EVENTS_TAG, text, synchronous=True)
+            receipts.add(receipt(event))
+
+    def audit(self, events: Iterable[Event], refused: Collection[int]) -> Audit:
+        """Which events of those applied earlier MLflow lacks: a page of runs per call, none per run."""
+        every = [event for event in events if "uid" in event.payload]
+        if not every:
+            return Audit([])
+        self._look_up_again()
+        p = every[-1].payload
+        self._uids[p["study"]] = p["uid"]
+        return compare(every, self._every_run(self._experiment(p["study"])), refused)
+
+    def _every_run(self, experiment: str) -> Iterator[Any]:
+        token = None
+        while True:
+            page = self._client().search_runs([experiment], max_results=PAGE, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _look_up_again(self) -> None:
+        for remembered in (self._experiments, self._runs, self._receipts):
+            remembered.clear()
 
     def _client(self) -> "MlflowClient":
         """For one call: an event takes many, and the study may be taken over between two of them."""
         self._fence()
         if self._connected is None:
-            if self._uri == default_uri(self._storage):
-                database = Path(self._uri.removeprefix("sqlite:///"))
-                for old in adopt_artifacts(database, default_artifacts(self._storage)):
-                    log.info("artifacts of MLflow moved from %s to this storage folder", old)
-            self._connected = connect(self._uri)
+            try:
+                self._connected = self._connect()
+            except (*PERMANENT_ERRORS, _mlflow_error()) as error:  # no event's fault
+                raise ConnectionError(f"{hide_password(self._uri)}: {error}") from error
         return self._connected
 
+    def _connect(self) -> "MlflowClient":
+        if self._uri == default_uri(self._storage):
+            database = Path(self._uri.removeprefix("sqlite:///"))
+            for old in adopt_artifacts(database, default_artifacts(self._storage)):
+                log.info("artifacts of MLflow moved from %s to this storage folder", old)
+        return connect(self._uri)
+
     def _experiment(self, study: str) -> str:
-        if study in self._experiments:
-            return self._experiments[study]
-        client = self._client()
-        found = client.get_experiment_by_name(study)
-        if found is None:
-            own = default_artifacts(self._storage) / study
-            place = None if self._remote else own.as_uri()
-            number = client.create_experiment(study, artifact_location=place, tags=EXPERIMENT_TAGS)
-        else:
-            number = found.experiment_id
-            if found.lifecycle_stage == "deleted":
-                client.restore_experiment(number)
-        self._experiments[study] = number
-        return number
+        if study not in self._experiments:
+
+            def place(name: str) -> str | None:
+                return None if self._remote else (default_artifacts(self._storage) / name).as_uri()
+
+            self._experiments[study] = find_experiment(
+                self._client(), study, self._uids[study], place, self._say
+            )
+        return self._experiments[study]
 
     def _run(self, study: str, tag: str, value: str, start: float, tags: Mapping[str, str]) -> str:
         """The id of the run with this tag, made if there is none."""
         if (study, value) not in self._runs:
-            client, experiment = self._client(), self._experiment(study)
+            client, known = self._client(), study in self._experiments
+            experiment = self._experiment(study)
             wanted = f"tags.`{tag}` = '{value}'"
             found = client.search_runs([experiment], wanted, max_results=1, order_by=["start_time"])
             at, tags = milliseconds(start), {tag: value, **tags}
-            run = found[0] if found else client.create_run(experiment, start_time=at, tags=tags)
+            if found:
+                run = found[0]
+                parent = tags.get(PARENT_TAG)
+                if parent != run.data.tags.get(PARENT_TAG, parent):  # which was deleted, or lost
+                    client.set_tag(run.info.run_id, PARENT_TAG, parent, synchronous=True)
+            else:
+                if known:  # since a server's database may have been replaced by another
+                    owner = client.get_experiment(experiment).tags.get(STUDY_TAG)
+                    if owner != self._uids[study]:
+                        raise StaleIds
+                run = client.create_run(experiment, start_time=at, tags=tags)
             self._runs[study, value] = run.info.run_id
+            self._receipts[run.info.run_id] = set(run.data.tags.get(EVENTS_TAG, "").split())
         return self._runs[study, value]
 
     def _forget(self, study: str, value: str) -> None:
         """Look the run with this tag up again."""
         self._runs.pop((study, value), None)
+
+
+def target_of(uri: str, storage: Path) -> str:
+    """Names a target of a study's events, without a password: "" for the storage's own database."""
+    if uri == default_uri(storage):
+        return ""
+    path = sqlite_path(uri)
+    return hide_password(uri).rstrip("/") if path is None else f"sqlite:///{path.absolute()}"
+
+
+def _mlflow_error() -> type[Exception]:
+    from mlflow.exceptions import MlflowException
+
+    return MlflowException

@@ -22,6 +22,9 @@ from meanflow_tune.files import mlflow_uri
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+NAME_TAG = (
+    "meanflow_tune.name"  # an experiment's first name, which the place of its artifacts ends with
+)
 _PREFIX = ".mlflow-new-"
 _ABANDONED = 3600.0  # seconds after which an unfinished database has no owner
 # The tables and columns of MLflow that hold paths of artifacts.
@@ -96,7 +99,18 @@ def adopt_artifacts(database: Path, artifacts: Path) -> list[str]:
         known = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
         if "experiments" not in known:
             return []
-        rows = connection.execute("SELECT name, artifact_location FROM experiments").fetchall()
+        # An experiment may have been renamed since; its places end with its first name.
+        names = "experiments.name"
+        join = ""
+        if "experiment_tags" in known:
+            names = "COALESCE(t.value, experiments.name)"
+            join = (
+                " LEFT JOIN experiment_tags t ON t.experiment_id = experiments.experiment_id"
+                f" AND t.key = '{NAME_TAG}'"
+            )
+        rows = connection.execute(
+            f"SELECT {names}, artifact_location FROM experiments{join}"
+        ).fetchall()
         roots = {_root(name, place, artifacts.name) for name, place in rows} - {None, new}
         earlier = sorted(root for root in roots if root is not None)
         for old in earlier:

@@ -9,7 +9,7 @@ back with an older database, or with none.
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -47,12 +47,13 @@ class Audit:
 class Auditor(Protocol):
     """A sink that can compare what it holds with the events that were applied to it.
 
-    target: names where it writes; each target has a cursor of its own.
+    target: names where it writes; each target has a cursor of its own. refused: numbers of the events
+    that it rejected.
     """
 
     target: str
 
-    def audit(self, events: Iterable[Event]) -> Audit: ...
+    def audit(self, events: Iterable[Event], refused: Collection[int]) -> Audit: ...
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,8 @@ class Replayer:
 
     def _audit(self) -> None:
         assert self._auditor is not None
-        found = self._auditor.audit(self._outbox.events(self._offset))
+        refused = {each.seq for each in self.rejections.standing}
+        found = self._auditor.audit(self._outbox.events(self._offset), refused)
         if found.note:
             self._say(found.note)
 

@@ -85,6 +85,7 @@ def test_mlflow_itself_writes_to_the_new_place(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     old.mkdir()
     first = MlflowSink(old)
+    first._uids["toy"] = "1"
     experiment = first._experiment("toy")
     run = first._client().create_run(experiment).info.run_id
     model = first._client().create_logged_model(experiment, name="student", source_run_id=run)
