@@ -35,8 +35,8 @@ from meanflow_tune.plan.request import (
     usable_folder,
 )
 from meanflow_tune.records import RunJob, TrialRecord
-from meanflow_tune.report import summary
 from meanflow_tune.report.answer import Answer, answer
+from meanflow_tune.report.last_screen import show_last_screen
 from meanflow_tune.report.live import View
 from meanflow_tune.report.result_files import write_files
 from meanflow_tune.search.analysis.plausibility import marks
@@ -132,6 +132,7 @@ class Driver:
         self._run_job: RunJob = run_job or train
         self.stages: list[Stage] = []
         self.interrupt = Interrupt()
+        self._unwritten: OSError | None = None
         self.shown = OnlyShown(view.error, (LeaseLost,))
         self.write_policy = WaitForSpace(view.error, lambda: self.interrupt.requested)
 
@@ -348,22 +349,22 @@ class Driver:
             stage.replayer.audit()
         self.drain(5.0 if interrupted else DRAIN_SECONDS)
         self.status.end()  # again, with what MLflow got and refused meanwhile
-        console = self.view.console
         if interrupted:
             self.view.error(f"\nInterrupted; nothing was lost. Resume with:\n  {self.command}")
             return EXIT_INTERRUPTED
         if stopped is not None:
             return EXIT_ALL_FAILED
-        show = partial(summary.show, console, self.plan, findings, answered)
-        self.shown("show the summary", show, None)
+        note = ""
         if self.time_budget.requested and not search.exhausted():
-            console.print(
+            note = (
                 f"The time budget ended the search after {self.time_budget.spent:.0f} s of work; a larger"
                 " --time-budget resumes it."
             )
-        next_step = answered.next_step if answered is not None else None
-        places = partial(summary.show_places, console, self.request, files, self.command, next_step)
-        self.shown("show where the results are", places, None)
+        self.view.close()
+        given = self.plan, findings, answered, files, self.command, note, self.shown
+        show_last_screen(self.view.console, *given)
+        if self._unwritten is not None:
+            raise self._unwritten
         return EXIT_OK if completed else EXIT_ALL_FAILED
 
     def _answer(self, findings: Findings) -> Answer | None:
@@ -381,7 +382,8 @@ class Driver:
             return self.write_policy(lambda: write_files(self.plan, findings, self.shown), folder)
         except OSError as error:
             if not (self.interrupt.requested and is_full(error)):
-                raise
+                self._unwritten = error  # raised after the summary
+                return []
             self.view.error(
                 f"no space for the results in {folder}; run the same command again to write them:"
                 f"\n  {self.command}"

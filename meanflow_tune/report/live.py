@@ -60,6 +60,10 @@ class View:
         self._live = live
 
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Draw the live view no more; events and errors are still shown."""
         if self._live is not None:
             self._shown("draw the live view", self._live.stop, None)
             self._live = None

@@ -42,7 +42,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     name, what, phase, last = (
         one_line(str(row.get(key) or "")) for key in ("name", "what", "phase", "last")
     )
-    return name, what, phase, str(min(images / of, 1.0) if of else 0.0), counts, last
+    return name, what, phase, str(min(images / of, 1.0)) if of else "", counts, last
 
 
 def _whole(value: object) -> int:
@@ -57,9 +57,8 @@ def _layout(cells: Sequence[tuple[str, ...]], width: int) -> dict[int, int] | No
         if any(row[column] for row in cells)
     }
     for bar in BARS:
-        columns = dict(natural)
-        del columns[BAR]
-        if bar:
+        columns = {k: v for k, v in natural.items() if k != BAR}
+        if bar and BAR in natural:
             columns[BAR] = max(bar, len(HEADER[BAR]))
         spare = width - _total(columns)
         if spare >= 0:
@@ -87,7 +86,7 @@ def _aligned(cells: Sequence[tuple[str, ...]], layout: Mapping[int, int]) -> lis
         for column in order:
             if column != order[0]:
                 line.append(gap)
-            if column == BAR:
+            if column == BAR and row[BAR]:
                 full = round(float(row[BAR]) * layout[BAR])
                 line.append("█" * full, style="cyan").append(
                     "░" * (layout[BAR] - full), style="dim"

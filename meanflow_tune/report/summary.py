@@ -1,12 +1,14 @@
 """The summary of a search: its figures, its conclusion, where its files are, and what to do next."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from meanflow_tune.files import hide_password
+from meanflow_tune.files import OnlyShown, hide_password
 from meanflow_tune.plan.confirm import title
 from meanflow_tune.plan.findings import Findings
 from meanflow_tune.plan.insight import insight_of
@@ -31,12 +33,22 @@ from meanflow_tune.search.objectives import Objectives
 FEW_ROWS = 2  # of the final table, which the table of the answer shows as well
 
 
-def show(console: Console, plan: Plan, findings: Findings, answered: Answer | None = None) -> None:
+def show(
+    console: Console,
+    plan: Plan,
+    findings: Findings,
+    answered: Answer | None = None,
+    shown: OnlyShown | None = None,
+) -> None:
     """The figures of the search and of the confirmation, with the answer in words at the end.
 
-    answered: computed where it is not given.
+    answered: computed where it is not given. A part that cannot be shown takes no other away.
     """
     objectives = plan.objectives
+
+    def show_part(name: str, print_it: Callable[..., None], *given: Any) -> None:
+        (shown or OnlyShown())(f"show {name}", partial(print_it, console, *given), None)
+
     counts = Counter(record.status for record in findings.records)
     listed = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none"
     console.print()
@@ -44,25 +56,25 @@ def show(console: Console, plan: Plan, findings: Findings, answered: Answer | No
     for part in objectives.parts:
         console.print(f"objective {better(part)}")
     console.print()
-    show_search(console, objectives, findings)
+    show_part("the figures of the search", show_search, objectives, findings)
     for record in findings.records:
         if record.status in (*INFEASIBLE, "failed"):
             console.print(f"{title(record)} {record.status}: {record.reason}")
     if objectives.single is None:
-        show_front(console, objectives, findings)
-    show_leader(console, plan, findings)
-    show_warnings(console, objectives, findings)
-    show_quality(console, objectives, findings)
-    show_audit(console, plan, findings)
+        show_part("the front", show_front, objectives, findings)
+    show_part("the leader", show_leader, plan, findings)
+    show_part("the warnings", show_warnings, objectives, findings)
+    show_part("the teacher's quality", show_quality, objectives, findings)
+    show_part("the audit of the rungs", show_audit, plan, findings)
     if findings.best_proposed is None:
         console.print(_without_proposal(findings))
     if len(findings.rows) > FEW_ROWS:
-        show_final(console, objectives, findings)
+        show_part("the confirmation", show_final, objectives, findings)
     elif not findings.rows and len(findings.order) > 1:
         console.print("Not confirmed on fresh seeds, so nothing is called better.")
     if answered is None:
         answered = answer(plan, findings, insight_of(plan, findings.records))
-    show_answer(console, answered, findings)
+    show_part("the answer", show_answer, answered, findings)
 
 
 def _without_proposal(findings: Findings) -> str:

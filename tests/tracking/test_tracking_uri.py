@@ -142,7 +142,10 @@ def test_whatever_hangs_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_passwords_are_hidden_wherever_they_stand() -> None:
     for text, shown in (
         ("http://me:s@cret@host:1/x", "http://***@host:1/x"),
-        ("tune --tracking-uri 'postgresql://u:p@h/d' -v", "tune --tracking-uri 'postgresql://***@h/d' -v"),
+        (
+            "tune --tracking-uri 'postgresql://u:p@h/d' -v",
+            "tune --tracking-uri 'postgresql://***@h/d' -v",
+        ),
         ("http://host/a@b and sqlite:////x/a@b.db", "http://host/a@b and sqlite:////x/a@b.db"),
     ):
         assert hide_password(text) == shown

@@ -1,0 +1,68 @@
+"""The end of a search: its summary on the screen, and as plain text in the study's folder."""
+
+import io
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from meanflow_tune.files import OnlyShown, write_atomic
+from meanflow_tune.plan.findings import Findings
+from meanflow_tune.plan.plan import Plan
+from meanflow_tune.report import summary
+from meanflow_tune.report.answer import Answer
+from meanflow_tune.report.safe_console import make_console
+
+SUMMARY = "summary.txt"
+FILE_WIDTH = 100
+
+
+def show_last_screen(
+    console: Console,
+    plan: Plan,
+    findings: Findings,
+    answered: Answer | None,
+    files: Sequence[Path],
+    command: str,
+    note: str,
+    shown: OnlyShown,
+) -> None:
+    """Print the summary and what to do next, and keep both as summary.txt: a terminal may be gone.
+
+    answered: the answer in words, None where it could not be made; files: what was written; command:
+    resumes the search; note: a line between the two, or "".
+    """
+    kept = plan.request.folder / SUMMARY
+    text = io.StringIO()
+    to_file = make_console(text, FILE_WIDTH)
+    to_file.print(f"written {time.strftime('%Y-%m-%d %H:%M:%S')}")
+    listed = [*files, kept]
+    _show(to_file, plan, findings, answered, listed, command, note, shown)
+
+    def write() -> bool:
+        write_atomic(kept, text.getvalue())
+        return True
+
+    if not shown(f"write {SUMMARY}", write, False):
+        listed.remove(kept)
+    _show(console, plan, findings, answered, listed, command, note, shown)
+
+
+def _show(
+    console: Console,
+    plan: Plan,
+    findings: Findings,
+    answered: Answer | None,
+    files: Sequence[Path],
+    command: str,
+    note: str,
+    shown: OnlyShown,
+) -> None:
+    shown("show the summary", partial(summary.show, console, plan, findings, answered, shown), None)
+    if note:
+        shown("show the summary", partial(console.print, note), None)
+    next_step = answered.next_step if answered is not None else None
+    places = partial(summary.show_places, console, plan.request, files, command, next_step)
+    shown("show where the results are", places, None)
