@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": TRAINING,
     "search": BASE,
     "search.store": STORE,
-    "search.space": STORE,
+    "search.space": {*STORE, *CONFIG},  # a space is made of configurations
     "search.samplers": STORE,
     "search.pruning": STORE,
     "search.study": SEARCH,

@@ -338,6 +338,14 @@ def make_ledger(
     return ledger, total
 
 
+def label(
+    side: Side, confirmed: Sequence[TrialRecord], objectives: Objectives, search_seed: int
+) -> str:
+    """The side's name, with the multiple of its learning rate that its tuning chose."""
+    rate = factor(side, confirmed, objectives, search_seed)
+    return side.name if rate is None else f"{side.name} at {rate:.3g} x its learning rate"
+
+
 def table(
     chosen: Sequence[Side],
     confirmed: Sequence[TrialRecord],
@@ -345,11 +353,12 @@ def table(
     search_seed: int,
 ) -> list[Row]:
     """The rows of fresh seeds; empty until the best reference baseline and another side share one."""
-    named = {}
-    for side in chosen:
-        rate = factor(side, confirmed, objectives, search_seed)
-        more = "" if rate is None else f" at {rate:.3g} x its learning rate"
-        named[side.name + more] = runs_of(side, confirmed, objectives, search_seed)
+    named = {
+        label(side, confirmed, objectives, search_seed): runs_of(
+            side, confirmed, objectives, search_seed
+        )
+        for side in chosen
+    }
     rows = final_table(named, objectives)
     return rows if any(row.against for row in rows) else []
 

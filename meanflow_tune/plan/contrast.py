@@ -1,7 +1,7 @@
 """Two configurations against each other: what differs, by how much, on which seeds, at what cost."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from meanflow_tune.config import TrialConfig
@@ -143,7 +143,12 @@ def _contrast(
     if not common:
         return None
     ours, theirs = ([side[seed] for seed in common] for side in runs)
-    return _compare(plan, base, other, ours, theirs, seeds=len(common))
+
+    def named(side: Side) -> Side:
+        given = confirmed, plan.objectives, plan.request.seed
+        return replace(side, name=confirm.label(side, *given))
+
+    return _compare(plan, named(base), named(other), ours, theirs, seeds=len(common))
 
 
 def _by_seed(plan: Plan, side: Side, confirmed: Sequence[TrialRecord]) -> dict[int, TrialRecord]:

@@ -36,7 +36,8 @@ EFFECTS = {
 @dataclass(frozen=True)
 class Answer:
     """Sentences without markup. winner: what won against the reference; question: of the space, None without
-    one; factor: the answer to it; insight: what mattered among the parameters.
+    one; factor: the answer to it; insight: what mattered among the parameters; sure: what the number of seeds
+    can say.
 
     next_step: the option that makes it surer, and what that does; None where there is none.
     """
@@ -45,6 +46,7 @@ class Answer:
     question: str | None
     factor: tuple[str, ...]
     insight: tuple[str, ...]
+    sure: tuple[str, ...]
     next_step: tuple[str, str] | None
 
 
@@ -56,6 +58,7 @@ def answer(plan: Plan, findings: Findings, insight: Insight) -> Answer:
         question=question.text if question is not None else None,
         factor=tuple(_factor(plan, findings, insight.rungs)),
         insight=tuple(_insight(insight)),
+        sure=tuple(_sure(findings)),
         next_step=_next_step(plan, findings),
     )
 
@@ -158,8 +161,7 @@ def _winner(findings: Findings) -> list[str]:
         lines.append(f"By metric: {_listed(parts, seeds)}.")
     if quality := shown_quality(contrast):
         lines.append(f"Against held-out data: {_listed(quality, seeds)}.")
-    lines.append(f"Cost: {cost_in_words(contrast)}.")
-    return [*lines, how_sure(seeds)]
+    return [*lines, f"Cost: {cost_in_words(contrast)}."]
 
 
 def _named(findings: Findings, number: int) -> str:
@@ -176,9 +178,7 @@ def _factor(plan: Plan, findings: Findings, rungs: Sequence[Activity]) -> list[s
     if question is None:
         return []
     lines = [_pair(pair, question.factor) for pair in findings.pairs]
-    if lines:
-        lines.append(how_sure(min(pair.seeds for pair in findings.pairs)))
-    else:
+    if not lines:
         asked = plan.request.question and plan.request.confirm and plan.request.confirm_seeds
         lines.append(
             "Not answered: no pair with and without it has completed on a fresh seed."
@@ -200,7 +200,17 @@ def _pair(pair: Contrast, factor: str) -> str:
     first, *parts = pair.of("objective")
     rest = [f"{one.name} {percent(one)} ({effect(one, pair.seeds)})" for one in parts]
     head = f"{first.name} {change(first)} % ({effect(first, pair.seeds)})"
-    return f"{pair.subject} with {factor}: {', '.join([head, *rest])}."
+    return f"{pair.subject}, with against without {factor}: {', '.join([head, *rest])}."
+
+
+def _sure(findings: Findings) -> list[str]:
+    """What the seeds of the winner can say, and those of the pairs where they are fewer."""
+    if findings.winner is None:
+        return []
+    seeds = [findings.winner.seeds, *(pair.seeds for pair in findings.pairs)]
+    fewest = min(seeds)
+    lines = [how_sure(seeds[0])]
+    return lines if fewest == seeds[0] else [*lines, f"Of the pairs: {how_sure(fewest)}"]
 
 
 def _insight(insight: Insight) -> list[str]:

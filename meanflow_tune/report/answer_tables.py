@@ -27,6 +27,8 @@ def show_answer(console: Console, found: Answer, findings: Findings) -> None:
         _paragraph(console, found.question, found.factor)
     if found.insight:
         _paragraph(console, "What mattered?", found.insight)
+    if found.sure:
+        _paragraph(console, "How sure is it?", found.sure)
 
 
 def show_differences(console: Console, contrast: Contrast) -> None:
@@ -53,12 +55,12 @@ def show_contrast(console: Console, contrast: Contrast) -> None:
 
 
 def show_pairs(console: Console, question: str, pairs: tuple[Contrast, ...]) -> None:
-    """Of each pair the change by the factor, per metric."""
+    """Of each pair the change by the factor, per metric, in percent."""
     names = [one.name for one in pairs[0].of("objective")]
     table = make_table(question, *names)
     for pair in pairs:
         seeds = counted(pair.seeds, "fresh seed")
-        cells = (f"{change(one)} %\n{effect(one, pair.seeds)}" for one in pair.of("objective"))
+        cells = (_cell(one, pair.seeds) for one in pair.of("objective"))
         table.add_row(f"{pair.subject}\n{seeds}", *cells)
         table.add_section()
     console.print(table)
@@ -67,6 +69,12 @@ def show_pairs(console: Console, question: str, pairs: tuple[Contrast, ...]) -> 
 def _add(table: Table, one: Measured, seeds: int) -> None:
     row = one.name, figure(one.base), figure(one.other), _narrow(one), outcome(one, seeds)
     table.add_row(*row)
+
+
+def _cell(one: Measured, seeds: int) -> str:
+    """The change, its interval and what it means, each on a line."""
+    said = "unclear" if one.improves is None else effect(one, seeds)
+    return "\n".join([*_narrow(one).split(" ", 1), said])
 
 
 def _narrow(one: Measured) -> str:

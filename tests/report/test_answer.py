@@ -51,13 +51,15 @@ def test_two_seeds_lean_and_six_decide() -> None:
     assert two.winner[0].startswith("Trial 5 (proposed) leads the reference, trial 1 (mid): gap@1 ")
     assert "on 2 fresh seeds" in two.winner[0]
     assert "Against held-out data: frechet_features@1 -44.4 % (leans better)." in two.winner
-    assert two.factor[0].startswith("trial 1 (mid) with an odd mark: gap@1 -")
+    assert two.factor[0].startswith("trial 1 (mid), with against without an odd mark: gap@1 -")
     assert two.factor[0].endswith("% (seems to help).")
-    assert "prove nothing" in two.factor[2]
+    assert "prove nothing" in two.sure[0]
     assert two.next_step == ("--confirm-seeds 6", "make the answer hold at 95%")
     assert six.winner[0].startswith("Trial 5 (proposed) beats the reference, trial 1 (mid)")
-    assert six.factor[1] == "trial 5 with an odd mark: gap@1 -36.4 [-36.4, -36.4] % (helps)."
-    assert "at 95%" in six.factor[2]
+    assert six.factor[1] == (
+        "trial 5, with against without an odd mark: gap@1 -36.4 [-36.4, -36.4] % (helps)."
+    )
+    assert "at 95%" in six.sure[0]
     assert six.next_step is None
 
 
@@ -78,7 +80,7 @@ def test_cost_says_whether_images_and_compute_are_the_same() -> None:
 
 def test_unconfirmed_and_unasked_say_so() -> None:
     bare = asked([])
-    assert "by which they were chosen, so part of this is chance" in bare.winner[-1]
+    assert "by which they were chosen, so part of this is chance" in bare.sure[0]
     assert bare.factor == (
         "Not answered: no pair with and without it has completed on a fresh seed.",
     )
