@@ -1,5 +1,6 @@
 """What the layers tell each other about trials: plain data and protocols, standard library only."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -80,12 +81,12 @@ class TrialRecord:
     """A trial of a study: the only source of tables, pictures, MLflow and the live view.
 
     value: the single objective at the last rung, None before the first rung and for several
-    objectives; values: all objectives; baseline: its name, None for a trial that a sampler proposed;
+    objectives; values: all objectives; baseline: its name, None for any other trial;
     reports: one per rung of the trial's own run, ascending in images; rung_values, decisions: the
     objectives, and the reason of the decision, at each of these rungs; repeats: the last reports of
     its repeats on other seeds; started, ended: unix seconds; protected: drawn to be never stopped, so
     that rungs can be audited; bracket: of successive halving, from 0; terms: index of the manifest's
-    terms under which it was made.
+    terms under which it was made; enqueued: a user asked for it.
     """
 
     study: str
@@ -108,6 +109,12 @@ class TrialRecord:
     protected: bool = False
     bracket: int = 0
     terms: int = 0
+    enqueued: bool = False
+
+    @property
+    def what(self) -> str:
+        """Where the trial comes from: the name of a baseline, `enqueued`, or `proposed` by the sampler."""
+        return self.baseline or ("enqueued" if self.enqueued else "proposed")
 
 
 class Reporter(Protocol):
@@ -176,3 +183,6 @@ class Director(Protocol):
 
     def on_tick(self, snapshot: dict[str, Any]) -> None:
         """About once a second: the broker's snapshot, for a live view."""
+
+    def to_stop(self) -> Collection[int]:
+        """Asked after each tick: the running trials that are to end at a safe point, each until it has."""

@@ -86,7 +86,7 @@ class _Watched:
         self._search, self._tell = search, tell
         self._training: dict[int, float] = {}
         self.next_job, self.exhausted = search.next_job, search.exhausted
-        self.on_tick = search.on_tick
+        self.on_tick, self.to_stop = search.on_tick, search.to_stop
 
     def on_report(self, number: int, report: Report) -> bool:
         self._training[number] = report.cost["wall_seconds"]

@@ -42,6 +42,9 @@ class FixedTrials:
 
     def on_tick(self, snapshot: dict[str, Any]) -> None: ...
 
+    def to_stop(self) -> tuple[int, ...]:
+        return ()
+
 
 def slots(trials: int, images: int, cache: Path | None) -> int:
     """Print seconds per trial in steady state: the first trial of each slot is a warm-up and not counted."""

@@ -22,6 +22,7 @@ MAX_RETRIES = 3
 class _Delivery:
     """A job and all that is known of it. events: for the driver, in order.
 
+    stopping: it alone must end at a safe point;
     submitted: the attempt that the driver handed out, from which retries count on; due: when the job
     may be restarted, by the broker's clock.
     """
@@ -34,6 +35,7 @@ class _Delivery:
     retries: int = 0
     cause: str = "its processes ended"
     due: float = 0.0
+    stopping: bool = False
     ended: bool = False
 
 
@@ -159,19 +161,26 @@ class Broker:
             )
 
     async def beat(self, slot: str, incarnation: str, leaving: bool = False) -> dict[str, Any]:
-        """A heartbeat. stopping: the round whose jobs must end at a safe point, 0 for none; die: end
-        the process now.
+        """A heartbeat. stopping: the round whose jobs must end at a safe point, 0 for none; stopped_job:
+        the round and number of the slot's job if it alone must, else None; die: end the process now.
 
         leaving: the process was told that its host is going away, so its slot's job stops as well.
         """
         if self._stale(slot, incarnation):
-            return {"stopping": self._round if self._stopping else 0, "die": True}
+            stopping = self._round if self._stopping else 0
+            return {"stopping": stopping, "stopped_job": None, "die": True}
         state = self._slots[slot]
         state.seen = self._clock()
         if leaving and not state.leaving:
             state.leaving = True
             await self._notify()
-        return {"stopping": self._round if self._stopping or state.leaving else 0, "die": False}
+        number = state.number
+        alone = number is not None and self._deliveries[number].stopping
+        return {
+            "stopping": self._round if self._stopping or state.leaving else 0,
+            "stopped_job": (self._round, number) if alone else None,
+            "die": False,
+        }
 
     async def tick(
         self, slot: str, incarnation: str, number: int, progress: dict[str, Any]
@@ -258,6 +267,17 @@ class Broker:
             self._end(number, Outcome("running", f"interrupted{cause}"))
         await self._notify()
 
+    async def stop_job(self, number: int) -> None:
+        """Ask one job to end at a safe point, and hand it back if no slot has taken it. Idempotent."""
+        delivery = self._deliveries.get(number)
+        if delivery is None or delivery.ended:  # not submitted yet: the driver asks again
+            return
+        delivery.stopping = True
+        if number in self._queue:
+            self._queue.remove(number)
+            self._end(number, Outcome("running", "stopped before it started"))
+        await self._notify()
+
     async def close(self) -> None:
         """No more jobs, and no wait for those that run: slots end as soon as they can."""
         self._closed = True
@@ -305,7 +325,7 @@ class Broker:
         assert state.number is not None
         number, delivery = state.number, self._deliveries[state.number]
         state.number = None
-        if self._stopping:
+        if self._stopping or delivery.stopping:
             self._end(number, Outcome("running", f"interrupted; {delivery.cause}"))
             return
         if not state.leaving:  # a host that goes away is not the job's fault

@@ -135,6 +135,8 @@ class _Bridge:
             raise SlotsLost(f"the broker of the search has ended: {error}") from error
         self.groups.check(snapshot)
         self.director.on_tick(snapshot)
+        for number in self.director.to_stop():
+            self.broker.send(Broker.stop_job, number)
 
     def raise_error(self) -> None:
         if self.error is not None:

@@ -44,12 +44,14 @@ _PEER_SIGNS = (
 class Connection:
     """One rank's connection to the broker; a thread sends heartbeats, and ends the process when told.
 
-    stopping: the round of the search that is to stop, 0 for none.
+    stopping: the round of the search that is to stop, 0 for none; stopped_job: round and number of a job
+    that alone is to stop, None for none.
     """
 
     def __init__(self, broker: BrokerHandle, slot: str, incarnation: str) -> None:
         self.broker, self.slot, self.incarnation = broker, slot, incarnation
         self.stopping = 0
+        self.stopped_job: tuple[int, int] | None = None
         threading.Thread(target=self._beat, name="broker-beat", daemon=True).start()
 
     def call(
@@ -73,6 +75,7 @@ class Connection:
                     signals.notice_given(),
                 )
                 heard, self.stopping = time.monotonic(), answer["stopping"]
+                self.stopped_job = answer["stopped_job"]
                 if answer["die"]:
                     os._exit(1)  # the main thread may hang in a collective or in native code
             except ray.exceptions.RayActorError:
@@ -106,7 +109,8 @@ class JobReporter:
             to.broker.send(Broker.tick, to.slot, to.incarnation, self.number, progress)
 
     def stopping(self) -> bool:
-        return self.connection.stopping >= self.round
+        to = self.connection
+        return to.stopping >= self.round or to.stopped_job == (self.round, self.number)
 
 
 def run_worker(config: dict[str, Any]) -> None:

@@ -31,6 +31,10 @@ EXAMPLES = """examples:
   python scripts/tune.py --status                     look at a search from another terminal
   python scripts/tune.py --trials 64                  extend it: --trials is the total
   python scripts/tune.py --study long --set budget.images=640000
+  python scripts/tune.py --stop-trial 7               end a trial of a running or resting search
+  python scripts/tune.py --enqueue best.json          run this configuration next, or these parameters
+  python scripts/tune.py --study old --delete-study   remove a study, after a question
+  python scripts/tune.py --on-end 'mail -s "$MEANFLOW_TUNE_STATUS" me < "$MEANFLOW_TUNE_SUMMARY"'
   python scripts/tune.py --cluster                    on the running Ray cluster (or --cluster HOST:PORT)
 
 exit status: 0 a trial completed; 2 bad usage or setting; 3 every trial failed; 4 the study is in use;
@@ -47,6 +51,12 @@ MODES = {
     "schedules",
     "--quiet": "only the summary",
 }
+DELETION = {
+    "--delete-study": "delete the study, its confirmation and its tracking in MLflow, after a question",
+    "--yes": "with --delete-study: do not ask, for scripts",
+    "--keep-mlflow": "with --delete-study: leave its experiment in MLflow",
+}
+NEED_DELETION = ("yes", "keep_mlflow")
 SHORT = {"--verbose": "-v", "--quiet": "-q"}
 FIELDS = SearchRequest.model_fields
 
@@ -79,7 +89,42 @@ def tune_parser(prog: str = "tune.py") -> argparse.ArgumentParser:
     for flag, text in MODES.items():
         flags = [SHORT[flag], flag] if flag in SHORT else [flag]
         show.add_argument(*flags, action="store_true", help=text)
+    handle = p.add_argument_group("handling a study, also from another terminal")
+    handle.add_argument(
+        "--stop-trial",
+        type=whole(0),
+        action="append",
+        default=[],
+        metavar="N",
+        help="end a trial at its next safe point, as pruned; may be repeated",
+    )
+    handle.add_argument(
+        "--enqueue",
+        type=Path,
+        metavar="FILE",
+        help="a JSON file with a configuration (such as best.json) or parameters of the space to try next, "
+        "or a list of them; each counts as one of --trials",
+    )
+    for flag, text in DELETION.items():
+        handle.add_argument(flag, action="store_true", help=text)
     return p
+
+
+def check_modes(arguments: argparse.Namespace) -> None:
+    """Raise UserError where modes contradict each other, or one lacks what it belongs to."""
+    modes = ("--dry-run", "--status", "--stop-trial", "--enqueue", "--delete-study")
+    given = [mode for mode in modes if getattr(arguments, mode[2:].replace("-", "_"))]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} cannot be given together; give one of them.")
+    for flag, other in (
+        ("calibrate", "--dry-run"),
+        *((f, "--delete-study") for f in NEED_DELETION),
+    ):
+        if getattr(arguments, flag) and other not in given:
+            shown = f"--{flag.replace('_', '-')}"
+            raise UserError(f"{shown} belongs to {other}: give both, or neither.")
+    if given and getattr(arguments, "on_end", None):
+        raise UserError(f"--on-end belongs to a search: leave it out with {given[0]}.")
 
 
 def add_option(group: Any, name: str) -> None:

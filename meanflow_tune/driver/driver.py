@@ -19,6 +19,7 @@ from meanflow_tune.driver import tracking
 from meanflow_tune.driver.resume import prepare_study, put_aside
 from meanflow_tune.driver.stage import Stage, submit
 from meanflow_tune.driver.status_writer import StatusWriter
+from meanflow_tune.driver.user_requests import UserRequests
 from meanflow_tune.files import OnlyShown, WaitForSpace, is_full
 from meanflow_tune.plan import confirm
 from meanflow_tune.plan.findings import Findings, find, implausible_trials
@@ -131,6 +132,7 @@ class Driver:
         train = partial(job.run_job, cache=str(self.request.teachers), fence=check_epoch)
         self._run_job: RunJob = run_job or train
         self.stages: list[Stage] = []
+        self.user_requests = UserRequests(plan, view.event)
         self.interrupt = Interrupt()
         self._unwritten: OSError | None = None
         self.shown = OnlyShown(view.error, (LeaseLost,))
@@ -168,6 +170,7 @@ class Driver:
         search = self.open_search(self.make_ledger(), stack)
         search.tracker.search_started(self.manifest.facts())
         search.catch_up()
+        search.handle_requests()
         return search
 
     def open_study(self) -> None:
@@ -208,6 +211,7 @@ class Driver:
             max_failures=request.max_failures,
             terms=self.manifest.terms,
             ramps_end=self.plan.ramps_end,
+            enqueued=self.user_requests.enqueued,
         )
 
     def open_search(self, ledger: Ledger, stack: ExitStack) -> Stage:
@@ -238,6 +242,8 @@ class Driver:
         given = name, ledger, outbox, replayer, self.view, self.background, label, total
         stage = Stage(*given, self.interrupt, self.write_policy)
         self.stages.append(stage)
+        # Also while the confirmation runs: they are about the search.
+        stage.handle_requests = partial(self.stages[0].apply_requests, self.user_requests)
         return stage
 
     def _confirm_stage(self, search: Stage, stack: ExitStack) -> Stage | None:
@@ -327,6 +333,7 @@ class Driver:
 
     def _close(self, search: Stage, interrupted: bool, stopped: SearchStopped | None = None) -> int:
         """Files, summary, tracking; returns the exit status."""
+        search.handle_requests()
         if not interrupted and search.exhausted():
             search.end()
         findings = find(self.plan, search.ledger.records(), self._confirmed())

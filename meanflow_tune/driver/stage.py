@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from meanflow_tune.cluster.signals import Interrupt
+from meanflow_tune.driver.user_requests import UserRequests
 from meanflow_tune.files import OnlyShown, WaitForSpace, is_full
 from meanflow_tune.records import INFEASIBLE, Job, Outcome, Report, TrialRecord
 from meanflow_tune.report.live import View
@@ -15,6 +16,7 @@ from meanflow_tune.report.result_files import model_of, with_pictures
 from meanflow_tune.search.errors import LeaseLost
 from meanflow_tune.search.pruning.rules import show
 from meanflow_tune.search.study.ledger import Ledger
+from meanflow_tune.search.study.writer import STOPPED_BY_USER
 from meanflow_tune.tracking.events import Tracker
 from meanflow_tune.tracking.outbox import Outbox
 from meanflow_tune.tracking.replay import Replayer
@@ -69,6 +71,7 @@ class Stage:
         self.total = total
         self._interrupt, self._space = interrupt, space
         self._stop_announced = False
+        self.handle_requests: Callable[[], None] = lambda: None  # of other terminals, at each tick
         self._outbox = outbox
         self._refused: dict[int, str] = {}  # trial -> why its report could not be used
         self._full: str | None = None  # the full folder that was announced
@@ -88,7 +91,7 @@ class Stage:
             return None
         record = self.ledger.record_of(job.number)
         self.tracker.trial_started(job, record)
-        what = record.baseline or "proposed"
+        what = record.what
         self._rows[job.number] = {"name": self._title(job.number), "what": what, "phase": "waiting"}
         self.view.event(f"{self._title(job.number)} {self._began(job, record, what)}")
         self._refresh()
@@ -132,6 +135,7 @@ class Stage:
         if number in self._refused:
             outcome = Outcome("failed", self._refused.pop(number), deterministic=True)
         self.progress_tracker.ended(number)
+        outcome = self.ledger.outcome_of(number, outcome)
         if outcome.status == "running":
             return
         try:
@@ -155,7 +159,8 @@ class Stage:
             self.view.event(f"{title} paused{value}", record.status)
         else:
             self._track_end(record, outcome)
-            why = f": {outcome.reason}" if outcome.status in (*INFEASIBLE, "failed") else ""
+            told = outcome == STOPPED_BY_USER or outcome.status in (*INFEASIBLE, "failed")
+            why = f": {outcome.reason}" if told else ""
             self.view.event(f"{title} {record.status}{value}{why}", record.status)
         self._refresh()
 
@@ -170,6 +175,7 @@ class Stage:
         if self._interrupt.requested and not self._stop_announced:
             self._stop_announced = True
             self.view.event("stopping at the next safe point; Ctrl-C again stops at once")
+        self.handle_requests()
         self._outbox.fence()  # so that a suspended and replaced driver ends even without a report
         self._announce_space(snapshot["progress"].values())
         for number, progress in snapshot["progress"].items():
@@ -180,6 +186,18 @@ class Stage:
             self._phase = "teacher"
             self.view.event("training the teacher, once; later searches load it from the cache")
         self._refresh()
+
+    def to_stop(self) -> tuple[int, ...]:
+        """The running trials that a user stopped."""
+        return self.ledger.stopping()
+
+    def apply_requests(self, requests: UserRequests) -> None:
+        """Apply what other terminals ask of the search; a trial that this ends is tracked."""
+
+        def ended(number: int) -> None:
+            self._announce_end(self.ledger.record_of(number), STOPPED_BY_USER)
+
+        requests.apply(self.ledger, ended)
 
     def _announce_space(self, progress: Iterable[Mapping[str, Any]]) -> None:
         """Say once that trials wait for disk space, and once that they continue."""

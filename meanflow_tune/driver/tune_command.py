@@ -1,13 +1,14 @@
 """The command `tune`: parse, call, and turn errors into one line and an exit status."""
 
+import argparse
 import signal
 import sys
 from typing import NoReturn
 
-from meanflow_tune.driver.cli import search_request, tune_parser
+from meanflow_tune.driver.cli import check_modes, search_request, tune_parser
 from meanflow_tune.driver.output import outlive_terminal, say, steady_output
 from meanflow_tune.files import hide_password
-from meanflow_tune.plan.request import EXIT_INTERRUPTED, UserError
+from meanflow_tune.plan.request import EXIT_INTERRUPTED, SearchRequest, UserError
 from meanflow_tune.report.commands import search_command
 
 
@@ -16,9 +17,8 @@ def main(argv: list[str] | None = None, prog: str = "tune.py") -> int:
     arguments = tune_parser(prog).parse_args(argv)
     command = ""
     try:
+        check_modes(arguments)
         request = search_request(arguments)
-        if arguments.calibrate and not arguments.dry_run:
-            raise UserError("--calibrate belongs to --dry-run: give both, or neither.")
         # Imports wait until the usage is right: torch alone takes seconds.
         if arguments.dry_run:
             from meanflow_tune.driver.dry_run import dry_run
@@ -28,10 +28,15 @@ def main(argv: list[str] | None = None, prog: str = "tune.py") -> int:
             from meanflow_tune.report.status import show_status
 
             return show_status(request)
+        if arguments.stop_trial or arguments.enqueue or arguments.delete_study:
+            return _handle(arguments, request)
         from meanflow_tune.driver.driver import run
+        from meanflow_tune.driver.on_end import reporting_end
 
         command = hide_password(search_command(sys.argv, request))
-        return run(request, command, quiet=arguments.quiet, verbose=arguments.verbose)
+        with reporting_end(request) as end:
+            end.status = run(request, command, quiet=arguments.quiet, verbose=arguments.verbose)
+        return end.status
     except UserError as error:
         if arguments.verbose:
             raise
@@ -42,6 +47,18 @@ def main(argv: list[str] | None = None, prog: str = "tune.py") -> int:
         how = f"Resume with:\n  {command}" if command else "Nothing was started."
         say(f"{prog}: interrupted; nothing was lost. {how}")
         return EXIT_INTERRUPTED
+
+
+def _handle(arguments: argparse.Namespace, request: SearchRequest) -> int:
+    if arguments.delete_study:
+        from meanflow_tune.driver.deletion import delete_study
+
+        return delete_study(request, yes=arguments.yes, keep_mlflow=arguments.keep_mlflow)
+    from meanflow_tune.driver import handling
+
+    if arguments.enqueue is not None:
+        return handling.enqueue(request, arguments.enqueue)
+    return handling.stop_trials(request, arguments.stop_trial)
 
 
 def run_process(argv: list[str] | None = None, prog: str = "tune.py") -> NoReturn:

@@ -199,7 +199,11 @@ def test_a_host_that_gives_notice_costs_no_retry() -> None:
         await broker.register("b", "b1")
         await broker.submit(job(0))
         await broker.next_job("a", "a1")
-        assert await broker.beat("a", "a1", True) == {"stopping": True, "die": False}
+        assert await broker.beat("a", "a1", True) == {
+            "stopping": True,
+            "stopped_job": None,
+            "die": False,
+        }
         assert not (await broker.beat("b", "b1"))["stopping"]
         await broker.done("a", "a1", 0, RUNNING | {"reason": "interrupted"})
         assert await ended(broker, 0) == []

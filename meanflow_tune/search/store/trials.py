@@ -27,6 +27,8 @@ PAUSED = "paused_at"  # images of the rung where the trial was paused last; see 
 PROTECTED, BRACKET = "protected", "bracket"
 INTERRUPTIONS = "broke_off"  # number of drivers in which machine failures used up its retries
 TERMS = "terms"  # index of the manifest's terms under which it was made; absent: 0
+ENQUEUED = "enqueued"  # the key of a user's request; see `study.inbox`
+STOPPED = "stopped"  # a user asked for its end
 IMPORTED = "imported_from"  # the study and number of an imported trial
 IMPORTED_PARAMS = "imported_params"  # parameters that do not fit the study's space
 IMPORTED_REPORTS = "imported_reports"  # reports of an imported trial
@@ -196,6 +198,7 @@ def to_record(trial: FrozenTrial, study_name: str, study_folder: Path) -> TrialR
         protected=bool(attrs.get(PROTECTED, False)),
         bracket=int(attrs.get(BRACKET, 0)),
         terms=int(attrs.get(TERMS, 0)),
+        enqueued=ENQUEUED in attrs,
     )
 
 
@@ -216,6 +219,27 @@ def read_records(storage: BaseStorage, study_name: str, study_folder: Path) -> l
         for trial in trials
         if CONFIG in trial.user_attrs and IMPORTED not in trial.user_attrs
     ]
+
+
+def trial_states(storage: BaseStorage, study_name: str) -> dict[int, str]:
+    """number -> status, `waiting` where it was not handed out yet, of all but imported trials.
+
+    Raises:
+        StorageError: the storage holds no study of this name.
+    """
+    try:
+        study_id = storage.get_study_id_from_name(current_name(storage, study_name))
+    except KeyError:
+        raise StorageError(f"there is no study {study_name!r}") from None
+    states = {}
+    for trial in storage.get_all_trials(study_id, deepcopy=False):
+        if IMPORTED in trial.user_attrs:
+            continue
+        ended = trial.state.is_finished()
+        open_state = "paused" if paused_at(trial) is not None else trial.state.name.lower()
+        outcome = trial.user_attrs.get(OUTCOME, {}).get("status")
+        states[trial.number] = (outcome or _STATUS[trial.state]) if ended else open_state
+    return states
 
 
 def best_record(

@@ -40,8 +40,7 @@ from meanflow_tune.search.store.trials import (
     stored_repeats,
     stored_reports,
 )
-from meanflow_tune.search.study.ledger import FIXED, plain
-from meanflow_tune.search.study.writer import OBJECTIVE
+from meanflow_tune.search.study.writer import FIXED, OBJECTIVE, plain
 
 FORMER_BASELINE = "former_baseline"
 SAY_SECONDS = 10.0  # between progress messages of a long copy

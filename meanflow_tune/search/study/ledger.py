@@ -8,7 +8,6 @@ which are completed when the study is opened again. So a kill loses nothing and 
 - an outcome is stored before Optuna is told; a stop that a killed worker missed is completed.
 """
 
-import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -23,12 +22,11 @@ from meanflow_tune.search.errors import (
     SearchStopped,
     SpaceError,
     StorageError,
-    StudyChanged,
     StudyInUse,
     one_line,
 )
 from meanflow_tune.search.objectives import Objectives, SearchObjective
-from meanflow_tune.search.pruning.pruner import Pruner, last_rung
+from meanflow_tune.search.pruning.pruner import Pruner
 from meanflow_tune.search.pruning.rules import Rungs
 from meanflow_tune.search.samplers.factory import SamplerKind, make_sampler
 from meanflow_tune.search.seeds import draw_seed
@@ -37,9 +35,11 @@ from meanflow_tune.search.store.trials import (
     ATTEMPT,
     BASELINE,
     CONFIG,
+    ENQUEUED,
     INTERRUPTIONS,
     OUTCOME,
     PAUSED,
+    STOPPED,
     TERMS,
     TrialCache,
     decision_at,
@@ -47,15 +47,19 @@ from meanflow_tune.search.store.trials import (
     promoted_key,
     report_key,
     stored_reports,
-    stored_values,
     to_record,
     trial_folder,
 )
-from meanflow_tune.search.study.writer import StudyWriter
+from meanflow_tune.search.study.writer import (
+    STOPPED_BY_USER,
+    StudyWriter,
+    check_baselines,
+    plain,
+    settled_outcome,
+)
 
 # Drivers in which machine failures may use up a trial's retries before the trial counts as failed.
 MAX_DRIVERS = 2
-FIXED = "fixed_params"  # system attribute with the parameters of an enqueued trial
 
 
 class Ledger:
@@ -64,10 +68,10 @@ class Ledger:
     suggest: returns the configuration (a dict, or an object with `to_dict`) of an Optuna trial.
     baselines: name -> parameters, run first, in this order. total: number of trials, baselines
     included. fence: called before every write; raises when the lease is lost. epoch: the lease's, for
-    jobs. startup_trials: finished trials before a sampler models anything. repeats: number of whole
-    runs on further seeds for each survivor of the last rung. max_failures: number of consecutive
-    failed trials that stops the search. terms: index of the manifest's terms, stored with new trials.
-    ramps_end: as of `Pruner`.
+    jobs. startup_trials: finished trials before a sampler models anything. repeats: whole runs on
+    further seeds for each survivor of the last rung. max_failures: consecutive failed trials that stop
+    the search. terms: index of the manifest's terms. ramps_end: as of `Pruner`. enqueued: key and
+    parameters of users' trials.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class Ledger:
         max_failures: int,
         terms: int,
         ramps_end: Callable[[Mapping[str, Any]], float] = lambda config: 0.0,
+        enqueued: Callable[[], Iterable[tuple[str, Mapping[str, Any]]]] = lambda: (),
     ) -> None:
         self._name = study_name
         self._suggest = suggest
@@ -105,6 +110,7 @@ class Ledger:
         self._repeats = tuple(draw_seed(seed, k, "repeat") // 2 for k in range(1, repeats + 1))
         self._max_failures = max_failures
         self._terms = terms
+        self._enqueued = enqueued
         self._lock = threading.RLock()
         self._active: set[int] = set()
         self._promoted: dict[int, tuple[int, str]] = {}
@@ -112,13 +118,14 @@ class Ledger:
         self._record = TrialCache(lambda trial: to_record(trial, self._name, self._folder))
         make_sampler(sampler, seed, 0, startup_trials)  # refuse an unknown kind before any write
         self._writer = StudyWriter(storage, study_name, self.objectives, fence)
-        self._check_baselines()
-        self._recover()
+        check_baselines(self._writer.trials(), self._baselines)
+        recover(self._writer, self._pruner.pauses, self._resolve)
 
     def next(self) -> Job | None:
         """The next trial to run; None when there is none at the moment.
 
-        In this order: unfinished trials of earlier drivers, promoted trials, baselines, new trials.
+        In this order: unfinished trials of earlier drivers, promoted trials, baselines, trials that users
+        ask for, new trials.
 
         Raises:
             SpaceError: the space returned an unusable configuration.
@@ -146,7 +153,7 @@ class Ledger:
         if not any(trial.state == TrialState.WAITING for trial in trials):
             if len(trials) >= self._total:
                 return None
-            self._enqueue_baseline(trials)
+            self._enqueue(trials)
         return self._job(self._writer.ask())
 
     def promotion_of(self, number: int) -> tuple[int, str] | None:
@@ -213,6 +220,7 @@ class Ledger:
         with self._lock, self._writer.batch():
             self._writer.check()
             trial = self._writer.trial(number)
+            outcome = settled_outcome(trial, outcome)
             if outcome.status == "running" or trial.state.is_finished():
                 return
             reports = stored_reports(trial)
@@ -221,7 +229,11 @@ class Ledger:
                     f"trial {number} never reported, so it cannot be completed; end it as failed"
                 )
             stop = outcome.status == "pruned" and bool(reports) and self._pruner.pauses
-            if stop and not decision_at(trial, max(reports)).go_on:
+            if (
+                stop
+                and STOPPED not in trial.user_attrs
+                and not decision_at(trial, max(reports)).go_on
+            ):
                 self._writer.set_attr(number, PAUSED, max(reports))
                 self._active.discard(number)
                 return
@@ -230,9 +242,44 @@ class Ledger:
                 times = trial.user_attrs.get(INTERRUPTIONS, 0) + 1
                 self._writer.set_attr(number, INTERRUPTIONS, times)
             if not interrupted or times >= MAX_DRIVERS:
-                self._writer.set_attr(number, OUTCOME, outcome.to_dict())
-                self._writer.tell(number)
+                self._tell(number, outcome)
             self._count_failures(number, outcome)
+
+    def outcome_of(self, number: int, outcome: Outcome) -> Outcome:
+        """The outcome that counts; see `settled_outcome`."""
+        with self._lock:
+            return settled_outcome(self._writer.trial(number), outcome)
+
+    def stop(self, number: int) -> bool:
+        """End a trial at a user's request; False where it runs, and its worker ends it at a safe point.
+
+        Raises:
+            ValueError: the trial is unknown, or has already ended.
+        """
+        with self._lock, self._writer.batch():
+            self._writer.check()
+            trial = self._writer.trial(number)
+            if trial.state.is_finished():
+                raise ValueError(f"trial {number} has already ended")
+            if STOPPED not in trial.user_attrs:
+                self._writer.set_attr(number, STOPPED, True)
+            if number in self._active:
+                return False
+            if trial.state == TrialState.WAITING:
+                self._writer.start(number)
+                self._resolve(number)
+            self._tell(number, STOPPED_BY_USER)
+            return True
+
+    def enqueued_keys(self) -> set[str | None]:
+        """Of the trials that users asked for; None of the others."""
+        return {trial.user_attrs.get(ENQUEUED) for trial in self._writer.trials()}
+
+    def stopping(self) -> tuple[int, ...]:
+        """Trials handed out by this driver that a user stopped and that have not ended yet."""
+        with self._lock:
+            active = [self._writer.trial(number) for number in sorted(self._active)]
+            return tuple(trial.number for trial in active if STOPPED in trial.user_attrs)
 
     def end(self) -> tuple[int, ...]:
         """End the search: mark the trials that are still paused as pruned; returns their numbers."""
@@ -240,10 +287,8 @@ class Ledger:
             paused = [trial for trial in self._writer.trials() if paused_at(trial) is not None]
             for trial in paused:
                 decision = decision_at(trial, trial.user_attrs[PAUSED])
-                outcome = Outcome("pruned", decision.reason)
                 with self._writer.batch():
-                    self._writer.set_attr(trial.number, OUTCOME, outcome.to_dict())
-                    self._writer.tell(trial.number)
+                    self._tell(trial.number, Outcome("pruned", decision.reason))
             return tuple(trial.number for trial in paused)
 
     def records(self) -> list[TrialRecord]:
@@ -266,48 +311,19 @@ class Ledger:
             and paused_at(trial) is None
         ]
 
-    def _check_baselines(self) -> None:
-        for trial in self._writer.trials():
-            name = trial.user_attrs.get(BASELINE, "")
-            now = self._baselines.get(name)
-            if now is not None and now != (was := trial.system_attrs.get(FIXED)):
-                raise StudyChanged(
-                    f"baseline {name!r} is trial {trial.number} with the parameters {was}, but the"
-                    f" space now gives {now}; rename the baseline or the study, or add --accept-changes"
-                )
+    def _enqueue(self, trials: list[FrozenTrial]) -> None:
+        """Enqueue the first baseline that the study lacks, else the first trial that a user asks for."""
+        for key, wanted in ((BASELINE, self._baselines.items()), (ENQUEUED, self._enqueued())):
+            present = {trial.user_attrs.get(key) for trial in trials}
+            for name, params in wanted:
+                if name not in present:
+                    self._writer.enqueue(params, {key: name})
+                    return
 
-    def _recover(self) -> None:
-        """Complete the steps that a kill interrupted, in their original order."""
-        running = [t for t in self._writer.trials() if t.state == TrialState.RUNNING]
-        for trial in running:
-            self._resolve(trial.number)
-        for trial in running:
-            entries = stored_reports(trial)
-            for images, entry in entries.items():
-                if images not in trial.intermediate_values:
-                    self._writer.set_intermediate(trial.number, images, stored_values(entry))
-            if OUTCOME not in trial.user_attrs:
-                if not entries or paused_at(trial) is not None:
-                    continue
-                images = max(entries)
-                decision = decision_at(trial, images)
-                # At the last rung the decision is about repeats only.
-                if decision.go_on or images >= last_rung(trial.user_attrs[CONFIG]):
-                    continue
-                if self._pruner.pauses:
-                    self._writer.set_attr(trial.number, PAUSED, images)
-                    continue
-                outcome = Outcome("pruned", decision.reason)
-                self._writer.set_attr(trial.number, OUTCOME, outcome.to_dict())
-            self._writer.tell(trial.number)
-
-    def _enqueue_baseline(self, trials: list[FrozenTrial]) -> None:
-        """Enqueue the first baseline that the study lacks, if there is one."""
-        present = {trial.user_attrs.get(BASELINE) for trial in trials}
-        for name, params in self._baselines.items():
-            if name not in present:
-                self._writer.enqueue(params, {BASELINE: name})
-                return
+    def _tell(self, number: int, outcome: Outcome) -> None:
+        self._writer.set_attr(number, OUTCOME, outcome.to_dict())
+        self._writer.tell(number)
+        self._active.discard(number)
 
     def _job(self, number: int) -> Job:
         config = self._resolve(number)
@@ -369,14 +385,3 @@ class Ledger:
             f" {number}) failed {kind}: {outcome.reason}; fix this and run the same command again, or"
             " raise --max-failures"
         )
-
-
-def plain(config: Any) -> dict[str, Any]:
-    """A configuration as JSON data, which is what later readers of the study see."""
-    data = config.to_dict() if hasattr(config, "to_dict") else config
-    plain = json.loads(json.dumps(data, allow_nan=False))
-    if not isinstance(plain, dict):
-        raise TypeError(
-            f"suggest must return a dict, or an object with to_dict, not {type(config).__name__}"
-        )
-    return plain

@@ -1,6 +1,7 @@
 """Reading and writing one study in a storage, one fenced line at a time."""
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,14 +14,18 @@ from meanflow_tune.search.errors import StudyChanged
 from meanflow_tune.search.objectives import Objectives
 from meanflow_tune.search.store.storage import StudyJournal
 from meanflow_tune.search.store.trials import (
+    BASELINE,
     IMPORTED,
     OUTCOME,
+    STOPPED,
     current_name,
     stored_reports,
     stored_values,
 )
 
 OBJECTIVE = "objective"
+FIXED = "fixed_params"  # system attribute with the parameters of an enqueued trial
+STOPPED_BY_USER = Outcome("pruned", "stopped by the user")
 
 _STATES = {
     "completed": TrialState.COMPLETE,
@@ -91,6 +96,11 @@ class StudyWriter:
         self._fence()
         self._study.enqueue_trial(dict(params), user_attrs=dict(attrs))
 
+    def start(self, number: int) -> None:
+        """Take a waiting trial out of the queue."""
+        self._fence()
+        self.storage.set_trial_state_values(self.trial_id(number), TrialState.RUNNING)
+
     def set_attr(self, number: int, key: str, value: Any) -> None:
         """One line: a user attribute of a trial."""
         self._fence()
@@ -141,3 +151,36 @@ class StudyWriter:
                 " --accept-changes to recompute them"
             )
         return study
+
+
+def check_baselines(
+    trials: Iterable[FrozenTrial], baselines: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Raise StudyChanged where a baseline was made with other parameters than it has now."""
+    for trial in trials:
+        name = trial.user_attrs.get(BASELINE, "")
+        now = baselines.get(name)
+        if now is not None and now != (was := trial.system_attrs.get(FIXED)):
+            raise StudyChanged(
+                f"baseline {name!r} is trial {trial.number} with the parameters {was}, but the"
+                f" space now gives {now}; rename the baseline or the study, or add --accept-changes"
+            )
+
+
+def settled_outcome(trial: FrozenTrial, outcome: Outcome) -> Outcome:
+    """The outcome that counts: a trial that a user stopped does not wait for a retry or a promotion."""
+    ends = outcome.status in ("running", "pruned") or (
+        outcome.status == "failed" and not outcome.deterministic
+    )
+    return STOPPED_BY_USER if ends and STOPPED in trial.user_attrs else outcome
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A configuration as JSON data, which is what later readers of the study see."""
+    data = config.to_dict() if hasattr(config, "to_dict") else config
+    plain = json.loads(json.dumps(data, allow_nan=False))
+    if not isinstance(plain, dict):
+        raise TypeError(
+            f"suggest must return a dict, or an object with to_dict, not {type(config).__name__}"
+        )
+    return plain

@@ -18,6 +18,7 @@ class ToyDirector:
         on_tick: Callable[[dict[str, Any]], None] = lambda snapshot: None,
     ) -> None:
         self._configs, self._folder, self._decide, self.on_tick = configs, folder, decide, on_tick
+        self.wanted: set[int] = set()  # trials to stop
         self.handed = 0
         self.reports: dict[int, dict[int, Report]] = {}
         self.outcomes: dict[int, Outcome] = {}
