@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from meanflow_tune.files import write_atomic
+from meanflow_tune.formats import FORMAT, KEY, check_format_of
 
 WEIGHTS = "student.safetensors"
 CONFIG = "config.json"
@@ -27,7 +28,15 @@ def export_student(
     from safetensors.torch import save_file
 
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    about = {"config": dict(config), "shape": list(shape), "classes": classes}
+    about = {KEY: FORMAT, "config": dict(config), "shape": list(shape), "classes": classes}
     write_atomic(folder / WEIGHTS, lambda path: save_file(weights, path))
     write_atomic(folder / CONFIG, json.dumps(about, indent=1))
     return folder
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """config.json of an exported student. Raises OSError, and ValueError where a newer version made it."""
+    path = folder / CONFIG
+    description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    check_format_of(description, f"the student {folder}")
+    return description

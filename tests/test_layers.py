@@ -19,7 +19,7 @@ FAMILIES = {
     "data",
     "metrics",
 }
-BASE = {"settings", "records", "files", "curves"}
+BASE = {"settings", "records", "files", "curves", "formats"}
 CONFIG = {"core", "core.jets", "config", *FAMILIES, *BASE}
 TRAINING = {"objective", "training", "student_files", *CONFIG}
 STORE = {"search", "search.store", *BASE}
@@ -32,8 +32,9 @@ ALLOWED: dict[str, set[str]] = {
     "settings": set(),
     "records": set(),
     "files": set(),
+    "formats": set(),
     "curves": {"files"},
-    "student_files": {"files"},
+    "student_files": {"files", "formats"},
     "core": {"core.jets"},
     "core.jets": {"core"},
     **{family: {"core", "core.jets", "settings"} for family in FAMILIES},

@@ -15,7 +15,7 @@ from meanflow_tune.plan.request import (
     SearchRequest,
     UserError,
 )
-from meanflow_tune.report.result_files import SUMMARY
+from meanflow_tune.report.last_screen import SUMMARY
 from meanflow_tune.search.objectives import Objectives
 from meanflow_tune.search.store.manifest import Manifest
 from meanflow_tune.search.store.storage import open_storage

@@ -195,7 +195,7 @@ class Stage:
         """Apply what other terminals ask of the search; a trial that this ends is tracked."""
 
         def ended(number: int) -> None:
-            self._announce_end(self.ledger.record_of(number), STOPPED_BY_USER)
+            self._announce_end(self.ledger.record_of(number), STOPPED_BY_USER, None)
 
         requests.apply(self.ledger, ended)
 

@@ -11,6 +11,7 @@ from typing import Any
 from meanflow_tune.driver.stage import Stage
 from meanflow_tune.driver.tracking import tracking_lines
 from meanflow_tune.files import OnlyShown, write_atomic
+from meanflow_tune.formats import FORMAT, KEY
 from meanflow_tune.plan.findings import first_known, implausible_trials
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.records import TrialRecord
@@ -92,7 +93,7 @@ class StatusWriter:
         }
         keys = (*KEYS, *Outlook.__dataclass_fields__)
         state = {key: self._view.state.get(key) for key in keys}
-        state |= {"time": time.time(), "ended": self._stopped.is_set()}
+        state |= {KEY: FORMAT, "time": time.time(), "ended": self._stopped.is_set()}
         write_atomic(self._plan.request.folder / STATUS_NAME, json.dumps(state, indent=1))
         self._view.beat()
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.config.overrides import flatten
-from meanflow_tune.plan.invert import differences, find_params
 from meanflow_tune.plan.request import UserError
 from meanflow_tune.search.errors import SpaceError
 from meanflow_tune.search.space.draws import AnyTrial, Draw, EdgeTrial, draw
+from meanflow_tune.search.space.invert import differences, find_params
 
 CHECKS = 24  # random completions of parameters that are given in part
 # They follow from the study's own seed.
@@ -84,7 +84,7 @@ def _params_of_config(
 ) -> tuple[dict[str, Any], list[str]]:
     """The parameters with which the space gives a configuration; seeds are the study's own."""
     wanted = flatten(TrialConfig.from_dict(dict(entry)).to_dict())
-    params, made = find_params(suggest, wanted, ignored=SEEDS)
+    params, made = find_params(lambda trial: flatten(suggest(trial)), wanted, ignored=SEEDS)
     left = [path for path in differences(made, wanted) if path not in SEEDS]
     if left:
         raise ValueError(_inexpressible(left, made, wanted))

@@ -142,9 +142,11 @@ class SearchRequest(Settings):
     """an MLflow server (default: MLFLOW_TRACKING_URI, else DIR/mlflow.db)"""
     resume: Annotated[Literal["auto", "must", "fresh"], Option(KEEP)] = "auto"
     """auto: resume where there is a study; must: refuse to start a new one; fresh: put the old study aside"""
-    on_end: Annotated[str | None, Option(KEEP, "COMMAND")] = None
-    """shell command to run when the search ends, in whatever way; it finds MEANFLOW_TUNE_STATUS,
-    MEANFLOW_TUNE_BEST_VALUE, MEANFLOW_TUNE_SUMMARY and others in its environment"""
+    on_end: Annotated[str | None, Option(KEEP, "COMMAND")] = Field(
+        default=None,
+        description="shell command to run when the search ends, in whatever way; its environment holds "
+        "MEANFLOW_TUNE_STATUS, _BEST_VALUE, _SUMMARY and others",
+    )
     accept_changes: Annotated[bool, Option(KEEP)] = False
     """continue although code, space, data or versions changed since the study began; recorded"""
     import_study: Annotated[str | None, Option(KEEP, "STUDY")] = None

@@ -20,12 +20,15 @@ from meanflow_tune.report.safe_console import make_console
 from meanflow_tune.report.text import COLOURS, counted, figure, headed, make_table
 from meanflow_tune.search.errors import StorageError
 from meanflow_tune.search.store.lease import read_lease
+from meanflow_tune.search.store.manifest import Manifest
 from meanflow_tune.search.store.storage import open_storage
 from meanflow_tune.search.store.trials import read_records, study_directions
+from meanflow_tune.search.study.inbox import Inbox
 from meanflow_tune.search.study.relocate import find_study
 
 STATUS_NAME = "status.json"
 STALE_SECONDS = 15.0
+REFUSED_SHOWN = 3
 NAMED = 8  # paused trials that are named
 
 
@@ -33,6 +36,7 @@ def show_status(request: SearchRequest) -> int:
     """Print what a study holds and, where a driver is at work, its running trials. Reads only."""
     folder = request.folder
     try:
+        Manifest.read(folder)  # refuses one of a newer version by name
         location = find_study(folder, request.study_storage)
         storage = open_storage(location)
         records = read_records(storage, request.study, folder)
@@ -62,6 +66,7 @@ def show_status(request: SearchRequest) -> int:
         "show what MLflow refused": partial(
             _print_lines, console, list(map(Text, status["tracking"]))
         ),
+        "show the requests": partial(_show_requests, console, Inbox(folder)),
         "show what waits": partial(_show_waiting, console, records, status["total"], held),
     }
     if held and age < STALE_SECONDS:
@@ -93,7 +98,7 @@ def _show_trials(
         of = row.get("of") or record.config.get("budget", {}).get("images", 0)
         table.add_row(
             str(record.number),
-            one_line(record.baseline or "proposed"),
+            one_line(record.what),
             str(row.get("phase") or record.status),
             f"{images:,} / {of:,}",
             ", ".join(map(figure, record.values)),
@@ -112,6 +117,16 @@ def _show_counts(console: Console, records: Sequence[TrialRecord], total: int) -
     listed = ", ".join(f"{count} {status}" for status, count in counts.items())
     of = f" of {total:,}" if total > len(records) else ""
     console.print(f"{counted(len(records), 'trial')}{of}{': ' if listed else ''}{listed}")
+
+
+def _show_requests(console: Console, inbox: Inbox) -> None:
+    """What other terminals asked for and the driver has not applied, and what it refused last."""
+    for request in inbox.waiting():
+        fault = f" ({request.fault})" if request.fault else ""
+        console.print(f"asked for: {one_line(str(request))}{one_line(fault)}", markup=False)
+    for request in inbox.refused()[-REFUSED_SHOWN:]:
+        why = request.reason or request.fault
+        console.print(f"refused: {one_line(f'{request} ({why})')}", style="yellow", markup=False)
 
 
 def _show_waiting(console: Console, records: Sequence[TrialRecord], total: int, held: bool) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from meanflow_tune.formats import KEY, FormatError, check_format
 from meanflow_tune.results.errors import ResultsError
 
 if TYPE_CHECKING:
@@ -122,9 +123,14 @@ def _read(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
     try:
-        return pd.read_parquet(path, engine="pyarrow")
+        frame = pd.read_parquet(path, engine="pyarrow")
     except (OSError, ValueError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ResultsError(
             f"{path} cannot be read ({lines[0]}); run the command of the search again to write it"
         ) from error
+    try:
+        check_format(frame.attrs.pop(KEY, None), str(path))
+    except FormatError as error:
+        raise ResultsError(str(error)) from None
+    return frame

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meanflow_tune.files import write_atomic
+from meanflow_tune.formats import FORMAT, KEY
 from meanflow_tune.plan import confirm
 from meanflow_tune.plan.confirm import Side
 from meanflow_tune.plan.quality import Quality, quality_of
@@ -98,6 +99,7 @@ def write_metrics(
 ) -> None:
     """Write `metrics_table` as Parquet; a reader sees the old file or the new one, never a part."""
     table = metrics_table(records, confirmed, objectives, search_seed)
+    table.attrs[KEY] = FORMAT
     write_atomic(path, lambda beside: table.to_parquet(beside, engine="pyarrow", index=False))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from meanflow_tune.config.overrides import flatten
 from meanflow_tune.files import write_atomic
+from meanflow_tune.formats import FORMAT, KEY
 from meanflow_tune.records import Report, TrialRecord
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ FIXED = {
     "status": "str",
     "baseline": "str",
     "attempt": "int64",
+    "enqueued": "bool",
     "protected": "bool",
     "bracket": "int64",
     "repeat": "int64",
@@ -81,6 +83,7 @@ def write_results(
 ) -> None:
     """Write `results_table` as Parquet; a reader sees the old file or the new one, never a part."""
     table = results_table(records, objectives, values, kind_of)
+    table.attrs[KEY] = FORMAT
     write_atomic(path, lambda beside: table.to_parquet(beside, engine="pyarrow", index=False))
 
 

@@ -37,6 +37,7 @@ class Tracker:
             _key(record, f"attempt/{attempt}"),
             record,
             baseline=record.baseline,
+            origin=record.what if record.baseline is None else "baseline",
             attempt=attempt,
             terms=record.terms,
             config=config,

@@ -96,6 +96,8 @@ class RunTree:
         if not any(file.path == "config.json" for file in self._client().list_artifacts(run)):
             self._client().log_dict(run, p["config"], "config.json")
         tags = {"attempt": p["attempt"], "state": "running", "rung": 0}
+        if p.get("origin"):  # which events of earlier revisions lack
+            tags["kind"] = p["origin"]
         if p.get("terms"):  # changes of code, space or data were accepted
             tags["terms"] = p["terms"]
         self._write.tag(run, tags | ({"baseline": p["baseline"]} if p["baseline"] else {}))

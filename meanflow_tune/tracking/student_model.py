@@ -5,7 +5,6 @@
 `seed` or `latent`, and `label` where the student has classes.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from meanflow_tune.core.generation import generate
 from meanflow_tune.core.module_state import load_whole_state, rebuilding_generator
 from meanflow_tune.core.random import make_generator
 from meanflow_tune.core.types import AverageVelocity
-from meanflow_tune.student_files import CONFIG, WEIGHTS
+from meanflow_tune.student_files import WEIGHTS, read_description
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -224,7 +223,7 @@ def load_student(folder: Path) -> Student:
     """Read a folder made by `export_student`; ValueError where its configuration is not valid."""
     from safetensors.torch import load_file
 
-    description = json.loads((Path(folder) / CONFIG).read_text())
+    description = read_description(Path(folder))
     config = TrialConfig.from_dict(description["config"])
     shape, classes = tuple(description["shape"]), description["classes"]
     net = config.network(shape, classes, rebuilding_generator())

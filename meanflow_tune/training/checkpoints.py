@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from meanflow_tune.files import write_atomic
+from meanflow_tune.formats import FORMAT, KEY, check_format
 
 KEPT = 3
 
@@ -26,7 +27,7 @@ def save_checkpoint(folder: Path, images: int, state: dict[str, Any]) -> Path:
     path = folder / f"{images:012d}.pt"
     checksum = path.with_suffix(".sha256")
     checksum.unlink(missing_ok=True)
-    write_atomic(path, lambda temporary: _write(temporary, state))
+    write_atomic(path, lambda temporary: _write(temporary, {KEY: FORMAT, **state}))
     write_atomic(checksum, _digest(path))
     for old in sorted(folder.glob("*.pt"))[:-KEPT]:
         old.with_suffix(".sha256").unlink(missing_ok=True)
@@ -51,6 +52,10 @@ def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Path | None:
 
 
 def load_checkpoint(path: Path, device: str) -> dict[str, Any]:
-    """The state in `path`; tensors and plain data only (`weights_only`)."""
+    """The state in `path`; tensors and plain data only (`weights_only`).
+
+    Raises ValueError where a newer version wrote it.
+    """
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    check_format(state.pop(KEY, None), f"checkpoint {path}")
     return state

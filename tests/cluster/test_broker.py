@@ -383,3 +383,46 @@ def test_a_closed_broker_keeps_stopping() -> None:
         assert (await broker.beat("a", "a1"))["stopping"]
 
     run(scene())
+
+
+def test_one_job_is_asked_to_stop_and_no_other() -> None:
+    async def scene() -> None:
+        broker = Broker()
+        await broker.stop_job(0)  # not submitted yet: the driver asks again
+        for slot in ("a", "b"):
+            await broker.register(slot, f"{slot}1")
+        for number in range(3):
+            await broker.submit(job(number))
+        await broker.next_job("a", "a1")
+        await broker.next_job("b", "b1")
+        await broker.stop_job(0)
+        assert await broker.beat("a", "a1") == {
+            "stopping": 0,
+            "stopped_job": (1, 0),
+            "die": False,
+        }
+        assert (await broker.beat("b", "b1"))["stopped_job"] is None
+        await broker.done("a", "a1", 0, RUNNING | {"reason": "interrupted"})
+        assert [one["status"] for one in await ended(broker, 0)] == ["running"]
+        # The next job of the slot is another one.
+        assert (await broker.next_job("a", "a1"))["job"]["number"] == 2
+        assert (await broker.beat("a", "a1"))["stopped_job"] is None
+        # One that crashes while it is asked to stop is not retried.
+        await broker.stop_job(2)
+        assert (await broker.next_job("a", "a1", wait=0.0))["kind"] == "wait"
+        assert [one["status"] for one in await ended(broker, 2)] == ["running"]
+
+    run(scene())
+
+
+def test_a_queued_job_that_is_asked_to_stop_never_starts() -> None:
+    async def scene() -> None:
+        broker = Broker()
+        await broker.submit(job(0))
+        await broker.stop_job(0)
+        await broker.stop_job(0)
+        assert [one["status"] for one in await ended(broker, 0)] == ["running"]
+        await broker.register("a", "a1")
+        assert (await broker.next_job("a", "a1", wait=0.0))["kind"] == "wait"
+
+    run(scene())

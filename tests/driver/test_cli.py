@@ -10,14 +10,22 @@ import pytest
 from pydantic_core import PydanticUndefined
 
 from meanflow_tune.driver.cli import (
+    DELETION,
     FIELDS,
     MODES,
+    check_modes,
     sample_parser,
     search_request,
     train_parser,
     tune_parser,
 )
-from meanflow_tune.plan.request import SMOKE_SETTINGS, SMOKE_TRIALS, STORAGE, SearchRequest
+from meanflow_tune.plan.request import (
+    SMOKE_SETTINGS,
+    SMOKE_TRIALS,
+    STORAGE,
+    SearchRequest,
+    UserError,
+)
 from meanflow_tune.search.samplers.factory import SAMPLER_KINDS
 from tests.support.paths import ROOT
 
@@ -52,6 +60,7 @@ OPTIONS = [
     ("--study-storage", None, None),
     ("--tracking-uri", None, None),
     ("--resume", "auto", ["auto", "must", "fresh"]),
+    ("--on-end", None, None),
     ("--accept-changes", False, None),
     ("--import-study", None, None),
     ("--status", False, None),
@@ -60,6 +69,11 @@ OPTIONS = [
     ("--calibrate", False, None),
     ("--verbose", False, None),
     ("--quiet", False, None),
+    ("--stop-trial", [], None),
+    ("--enqueue", None, None),
+    ("--delete-study", False, None),
+    ("--yes", False, None),
+    ("--keep-mlflow", False, None),
 ]
 
 TRAIN_OPTIONS = [
@@ -128,7 +142,15 @@ IN_WORDS = {
     "tracking_uri": "MLFLOW_TRACKING_URI, else DIR/mlflow.db",
 }
 # Nothing happens without them.
-WITHOUT = {"settings", "time_budget", "objectives", "cluster", "accept_changes", "import_study"}
+WITHOUT = {
+    "settings",
+    "time_budget",
+    "objectives",
+    "cluster",
+    "accept_changes",
+    "import_study",
+    "on_end",
+}
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -151,7 +173,8 @@ def test_help_shows_every_field_with_its_default(name: str) -> None:
 
 def test_what_is_not_given_is_left_to_the_request() -> None:
     assert vars(tune_parser().parse_args([])).keys() == {
-        name.removeprefix("--").replace("-", "_") for name in MODES
+        name.removeprefix("--").replace("-", "_")
+        for name in (*MODES, "--stop-trial", "--enqueue", *DELETION)
     }
     assert parsed() == SearchRequest(study="second_order", storage=STORAGE.absolute())
 
@@ -243,3 +266,33 @@ def test_times_without_units_are_refused(text: str, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit):
         tune_parser().parse_args([f"--time-budget={text}"])
     assert "2h" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--status", "--delete-study"], "--status and --delete-study cannot be given together"),
+        (["--stop-trial", "1", "--enqueue", "f.json"], "cannot be given together"),
+        (["--calibrate"], "--calibrate belongs to --dry-run"),
+        (["--yes"], "--yes belongs to --delete-study"),
+        (["--keep-mlflow", "--status"], "--keep-mlflow belongs to --delete-study"),
+        (["--on-end", "true", "--stop-trial", "0"], "--on-end belongs to a search"),
+    ],
+)
+def test_modes_that_contradict_each_other_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_modes(tune_parser().parse_args(words))
+
+
+def test_several_trials_can_be_stopped() -> None:
+    words = ["--stop-trial", "0", "--stop-trial", "7"]
+    arguments = tune_parser().parse_args(words)
+    check_modes(arguments)
+    assert arguments.stop_trial == [0, 7]
+
+
+@pytest.mark.parametrize("number", ["-1", "x", "1.5", ""])
+def test_a_trial_is_a_number(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        tune_parser().parse_args([f"--stop-trial={number}"])
+    assert "--stop-trial" in capsys.readouterr().err

@@ -10,10 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 import meanflow_tune
 from meanflow_tune.files import write_atomic
+from meanflow_tune.formats import FORMAT, FormatError, check_format_of
 from meanflow_tune.search.errors import StorageError, StudyChanged, one_line
 from meanflow_tune.settings import Settings
 
@@ -81,7 +80,8 @@ class Change(Settings):
 
 
 class Manifest(Settings):
-    """overrides: `path=value` settings of every trial; rungs: the early stopping, or "none".
+    """format: see `formats`, the first where a file lacks it. overrides: `path=value` settings of every
+    trial; rungs: the early stopping, or "none".
 
     seeds: of training, teacher and latents, which follow from `seed`; None where all are at their
     defaults, as in earlier versions. space_hash: of the space's source; code_hash: of all of
@@ -91,6 +91,7 @@ class Manifest(Settings):
     compared.
     """
 
+    format: int = FORMAT
     study: str
     space: str
     space_hash: str
@@ -132,10 +133,15 @@ class Manifest(Settings):
         """
         path = folder / MANIFEST_NAME
         try:
-            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(data, dict):
+                data["format"] = check_format_of(data, f"study {path.parent}")
+            return cls.model_validate(data)
         except FileNotFoundError:
             return None
-        except (json.JSONDecodeError, ValidationError) as error:
+        except FormatError as error:
+            raise StorageError(str(error)) from None
+        except (ValueError, RecursionError) as error:
             raise StorageError(f"{path} is not a readable manifest: {one_line(error)}") from error
 
 
@@ -185,6 +191,8 @@ def check_terms(old: Manifest | None, new: Manifest, trials: int, accept: bool) 
     binding, free = compare(old, new, BINDING_FIELDS), compare(old, new, NOTED_FIELDS)
     history = list(old.history)
     notes = [f"note: {change}" for change in free]
+    if old.format < new.format:
+        notes.append(f"note: the study is of format {old.format} and continues as {new.format}")
     if free:
         history.append(_entry(free, trials, old.terms, accepted=False))
     terms = old.terms

@@ -123,7 +123,7 @@ def _read(path: Path) -> UserRequest | None:
         return None
     except FormatError as error:
         return UserRequest(path.stem, fault=str(error))
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return UserRequest(path.stem, fault="it is no request")
     of_stop = request.kind == "stop" and type(request.trial) is int
     if not of_stop and request.kind != "enqueue":

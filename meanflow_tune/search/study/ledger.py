@@ -50,6 +50,7 @@ from meanflow_tune.search.store.trials import (
     to_record,
     trial_folder,
 )
+from meanflow_tune.search.study.recovery import recover
 from meanflow_tune.search.study.writer import (
     STOPPED_BY_USER,
     StudyWriter,

@@ -86,7 +86,7 @@ def _transfer(
     target_location: str | Path,
     say: Callable[[str], None],
 ) -> None:
-    old, new = _studies(source, name), _studies(target, name)
+    old, new = studies_of(source, name), studies_of(target, name)
     if name not in old or MOVED in old[name].user_attrs:
         return
     shown = [shown_url(str(location)) for location in (source_location, target_location)]
@@ -115,9 +115,9 @@ def _is_used(storage: BaseStorage, study: FrozenStudy) -> bool:
 def _copy(
     source: BaseStorage, target: BaseStorage, name: str, say: Callable[[str], None], route: str
 ) -> None:
-    for left in _studies(target, name).values():
+    for left in studies_of(target, name).values():
         target.delete_study(left._study_id)
-    studies = _studies(source, name)
+    studies = studies_of(source, name)
     count = sum(source.get_n_trials(study._study_id) for study in studies.values())
     say(f"copying the study with its {count} trials {route}")
     # The search's own study comes last: once it is complete, everything is.
@@ -134,7 +134,7 @@ def _copy(
         target.set_study_user_attr(study_id, COPIED, "whole")
 
 
-def _studies(storage: BaseStorage, name: str) -> dict[str, FrozenStudy]:
+def studies_of(storage: BaseStorage, name: str) -> dict[str, FrozenStudy]:
     """The studies of a search: NAME, its generations, and siblings such as NAME/confirm."""
     own = re.compile(rf"{re.escape(name)}(/[^@]+)?(@\d+)?")
     return {s.study_name: s for s in storage.get_all_studies() if own.fullmatch(s.study_name)}
@@ -144,7 +144,7 @@ def _trials(storage: BaseStorage, name: str) -> dict[str, list[FrozenTrial]]:
     """The trials of each study of a search, by number; not copied, so do not change them."""
     return {
         study: storage.get_all_trials(frozen._study_id, deepcopy=False)
-        for study, frozen in _studies(storage, name).items()
+        for study, frozen in studies_of(storage, name).items()
     }
 
 

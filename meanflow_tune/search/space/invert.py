@@ -20,7 +20,6 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from meanflow_tune.config.overrides import flatten
 from meanflow_tune.search.errors import SpaceError
 from meanflow_tune.search.space.draws import AnyTrial, Draw, EdgeTrial, draw
 
@@ -38,14 +37,15 @@ def find_params(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters whose configuration is as near to `wanted` as was found, and that configuration.
 
-    wanted: flattened; ignored: its paths that do not count. Raises SpaceError where the space refuses all.
+    suggest: returns a flattened configuration, as `wanted` is; ignored: paths that do not count. Raises
+    SpaceError where the space refuses all.
     """
     search = _Search(suggest, {k: v for k, v in wanted.items() if k not in set(ignored)})
     kept = [search.guess({})]
     while True:
         best = min(kept, key=lambda guess: guess.score)
         if not best.score[0] or all(guess.undetermined is None for guess in kept):
-            return dict(best.made.params), flatten(best.made.config)
+            return dict(best.made.params), dict(best.made.config)
         found = [one for guess in kept for one in search.determine(guess)]
         kept = sorted(found, key=lambda guess: guess.score)[:KEPT]
 
@@ -88,7 +88,7 @@ class _Search:
     def guess(self, known: dict[str, Any]) -> _Guess:
         """The rest in the middle, or elsewhere where the space refuses that. Raises SpaceError."""
         made = self._draw(known)
-        flat = flatten(made.config)
+        flat = made.config
         wrong = [path for path in differences(flat, self._wanted) if path in self._wanted]
         distance = math.fsum(_distance(flat.get(path), self._wanted[path]) for path in wrong)
         return _Guess(known, made, (len(wrong), distance))
@@ -120,7 +120,7 @@ class _Search:
     def _flat(self, known: Flat, name: str, value: float) -> dict[str, Any]:
         """The configuration; empty where the space refuses it."""
         try:
-            return flatten(self._draw({**known, name: value}).config)
+            return dict(self._draw({**known, name: value}).config)
         except SpaceError:
             return {}
 
