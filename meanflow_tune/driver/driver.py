@@ -361,12 +361,7 @@ class Driver:
             return EXIT_INTERRUPTED
         if stopped is not None:
             return EXIT_ALL_FAILED
-        note = ""
-        if self.time_budget.requested and not search.exhausted():
-            note = (
-                f"The time budget ended the search after {self.time_budget.spent:.0f} s of work; a larger"
-                " --time-budget resumes it."
-            )
+        note = "" if search.exhausted() else self.time_budget.note
         self.view.close()
         given = self.plan, findings, answered, files, self.command, note, self.shown
         show_last_screen(self.view.console, *given)

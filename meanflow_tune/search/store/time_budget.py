@@ -50,6 +50,16 @@ class TimeBudget:
         return self._before + self._finished + running
 
     @property
+    def note(self) -> str:
+        """What a user is told of a search that the budget ended; empty while some is left."""
+        if not self.requested:
+            return ""
+        return (
+            f"The time budget ended the search after {self.spent:.0f} s of work; a larger --time-budget"
+            " resumes it."
+        )
+
+    @property
     def left(self) -> float | None:
         """Seconds left in the budget, at least 0; None without a budget."""
         return None if self._budget is None else max(0.0, self._budget - self.spent)
