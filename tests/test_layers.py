@@ -53,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "cluster": {"training", *BASE},
     "plan": {*STUDY, *TRAINING},
     "results": PLAN,
-    "report": {"cluster", "results", *PLAN},
+    "report": {"cluster", "results", "sampling", *PLAN},
     # The only one above all others.
     "driver": {"cluster", "report", "results", "sampling", "tracking", *PLAN},
 }

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from meanflow_tune import __version__
-from meanflow_tune.driver import sample_command, train_command, tune_command
+from meanflow_tune.driver import report_command, sample_command, train_command, tune_command
 from meanflow_tune.driver.cli import make_parser
 
 PROG = "meanflow-tune"
@@ -12,13 +12,15 @@ COMMANDS = {
     "tune": "search hyper-parameters",
     "train": "train one configuration, such as the best.json of a search",
     "sample": "draw samples from a trained student",
+    "report": "write the report of a study, or compare several",
 }
 DESCRIPTION = """Search hyper-parameters of second-order MeanFlow training, train one configuration, and
-sample from what was trained."""
+sample from what was trained, and report on it."""
 EXAMPLES = """examples:
   meanflow-tune tune --smoke-test
   meanflow-tune train --config runs/second_order/best.json --output runs/best
   meanflow-tune sample runs/second_order/best.json --out samples.png
+  meanflow-tune report --study second_order
   meanflow-tune sample --help                  options, examples and exit statuses of a command
 
 exit status: that of the command; 2 bad usage"""
@@ -46,4 +48,6 @@ def main(argv: list[str] | None = None) -> None:
         tune_command.run_process(words, prog)
     if name == "train":
         train_command.run_process(words, prog)
+    if name == "report":
+        report_command.run_process(words, prog)
     sample_command.run_process(words, prog)

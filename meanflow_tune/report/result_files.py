@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -15,12 +16,17 @@ from meanflow_tune.plan.confirm import tuning_seed
 from meanflow_tune.plan.findings import Findings
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.records import Report, TrialRecord
+from meanflow_tune.report.page.page_files import REPORT_NAME, write_page
+from meanflow_tune.report.page.study_view import StudyView
 from meanflow_tune.report.pictures import comparison_grid, sample_grid
 from meanflow_tune.results.frames import METRICS, TRIALS
 from meanflow_tune.results.metrics_table import RunKinds, write_metrics
 from meanflow_tune.results.parquet import write_best, write_results
+from meanflow_tune.search.store.manifest import Manifest
 
 log = logging.getLogger(__name__)
+
+PAGE_SECONDS = 5.0
 
 
 def model_of(record: TrialRecord) -> Path | None:
@@ -47,11 +53,11 @@ def with_pictures(record: TrialRecord, report: Report) -> Report:
 
 
 def write_files(plan: Plan, findings: Findings, shown: OnlyShown | None = None) -> list[Path]:
-    """results.parquet, metrics.parquet, best.json (the leader's configuration) where a trial completed, and
-    best.png (the comparison) where there is one; returns what was written.
+    """results.parquet, metrics.parquet, report.html, best.json (the leader's configuration) where a trial
+    completed, and best.png (the comparison) where there is one; returns what was written.
 
-    The tables, whose contents the study holds anyway, and the picture are left out where a library cannot
-    make them. Raises OSError where the folder cannot be written.
+    The tables, whose contents the study holds anyway, the page and the picture are left out where a library
+    cannot make them. Raises OSError where the folder cannot be written.
     """
     shown = OnlyShown() if shown is None else shown
     folder = plan.request.folder
@@ -69,6 +75,9 @@ def write_files(plan: Plan, findings: Findings, shown: OnlyShown | None = None) 
         draw = partial(_draw_comparison, plan, findings, picture)
         drawn = shown("draw best.png", draw, False, full=True)
     made[picture] = drawn
+    page = folder / REPORT_NAME
+    write = partial(_write_report, plan, findings, page)
+    made[page] = shown(f"write {page.name}", write, False, full=True)
     return [path for path, there in made.items() if there]
 
 
@@ -99,6 +108,14 @@ def _write_results(plan: Plan, findings: Findings, path: Path) -> None:
 def _write_metrics(plan: Plan, findings: Findings, path: Path) -> None:
     records, confirmed = findings.records, findings.confirmed
     write_metrics(path, records, confirmed, plan.objectives, plan.request.seed)
+
+
+def _write_report(plan: Plan, findings: Findings, path: Path) -> bool:
+    """True; generating what was not kept takes no longer than PAGE_SECONDS."""
+    folder = plan.request.folder
+    view = StudyView(plan, findings, folder, Manifest.read(folder), made=time.time())
+    write_page(path, [view], PAGE_SECONDS)
+    return True
 
 
 def compared(findings: Findings) -> dict[str, TrialRecord]:
