@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from meanflow_tune.driver.cli import report_parser
+from meanflow_tune.driver.report_parser import report_parser
 from meanflow_tune.driver.sample_command import Interruption
 from meanflow_tune.plan.request import (
     EXIT_INTERRUPTED,

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from meanflow_tune import __version__
 from meanflow_tune.driver import console
-from meanflow_tune.driver.cli import report_parser, sample_parser, train_parser, tune_parser
+from meanflow_tune.driver.cli import sample_parser, train_parser, tune_parser
+from meanflow_tune.driver.report_parser import report_parser
 from meanflow_tune.driver.train_command import main as train
 from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.report import summary
@@ -50,7 +51,12 @@ def test_a_command_has_the_help_of_its_script(name: str) -> None:
     assert "scripts/" not in done.stdout
     examples = re.findall(rf"meanflow-tune {name} ", done.stdout)
     assert len(examples) > 3
-    script = {"tune": tune_parser, "train": train_parser, "sample": sample_parser, "report": report_parser}[name]()
+    script = {
+        "tune": tune_parser,
+        "train": train_parser,
+        "sample": sample_parser,
+        "report": report_parser,
+    }[name]()
     assert f"scripts/{name}.py" in (script.epilog or "")
 
 

@@ -26,7 +26,7 @@ def made(folder: Path) -> tuple[Plan, Findings]:
 def test_both_tables_tell_the_kinds_of_runs(tmp_path: Path) -> None:
     plan, found = made(tmp_path)
     files = write_files(plan, found)
-    names = ["results.parquet", "metrics.parquet", "best.json", "best.png"]
+    names = ["results.parquet", "metrics.parquet", "best.json", "best.png", "report.html"]
     assert [path.name for path in files] == names
     study = results.load(plan.request.folder)
     runs = study.trials.groupby("kind")["number"].nunique().to_dict()
@@ -46,7 +46,7 @@ def test_a_table_that_cannot_be_made_is_left_out_and_told(
     monkeypatch.setattr(result_files, f"write_{name}", broken)
     files = write_files(plan, found, OnlyShown(said.append))
     assert f"{name}.parquet" not in [path.name for path in files]
-    assert len(files) == 3
+    assert len(files) == 4
     assert said == [
         f"could not write {name}.parquet (TypeError: no such column); the search continues"
     ]

@@ -26,7 +26,7 @@ def test_a_page_is_valid_and_needs_nothing_from_outside(tmp_path: Path) -> None:
     assert "cannot be made" not in page
 
 
-@pytest.mark.parametrize("number", range(0, 8))
+@pytest.mark.parametrize("number", range(8))
 def test_the_first_trials_of_a_search_give_a_page(number: int, tmp_path: Path) -> None:
     records = small_study(tmp_path)[:number]
     page = page_of(page_view(tmp_path, records, running=True))
@@ -77,7 +77,9 @@ def test_a_page_of_500_trials_is_of_bounded_size(tmp_path: Path) -> None:
     records = small_study(tmp_path)
     records += [page_trial(tmp_path, n, 0.3 + 0.7 * (n % 97) / 97) for n in range(7, 60)]
     records += [
-        replace(records[7 + n % 53], number=n, status="pruned", reports=records[7 + n % 53].reports[:2])
+        replace(
+            records[7 + n % 53], number=n, status="pruned", reports=records[7 + n % 53].reports[:2]
+        )
         for n in range(60, 500)
     ]
     path = tmp_path / "report.html"

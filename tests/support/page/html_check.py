@@ -41,7 +41,9 @@ def faults_of(page: str) -> list[str]:
     reader.feed(page)
     reader.close()
     found = [*reader.faults, *(f"<{tag}> is not closed" for tag in reader.open)]
-    found += [f"the id {name} is used twice" for name in set(reader.ids) if reader.ids.count(name) > 1]
+    found += [
+        f"the id {name} is used twice" for name in set(reader.ids) if reader.ids.count(name) > 1
+    ]
     for before, after in zip([0, *reader.levels], reader.levels, strict=False):
         if after > before + 1:
             found.append(f"a heading h{after} follows h{before}")
