@@ -9,7 +9,7 @@ import pytest
 from meanflow_tune.files import hide_password
 from meanflow_tune.tracking import tracking_uri
 from meanflow_tune.tracking.tracking_uri import NoAnswer, UnusableUri, check_uri, latest_schema
-from tests.support.listeners import answering, greeting, silent
+from tests.support.servers.listeners import answering, greeting, silent
 
 MLFLOW = b'{"experiment": {"experiment_id": "0"}}'
 NO_DEFAULT = b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "No experiment"}'
