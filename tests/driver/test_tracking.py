@@ -1,0 +1,155 @@
+"""MLflow from the driver's side: checked before Ray, waited for, and every refusal told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meanflow_tune.driver import driver
+from meanflow_tune.driver.cli import search_request, tune_parser
+from meanflow_tune.driver.tracking import check_tracking
+from meanflow_tune.plan.request import EXIT_UNUSABLE, EXIT_USAGE, SearchRequest, UserError
+from meanflow_tune.report.status import show_status
+from meanflow_tune.tracking import tracking_uri
+from meanflow_tune.tracking.outbox import Event
+from meanflow_tune.tracking.replay import Rejected
+from tests.driver.test_status_writer import MadeUp, four_trials, replace_ray
+from tests.support.servers.listeners import answering, silent
+
+REASON = "[bold] no trial 1 [/bold]"
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(tracking_uri, "_ANSWER", 0.3)
+
+
+class Refusing:
+    """Takes everything but reports of trial 1."""
+
+    def apply(self, event: Event) -> None:
+        if event.kind == "reported" and event.payload["trial"] == "1":
+            raise Rejected(REASON, "ask for it")
+
+
+def asked(storage: Path, uri: str, **changes: Any) -> SearchRequest:
+    return four_trials(storage).model_copy(update={"tracking_uri": uri, **changes})
+
+
+def no_ray(*_: object, **__: object) -> None:
+    raise AssertionError("Ray was started")
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "sqlite:////no/such/folder/a.db", "http://"])
+def test_an_unusable_uri_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.setattr(driver, "make_plan", no_ray)
+    with pytest.raises(UserError, match="--tracking-uri") as caught:
+        driver.run(asked(tmp_path / "runs", uri), "again")
+    assert caught.value.status == EXIT_USAGE
+    assert uri in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_the_storages_own_damaged_database_is_refused_too(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("no database" * 100)
+    with pytest.raises(UserError, match="no usable SQLite database"):
+        check_tracking(four_trials(tmp_path))
+
+
+def test_the_variable_is_named_where_it_is_the_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+    request = search_request(tune_parser().parse_args(["--storage", str(tmp_path)]))
+    with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI \./mlruns: "):
+        check_tracking(request)
+
+
+def test_a_silent_server_is_refused_at_the_first_start_and_awaited_by_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace_ray(monkeypatch, MadeUp())
+    with silent() as port:
+        request = asked(tmp_path, f"http://me:secret@127.0.0.1:{port}")
+        with pytest.raises(UserError, match="no MLflow server answers") as caught:
+            driver.run(request, "again")
+        assert caught.value.status == EXIT_UNUSABLE
+        assert "secret" not in str(caught.value)
+        assert "leave it out to use" in str(caught.value)
+        assert not request.folder.exists()
+        assert driver.run(four_trials(tmp_path), "again", quiet=True) == 0
+        capsys.readouterr()
+        assert driver.run(request, "again", quiet=True) == 0
+        told = capsys.readouterr().err
+        assert "no MLflow server answers" in told
+        assert "events are kept and sent as soon as MLflow answers" in told
+        with pytest.raises(UserError):
+            driver.run(request.model_copy(update={"resume": "fresh"}), "again")
+
+
+def test_a_stranger_at_the_address_is_refused_by_a_resume_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_ray(monkeypatch, MadeUp())
+    assert driver.run(four_trials(tmp_path), "again", quiet=True) == 0
+    with answering(200) as port, pytest.raises(UserError, match="is no MLflow server"):
+        driver.run(asked(tmp_path, f"http://127.0.0.1:{port}"), "again", quiet=True)
+
+
+def test_every_refusal_is_told_at_once_in_the_status_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = four_trials(tmp_path)
+    replace_ray(monkeypatch, MadeUp())
+    monkeypatch.setattr(driver, "MlflowSink", lambda *_: Refusing())
+    assert driver.run(request, "again", quiet=True) == 0
+    told = capsys.readouterr().err.splitlines()
+    count = len([line for line in told if line.startswith("MLflow refused an event (trial 1, ")])
+    assert count > 1
+    summary = f"{count} events of s refused by MLflow, kept in "
+    at_end = next(index for index, line in enumerate(told) if line.startswith(summary))
+    assert told[at_end + 1] == f"  {count} x {REASON}; ask for it"
+    state = json.loads((request.folder / "status.json").read_text())
+    assert state["tracking"] == told[at_end : at_end + 2]
+    assert show_status(request) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert summary.strip() in shown
+    assert f"{count} x {REASON}; ask for it" in shown
+    # A later driver, with nothing left to do, still says it.
+    assert driver.run(request, "again", quiet=True) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert [line for line in told if line.startswith(summary)]
+    assert not [line for line in told if line.startswith("MLflow refused an event")]
+
+
+def test_what_waits_for_a_failing_server_is_in_the_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Down:
+        def apply(self, event: Event) -> None:
+            raise ConnectionError("http://me:secret@host is down")
+
+    request = four_trials(tmp_path)
+    replace_ray(monkeypatch, MadeUp())
+    monkeypatch.setattr(driver, "MlflowSink", lambda *_: Down())
+    assert driver.run(request, "tune --again", quiet=True) == 0
+    told = capsys.readouterr().err
+    assert "are waiting for MLflow (ConnectionError: http://***@host is down)" in told
+    assert "tune --again" in told
+    (line,) = json.loads((request.folder / "status.json").read_text())["tracking"]
+    assert "MLflow fails since" in line
+    assert "events wait for it" in line
+    assert "secret" not in told + line
+
+
+def test_a_search_ends_with_an_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    audits: list[str] = []
+    replace_ray(monkeypatch, MadeUp())
+    monkeypatch.setattr(driver.Replayer, "audit", lambda self: audits.append("audit"))
+    assert driver.run(four_trials(tmp_path), "again", quiet=True) == 0
+    assert audits == ["audit"]
