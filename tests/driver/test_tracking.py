@@ -14,7 +14,7 @@ from meanflow_tune.report.status import show_status
 from meanflow_tune.tracking import tracking_uri
 from meanflow_tune.tracking.outbox import Event
 from meanflow_tune.tracking.replay import Rejected
-from tests.driver.test_status_writer import MadeUp, four_trials, replace_ray
+from tests.support.drivers.made_up import MadeUp, four_trials, replace_ray
 from tests.support.servers.listeners import answering, silent
 
 REASON = "[bold] no trial 1 [/bold]"
