@@ -352,6 +352,7 @@ class Driver:
             submit(self.background, stage.tracker.search_ended, {"status": state})
         self.background.shutdown(wait=True)
         self.status.end()
+        self.view.close()  # it would wrap the commands that follow
         for stage in self.stages if not interrupted else ():
             stage.replayer.audit()
         self.drain(5.0 if interrupted else DRAIN_SECONDS)
@@ -362,7 +363,6 @@ class Driver:
         if stopped is not None:
             return EXIT_ALL_FAILED
         note = "" if search.exhausted() else self.time_budget.note
-        self.view.close()
         given = self.plan, findings, answered, files, self.command, note, self.shown
         show_last_screen(self.view.console, *given)
         if self._unwritten is not None:
