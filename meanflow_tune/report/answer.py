@@ -19,6 +19,7 @@ from meanflow_tune.search.analysis.significance import LEVEL, SEEDS_FOR_LEVEL
 MOST_IMPORTANT = 5
 # What a reader wants to see beside the objective, most telling first.
 QUALITY = ("frechet_features", "sliced_wasserstein")
+MANY_TRIALS = 100  # with fewer, importances of conditional parameters rest on a handful of them
 ALIKE = 0.1  # relative difference of compute below which it is called the same
 # What is said of a quantity by whether it improves, at the level and with fewer seeds.
 OUTCOMES = {
@@ -219,9 +220,10 @@ def _insight(insight: Insight) -> list[str]:
         return []
     named = list(found.importances.items())[:MOST_IMPORTANT]
     shares = ", ".join(f"{name} {share:.0%}" for name, share in named)
+    rough = "; a rough guide with so few trials" if found.count < MANY_TRIALS else ""
     lines = [
         f"What set the best {found.quantile:.0%} of {found.count} trials apart at {found.images:,} images: "
-        f"{shares} (PED-ANOVA, shares of all importance)."
+        f"{shares} (PED-ANOVA, shares of all importance{rough})."
     ]
     for one in found.boundaries:
         lines.append(
