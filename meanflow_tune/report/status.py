@@ -59,9 +59,9 @@ def show_status(request: SearchRequest) -> int:
     parts = {
         "show the trials": partial(_show_trials, console, records, rows),
         "show the counts": partial(_show_counts, console, records, status["total"]),
-        "show the best trials": partial(_print_lines, console, standing_lines(status)),
-        "show the running trials": partial(
-            _print_lines, console, running_lines(rows, console.width)
+        "show the best trials": lambda: _print_lines(console, standing_lines(status)),
+        "show the running trials": lambda: _print_lines(
+            console, running_lines(rows, console.width)
         ),
         "show what MLflow refused": partial(
             _print_lines, console, list(map(Text, status["tracking"]))

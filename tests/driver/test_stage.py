@@ -151,6 +151,43 @@ def test_a_report_without_the_objective_ends_its_trial_and_not_the_search(tmp_pa
     assert stage.on_report(job.number, Report(20, {"gap@1": 1.0}, {}, 0.0))
 
 
+def test_each_line_says_each_thing_once_and_a_promotion_reads_as_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage, _ = make_stage(tmp_path, baselines={}, total=4)
+    stage.view.quiet = False
+
+    def reach(images: int, gap: float, end: str | None = None) -> None:
+        job = stage.next_job()
+        assert job is not None
+        for rung in (20, 40, 80):
+            if rung > images:
+                break
+            go_on = stage.on_report(job.number, Report(rung, {"gap@1": gap}, {}, 0.0))
+        if end is not None:
+            assert go_on is (end == "completed")
+            stage.on_end(job.number, Outcome(end))  # type: ignore[arg-type]
+
+    reach(20, 0.1)
+    for gap in (0.25, 0.3):
+        reach(20, gap, "pruned")
+    reach(20, 0.5, "pruned")
+    reach(20, 0.25)
+    told = [line.partition(" s] ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert told[:5] == [
+        "trial 0 started (proposed)",
+        "trial 0: 0.1 at 20 images (place 1 of 1; nothing is stopped before 2 values)",
+        "trial 1 started (proposed)",
+        "trial 1: 0.25 at 20 images (place 2 of 2; only the best continues)",
+        "trial 1 paused",
+    ]
+    assert told[-1] == "trial 1 promoted from 20 images: place 2 of 4, the best 2 continue"
+    again, _ = make_stage(tmp_path, baselines={}, total=4)
+    again.view.quiet = False
+    assert again.next_job() is not None
+    assert "trial 0 resumed from 20 images (proposed, attempt 2)" in capsys.readouterr().out
+
+
 class Bench:
     """In the place of a Ray runner: every job ends as `decide(number)` says, without training."""
 
