@@ -1,4 +1,4 @@
-"""What README.md and docs/*.md name is there: links, anchors, paths, tests, commands and options."""
+"""What the pages name is there: links, pictures, anchors, paths, tests, inline commands and options."""
 
 import argparse
 import contextlib
@@ -9,19 +9,16 @@ import shlex
 import pytest
 
 from meanflow_tune.driver.cli import sample_parser, train_parser, tune_parser
+from meanflow_tune.driver.report_parser import report_parser
 from scripts.benchmark import parser as benchmark_parser
+from tests.support.docs.pages import CURRENT, PAGES, blocks, prose
 from tests.support.paths import PACKAGE, ROOT
 
-PAGES = {
-    path.relative_to(ROOT).as_posix(): path.read_text()
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-}
-# History names files as they were.
-CURRENT = {name: text for name, text in PAGES.items() if name != "docs/LOG.md"}
 PARSERS = {
     "scripts/tune.py": tune_parser(),
     "scripts/train.py": train_parser(),
     "scripts/sample.py": sample_parser(),
+    "scripts/report.py": report_parser(),
     "scripts/benchmark.py": benchmark_parser(),
 }
 SUBCOMMANDS = ("slots", "search", "derivatives", "replay")
@@ -32,16 +29,14 @@ BARE_FILE = re.compile(r"`([\w-]+\.(?:py|md))`")
 
 def anchors(text: str) -> set[str]:
     """Of the headings, as GitHub makes them."""
-    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
-    titles = re.findall(r"^#+ (.*)$", prose, flags=re.MULTILINE)
+    titles = re.findall(r"^#+ (.*)$", prose(text), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def code(text: str) -> list[str]:
     """Inline code, on one line each, and the commands of blocks."""
     blocks = re.findall(r"^```\w*\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
-    inline = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
+    inline = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose(text))]
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return inline + [line for line in lines if re.search(r"python scripts/|meanflow-tune \w", line)]
 
@@ -79,12 +74,13 @@ def test_links_lead_somewhere(name: str) -> None:
 
 @pytest.mark.parametrize("name", CURRENT)
 def test_paths_exist(name: str) -> None:
-    """NAME and other words in capitals stand for anything."""
+    """NAME and other words in capitals stand for anything. A page may tell its reader to make files."""
+    made = set(re.findall(r"^```python\n# (\S+\.py)$", CURRENT[name], flags=re.MULTILINE))
     files = {
         path.name for top in (PACKAGE, ROOT / "tests", ROOT / "docs") for path in top.rglob("*")
     }
     for path in PATH.findall(CURRENT[name]):
-        if path.partition("/")[0] in TOP - {"runs"}:
+        if path.partition("/")[0] in TOP - {"runs"} and path not in made:
             known = re.split(r"\b[A-Z]+\b", path)[0] if not path.endswith(".md") else path
             assert (ROOT / known).exists() or (PACKAGE / known).exists(), f"{name}: {path}"
     for file in BARE_FILE.findall(CURRENT[name]):
@@ -130,9 +126,8 @@ def test_options_are_known() -> None:
                 assert used <= options, f"{name}: {span}"
 
 
-def test_the_layout_in_the_readme_is_that_of_the_repository() -> None:
-    text = PAGES["README.md"]
-    block = text[text.index("## Layout") :].split("```")[1]
+def test_the_layout_is_that_of_the_repository() -> None:
+    block = PAGES["docs/layout.md"].split("```")[1]
     folders: list[str] = []
     named = set()
     for line in block.strip().splitlines():
@@ -145,3 +140,22 @@ def test_the_layout_in_the_readme_is_that_of_the_repository() -> None:
     there = {path.parent for path in PACKAGE.rglob("*.py")} | set(PACKAGE.glob("*.py"))
     rules, face = PACKAGE / "core" / "jets" / "rules", PACKAGE / "__init__.py"
     assert there - named == {rules, face}
+
+
+def test_the_tree_in_the_readme_names_folders() -> None:
+    (tree,) = (b for b in blocks() if b.page == "README.md" and not b.language)
+    assert all((ROOT / line.split()[0]).is_dir() for line in tree.text.splitlines())
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    linked = set(re.findall(r"\]\((docs/[\w-]+\.(?:md|ipynb))\)", PAGES["README.md"]))
+    reached = linked | {f"docs/{name}" for page in linked for name in _linked(page)}
+    assert {name for name in PAGES if name.startswith("docs/")} <= reached
+
+
+def _linked(page: str) -> list[str]:
+    return re.findall(r"\]\(([\w-]+\.md)[#)]", PAGES.get(page, ""))
+
+
+def test_the_readme_is_short() -> None:
+    assert len(PAGES["README.md"].splitlines()) <= 150
