@@ -163,7 +163,7 @@ class MlflowSink:
             try:
                 self._connected = self._connect()
             except (*PERMANENT_ERRORS, _mlflow_error()) as error:  # no event's fault
-                raise ConnectionError(f"{hide_password(self._uri)}: {error}") from error
+                raise ConnectionError(hide_password(f"{self._uri}: {error}")) from error
         return self._connected
 
     def _connect(self) -> "MlflowClient":

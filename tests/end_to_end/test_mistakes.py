@@ -75,6 +75,23 @@ def test_an_unwritable_folder_is_status_5(tmp_path: Path) -> None:
     one_line(done, 5, "--storage", "Not a directory")
 
 
+@pytest.mark.parametrize(
+    ("uri", "status", "words"),
+    [
+        ("./mlruns", 2, ["./mlruns", "sqlite:///FILE"]),
+        ("ftp://me:secret@host/x", 2, ["ftp://***@host/x", "http://HOST:PORT"]),
+        ("sqlite:////no/such/folder/mlflow.db", 2, ["/no/such/folder does not exist"]),
+        ("http://me:secret@127.0.0.1:9", 5, ["http://***@127.0.0.1:9", "no MLflow server answers"]),
+    ],
+)
+def test_a_tracking_uri_that_cannot_be_used(
+    tmp_path: Path, uri: str, status: int, words: list[str]
+) -> None:
+    done = run([*command(tmp_path / "runs"), f"--tracking-uri={uri}"])
+    one_line(done, status, "--tracking-uri", *words)
+    assert "secret" not in done.stdout + done.stderr
+
+
 def test_an_unreachable_cluster_is_status_5(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
