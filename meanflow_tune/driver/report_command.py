@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from meanflow_tune.driver.output import say, steady_output
 from meanflow_tune.driver.report_parser import report_parser
 from meanflow_tune.driver.sample_command import Interruption
 from meanflow_tune.plan.request import (
@@ -128,11 +129,11 @@ def main(
     try:
         return _report(arguments, prog, interruption or Interruption())
     except UserError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
+        say(f"{prog}: {error}")
         return error.status
     except OSError as error:
         where = error.filename or arguments.out or arguments.storage
-        print(f"{prog}: {where}: {error.strerror or error}.", file=sys.stderr)
+        say(f"{prog}: {where}: {error.strerror or error}.")
         return EXIT_UNUSABLE
     except KeyboardInterrupt:
         print(f"\n{prog}: interrupted; the last whole report, if any, stays.", file=sys.stderr)
@@ -141,6 +142,7 @@ def main(
 
 def run_process(argv: list[str] | None = None, prog: str = "report.py") -> NoReturn:
     """`main` as a process of its own."""
+    steady_output()
     interruption = Interruption()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interruption.handle)

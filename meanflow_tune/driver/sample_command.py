@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from meanflow_tune.driver.cli import sample_parser, usable_device
+from meanflow_tune.driver.output import say, steady_output
 from meanflow_tune.plan.request import (
     EXIT_INTERRUPTED,
     EXIT_OK,
@@ -163,7 +164,7 @@ def main(
     try:
         return _sample(arguments, prog, interruption or Interruption())
     except UserError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
+        say(f"{prog}: {error}")
         return error.status
     except KeyboardInterrupt:
         print(f"\n{prog}: interrupted; nothing was written.", file=sys.stderr)
@@ -172,6 +173,7 @@ def main(
 
 def run_process(argv: list[str] | None = None, prog: str = "sample.py") -> NoReturn:
     """`main` as a process of its own."""
+    steady_output()
     interruption = Interruption()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interruption.handle)

@@ -72,6 +72,7 @@ def main(argv: list[str] | None = None, prog: str = "train.py") -> int:
     from meanflow_tune.config.effects import without_effect
     from meanflow_tune.files import write_atomic
     from meanflow_tune.plan.request import EXIT_INTERRUPTED, EXIT_UNUSABLE, UserError, usable_folder
+    from meanflow_tune.report.commands import called_command
     from meanflow_tune.training.job import Unusable, run_job
     from meanflow_tune.training.memory import memory_shortage
 
@@ -126,7 +127,10 @@ def main(argv: list[str] | None = None, prog: str = "train.py") -> int:
         if rank == 0:
             print(f"model and metrics are in {output}")
         return 0
-    say(f"\n{prog}: {outcome.status}: {outcome.reason}")
+    again = ""
+    if outcome.status == "running":
+        again = f". Resume with:\n  {called_command(sys.argv)}"
+    say(f"\n{prog}: {outcome.status}: {outcome.reason}{again}")
     return EXIT_INTERRUPTED if outcome.status == "running" else 1
 
 

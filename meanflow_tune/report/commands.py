@@ -9,7 +9,10 @@ from meanflow_tune.plan.request import SearchRequest
 
 INSTALLED = "meanflow-tune"
 # Options whose value may be a path from the current folder.
-PATHS = ("--storage", "--space", "--import-study", "--tracking-uri", "--study-storage")
+PATHS = (
+    *("--storage", "--space", "--import-study", "--tracking-uri", "--study-storage"),
+    *("--config", "--output", "--cache"),
+)
 
 
 def search_command(called: Sequence[str], request: SearchRequest) -> str:
@@ -17,6 +20,14 @@ def search_command(called: Sequence[str], request: SearchRequest) -> str:
 
     It names the storage folder, whose default depends on the current folder.
     """
+    words = shlex.split(called_command(called))
+    if not any(word.partition("=")[0] == "--storage" for word in words):
+        words += ["--storage", str(request.storage)]
+    return shlex.join(words)
+
+
+def called_command(called: Sequence[str]) -> str:
+    """The command as the user called it, with absolute paths in it."""
     script = Path(called[0]).absolute()
     words = [str(script)]
     if script.suffix == ".py":
@@ -29,8 +40,6 @@ def search_command(called: Sequence[str], request: SearchRequest) -> str:
         else:
             words.append(_absolute(option, word) if option in PATHS else word)
         option = word
-    if not any(word.partition("=")[0] == "--storage" for word in words):
-        words += ["--storage", str(request.storage)]
     return shlex.join(words)
 
 

@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -56,7 +56,7 @@ def show_status(request: SearchRequest) -> int:
     rows = status["running"] if held else []
     shown = OnlyShown(lambda text: console.print(text, style="yellow"))
     console.print(headed(request.study, f": {words}"))
-    parts = {
+    parts: dict[str, Callable[[], None]] = {
         "show the trials": partial(_show_trials, console, records, rows),
         "show the counts": partial(_show_counts, console, records, status["total"]),
         "show the best trials": lambda: _print_lines(console, standing_lines(status)),

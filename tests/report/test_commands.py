@@ -8,7 +8,13 @@ import pytest
 
 from meanflow_tune.driver.cli import search_request, tune_parser
 from meanflow_tune.plan.request import SearchRequest
-from meanflow_tune.report.commands import extended, mlflow_command, search_command, train_command
+from meanflow_tune.report.commands import (
+    called_command,
+    extended,
+    mlflow_command,
+    search_command,
+    train_command,
+)
 
 
 def request_of(words: list[str]) -> SearchRequest:
@@ -64,3 +70,19 @@ def test_mlflow_is_that_of_this_environment() -> None:
     words = shlex.split(mlflow_command("sqlite:////my runs/mlflow.db"))
     assert words[0] == str(Path(sys.executable).with_name("mlflow"))
     assert "sqlite:////my runs/mlflow.db" in words
+
+
+def test_training_resumes_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["scripts/train.py", "--config", "a b.json", "--output=out", "--set", "seed=1"]
+    assert shlex.split(called_command(given)) == [
+        sys.executable,
+        str(tmp_path / "scripts" / "train.py"),
+        "--config",
+        str(tmp_path / "a b.json"),
+        f"--output={tmp_path / 'out'}",
+        "--set",
+        "seed=1",
+    ]
