@@ -10,7 +10,16 @@ from meanflow_tune.report.page.markup import Html, bullets, join, paragraph, tag
 from meanflow_tune.report.page.samples import sample_sheet
 from meanflow_tune.report.page.section import Section, guarded
 from meanflow_tune.report.page.sections import answer_section as answer
+from meanflow_tune.report.page.sections import comparison_section as comparison
+from meanflow_tune.report.page.sections import curves_section as curves
+from meanflow_tune.report.page.sections import divergence_section as divergence
+from meanflow_tune.report.page.sections import front_section as front
+from meanflow_tune.report.page.sections import functions_section as functions
+from meanflow_tune.report.page.sections import importance_section as importance
 from meanflow_tune.report.page.sections import quality_section as quality
+from meanflow_tune.report.page.sections import rung_section as rungs
+from meanflow_tune.report.page.sections import seeds_section as seeds
+from meanflow_tune.report.page.sections import trials_section as trials
 from meanflow_tune.report.page.study_view import StudyView
 from meanflow_tune.report.text import better, counted
 
@@ -23,7 +32,29 @@ Maker = Callable[[StudyView], Section]
 # In the order of the page; the sheet of samples follows the answer.
 SECTIONS: tuple[tuple[str, str, Maker], ...] = (
     (quality.ANCHOR, quality.TITLE, quality.quality_section),
+    (front.ANCHOR, front.TITLE, front.front_section),
+    (seeds.ANCHOR, seeds.TITLE, seeds.seeds_section),
+    (curves.ANCHOR, curves.TITLE, curves.curves_section),
+    (importance.ANCHOR, importance.TITLE, importance.importance_section),
+    (functions.ANCHOR, functions.TITLE, functions.functions_section),
+    (divergence.ANCHOR, divergence.TITLE, divergence.divergence_section),
+    (rungs.ANCHOR, rungs.TITLE, rungs.rung_section),
+    (trials.ANCHOR, trials.TITLE, trials.trials_section),
 )
+
+# In the bar of sections, where a title is too long.
+SHORT = {
+    answer.ANCHOR: "Answer",
+    comparison.ANCHOR: "Comparison",
+    quality.ANCHOR: "NFE",
+    front.ANCHOR: "Cost",
+    curves.ANCHOR: "Curves",
+    importance.ANCHOR: "Importance",
+    functions.ANCHOR: "Functions",
+    divergence.ANCHOR: "Divergence",
+    rungs.ANCHOR: "Rungs",
+    trials.ANCHOR: "Trials",
+}
 
 
 def make_sections(
@@ -40,8 +71,13 @@ def make_sections(
     view = views[0]
     made = []
     sheet = partial(sample_sheet.sheet_section, views, seconds, check)
+    several = []
+    if len(views) > 1:
+        compare = partial(comparison.comparison_section, views)
+        several.append((comparison.ANCHOR, comparison.TITLE, compare))
     makers: list[tuple[str, str, Callable[[], Section]]] = [
         (answer.ANCHOR, answer.TITLE, partial(answer.answer_section, view)),
+        *several,
         (sample_sheet.ANCHOR, sample_sheet.TITLE, sheet),
         *((anchor, title, partial(make, view)) for anchor, title, make in SECTIONS),
     ]
@@ -79,7 +115,7 @@ def page_html(views: Sequence[StudyView], sections: Sequence[Section]) -> str:
 
 
 def _short(section: Section) -> str:
-    return section.title.partition(":")[0]
+    return SHORT.get(section.anchor, section.title)
 
 
 def _section(section: Section) -> Html:

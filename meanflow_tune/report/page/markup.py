@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
-_VOID = frozenset({"img", "input", "meta", "br", "link"})
+_VOID = frozenset({"img", "input", "meta", "br", "link", "wbr"})
 # Neither HTML nor a terminal shows these; a NUL ends the parsing of a page.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff\ud800-\udfff]")
 
@@ -37,6 +37,11 @@ def tag(name: str, /, *children: object, **attributes: object) -> Html:
     if name in _VOID:
         return Html(opening)
     return Html(f"{opening}{join(children)}</{name}>")
+
+
+def name(value: object) -> Html:
+    """A name that may break after its underscores and slashes."""
+    return Html(re.sub(r"([_/])", r"\1<wbr>", text(value)))
 
 
 def paragraph(*children: object, class_: str | None = None) -> Html:

@@ -3,7 +3,7 @@
 import re
 from html.parser import HTMLParser
 
-VOID = {"img", "input", "meta", "br", "link"}
+VOID = {"img", "input", "meta", "br", "link", "wbr"}
 
 
 class _Reader(HTMLParser):

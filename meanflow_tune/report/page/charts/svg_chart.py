@@ -37,7 +37,8 @@ def figure_of(chart: Chart) -> Html:
 
 def _legend(chart: Chart) -> Html:
     entries = [tag("li", _swatch(one), one.label, class_=f"of-{one.role}") for one in chart.legend]
-    return tag("ul", *entries, class_="legend") if len(entries) > 1 else Html("")
+    many = len(entries) > 1 and not chart.small
+    return tag("ul", *entries, class_="legend") if many else Html("")
 
 
 def _swatch(one: Series) -> Html:
@@ -169,5 +170,11 @@ def _mark(mark: Mark, x: float, y: float, tip: str = "") -> str:
 
 
 def charts_in_a_row(charts: list[Chart]) -> Html:
-    """Small charts next to each other."""
-    return tag("div", join(figure_of(chart) for chart in charts), class_="row")
+    """Small charts next to each other, with one legend."""
+    known: dict[str, Series] = {}
+    for chart in charts:
+        for one in chart.legend:
+            known.setdefault(one.label, one)
+    entries = [tag("li", _swatch(one), label) for label, one in known.items()]
+    legend = tag("ul", *entries, class_="legend") if len(entries) > 1 else Html("")
+    return join([legend, tag("div", *(figure_of(chart) for chart in charts), class_="row")])

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from meanflow_tune.config import TrialConfig
-from meanflow_tune.report.page.markup import Html, join, paragraph, tag
+from meanflow_tune.report.page.markup import Html, join, name, paragraph, tag
 from meanflow_tune.report.page.samples.sample_images import (
     Floats,
     data_uri,
@@ -120,12 +120,12 @@ def write_sheet(folder: Path, sheet: Sheet) -> list[Path]:
     count = min(len(frame.samples[nfe]) for frame in last.values() for nfe in common)
     rows = {n: {nfe: f.samples[nfe][:count] for nfe in common} for n, f in last.items()}
     labels = {
-        name: {
+        title: {
             nfe: f"gap {figure(frame.metrics[f'teacher_gap@{nfe}'])}"
             for nfe in common
             if f"teacher_gap@{nfe}" in frame.metrics
         }
-        for name, frame in last.items()
+        for title, frame in last.items()
     }
     written = []
     for kind in ("png", "svg"):
@@ -205,15 +205,15 @@ class _Panels:
 def _scale_panels(sheet: Sheet, panels: _Panels) -> Html:
     """Data and the solved ODE, which are the same at every NFE."""
     figures = []
-    for name, words, samples in sheet.single:
-        label = tag("figcaption", tag("b", name), f": {words}")
+    for what, words, samples in sheet.single:
+        label = tag("figcaption", tag("b", what), f": {words}")
         if isinstance(samples, str):
             figures.append(
                 tag("figure", paragraph(f"not shown: {samples}", class_="missing"), label)
             )
             continue
         source = panels.source(samples)
-        image = tag("img", src=source, alt=f"Samples of {name}: {words}")
+        image = tag("img", src=source, alt=f"Samples of {what}: {words}")
         figures.append(tag("figure", image, label))
     kind = "points" if sheet.points else "images"
     return tag("div", *figures, class_=f"panels sheet {kind}")
@@ -222,7 +222,11 @@ def _scale_panels(sheet: Sheet, panels: _Panels) -> Html:
 def _row(row: Row, panels: _Panels, steps: Sequence[int]) -> Html:
     cells = [_cell(row, nfe, panels) for nfe in NFES]
     head = tag(
-        "th", tag("b", row.title), tag("span", row.words), scope="row", class_=f"of-{row.role}"
+        "th",
+        tag("b", name(row.title)),
+        tag("span", row.words),
+        scope="row",
+        class_=f"of-{row.role}",
     )
     return tag("tr", head, *cells)
 
