@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from meanflow_tune.driver import driver, status_writer
-from meanflow_tune.plan.request import SearchRequest
+from meanflow_tune.plan.request import SearchRequest, UserError
 from meanflow_tune.records import Job, Outcome, Report
-from meanflow_tune.report import result_files, summary
+from meanflow_tune.report import last_screen, result_files, summary
 from meanflow_tune.report.live import View
 from meanflow_tune.report.status import show_status
 from tests.support.drivers.made_up import MadeUp, four_trials, replace_ray
@@ -176,3 +176,35 @@ def test_what_is_true_is_not_left_out(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(result_files, "write_best", no_font)
     with pytest.raises(RuntimeError, match="no font"):
         driver.run(request, "again", quiet=True)
+
+
+def test_a_result_that_cannot_be_written_takes_no_summary_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The summary is shown and kept; the status and one line say what is missing."""
+
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "results.parquet")
+
+    replace_ray(monkeypatch, MadeUp())
+    monkeypatch.setattr(result_files, "write_results", denied)
+    with pytest.raises(UserError, match=r"results.parquet: Permission denied") as caught:
+        driver.run(four_trials(tmp_path), "again", quiet=True)
+    assert (caught.value.status, caught.value.repeat) == (5, True)
+    shown = capsys.readouterr().out
+    kept = (tmp_path / "s" / "summary.txt").read_text()
+    for text in (shown, kept):
+        assert "best proposed: trial 3" in text
+        assert "4 trials (4 completed)" in text
+
+
+def test_a_summary_that_cannot_be_kept_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace_ray(monkeypatch, MadeUp())
+    monkeypatch.setattr(last_screen, "write_atomic", no_font)
+    assert driver.run(four_trials(tmp_path), "again", quiet=True) == 0
+    shown = capsys.readouterr()
+    assert "best proposed: trial 3" in shown.out
+    assert "summary.txt" not in shown.out
+    assert "could not write summary.txt (RuntimeError: no font)" in shown.err

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from meanflow_tune.report import live
 from meanflow_tune.report.live import View
+from meanflow_tune.report.safe_console import SafeConsole
 
 
 class Closed(io.StringIO):
@@ -50,3 +51,32 @@ def test_a_closed_output_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         view.state["done"] = {"completed": 1}
         view.beat()
         view.error("no space left")
+
+
+def test_a_part_that_rich_cannot_render_fails_as_one_that_cannot_be_drawn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rich renders in a thread of its own, whose end would be a traceback and a frozen view."""
+    file = io.StringIO()
+    console = SafeConsole(file=file, force_terminal=True, width=80, height=24)
+    monkeypatch.setattr(live, "make_console", lambda: console)
+    monkeypatch.setattr(View, "_lines", no_font)
+    with View() as view:
+        view.state |= {"study": "s", "total": 3}
+        view.event("trial 0 started")
+    assert capsys.readouterr().err.count("could not draw the live view") == 1
+    assert "trial 0 started" in file.getvalue()
+
+
+def test_a_low_terminal_shows_as_many_trials_as_it_has_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    console = SafeConsole(file=io.StringIO(), force_terminal=True, width=80, height=12)
+    monkeypatch.setattr(live, "make_console", lambda: console)
+    view = View()
+    rows = [{"name": f"trial {n}", "what": "proposed", "phase": "train"} for n in range(40)]
+    view.state |= {"study": "s", "total": 64, "running": rows, "best": "b", "forecast": "f"}
+    lines = ["".join(part.text for part in line) for line in view._draw()._content]
+    assert len(lines) < 12
+    assert lines[0].startswith("s  0/64 trials")
+    assert lines[-2:] == ["and 34 more", "f"]
