@@ -31,7 +31,8 @@ tune: setup
 	@$(BIN)/python scripts/tune.py $(ARGS)
 
 ui: setup
-	@$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db --host 127.0.0.1 --port 5000
+	@$(BIN)/python -m meanflow_tune.tracking.pages runs/mlflow.db http://127.0.0.1:5000
+	@$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db --host 127.0.0.1 --port 5000 --workers 1
 
 test: setup
 	@$(BIN)/python -m pytest $(PARALLEL)

@@ -15,14 +15,15 @@ from meanflow_tune.cluster.errors import ClusterError
 from meanflow_tune.cluster.runner import Runner
 from meanflow_tune.cluster.session import check_reachable
 from meanflow_tune.cluster.signals import AnyOf, Interrupt
-from meanflow_tune.driver import tracking
+from meanflow_tune.driver import search_tracking, tracking
+from meanflow_tune.driver.kept_models import remove_others
 from meanflow_tune.driver.resume import prepare_study, put_aside
-from meanflow_tune.driver.stage import Stage, submit
+from meanflow_tune.driver.stage import Stage
 from meanflow_tune.driver.status_writer import StatusWriter
 from meanflow_tune.driver.user_requests import UserRequests
 from meanflow_tune.files import OnlyShown, WaitForSpace, is_full
 from meanflow_tune.plan import confirm
-from meanflow_tune.plan.findings import Findings, find, implausible_trials
+from meanflow_tune.plan.findings import Findings, find
 from meanflow_tune.plan.insight import insight_of
 from meanflow_tune.plan.plan import Plan, make_plan
 from meanflow_tune.plan.request import (
@@ -40,7 +41,6 @@ from meanflow_tune.report.answer import Answer, answer
 from meanflow_tune.report.last_screen import show_last_screen
 from meanflow_tune.report.live import View
 from meanflow_tune.report.result_files import write_files
-from meanflow_tune.search.analysis.plausibility import marks
 from meanflow_tune.search.errors import (
     LeaseLost,
     SearchStopped,
@@ -59,7 +59,7 @@ from meanflow_tune.search.study.ledger import Ledger
 from meanflow_tune.search.study.relocate import open_study
 from meanflow_tune.tracking.mlflow_sink import MlflowSink
 from meanflow_tune.tracking.outbox import Outbox
-from meanflow_tune.tracking.replay import Replayer, Sink
+from meanflow_tune.tracking.replay import Sink
 from meanflow_tune.training import job
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,8 @@ class Driver:
         given = plan.request.storage, plan.request.tracking_uri, lease.check, view.event
         mlflow = partial(MlflowSink, *given)
         self._make_sink: Callable[[], Sink] = make_sink or mlflow
-        train = partial(job.run_job, cache=str(self.request.teachers), fence=check_epoch)
+        teachers, system = str(self.request.teachers), self.request.system_metrics
+        train = partial(job.run_job, cache=teachers, fence=check_epoch, system_metrics=system)
         self._run_job: RunJob = run_job or train
         self.stages: list[Stage] = []
         self.user_requests = UserRequests(plan, view.event)
@@ -168,7 +169,7 @@ class Driver:
         if note := independent_note(self.request.sampler, self.plan.independent):
             self.view.event(note)
         search = self.open_search(self.make_ledger(), stack)
-        search.tracker.search_started(self.manifest.facts())
+        search_tracking.begin(self.plan, search, self.manifest)
         search.catch_up()
         search.handle_requests()
         return search
@@ -236,11 +237,17 @@ class Driver:
         stack: ExitStack,
     ) -> Stage:
         folder.mkdir(parents=True, exist_ok=True)
-        outbox = Outbox(folder, self.lease.check, self.write_policy)
-        replayer = Replayer(outbox, self._make_sink(), say=self.view.error)
-        stack.enter_context(replayer)
-        given = name, ledger, outbox, replayer, self.view, self.background, label, total
-        stage = Stage(*given, self.interrupt, self.write_policy)
+        if not self.stages:
+            say, policy = self.view.error, self.write_policy
+            outbox = Outbox(folder, self.lease.check, policy)
+            self._tracking = search_tracking.SearchTracking(
+                self.plan, outbox, self._make_sink(), self.command, say
+            )
+            stack.enter_context(self._tracking.replayer)
+        tracked = self._tracking
+        known = name, ledger, tracked.outbox, tracked.replayer, self.view, self.background, label
+        rest = total, self.interrupt, self.write_policy, tracked.tracker, tracked.model_of
+        stage = Stage(*known, *rest)
         self.stages.append(stage)
         # Also while the confirmation runs: they are about the search.
         stage.handle_requests = partial(self.stages[0].apply_requests, self.user_requests)
@@ -254,7 +261,6 @@ class Driver:
         folder = self.request.folder / "confirm"
         ledger, total = found
         stage = self._stage(self._confirm_name, folder, ledger, "confirmation", total, stack)
-        stage.tracker.search_started({"study": self._confirm_name, "confirms": self.request.study})
         stage.catch_up()
         return stage
 
@@ -343,20 +349,17 @@ class Driver:
         state = "failed"
         if stopped is None and (interrupted or completed):
             state = "interrupted" if interrupted else "completed"
-        facts = {"status": state, **findings.facts(self.plan.objectives)}
-        for stage in self.stages if not interrupted else ():
-            known = marks(implausible_trials(stage.ledger.records(), self.plan.objectives))
-            submit(self.background, stage.tracker.settled, stage.ledger.records(), known)
-        submit(self.background, search.tracker.search_ended, facts, files, findings.figures())
-        for stage in self.stages[1:]:
-            submit(self.background, stage.tracker.search_ended, {"status": state})
+        told = self.plan, self.stages, findings, answered, files, state, self.command
+        self.shown("describe the search in MLflow", partial(search_tracking.end, *told), None)
         self.background.shutdown(wait=True)
         self.status.end()
         self.view.close()  # it would wrap the commands that follow
-        for stage in self.stages if not interrupted else ():
-            stage.replayer.audit()
+        if not interrupted:
+            self._tracking.replayer.audit()
         self.drain(5.0 if interrupted else DRAIN_SECONDS)
         self.status.end()  # again, with what MLflow got and refused meanwhile
+        if state == "completed" and search.exhausted() and not self._tracking.waits():
+            remove_others(self.request, findings)  # nothing that waits for MLflow names them
         if interrupted:
             self.view.error(f"\nInterrupted; nothing was lost. Resume with:\n  {self.command}")
             return EXIT_INTERRUPTED
@@ -364,7 +367,7 @@ class Driver:
             return EXIT_ALL_FAILED
         note = "" if search.exhausted() else self.time_budget.note
         given = self.plan, findings, answered, files, self.command, note, self.shown
-        show_last_screen(self.view.console, *given)
+        show_last_screen(self.view.console, *given, self._tracking.page())
         if self._unwritten is not None:
             raise self._unwritten
         return EXIT_OK if completed else EXIT_ALL_FAILED

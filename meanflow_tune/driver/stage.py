@@ -47,7 +47,7 @@ class Stage:
     """A study with its tracking: the search itself, or its confirmation. Answers Ray Tune.
 
     Called in Tune's loop, so nothing here waits for a network or draws a picture. label: what the view
-    calls a trial; total: how many there will be.
+    calls a trial; total: how many there will be; logged: a trial's model that is logged when it ends.
     """
 
     def __init__(
@@ -62,9 +62,12 @@ class Stage:
         total: int,
         interrupt: Interrupt,
         space: WaitForSpace,
+        tracker: Tracker | None = None,
+        logged: Callable[[TrialRecord], Path | None] = model_of,
     ) -> None:
         self.name, self.ledger, self.view = name, ledger, view
-        self.tracker = Tracker(outbox, name)
+        self.tracker = Tracker(outbox, name) if tracker is None else tracker
+        self._logged = logged
         self.replayer = replayer
         self.background = background
         self._label = label
@@ -82,7 +85,7 @@ class Stage:
 
     def catch_up(self) -> None:
         """Send tracking what a killed driver did not; missing pictures are drawn again."""
-        self.tracker.catch_up(self.ledger.records(), model_of, self._drawn)
+        self.tracker.catch_up(self.ledger.records(), self._logged, self._drawn)
 
     def next_job(self) -> Job | None:
         """The next trial, unfinished ones of an earlier driver first; None when there is none now."""
@@ -214,7 +217,7 @@ class Stage:
 
     def _track_end(self, record: TrialRecord, outcome: Outcome) -> None:
         # In the background thread, so that it comes after the last report.
-        submit(self.background, self.tracker.ended, record, outcome, model_of(record))
+        submit(self.background, self.tracker.ended, record, outcome, self._logged(record))
 
     def _track_report(self, record: TrialRecord, report: Report) -> None:
         try:

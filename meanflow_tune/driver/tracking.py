@@ -44,7 +44,7 @@ def check_tracking(request: SearchRequest) -> str:
 def tracking_lines(stages: Iterable[Stage]) -> list[str]:
     """What waits for MLflow because of an error, and what it refused, over all drivers of the study."""
     lines: list[str] = []
-    for stage in stages:
+    for stage in _tracked(stages):
         status = stage.replayer.status()
         waiting = status.pending + status.repairs
         if status.error is not None and status.failing_since is not None:
@@ -61,7 +61,7 @@ def drain(stages: Iterable[Stage], view: View, seconds: float, command: str) -> 
     command: that sends what is left.
     """
     deadline = time.monotonic() + seconds
-    for stage in stages:
+    for stage in _tracked(stages):
         replayer = stage.replayer
         if replayer.drain(0.5):
             view.event(f"sending the remaining events to MLflow ({stage.name})")
@@ -86,6 +86,14 @@ def drain(stages: Iterable[Stage], view: View, seconds: float, command: str) -> 
 
 def say_refused(stages: Iterable[Stage], view: View) -> None:
     """Print what MLflow refused, at the end of a command."""
-    for stage in stages:
+    for stage in _tracked(stages):
         for line in stage.replayer.rejections.lines(stage.name):
             view.error(line)
+
+
+def _tracked(stages: Iterable[Stage]) -> list[Stage]:
+    """One stage per outbox: a confirmation shares that of its search."""
+    found: dict[int, Stage] = {}
+    for stage in stages:
+        found.setdefault(id(stage.replayer), stage)
+    return list(found.values())

@@ -140,6 +140,10 @@ class SearchRequest(Settings):
         None
     )
     """an MLflow server (default: MLFLOW_TRACKING_URI, else DIR/mlflow.db)"""
+    keep_models: Annotated[str, Option(KEEP, "all|best:N|none")] = "all"
+    """whose models MLflow logs and the disk keeps; what best.json and the registry need always stays"""
+    system_metrics: Annotated[bool, Option(KEEP)] = False
+    """log the use of processor, memory and GPU while trials train"""
     resume: Annotated[Literal["auto", "must", "fresh"], Option(KEEP)] = "auto"
     """auto: resume where there is a study; must: refuse to start a new one; fresh: put the old study aside"""
     on_end: Annotated[str | None, Option(KEEP, "COMMAND")] = Field(
@@ -160,6 +164,19 @@ class SearchRequest(Settings):
                 "must start with a letter or digit and contain only letters, digits, '.', '_' and '-'"
             )
         return name
+
+    @field_validator("keep_models")
+    @classmethod
+    def _check_keep_models(cls, text: str) -> str:
+        if text not in ("all", "none") and not re.fullmatch(r"best:[1-9][0-9]{0,5}", text):
+            raise ValueError("must be all, none or best:N, such as best:5")
+        return text
+
+    @property
+    def best_models(self) -> int | None:
+        """How many of the best trials keep their models; None: all."""
+        count = self.keep_models.partition(":")[2] or "0"
+        return None if self.keep_models == "all" else int(count)
 
     @property
     def folder(self) -> Path:

@@ -89,5 +89,16 @@ def mlflow_command(uri: str) -> str:
     """The command that shows a database of MLflow in a browser."""
     program = Path(sys.executable).with_name("mlflow")
     return shlex.join(
-        [str(program), "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", "5000"]
+        [
+            str(program),
+            "ui",
+            "--backend-store-uri",
+            uri,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "5000",
+            "--workers",
+            "1",
+        ]
     )

@@ -28,18 +28,19 @@ def show_last_screen(
     command: str,
     note: str,
     shown: OnlyShown,
+    page: str | None = None,
 ) -> None:
     """Print the summary and what to do next, and keep both as summary.txt: a terminal may be gone.
 
     answered: the answer in words, None where it could not be made; files: what was written; command:
-    resumes the search; note: a line between the two, or "".
+    resumes the search; note: a line between the two, or ""; page: the study's in MLflow.
     """
     kept = plan.request.folder / SUMMARY
     text = io.StringIO()
     to_file = make_console(text, FILE_WIDTH)
     to_file.print(f"written {time.strftime('%Y-%m-%d %H:%M:%S')}")
     listed = [*files, kept]
-    _show(to_file, plan, findings, answered, listed, command, note, shown)
+    _show(to_file, plan, findings, answered, listed, command, note, shown, page)
 
     def write() -> bool:
         write_atomic(kept, text.getvalue())
@@ -47,7 +48,7 @@ def show_last_screen(
 
     if not shown(f"write {SUMMARY}", write, False):
         listed.remove(kept)
-    _show(console, plan, findings, answered, listed, command, note, shown)
+    _show(console, plan, findings, answered, listed, command, note, shown, page)
 
 
 def _show(
@@ -59,10 +60,11 @@ def _show(
     command: str,
     note: str,
     shown: OnlyShown,
+    page: str | None,
 ) -> None:
     shown("show the summary", partial(summary.show, console, plan, findings, answered, shown), None)
     if note:
         shown("show the summary", partial(console.print, note), None)
     next_step = answered.next_step if answered is not None else None
-    places = partial(summary.show_places, console, plan.request, files, command, next_step)
+    places = partial(summary.show_places, console, plan.request, files, command, next_step, page)
     shown("show where the results are", places, None)

@@ -31,6 +31,7 @@ from meanflow_tune.search.analysis.plausibility import explain
 from meanflow_tune.search.objectives import Objectives
 
 FEW_ROWS = 2  # of the final table, which the table of the answer shows as well
+LOCAL_SERVER = "http://127.0.0.1:5000"
 
 
 def show(
@@ -99,8 +100,12 @@ def show_places(
     files: Sequence[Path],
     command: str,
     next_step: tuple[str, str] | None = None,
+    page: str | None = None,
 ) -> None:
-    """Where the files are, and the exact commands to continue with. next_step: of the answer."""
+    """Where the files are, and the exact commands to continue with.
+
+    next_step: of the answer; page: the study's in MLflow.
+    """
     uri = hide_password(request.mlflow_uri)
     console.print("\nResults:")
     for path in files:
@@ -108,7 +113,7 @@ def show_places(
     console.print(f"  {request.folder / 'trials'}: checkpoints, samples and models", soft_wrap=True)
     console.print("\nNext steps:")
     lines = [
-        ("compare in MLflow", f"open {uri}" if uri.startswith("http") else mlflow_command(uri)),
+        ("compare in MLflow", _in_mlflow(uri, page)),
         ("resume or repeat this report", command),
         ("extend the search", extended(command, request.trials + max(4, request.trials // 2))),
     ]
@@ -122,3 +127,10 @@ def show_places(
         lines.append(("train the leader's configuration alone", train))
     for what, line in lines:
         console.print(f"  {what}:\n    {line}", soft_wrap=True)
+
+
+def _in_mlflow(uri: str, page: str | None) -> str:
+    """How to open the study there: sorted by the objective, with the columns and charts of a search."""
+    if uri.startswith("http"):
+        return f"open {page or uri}"
+    return mlflow_command(uri) + (f"\n    then open {page}" if page else "")

@@ -3,13 +3,22 @@
 Events carry everything that a replay needs; it depends only on them and on the files they name.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from meanflow_tune.config.overrides import flatten
 from meanflow_tune.records import Job, Outcome, Report, TrialRecord
 from meanflow_tune.tracking.outbox import Outbox
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What all runs of a search share. tags: of its source; datasets: name, digest, context and so on."""
+
+    tags: Mapping[str, str] = field(default_factory=dict)
+    datasets: Sequence[Mapping[str, Any]] = ()
 
 
 class Tracker:
@@ -19,13 +28,20 @@ class Tracker:
     Records of a sibling study, `NAME/confirm`, become runs of the same search: `confirm/3`.
     """
 
-    def __init__(self, outbox: Outbox, study: str) -> None:
+    def __init__(self, outbox: Outbox, study: str, origin: Origin | None = None) -> None:
         self._outbox = outbox
         self._study = study
+        self._origin = Origin() if origin is None else origin
 
-    def search_started(self, facts: Mapping[str, Any]) -> None:
-        """facts: what describes the search: space, goal, objective, sampler, seed, code hash."""
-        self._put("search_started", facts=flatten(facts))
+    def search_started(
+        self, facts: Mapping[str, Any], view: Mapping[str, Any] | None = None
+    ) -> None:
+        """facts: what defines the search: space, goal, objective, sampler, seeds, budget and so on.
+
+        view: what the table of runs shows first, see `runs_view.view_state`.
+        """
+        source, first = dict(self._origin.tags), dict(view or {})
+        self._put("search_started", facts=flatten(facts), source=source, view=first)
 
     def trial_started(self, job: Job, record: TrialRecord) -> None:
         """A trial was handed out, for the first time or again."""
@@ -43,6 +59,8 @@ class Tracker:
             config=config,
             params=record.params,
             started=record.started,
+            source=dict(self._origin.tags),
+            datasets=[dict(each) for each in self._origin.datasets],
         )
 
     def reported(self, record: TrialRecord, report: Report) -> None:
@@ -60,16 +78,18 @@ class Tracker:
             record,
             rung=rung + 1,
             value=values[0] if len(values) == 1 else None,
+            values=list(values),
             decision=record.decisions[rung] if rung < len(record.decisions) else None,
             report=report.to_dict(),
         )
 
     def paused(self, record: TrialRecord) -> None:
         """A trial waits at a rung, and may resume later."""
-        self._put("trial_paused", _paused_key(record), record)
+        about = {"seconds": _seconds(record), "images": record.reports[-1].images}
+        self._put("trial_paused", _paused_key(record), record, **about)
 
     def ended(self, record: TrialRecord, outcome: Outcome, model: Path | None = None) -> None:
-        """A trial ended. model: the folder made by `export_student`, logged once for the run."""
+        """A trial ended. model: the folder made by `export_student`, see `exported`."""
         if outcome.status in ("running", "paused"):
             raise ValueError(
                 f"Trial {record.number} has not ended: its outcome is {outcome.status!r}."
@@ -81,24 +101,47 @@ class Tracker:
             status=outcome.status,
             reason=outcome.reason,
             ended=record.ended,
+            seconds=_seconds(record),
             images=record.reports[-1].images if record.reports else 0,
-            model=str(Path(model).resolve()) if model is not None else None,
+            model=None,
+        )
+        if model is not None:
+            self.exported(record, model)
+
+    def exported(self, record: TrialRecord, model: Path) -> None:
+        """A completed trial's student, in a folder made by `export_student`, is logged once for its run."""
+        last = record.reports[-1] if record.reports else None
+        self._put(
+            "model_exported",
+            _model_key(record),
+            record,
+            model=str(Path(model).resolve()),
+            images=last.images if last is not None else 0,
+            objective=record.value,
+            report=last.to_dict() if last is not None else None,
+            datasets=[dict(each) for each in self._origin.datasets],
         )
 
     def settled(
-        self, records: Iterable[TrialRecord], implausible: Mapping[int, str] | None = None
+        self,
+        records: Iterable[TrialRecord],
+        implausible: Mapping[int, str] | None = None,
+        verdicts: Mapping[int, str] | None = None,
     ) -> None:
-        """The state of each ended trial, at the end of a search, in one event; see `mlflow_sink`.
+        """The state of each ended trial, at the end of a search, in one event; see `run_tree`.
 
-        implausible: trial -> why its objective shows that its training failed.
+        implausible: trial -> why its objective shows that its training failed. verdicts: trial -> what
+        its seeds say against the reference, see `plan.verdicts`.
         """
-        marks = implausible or {}
+        marks, judged = implausible or {}, verdicts or {}
         trials = {
             self._trial(record): {
                 "tags": _standing(record),
                 "ended": record.ended,
                 "objective": record.value,
                 "implausible": marks.get(record.number),
+                "verdict": judged.get(record.number),
+                "seconds": _seconds(record),
             }
             for record in records
             if record.status not in ("running", "paused")
@@ -110,11 +153,12 @@ class Tracker:
         summary: Mapping[str, Any],
         files: Iterable[Path] = (),
         metrics: Mapping[str, float] | None = None,
+        description: str = "",
     ) -> None:
         """The driver stops. summary["status"]: completed, interrupted or failed; the rest are tags.
 
         files: results to keep with the search (the tables, best.json, best.png); metrics: of the search's
-        own run.
+        own run; description: of it, Markdown.
         """
         status = summary.get("status")
         if status not in ("completed", "interrupted", "failed"):
@@ -123,7 +167,17 @@ class Tracker:
             )
         paths = [str(Path(file).resolve()) for file in files]
         figures = dict(metrics or {})
-        self._put("search_ended", summary=flatten(summary), files=paths, metrics=figures)
+        self._put(
+            "search_ended",
+            summary=flatten(summary),
+            files=paths,
+            metrics=figures,
+            description=description,
+        )
+
+    def registered(self, entry: Mapping[str, Any]) -> None:
+        """Models of this search enter the registry; entry: see `plan.registration`."""
+        self._put("models_registered", **entry)
 
     def catch_up(
         self,
@@ -145,8 +199,9 @@ class Tracker:
                     self.reported(record, with_pictures(record, report))
             if record.status == "paused" and not told(_paused_key(record)):
                 self.paused(record)
-            ended = record.status not in ("running", "paused")
-            if ended and not told(_key(record, "ended")):
+            if record.status in ("running", "paused"):
+                continue
+            if not told(_key(record, "ended")):
                 self.ended(record, Outcome(record.status, record.reason), model_of(record))
 
     def _trial(self, record: TrialRecord) -> str:
@@ -177,6 +232,15 @@ def _standing(record: TrialRecord) -> dict[str, Any]:
 
 def _key(record: TrialRecord, place: str) -> str:
     return f"{record.study}/{record.number}/{place}"
+
+
+def _model_key(record: TrialRecord) -> str:
+    return _key(record, "model")
+
+
+def _seconds(record: TrialRecord) -> float | None:
+    """Of training in the trial's own run; None before its first rung."""
+    return record.reports[-1].cost.get("wall_seconds") if record.reports else None
 
 
 def _reported_key(record: TrialRecord, report: Report) -> str:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
 
-NAME = "student"
 DATA = "data/student"  # of the export, in a model's folder
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "pydantic", "safetensors", "torch")
 
@@ -37,23 +36,24 @@ def log_student(
     experiment: str,
     run: str,
     tags: Mapping[str, str],
+    name: str,
     folder: Path,
     step: int,
 ) -> str:
     """Log the student of a run once and return the model's id; an incomplete one is completed.
 
-    folder: made by `export_student`; step: images seen. Raises FileNotFoundError if it is incomplete.
+    tags: by which it is found again, whatever its name; name: of a new one; folder: made by
+    `export_student`; step: images seen. Raises FileNotFoundError if it is incomplete.
     """
     from mlflow.entities import LoggedModelOutput
 
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is missing: the student was not exported.")
-    found = client.search_logged_models([experiment], f"source_run_id = '{run}'")
-    model = next((model for model in found if model.name == NAME), None)
+    for part in (CONFIG, WEIGHTS):
+        if not (folder / part).is_file():
+            raise FileNotFoundError(f"{folder / part} is missing: the student was not exported.")
+    model = logged_model(client, experiment, tags, run)
     if model is None:
         model = client.create_logged_model(
-            experiment, name=NAME, source_run_id=run, tags=dict(tags)
+            experiment, name=name, source_run_id=run, tags=dict(tags)
         )
     if model.status != "READY":
         with tempfile.TemporaryDirectory() as place:
@@ -66,6 +66,16 @@ def log_student(
     if model.model_id not in linked:
         client.log_outputs(run, [LoggedModelOutput(model.model_id, step)])
     return str(model.model_id)
+
+
+def logged_model(
+    client: "MlflowClient", experiment: str, tags: Mapping[str, str], run: str | None = None
+) -> "LoggedModel | None":
+    """The model with these tags, of this run if one is named; None where there is none."""
+    wanted = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
+    wanted += [f"source_run_id = '{run}'"] if run is not None else []
+    found = client.search_logged_models([experiment], " AND ".join(wanted))
+    return next(iter(found), None)
 
 
 def save_student(folder: Path, target: Path, model: "LoggedModel | None", run: str | None) -> None:
@@ -138,7 +148,7 @@ def _location(client: "MlflowClient", uri: str) -> str:
     name, _, rest = path.rpartition("@" if kind == "models" and "@" in path else "/")
     if not name or not rest:
         raise ModelUnavailable(
-            f"{uri}: must be models:/m-ID, models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN/{NAME}."
+            f"{uri}: must be models:/m-ID, models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN/NAME."
         )
     if kind == "models":
         version = client.get_model_version_by_alias(name, rest).version if "@" in path else rest

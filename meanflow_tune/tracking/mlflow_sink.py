@@ -28,6 +28,7 @@ from meanflow_tune.tracking.outbox import Event
 from meanflow_tune.tracking.replay import Audit, Rejected
 from meanflow_tune.tracking.run_names import milliseconds
 from meanflow_tune.tracking.run_tree import PAGE, RunTree
+from meanflow_tune.tracking.runs_view import runs_page
 from meanflow_tune.tracking.tracking_uri import sqlite_path
 
 if TYPE_CHECKING:
@@ -85,6 +86,11 @@ class MlflowSink:
         self._receipts: dict[str, set[str]] = {}
         tree = RunTree(storage, self._client, self._experiment, self._run, self._forget)
         self._handlers: dict[str, Callable[[Event, dict[str, Any]], None]] = tree.handlers
+
+    def page(self, study: str, server: str) -> str | None:
+        """The link to a study's runs; None before its first event was applied."""
+        number = self._experiments.get(study)
+        return runs_page(number, server) if number is not None else None
 
     def apply(self, event: Event) -> None:
         """Write one event. Raises Rejected for what no retry helps against now, anything else to retry."""

@@ -93,6 +93,12 @@ def batches(entities: Sequence[T], most: int) -> Iterator[Sequence[T]]:
         yield part
 
 
+def model_name(study: str, trial: str) -> str:
+    """`second_order-trial-00029`; MLflow refuses dots in it, so those of a study become `_`."""
+    *part, number = trial.split("/")
+    return "-".join([re.sub(r"[^\w\-]", "_", study), *(part or ["trial"]), f"{int(number):05d}"])
+
+
 def run_name(trial: str, baseline: str | None) -> str:
     """`trial 00007 backward`; the number is zero-padded, so that names sort."""
     *part, number = trial.split("/")

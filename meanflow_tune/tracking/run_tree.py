@@ -6,27 +6,38 @@ suspended during a write, and wakes after another took over, still completes tha
 or doubled is corrected when the search ends (`trials_settled`).
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from meanflow_tune.config.overrides import flatten
+from meanflow_tune.curves import CURVE, CurvePoint, read_curve
 from meanflow_tune.tracking.mlflow_store import current_path
 from meanflow_tune.tracking.outbox import Event
-from meanflow_tune.tracking.run_names import milliseconds, run_name, tag_texts
+from meanflow_tune.tracking.registry import Registry
+from meanflow_tune.tracking.run_names import milliseconds, model_name, run_name, tag_texts
 from meanflow_tune.tracking.run_writer import RunWriter
+from meanflow_tune.tracking.runs_view import VIEW_TAG, view_state
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+log = logging.getLogger(__name__)
+HELD_OUT = "held_out"  # the context of the data that metrics compare with
 SEARCH_TAG = "meanflow_tune.search"
 TRIAL_TAG = "meanflow_tune.trial"
 IMPLAUSIBLE_TAG = "implausible"  # of a completed trial whose training failed: in what way
 REPEAT_TAG = "meanflow_tune.repeat"
+VERDICT_TAG = "verdict"  # of fresh or further seeds against the reference
+NOTE_TAG = "mlflow.note.content"
+MARKS = {"implausible": IMPLAUSIBLE_TAG, "verdict": VERDICT_TAG}
 PAGE = 1000  # runs per answer
+# What was stopped at a rung is no failure; its tag `state` says that it was stopped.
 RUN_STATUS = {
     "completed": "FINISHED",
-    "pruned": "KILLED",
+    "pruned": "FINISHED",
+    "paused": "FINISHED",
     "interrupted": "KILLED",
     "diverged": "FAILED",
     "out_of_memory": "FAILED",
@@ -67,6 +78,8 @@ class RunTree:
             "repeated": self._repeated,
             "trial_paused": self._trial_paused,
             "trial_ended": self._trial_ended,
+            "model_exported": self._model_exported,
+            "models_registered": Registry(client, self._model_of).apply,
             "trials_settled": self._trials_settled,
             "search_ended": self._search_ended,
         }
@@ -85,17 +98,30 @@ class RunTree:
         return self._find(p["study"], TRIAL_TAG, f"{p['uid']}/{p['trial']}", start, tags)
 
     def _search_started(self, event: Event, p: dict[str, Any]) -> None:
-        run = self._search_run(event, p)
-        self._write.tag(run, {"state": "running", **p["facts"]})
+        run, facts = self._search_run(event, p), p["facts"]
+        words = {name: facts[name] for name in ("goal", "objective", "space") if name in facts}
+        self._write.tag(run, {"state": "running", **words, **p.get("source", {})})
+        self._write.settings(run, facts)
+        experiment = self._experiment(p["study"])
+        if facts.get("goal"):
+            note = (
+                f"**{p['study']}**: {facts['goal']}\n\nThe run of this name describes the search."
+            )
+            self._client().set_experiment_tag(experiment, NOTE_TAG, note)
+        if p.get("view"):
+            self._client().set_experiment_tag(experiment, VIEW_TAG, view_state(p["view"]))
         # A search that is resumed after its end is the same run again.
         self._client().update_run(run, status="RUNNING")
 
     def _trial_started(self, event: Event, p: dict[str, Any]) -> None:
         run = self._trial_run(event, p)
         self._write.params(run, trial_params(p))
+        self._write.datasets(run, p.get("datasets", ()))
         if not any(file.path == "config.json" for file in self._client().list_artifacts(run)):
             self._client().log_dict(run, p["config"], "config.json")
-        tags = {"attempt": p["attempt"], "state": "running", "rung": 0}
+        if p["attempt"]:  # after a pause, which ended the run
+            self._client().update_run(run, status="RUNNING")
+        tags = {"attempt": p["attempt"], "state": "running", "rung": 0, **p.get("source", {})}
         if p.get("origin"):  # which events of earlier revisions lack
             tags["kind"] = p["origin"]
         if p.get("terms"):  # changes of code, space or data were accepted
@@ -106,7 +132,8 @@ class RunTree:
         run = self._trial_run(event, p)
         tags = {"rung": p["rung"], "images": p["report"]["images"]}
         decision = p.get("decision")
-        self._report(run, p, p["value"], tags | ({"decision": decision} if decision else {}))
+        more = {"decision": decision} if decision else {}
+        self._report(run, p, p["value"], tags | more)
 
     def _repeated(self, event: Event, p: dict[str, Any]) -> None:
         """A run below the trial's, so that its metrics stay apart from those of the trial's own seed."""
@@ -117,14 +144,17 @@ class RunTree:
             "repeat": str(repeat),
         }
         name = f"{p['uid']}/{p['trial']}/{repeat}"
-        run = self._find(p["study"], REPEAT_TAG, name, event.time, tags)
+        end, seconds = p["report"]["time"], p["report"]["cost"].get("wall_seconds", 0.0)
+        run = self._find(p["study"], REPEAT_TAG, name, end - seconds, tags)
         try:
             self._report(run, p, None, {"state": "completed"})
         finally:  # also if a picture is rejected
-            self._write.end(run, "FINISHED", p["report"]["time"])
+            self._write.end(run, "FINISHED", end)
 
     def _trial_paused(self, event: Event, p: dict[str, Any]) -> None:
-        self._write.tag(self._trial_run(event, p), {"state": "paused"})
+        run = self._trial_run(event, p)
+        self._write.tag(run, {"state": "paused"})
+        self._write.end(run, RUN_STATUS["paused"], event.time, p.get("seconds"))
 
     def _report(
         self, run: str, p: Mapping[str, Any], value: float | None, tags: dict[str, Any]
@@ -134,22 +164,41 @@ class RunTree:
         missing = self._write.metrics(run, report_metrics(p, value), at, step)
         self._write.tag(run, tags | ({"not_finite": ", ".join(missing)} if missing else {}))
         for name, path in report["artifacts"].items():
+            if name == CURVE:
+                self._write.curve(run, _points(self._place(p, path)))
             if path.endswith(".png"):
                 self._write.picture(run, name, self._place(p, path), step, at)
 
     def _trial_ended(self, event: Event, p: dict[str, Any]) -> None:
-        from meanflow_tune.tracking.logged_model import log_student
-
         run = self._trial_run(event, p)
         self._write.tag(
             run, {"state": p["status"]} | ({"reason": p["reason"]} if p["reason"] else {})
         )
-        if p["model"] is not None:
-            tags = {TRIAL_TAG: f"{p['uid']}/{p['trial']}"}
-            experiment = self._experiment(p["study"])
-            folder = self._place(p, p["model"])
-            log_student(self._client(), experiment, run, tags, folder, p["images"])
-        self._write.end(run, RUN_STATUS[p["status"]], p["ended"] or event.time)
+        if p["model"] is not None:  # an event of an earlier revision
+            self._model_exported(event, p)
+        self._write.end(run, RUN_STATUS[p["status"]], p["ended"] or event.time, p.get("seconds"))
+
+    def _model_exported(self, event: Event, p: dict[str, Any]) -> None:
+        """Log the student, and give it the metrics of its trial's last rung on the held-out data."""
+        from meanflow_tune.tracking.logged_model import log_student
+
+        run, experiment = self._trial_run(event, p), self._experiment(p["study"])
+        tags = {TRIAL_TAG: f"{p['uid']}/{p['trial']}"}
+        name, folder = model_name(p["study"], p["trial"]), self._place(p, p["model"])
+        model = log_student(self._client(), experiment, run, tags, name, folder, p["images"])
+        report = p.get("report")
+        if report is not None:
+            held_out = [each for each in p["datasets"] if each["context"] == HELD_OUT]
+            values = {**report["metrics"]}
+            values |= {"objective": p["objective"]} if p["objective"] is not None else {}
+            at, step = milliseconds(report["time"]), report["images"]
+            self._write.model_metrics(run, model, values, at, step, held_out)
+
+    def _model_of(self, study: str, uid: str, trial: str) -> Any:
+        """The logged model of a trial; None where it has none."""
+        from meanflow_tune.tracking.logged_model import logged_model
+
+        return logged_model(self._client(), self._experiment(study), {TRIAL_TAG: f"{uid}/{trial}"})
 
     def _trials_settled(self, event: Event, p: dict[str, Any]) -> None:
         """Ended trials as the study has them, one run each, whatever a suspended driver wrote late.
@@ -168,22 +217,33 @@ class RunTree:
             for run in doubled:
                 self._client().delete_run(run.info.run_id)
                 self._forget(p["study"], value)
-            told = p["trials"].get(value.partition("/")[2]) if tag == TRIAL_TAG else None
-            if told is None:
+            trial = value.partition("/")[2]
+            told = p["trials"].get(trial.rpartition("/")[0] if tag == REPEAT_TAG else trial)
+            if told is None or tag == SEARCH_TAG:
                 continue
-            mark = told.get("implausible")  # which events of earlier revisions lack
-            if mark is None and IMPLAUSIBLE_TAG in kept.data.tags:
-                self._client().delete_tag(kept.info.run_id, IMPLAUSIBLE_TAG)
-            tags = tag_texts(told["tags"] | ({IMPLAUSIBLE_TAG: mark} if mark is not None else {}))
-            if not tags.items() <= kept.data.tags.items():
-                self._write.tag(kept.info.run_id, tags)
+            if tag == REPEAT_TAG:
+                self._mark(kept, {"verdict": told.get("verdict")})
+                continue
+            self._mark(kept, told, told["tags"])
             status = RUN_STATUS[told["tags"]["state"]]
             if kept.info.status != status:
-                self._write.end(kept.info.run_id, status, told["ended"] or event.time)
+                ended = told["ended"] or event.time
+                self._write.end(kept.info.run_id, status, ended, told.get("seconds"))
             value = told["objective"]
             if value is not None and kept.data.metrics.get("objective") not in (None, value):
                 at, step = milliseconds(event.time), told["tags"]["images"]
                 self._client().log_metric(kept.info.run_id, "objective", value, at, step)
+
+    def _mark(self, run: Any, told: Mapping[str, Any], tags: Mapping[str, Any] = {}) -> None:
+        """Set `tags` and the marks that `told` has; remove those that it no longer has."""
+        # Events of earlier revisions lack some.
+        marks = {tag: told.get(name) for name, tag in MARKS.items() if name in told}
+        for tag in [tag for tag, value in marks.items() if value is None]:
+            if tag in run.data.tags:
+                self._client().delete_tag(run.info.run_id, tag)
+        texts = tag_texts({**tags, **{tag: x for tag, x in marks.items() if x is not None}})
+        if not texts.items() <= run.data.tags.items():
+            self._write.tag(run.info.run_id, texts)
 
     def _every_run(self, experiment: str) -> Iterator[Any]:
         token = None
@@ -197,7 +257,12 @@ class RunTree:
     def _search_ended(self, event: Event, p: dict[str, Any]) -> None:
         run, summary = self._search_run(event, p), dict(p["summary"])
         status = summary.pop("status")
-        self._write.tag(run, {"state": status, **summary})
+        note = {NOTE_TAG: p["description"]} if p.get("description") else {}
+        self._write.tag(run, {"state": status, **summary, **note})
+        if note:
+            self._client().set_experiment_tag(
+                self._experiment(p["study"]), NOTE_TAG, note[NOTE_TAG]
+            )
         self._write.metrics(run, p.get("metrics", {}), milliseconds(event.time))
         for path in p["files"]:
             self._client().log_artifact(run, str(self._place(p, path)))
@@ -217,7 +282,19 @@ def report_metrics(p: Mapping[str, Any], value: float | None) -> dict[str, float
     """The metrics of a report, from its event; value: of the objective, if it is a single one."""
     report = p["report"]
     metrics = {**report["metrics"], **{f"cost/{k}": v for k, v in report["cost"].items()}}
+    values = p.get("values") or ()
+    if len(values) > 1:  # in the order of the parameter `objective`
+        metrics |= {f"objective/{place}": x for place, x in enumerate(values, start=1)}
     return metrics | ({"objective": value} if value is not None else {})
+
+
+def _points(path: Path) -> list[CurvePoint]:
+    """Of a curve that may have been deleted or damaged, and is only to be looked at."""
+    try:
+        return read_curve(path)
+    except (OSError, ValueError) as error:
+        log.warning("the curve %s is left out: %s", path, error)
+        return []
 
 
 def _content(run: Any) -> tuple[int, str]:
