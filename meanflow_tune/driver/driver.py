@@ -16,7 +16,6 @@ from meanflow_tune.cluster.runner import Runner
 from meanflow_tune.cluster.session import check_reachable
 from meanflow_tune.cluster.signals import AnyOf, Interrupt
 from meanflow_tune.driver import search_tracking, tracking
-from meanflow_tune.driver.kept_models import remove_others
 from meanflow_tune.driver.resume import prepare_study, put_aside
 from meanflow_tune.driver.stage import Stage
 from meanflow_tune.driver.status_writer import StatusWriter
@@ -238,8 +237,8 @@ class Driver:
     ) -> Stage:
         folder.mkdir(parents=True, exist_ok=True)
         if not self.stages:
-            say, policy = self.view.error, self.write_policy
-            outbox = Outbox(folder, self.lease.check, policy)
+            say = self.view.error
+            outbox = Outbox(folder, self.lease.check, self.write_policy)
             self._tracking = search_tracking.SearchTracking(
                 self.plan, outbox, self._make_sink(), self.command, say
             )
@@ -359,7 +358,7 @@ class Driver:
         self.drain(5.0 if interrupted else DRAIN_SECONDS)
         self.status.end()  # again, with what MLflow got and refused meanwhile
         if state == "completed" and search.exhausted() and not self._tracking.waits():
-            remove_others(self.request, findings)  # nothing that waits for MLflow names them
+            search_tracking.remove_others(self.request, findings)
         if interrupted:
             self.view.error(f"\nInterrupted; nothing was lost. Resume with:\n  {self.command}")
             return EXIT_INTERRUPTED

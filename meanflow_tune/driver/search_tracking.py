@@ -1,15 +1,17 @@
-"""What the driver tells tracking of a search as a whole: at its start, and at its end."""
+"""What the driver tells tracking of a search as a whole, and which models are kept (`--keep-models`)."""
 
+import logging
 import shlex
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from meanflow_tune.driver.kept_models import to_log
 from meanflow_tune.driver.stage import Stage, submit
 from meanflow_tune.files import hide_password
 from meanflow_tune.plan.findings import Findings, implausible_trials
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.registration import registration
+from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.plan.tracked_facts import datasets, figures, first_view, search_facts, verdicts
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.report.answer import Answer
@@ -23,6 +25,8 @@ from meanflow_tune.tracking.mlflow_sink import MlflowSink
 from meanflow_tune.tracking.outbox import Outbox
 from meanflow_tune.tracking.replay import Replayer, Sink
 from meanflow_tune.tracking.source import source_tags
+
+log = logging.getLogger(__name__)
 
 
 class SearchTracking:
@@ -96,3 +100,41 @@ def end(
     text = describe(plan, findings, command, words)
     numbers = figures(plan, findings)
     submit(background, tracker.search_ended, facts, files, numbers, text)
+
+
+def needed(findings: Findings) -> set[int]:
+    """Trials whose models stay whatever was asked for: best.json's, and those of the answer."""
+    baseline = next((r for r in findings.order if r.baseline is not None), None)
+    named = (findings.leader, findings.best_proposed, findings.reference, baseline)
+    return {record.number for record in named if record is not None}
+
+
+def to_log(request: SearchRequest, findings: Findings) -> list[TrialRecord]:
+    """Completed trials of the search whose models are logged at its end: all, none, or the best and what
+    the registry needs."""
+    best = request.best_models
+    if best is None:
+        return list(findings.order)
+    if best == 0:
+        return []
+    kept = {record.number for record in findings.order[:best]} | needed(findings)
+    return [record for record in findings.order if record.number in kept]
+
+
+def remove_others(request: SearchRequest, findings: Findings) -> None:
+    """Delete the exported models that are not kept; the checkpoints stay, and a student loads from them."""
+    if request.best_models is None:
+        return
+    kept = {record.number for record in to_log(request, findings)} | needed(findings)
+    others = [r for r in findings.records if r.status == "completed" and r.number not in kept]
+    _remove(model_of(record) for record in (*others, *findings.confirmed))
+
+
+def _remove(folders: Iterable[Path | None]) -> None:
+    for folder in folders:
+        if folder is None:
+            continue
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            log.warning("the model %s stays: %s", folder, error.strerror)

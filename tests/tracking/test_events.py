@@ -32,9 +32,10 @@ def test_catching_up_tells_what_is_missing_and_nothing_twice(tmp_path: Path) -> 
         ("reported", "0"),
         ("reported", "0"),
         ("trial_ended", "0"),
+        ("model_exported", "0"),
         ("trial_started", "1"),
     ]
-    assert told(tmp_path)[3][1]["model"] == str(tmp_path / "model")
+    assert told(tmp_path)[4][1]["model"] == str(tmp_path / "model")
 
 
 def test_rungs_count_from_one_and_the_value_belongs_to_the_last(tmp_path: Path) -> None:

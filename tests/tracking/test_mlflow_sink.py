@@ -110,10 +110,11 @@ def test_a_search_is_one_tree_of_runs(storage: Path, tmp_path: Path) -> None:
     assert states == [
         ("FINISHED", "completed"),
         ("FINISHED", "completed"),
-        ("KILLED", "pruned"),
+        ("FINISHED", "pruned"),
         ("FAILED", "diverged"),
     ]
-    assert search["tags"]["objective.combine"] == "mean"
+    assert search["params"]["objective.combine"] == "mean"
+    assert search["tags"]["goal"] == "Does it help?"
     assert search["tags"]["best"] == "0"
     assert search["artifacts"] == ["table.txt"]
     assert pruned["tags"]["reason"] == "0.4 is not among the best third"
@@ -135,7 +136,7 @@ def test_a_search_is_one_tree_of_runs(storage: Path, tmp_path: Path) -> None:
     assert config.items() <= done["params"].items()
     assert done["params"]["param/sampler/kind"] == "uniform"
     assert done["models"] == [64]
-    assert seen["models"] == [("student", "READY")]
+    assert seen["models"] == [("toy-trial-00000", "READY")]
     assert "config.json" in done["artifacts"]
     assert sum("step+32" in name for name in done["artifacts"]) == 2
     assert done["times"] == (round(START * 1000), round((START + 100) * 1000))
@@ -415,7 +416,7 @@ def test_repeats_are_runs_below_their_trial_and_a_pause_is_a_state(
     assert [m[1] for m in seen["trial 00000"]["metrics"]["teacher_gap/nfe_1"]] == [0.5]
     assert seen["trial 00000"]["tags"]["decision"] == "it goes on with 0.5"
     assert seen["trial 00001"]["tags"]["state"] == "paused"
-    assert seen["trial 00001"]["status"] == "RUNNING"
+    assert seen["trial 00001"]["status"] == "FINISHED", "it trains no more, unless it is promoted"
 
 
 def test_what_no_retry_can_help_is_rejected(storage: Path, tmp_path: Path) -> None:
@@ -427,7 +428,9 @@ def test_what_no_retry_can_help_is_rejected(storage: Path, tmp_path: Path) -> No
     tracker.reported(make_record(0), missing)
     tracker.ended(make_record(0, "completed"), Outcome("completed"), tmp_path / "gone")
     outbox.put("dance")
-    first, changed, picture, model, unknown = events(outbox)
+    first, changed, picture, ended, model, unknown = events(outbox)
+    sink.apply(first)
+    sink.apply(ended)
     sink.apply(first)
     for event, words in (
         (changed, "seed"),
@@ -486,7 +489,7 @@ def test_values_that_are_not_finite_are_named_and_long_ones_are_cut(
     for event in events(outbox):
         sink.apply(event)
     seen = picture_of(storage)
-    assert seen[STUDY]["tags"]["goal.teacher_gap/nfe_2"] == "low"
+    assert seen[STUDY]["params"]["goal.teacher_gap/nfe_2"] == "low"
     run = seen["trial 00000"]
     assert run["tags"]["not_finite"] == "teacher_gap/nfe_1"
     assert run["metrics"].keys() == {"teacher_gap/nfe_2"}
