@@ -72,7 +72,7 @@ class Registry:
             return known
         return self._client().create_model_version(
             name,
-            f"models:/{model.model_id}",
+            model.artifact_location,  # its URI would be looked up on the global server
             run_id=model.source_run_id,
             tags={ORIGIN_TAG: origin, CONFIG_TAG: entry["config"]},
             model_id=model.model_id,
