@@ -10,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from meanflow_tune.files import hide_password
 from meanflow_tune.plan.request import (
     EXIT_IN_USE,
     EXIT_INTERRUPTED,
@@ -24,6 +25,7 @@ from meanflow_tune.search.store.manifest import MANIFEST_NAME, Manifest
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage, shown_url
 from meanflow_tune.search.store.trials import trial_states
 from meanflow_tune.search.study.relocate import studies_of
+from meanflow_tune.tracking.outbox import read_uid
 from meanflow_tune.tracking.removal import Tracked, Unreachable, find_tracked, remove_tracked
 
 KEEP = "--keep-mlflow"
@@ -80,7 +82,11 @@ def delete_study(request: SearchRequest, yes: bool, keep_mlflow: bool) -> int:
 def _delete(request: SearchRequest, lease: Lease, yes: bool, keep_mlflow: bool) -> bool:
     """Whether it was agreed to, and done but for removing the renamed folder."""
     folder, url = request.folder, _database(request)
-    tracked = Tracked("") if keep_mlflow else find_tracked(request.mlflow_uri, request.study)
+    tracked = (
+        Tracked("")
+        if keep_mlflow
+        else find_tracked(request.mlflow_uri, request.study, read_uid(folder))
+    )
     for line in _what_goes(request, tracked, url, keep_mlflow):
         print(line)
     if not yes and not _agreed("Delete all of this?"):
@@ -135,11 +141,11 @@ def _what_goes(
     if keep_mlflow:
         lines.append(f"MLflow keeps its experiment ({KEEP}).")
     elif tracked.experiment is None:
-        lines.append(f"MLflow has no experiment of it ({tracked.uri}).")
+        lines.append(f"MLflow has no experiment of it ({hide_password(tracked.uri)}).")
     else:
         later = "; its server keeps them as deleted until `mlflow gc`" if tracked.kept else ""
         lines.append(
-            f"  in MLflow ({tracked.uri}): the experiment, {len(tracked.runs)} runs,"
+            f"  in MLflow ({hide_password(tracked.uri)}): the experiment, {len(tracked.runs)} runs,"
             f" {len(tracked.versions)} registered model versions and all artifacts{later}"
         )
     lines.append(f"Teachers stay ({request.teachers}), since other studies share them.")

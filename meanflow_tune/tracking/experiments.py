@@ -29,16 +29,10 @@ def find_experiment(
     name. An experiment that somebody made beforehand, without runs of another study, is taken. place: of
     the artifacts of an experiment of this name; None leaves it to the server.
     """
-    from mlflow.entities import ViewType
-
-    mine = client.search_experiments(
-        view_type=ViewType.ALL, filter_string=f"tags.`{STUDY_TAG}` = '{uid}'"
-    )
-    found = min(mine, key=lambda each: each.lifecycle_stage != "active", default=None)
-    if found is None:
+    found, tags = own_experiment(client, study, uid), {}
+    if found is None or STUDY_TAG not in found.tags:
         name = study
-        found = client.get_experiment_by_name(name)
-        if found is not None and _is_foreign(client, found, uid):
+        if found is None and client.get_experiment_by_name(name) is not None:
             name = f"{study}-{uid[:_MARK]}"
             say(
                 f"MLflow has an experiment {study} of another study of this name; the runs of this one are "
@@ -49,8 +43,6 @@ def find_experiment(
         if found is None:
             all_tags = {**EXPERIMENT_TAGS, **tags}
             return client.create_experiment(name, artifact_location=place(name), tags=all_tags)
-    else:
-        tags = {}
     number = str(found.experiment_id)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(number)
@@ -58,6 +50,23 @@ def find_experiment(
     for key, value in tags.items():
         client.set_experiment_tag(number, key, value)
     return number
+
+
+def own_experiment(client: "MlflowClient", study: str, uid: str) -> "Experiment | None":
+    """The experiment of the study `uid`, a deleted one too: by its tag, else by its name.
+
+    One of that name without a tag, and without runs of another study, counts: it was made by an earlier
+    revision, or by hand.
+    """
+    from mlflow.entities import ViewType
+
+    mine = client.search_experiments(
+        view_type=ViewType.ALL, filter_string=f"tags.`{STUDY_TAG}` = '{uid}'"
+    )
+    if mine:
+        return min(mine, key=lambda each: each.lifecycle_stage != "active")
+    named = client.get_experiment_by_name(study)
+    return named if named is not None and not _is_foreign(client, named, uid) else None
 
 
 def _is_foreign(client: "MlflowClient", experiment: "Experiment", uid: str) -> bool:

@@ -145,6 +145,14 @@ class Outbox:
         os.close(self._file)
 
 
+def read_uid(folder: Path) -> str | None:
+    """The uid of the outbox in a study's folder; None without one. Creates nothing."""
+    try:
+        return (Path(folder) / "outbox" / "uid").read_text()
+    except FileNotFoundError:
+        return None
+
+
 def _key(line: bytes) -> str | None:
     """The key of an event: from the head of its line, as `put` writes it, else by reading it all."""
     head = _HEAD.match(line)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
+from meanflow_tune.files import hide_password
+from meanflow_tune.tracking.experiments import own_experiment
 from meanflow_tune.tracking.mlflow_store import connect
 
 if TYPE_CHECKING:
@@ -35,14 +37,14 @@ class Tracked:
     kept: bool = False
 
 
-def find_tracked(uri: str, study: str) -> Tracked:
-    """Raises Unreachable."""
+def find_tracked(uri: str, study: str, uid: str | None) -> Tracked:
+    """uid: of the study's outbox; None where it was never tracked. Raises Unreachable."""
     scheme, _, path = uri.partition(":///")
-    if scheme == "sqlite" and not Path(path).exists():
+    if uid is None or (scheme == "sqlite" and not Path(path).exists()):
         return Tracked(uri)
     try:
         client = connect(uri)
-        found = client.get_experiment_by_name(study)
+        found = own_experiment(client, study, uid)
         if found is None:
             return Tracked(uri)
         runs = _runs(client, found.experiment_id)
@@ -53,7 +55,7 @@ def find_tracked(uri: str, study: str) -> Tracked:
         ]
     except Exception as error:  # of MLflow, of SQLAlchemy or of the network
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise Unreachable(f"{uri}: {lines[0][:200]}") from error
+        raise Unreachable(hide_password(f"{uri}: {lines[0][:200]}")) from error
     place = found.artifact_location or ""
     kept = not uri.startswith("sqlite:")
     return Tracked(uri, found.experiment_id, tuple(runs), tuple(versions), place, kept)
@@ -67,7 +69,7 @@ def remove_tracked(tracked: Tracked, study: str) -> None:
         _remove(connect(tracked.uri), tracked, study)
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise Unreachable(f"{tracked.uri}: {lines[0][:200]}") from error
+        raise Unreachable(hide_password(f"{tracked.uri}: {lines[0][:200]}")) from error
 
 
 def _remove(client: "MlflowClient", tracked: Tracked, study: str) -> None:
@@ -86,10 +88,14 @@ def _remove(client: "MlflowClient", tracked: Tracked, study: str) -> None:
         return
     place = urlparse(tracked.artifacts)
     folder = Path(unquote(place.path))
-    if place.scheme == "file" and folder.name == study:
+    if place.scheme == "file" and folder.name.startswith(study):
         shutil.rmtree(folder, ignore_errors=True)
     store: Any = client._tracking_client.store
-    for model in _logged_models(client, tracked.experiment):
+    if client.get_experiment(tracked.experiment).lifecycle_stage == "deleted":
+        client.restore_experiment(tracked.experiment)  # its models are listed only then
+    models = _logged_models(client, tracked.experiment)
+    client.delete_experiment(tracked.experiment)  # only what is deleted can be removed
+    for model in models:
         store._hard_delete_logged_model(model)
     for run in tracked.runs:
         store._hard_delete_run(run)
