@@ -157,7 +157,8 @@ def _read_status(request: SearchRequest) -> dict[str, Any]:
     rows = [row for row in running if isinstance(row, dict)] if isinstance(running, list) else []
     found: dict[str, Any] = {
         "time": _number(state.get("time")),
-        "total": int(_number(state.get("total"))),
+        # While the confirmation runs, it is that of the confirmation.
+        "total": int(_number(state.get("total"))) if state.get("study") == request.study else 0,
         "running": [_row(row) for row in rows],
     }
     for key in ("best", "teacher", "forecast", "rungs", "front"):

@@ -146,3 +146,16 @@ def test_no_source_uses_markup() -> None:
     found = [p for part in ("report", "driver") for p in (PACKAGE / part).rglob("*.py")]
     assert len(found) > 20
     assert not [path for path in found if markup.search(path.read_text())]
+
+
+@pytest.mark.parametrize(
+    ("study", "shown"), [("toy", "2 trials of 8"), ("toy/confirm", "2 trials: ")]
+)
+def test_the_total_is_that_of_the_search(
+    study: str, shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = begin(tmp_path)
+    path = tmp_path / "toy" / status.STATUS_NAME
+    path.write_text(json.dumps({"study": study, "total": 8}))
+    assert status.show_status(request) == 0
+    assert shown in capsys.readouterr().out
