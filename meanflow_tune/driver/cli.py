@@ -33,6 +33,7 @@ EXAMPLES = """examples:
   python scripts/tune.py --study long --set budget.images=640000
   python scripts/tune.py --stop-trial 7               end a trial of a running or resting search
   python scripts/tune.py --enqueue best.json          run this configuration next, or these parameters
+  python scripts/tune.py --dashboard                  look at it in the Optuna dashboard
   python scripts/tune.py --study old --delete-study   remove a study, after a question
   python scripts/tune.py --on-end 'mail -s "$MEANFLOW_TUNE_STATUS" me < "$MEANFLOW_TUNE_SUMMARY"'
   python scripts/tune.py --cluster                    on the running Ray cluster (or --cluster HOST:PORT)
@@ -56,6 +57,7 @@ DELETION = {
     "--yes": "with --delete-study: do not ask, for scripts",
     "--keep-mlflow": "with --delete-study: leave its experiment in MLflow",
 }
+DASHBOARD_PORT = 8080
 NEED_DELETION = ("yes", "keep_mlflow")
 SHORT = {"--verbose": "-v", "--quiet": "-q"}
 FIELDS = SearchRequest.model_fields
@@ -105,6 +107,15 @@ def tune_parser(prog: str = "tune.py") -> argparse.ArgumentParser:
         help="a JSON file with a configuration (such as best.json) or parameters of the space to try next, "
         "or a list of them; each counts as one of --trials",
     )
+    handle.add_argument(
+        "--dashboard",
+        type=whole(1),
+        nargs="?",
+        const=DASHBOARD_PORT,
+        metavar="PORT",
+        help=f"serve the Optuna dashboard of the study on this machine, for reading only "
+        f"(port: {DASHBOARD_PORT})",
+    )
     for flag, text in DELETION.items():
         handle.add_argument(flag, action="store_true", help=text)
     return p
@@ -112,7 +123,7 @@ def tune_parser(prog: str = "tune.py") -> argparse.ArgumentParser:
 
 def check_modes(arguments: argparse.Namespace) -> None:
     """Raise UserError where modes contradict each other, or one lacks what it belongs to."""
-    modes = ("--dry-run", "--status", "--stop-trial", "--enqueue", "--delete-study")
+    modes = ("--dry-run", "--status", "--stop-trial", "--enqueue", "--dashboard", "--delete-study")
     given = [mode for mode in modes if getattr(arguments, mode[2:].replace("-", "_"))]
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} cannot be given together; give one of them.")

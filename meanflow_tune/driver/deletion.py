@@ -62,8 +62,8 @@ def delete_study(request: SearchRequest, yes: bool, keep_mlflow: bool) -> int:
         raise UserError(f"--delete-study: {error}", EXIT_IN_USE) from None
     except Unreachable as error:
         raise UserError(
-            f"--delete-study: MLflow does not answer ({error}); nothing was deleted; start its server, or"
-            f" add {KEEP} to leave the experiment there.",
+            f"--delete-study: MLflow does not answer ({error}); the study's folder is untouched; start its"
+            f" server, or add {KEEP} to leave the experiment there.",
             EXIT_UNUSABLE,
         ) from None
     except OSError as error:

@@ -1,7 +1,6 @@
 """Commands to a running or resting study from another terminal: they leave requests for its driver."""
 
 import shlex
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,14 +8,12 @@ from meanflow_tune.plan.enqueue import read_enqueued
 from meanflow_tune.plan.plan import make_plan
 from meanflow_tune.plan.request import EXIT_OK, EXIT_UNUSABLE, SearchRequest, UserError
 from meanflow_tune.search.errors import StorageError
-from meanflow_tune.search.store.lease import read_lease
+from meanflow_tune.search.store.lease import is_held, read_lease
 from meanflow_tune.search.store.manifest import Manifest
 from meanflow_tune.search.store.storage import open_storage
 from meanflow_tune.search.store.trials import trial_states
 from meanflow_tune.search.study.inbox import Inbox
 from meanflow_tune.search.study.relocate import find_study
-
-SILENT_SECONDS = 60.0
 
 
 def stop_trials(request: SearchRequest, numbers: Sequence[int]) -> int:
@@ -101,12 +98,9 @@ def _states(request: SearchRequest, flag: str) -> dict[int, str]:
 def _when(request: SearchRequest) -> str:
     """When a request is applied, in words."""
     lease = read_lease(request.folder)
-    if lease is None or lease.pid is None:
-        command = shlex.join(["--study", request.study, "--storage", str(request.storage)])
-        return f"no driver is running, so when the search is next started ({command})"
-    age = time.time() - lease.heartbeat
-    if age > SILENT_SECONDS:
-        return f"its driver has been silent for {age:.0f} s; it, or the next one, does it"
+    if lease is None or not is_held(request.folder):
+        where = shlex.join(["--study", request.study, "--storage", str(request.storage)])
+        return f"when the search is next started ({where}), since no driver is running"
     return f"process {lease.pid} on {lease.host} picks it up within seconds"
 
 

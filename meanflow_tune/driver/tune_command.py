@@ -28,7 +28,12 @@ def main(argv: list[str] | None = None, prog: str = "tune.py") -> int:
             from meanflow_tune.report.status import show_status
 
             return show_status(request)
-        if arguments.stop_trial or arguments.enqueue or arguments.delete_study:
+        if (
+            arguments.stop_trial
+            or arguments.enqueue
+            or arguments.delete_study
+            or arguments.dashboard
+        ):
             return _handle(arguments, request)
         from meanflow_tune.driver.driver import run
         from meanflow_tune.driver.on_end import reporting_end
@@ -54,6 +59,10 @@ def _handle(arguments: argparse.Namespace, request: SearchRequest) -> int:
         from meanflow_tune.driver.deletion import delete_study
 
         return delete_study(request, yes=arguments.yes, keep_mlflow=arguments.keep_mlflow)
+    if arguments.dashboard is not None:
+        from meanflow_tune.driver.dashboard import show_dashboard
+
+        return show_dashboard(request, arguments.dashboard)
     from meanflow_tune.driver import handling
 
     if arguments.enqueue is not None:

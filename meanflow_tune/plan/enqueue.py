@@ -10,8 +10,9 @@ from typing import Any
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.config.overrides import flatten
 from meanflow_tune.plan.request import UserError
-from meanflow_tune.search.errors import SpaceError
-from meanflow_tune.search.space.draws import AnyTrial, Draw, EdgeTrial, draw
+from meanflow_tune.search.errors import SpaceError, one_line
+from meanflow_tune.search.space.distributions import domain_text
+from meanflow_tune.search.space.draws import AnyTrial, EdgeTrial, draw
 from meanflow_tune.search.space.invert import differences, find_params
 
 CHECKS = 24  # random completions of parameters that are given in part
@@ -52,8 +53,12 @@ def check_params(suggest: Suggest, params: Mapping[str, Any]) -> None:
         trial = _Completed(params, random.Random(f"enqueue/{index}"))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            found = draw(suggest, trial)
-        _refuse_outside(params, found)
+            try:
+                found = draw(suggest, trial)
+            except SpaceError as error:
+                _refuse_outside(params, trial.distributions)
+                raise ValueError(one_line(error.__cause__ or error)) from None
+        _refuse_outside(params, found.distributions)
         for warning in caught:
             text = " ".join(str(warning.message).split())
             if "out of the range" in text:
@@ -112,10 +117,10 @@ class _Completed(EdgeTrial):
         self._params = dict(params)
 
 
-def _refuse_outside(params: Mapping[str, Any], found: Draw) -> None:
+def _refuse_outside(params: Mapping[str, Any], distributions: Mapping[str, Any]) -> None:
     """A choice that is none, or a number of the wrong kind, which a fixed trial lets pass."""
     for name, value in params.items():
-        distribution = found.distributions.get(name)
+        distribution = distributions.get(name)
         if distribution is None:
             continue
         try:
@@ -123,7 +128,7 @@ def _refuse_outside(params: Mapping[str, Any], found: Draw) -> None:
         except (ValueError, TypeError):
             inside = False
         if not inside:
-            raise ValueError(f"parameter {name!r}: {value!r} is not in {distribution}")
+            raise ValueError(f"parameter {name!r}: {value!r} is not in {domain_text(distribution)}")
 
 
 def _refuse_unused(name: str, params: Mapping[str, Any], suggest: Suggest) -> None:

@@ -71,6 +71,7 @@ OPTIONS = [
     ("--quiet", False, None),
     ("--stop-trial", [], None),
     ("--enqueue", None, None),
+    ("--dashboard", None, None),
     ("--delete-study", False, None),
     ("--yes", False, None),
     ("--keep-mlflow", False, None),
@@ -174,7 +175,7 @@ def test_help_shows_every_field_with_its_default(name: str) -> None:
 def test_what_is_not_given_is_left_to_the_request() -> None:
     assert vars(tune_parser().parse_args([])).keys() == {
         name.removeprefix("--").replace("-", "_")
-        for name in (*MODES, "--stop-trial", "--enqueue", *DELETION)
+        for name in (*MODES, "--stop-trial", "--enqueue", "--dashboard", *DELETION)
     }
     assert parsed() == SearchRequest(study="second_order", storage=STORAGE.absolute())
 

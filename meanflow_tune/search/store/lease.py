@@ -165,6 +165,18 @@ class Lease:
                 _log.warning("no heartbeat for the lease of %s: %s", self.folder, error)
 
 
+def is_held(folder: Path, stale_after: float = 30.0) -> bool:
+    """Whether a driver that lives, as far as can be told from here, holds the lease of a folder."""
+    held = read_lease(folder)
+    if held is None or held.pid is None:
+        return False
+    try:
+        _refuse_if_alive(folder, held, stale_after)
+    except StudyInUse:
+        return True
+    return False
+
+
 def lease_age(folder: Path) -> float:
     """Seconds since the last heartbeat, by the clock of the file system, since hosts' clocks differ.
 
