@@ -59,6 +59,7 @@ OPTIONS = [
     ("--storage", Path("runs"), None),
     ("--study-storage", None, None),
     ("--tracking-uri", None, None),
+    ("--system-metrics", False, None),
     ("--resume", "auto", ["auto", "must", "fresh"]),
     ("--on-end", None, None),
     ("--accept-changes", False, None),
