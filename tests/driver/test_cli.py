@@ -59,6 +59,7 @@ OPTIONS = [
     ("--storage", Path("runs"), None),
     ("--study-storage", None, None),
     ("--tracking-uri", None, None),
+    ("--keep-models", "all", None),
     ("--system-metrics", False, None),
     ("--resume", "auto", ["auto", "must", "fresh"]),
     ("--on-end", None, None),
@@ -152,6 +153,7 @@ WITHOUT = {
     "accept_changes",
     "import_study",
     "on_end",
+    "system_metrics",
 }
 
 
