@@ -89,27 +89,43 @@ def _report(arguments: argparse.Namespace, prog: str, interruption: Interruption
     path = page_path(arguments.out, folders[0])
     progress = SectionProgress()
 
-    def write() -> None:
+    def write(with_figures: bool) -> None:
         interruption.check()
         sections = write_page(path, found, progress=progress.at, check=interruption.check)
-        if figures is not None:
+        if figures is not None and with_figures:
             progress.at("figures")
             write_figures(figures, sections)
         progress.end()
 
-    write()
+    write(with_figures=True)
     if figures is not None:
         print(f"charts and samples as .png and .svg: {figures}")
     if not arguments.watch:
         print(f"report of {', '.join(view.name for view in found)}: {path}")
         return EXIT_OK
     print(f"{path}: written again every {arguments.every} s; Ctrl-C ends it", flush=True)
+    told = ""
     while any(view.running for view in found):
         _wait(arguments.every, interruption.check)
-        found = views()
-        write()
+        try:
+            now = views()
+            if not _same(found, now):
+                found = now
+                write(with_figures=False)
+            told = ""
+        except (UserError, OSError) as error:  # of a moment, such as a full disk
+            if str(error) != told:
+                told = str(error)
+                say(f"{prog}: {told} Trying again.")
+    if figures is not None:
+        write(with_figures=True)
     print(f"no search is running; the report is complete: {path}")
     return EXIT_OK
+
+
+def _same(before: "list[StudyView]", now: "list[StudyView]") -> bool:
+    """Whether a page would say the same, but for the time when it was made."""
+    return [view.contents for view in before] == [view.contents for view in now]
 
 
 def _wait(seconds: float, check: Callable[[], None]) -> None:

@@ -143,6 +143,10 @@ def _header(views: Sequence[StudyView], title: str) -> Html:
             for part in view.objectives.parts
         ]
     notes = [note for view in views for note in view.notes]
+    if len(views) > 1:
+        notes.append(
+            f"All sections but the comparison and the samples are of {views[0].name} alone."
+        )
     parts = [tag("h1", title), *lines]
     if notes:
         parts.append(bullets(notes, class_="notes"))

@@ -79,7 +79,7 @@ def table(
     ]
     body = []
     for row in rows:
-        cells = [tag("th", row[0], scope="row")]
+        cells = [tag("th", row[0] if isinstance(row[0], Html) else name(row[0]), scope="row")]
         cells += [tag("td", cell, class_=kind(i)) for i, cell in enumerate(row[1:], 1)]
         body.append(tag("tr", *cells))
     made = tag(

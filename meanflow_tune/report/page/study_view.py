@@ -66,6 +66,11 @@ class StudyView:
         return self.findings.records
 
     @property
+    def contents(self) -> tuple[object, ...]:
+        """Equal for two views where a page shows the same."""
+        return self.records, self.findings.confirmed, self.running, self.notes
+
+    @property
     def completed(self) -> list[TrialRecord]:
         return [r for r in self.records if r.status == "completed" and r.reports]
 

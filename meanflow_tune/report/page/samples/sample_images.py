@@ -55,7 +55,7 @@ def limit_of(panels: Iterable[Floats]) -> float:
     """Half the side of a square around 99.8 % of the coordinates."""
     known = [np.abs(points[np.isfinite(points)]) for points in panels]
     values = np.concatenate(known) if known else np.ones(1)
-    return 1.08 * float(np.quantile(values, 0.998)) if values.size else 1.0
+    return (1.08 * float(np.quantile(values, 0.998)) if values.size else 0.0) or 1.0
 
 
 def data_uri(png: bytes) -> Html:

@@ -8,6 +8,7 @@ from typing import Any
 
 from meanflow_tune.plan import confirm
 from meanflow_tune.records import TrialRecord
+from meanflow_tune.report.answer import how_sure
 from meanflow_tune.report.page.charts.chart import Axis, Chart, Role, Series, spread
 from meanflow_tune.report.page.charts.svg_chart import figure_of
 from meanflow_tune.report.page.markup import Html, bullets, join, paragraph, table, tag
@@ -19,6 +20,7 @@ from meanflow_tune.report.page.sections.trial_values import (
 )
 from meanflow_tune.report.page.study_view import StudyView
 from meanflow_tune.report.text import counted, figure
+from meanflow_tune.search.analysis.ranking import describe_difference
 from meanflow_tune.search.analysis.significance import interval
 from meanflow_tune.search.objectives import COST, measures
 
@@ -219,14 +221,18 @@ def _paired(first: StudyView, other: StudyView) -> Html:
         relative.append(values[0])
     found = interval(differences)
     base = sum(relative) / len(relative)
-    percent = f"{100 * found.mean / base:+.1f} %" if base else ""
-    words = f"{figure(found.mean)}"
+    percent = f", {100 * found.mean / base:+.1f} %" if base else ""
+    words = f"{found.mean:+.4f}"
     if found.low is not None and found.high is not None:
-        words += f" [{figure(found.low)}, {figure(found.high)}]"
-    sure = "" if found.excludes_zero else " The interval contains 0: they cannot be told apart."
+        words += f" [{found.low:+.4f}, {found.high:+.4f}]"
+    verdict = {
+        "better": f"{other.name} is better",
+        "worse": f"{other.name} is worse",
+        "undecided": "the two cannot be told apart",
+    }[describe_difference(found, objective.direction)]
     return paragraph(
         f"{name}, the leaders paired on {counted(len(common), 'fresh seed')} and the same latents: "
-        f"{objective_name(first)} {words}, {percent}.{sure}"
+        f"{objective_name(first)} {words}{percent}, so {verdict}. {how_sure(len(common))}"
     )
 
 
