@@ -16,10 +16,10 @@ from meanflow_tune.cluster.runner import Runner
 from meanflow_tune.cluster.session import check_reachable
 from meanflow_tune.cluster.signals import AnyOf, Interrupt
 from meanflow_tune.driver import search_tracking, tracking
+from meanflow_tune.driver.handling.user_requests import UserRequests
 from meanflow_tune.driver.resume import prepare_study, put_aside
 from meanflow_tune.driver.stage import Stage
 from meanflow_tune.driver.status_writer import StatusWriter
-from meanflow_tune.driver.user_requests import UserRequests
 from meanflow_tune.files import OnlyShown, WaitForSpace, is_full
 from meanflow_tune.plan import confirm
 from meanflow_tune.plan.findings import Findings, find

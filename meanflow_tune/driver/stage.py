@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from meanflow_tune.cluster.signals import Interrupt
-from meanflow_tune.driver.user_requests import UserRequests
+from meanflow_tune.driver.handling.user_requests import UserRequests
 from meanflow_tune.files import OnlyShown, WaitForSpace, is_full
 from meanflow_tune.records import INFEASIBLE, Job, Outcome, Report, TrialRecord
 from meanflow_tune.report.live import View

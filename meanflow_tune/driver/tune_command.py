@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None, prog: str = "tune.py") -> int:
         ):
             return _handle(arguments, request)
         from meanflow_tune.driver.driver import run
-        from meanflow_tune.driver.on_end import reporting_end
+        from meanflow_tune.driver.handling.on_end import reporting_end
 
         command = hide_password(search_command(sys.argv, request))
         with reporting_end(request) as end:
@@ -56,18 +56,18 @@ def main(argv: list[str] | None = None, prog: str = "tune.py") -> int:
 
 def _handle(arguments: argparse.Namespace, request: SearchRequest) -> int:
     if arguments.delete_study:
-        from meanflow_tune.driver.deletion import delete_study
+        from meanflow_tune.driver.handling.deletion import delete_study
 
         return delete_study(request, yes=arguments.yes, keep_mlflow=arguments.keep_mlflow)
     if arguments.dashboard is not None:
-        from meanflow_tune.driver.dashboard import show_dashboard
+        from meanflow_tune.driver.handling.dashboard import show_dashboard
 
         return show_dashboard(request, arguments.dashboard)
-    from meanflow_tune.driver import handling
+    from meanflow_tune.driver.handling import asking
 
     if arguments.enqueue is not None:
-        return handling.enqueue(request, arguments.enqueue)
-    return handling.stop_trials(request, arguments.stop_trial)
+        return asking.enqueue(request, arguments.enqueue)
+    return asking.stop_trials(request, arguments.stop_trial)
 
 
 def run_process(argv: list[str] | None = None, prog: str = "tune.py") -> NoReturn:

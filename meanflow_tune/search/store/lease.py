@@ -139,8 +139,9 @@ class Lease:
                 if self._is_own(read_lease(self.folder)):
                     _write(self.folder, replace(self._state, pid=None, heartbeat=time.time()))
         except (OSError, StudyInUse) as error:
-            # The next driver sees a dead process and takes over the lease.
-            _log.warning("could not release the lease of %s: %s", self.folder, error)
+            # The next driver sees a dead process and takes over the lease; a deleted study has none.
+            if self.folder.exists():
+                _log.warning("could not release the lease of %s: %s", self.folder, error)
 
     def __enter__(self) -> "Lease":
         return self

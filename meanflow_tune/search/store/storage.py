@@ -143,15 +143,23 @@ class FencedJournal(JournalFileBackend):
                 os.fsync(file.fileno())
                 self._unwritten = self._unsynced = b""
             except BaseException as error:
-                # The storage has read these lines, so they are appended again before any others.
-                os.truncate(self._path, size - len(self._unsynced))
-                self._unwritten, self._unsynced = self._unsynced + self._unwritten, b""
+                # The storage has read these lines, so they are appended again before any others; they
+                # stay where another program, such as the Optuna dashboard, has written behind them.
+                cut = self._unsynced if self._ends_with(self._unsynced, size) else b""
+                os.truncate(self._path, size - len(cut))
+                self._unwritten, self._unsynced = cut + self._unwritten, b""
                 if isinstance(error, OSError):
                     raise StorageError(
                         f"cannot write {self._path}: {error}; free some space there, then run the same"
                         " command again"
                     ) from error
                 raise
+
+    def _ends_with(self, tail: bytes, size: int) -> bool:
+        """Whether the first `size` bytes of the file end with `tail`."""
+        with open(self._path, "rb") as file:
+            file.seek(max(0, size - len(tail)))
+            return file.read(len(tail)) == tail
 
 
 class StudyJournal(JournalStorage):

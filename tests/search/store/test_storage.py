@@ -1,13 +1,20 @@
 """Storage: torn tails, stale locks, a full disk, reading without touching."""
 
+import errno
 import os
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages.journal import JournalFileBackend
 
 from meanflow_tune.search.errors import LeaseLost, StorageError
-from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage, repair_journal
+from meanflow_tune.search.store.storage import (
+    JOURNAL_NAME,
+    FencedJournal,
+    open_storage,
+    repair_journal,
+)
 from tests.support.studies import NAME, allow, make_ledger, run_all
 
 
@@ -105,3 +112,29 @@ def test_a_database_that_does_not_open_is_named_without_its_password() -> None:
         open_storage("sqlite://me:secret@/x", allow)
     assert "secret" not in str(caught.value)
     assert "sqlite://***@" in str(caught.value)
+
+
+def test_lines_of_another_program_survive_a_failed_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Optuna dashboard may have appended a note between a line and its sync on a full disk."""
+    path = tmp_path / "study.journal"
+    journal = FencedJournal(path, lambda: None)
+    first, note, second = ({"op_code": code, "worker_id": "w"} for code in range(3))
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def disk_is_full() -> None:
+        with journal.batch():
+            journal.append_logs([first])
+            JournalFileBackend(str(path)).append_logs([note])
+            monkeypatch.setattr(os, "fsync", full)
+
+    with pytest.raises(StorageError):
+        disk_is_full()
+    monkeypatch.undo()
+    journal.append_logs([second])
+    found = list(JournalFileBackend(str(path)).read_logs(0))
+    assert found[:2] == [first, note]
+    assert found.count(first) == found.count(note) == 1

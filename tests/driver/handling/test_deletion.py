@@ -7,12 +7,16 @@ from pathlib import Path
 import optuna
 import pytest
 
-from meanflow_tune.driver import deletion
+from meanflow_tune.driver.handling import deletion
 from meanflow_tune.driver.tune_command import main
 from meanflow_tune.plan.request import EXIT_IN_USE, EXIT_OK, EXIT_UNUSABLE, EXIT_USAGE
 from meanflow_tune.search.store.lease import Lease
 from meanflow_tune.search.store.storage import open_storage
+from meanflow_tune.tracking.events import Tracker
+from meanflow_tune.tracking.mlflow_sink import MlflowSink
 from meanflow_tune.tracking.mlflow_store import connect
+from meanflow_tune.tracking.outbox import Outbox
+from meanflow_tune.tracking.replay import Replayer
 from tests.support.manifests import manifest
 from tests.support.ports import free_ports
 from tests.support.studies import NAME, allow, make_ledger, run_all
@@ -36,6 +40,13 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def delete(storage: Path, *words: str, study: str = NAME) -> int:
     return main(["--delete-study", "--study", study, "--storage", str(storage), *words])
+
+
+def track(storage: Path, name: str) -> None:
+    outbox = Outbox(storage / name)
+    Tracker(outbox, name).search_started({"goal": "see"})
+    with Replayer(outbox, MlflowSink(storage)) as replayer:
+        assert replayer.drain(120.0) == 0
 
 
 def test_a_study_goes_and_its_neighbours_stay(
@@ -122,6 +133,7 @@ def test_mlflow_without_an_answer_is_refused_unless_it_is_kept(
     storage: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     uri = f"http://127.0.0.1:{free_ports(1)}"
+    Tracker(Outbox(storage / NAME), NAME).search_started({"goal": "see"})
     assert delete(storage, "--yes", "--tracking-uri", uri) == EXIT_UNUSABLE
     assert "--keep-mlflow" in capsys.readouterr().err
     assert (storage / NAME / "study.journal").exists()
@@ -132,15 +144,16 @@ def test_mlflow_without_an_answer_is_refused_unless_it_is_kept(
 @pytest.mark.slow
 def test_its_experiment_goes_for_good(storage: Path) -> None:
     uri = f"sqlite:///{storage / 'mlflow.db'}"
+    for name in (NAME, OTHER):
+        track(storage, name)
     client = connect(uri)
     for name in (NAME, OTHER):
-        place = storage / "artifacts" / name
-        number = client.create_experiment(name, artifact_location=place.as_uri())
-        run = client.create_run(number).info.run_id
-        client.log_text(run, "text", "file.txt")
+        found = client.get_experiment_by_name(name)
+        (run,) = client.search_runs([found.experiment_id])
+        client.log_text(run.info.run_id, "text", "file.txt")
         client.create_registered_model(f"model of {name}")
-        source = f"{place.as_uri()}/{run}/artifacts"
-        client.create_model_version(f"model of {name}", source, run_id=run)
+        source = f"{run.info.artifact_uri}"
+        client.create_model_version(f"model of {name}", source, run_id=run.info.run_id)
     client.delete_run(
         client.create_run(client.get_experiment_by_name(NAME).experiment_id).info.run_id
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from meanflow_tune.driver import tune_command
-from meanflow_tune.driver.on_end import End, environment, reporting_end, run_command
+from meanflow_tune.driver.handling.on_end import End, environment, reporting_end, run_command
 from meanflow_tune.plan.request import EXIT_IN_USE, EXIT_INTERRUPTED, SearchRequest, UserError
 from tests.support.manifests import manifest
 from tests.support.studies import NAME, make_ledger, run_all
