@@ -61,7 +61,7 @@ def commands_of(block: Block) -> Iterator[Command]:
         lexer.whitespace_split = True
         words: list[str] = []
         for word in [*lexer, ";"]:
-            if not set(word) <= set("&|;"):
+            if not word or not set(word) <= set("&|;"):
                 words.append(word)
                 continue
             while words and re.fullmatch(r"\w+=.*", words[0]):
