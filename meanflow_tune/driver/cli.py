@@ -281,7 +281,7 @@ def train_parser(prog: str = "train.py") -> argparse.ArgumentParser:
 
 SAMPLE_DESCRIPTION = """Draw samples from a trained student, of its moving average.
 SOURCE is a checkpoint (.pt), a trial's folder (runs/STUDY/trials/NUMBER), a study's best.json (its
-leader), an exported model folder, or an MLflow URI (models:/... or runs:/RUN/student)."""
+leader), an exported model folder, or an MLflow URI (models:/... or runs:/RUN/NAME)."""
 SAMPLE_EXAMPLES = """examples:
   python scripts/sample.py runs/second_order/best.json                    samples.png: NFE 1, 2 and 4
   python scripts/sample.py runs/second_order/trials/00013 --nfe 1 --n 16 --labels 3 --out threes.svg

@@ -104,8 +104,9 @@ def end(
 
 def needed(findings: Findings) -> set[int]:
     """Trials whose models stay whatever was asked for: best.json's, and those of the answer."""
-    baseline = next((r for r in findings.order if r.baseline is not None), None)
-    named = (findings.leader, findings.best_proposed, findings.reference, baseline)
+    others = (r for r in findings.order if r.baseline is not None)
+    baseline = findings.reference or next(others, None)
+    named = (findings.leader, findings.best_proposed, baseline)
     return {record.number for record in named if record is not None}
 
 

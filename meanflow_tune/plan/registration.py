@@ -55,7 +55,8 @@ def registration(plan: Plan, findings: Findings) -> dict[str, Any] | None:
     winner = findings.leader
     if winner is None:
         return None
-    baseline = next((r for r in findings.order if r.baseline is not None), None)
+    others = (r for r in findings.order if r.baseline is not None)
+    baseline = findings.reference or next(others, None)
     aliases: dict[int, list[str]] = {winner.number: ["candidate"]}
     if baseline is not None:
         aliases.setdefault(baseline.number, []).append("baseline")
@@ -66,10 +67,11 @@ def registration(plan: Plan, findings: Findings) -> dict[str, Any] | None:
         "name": name,
         "description": (
             f"Students on {plan.examples[0].data.kind}, best by {plan.objectives}. `candidate`: winner of "
-            "the last search; `baseline`: its best baseline; `champion`: shown to be better than the "
-            "champion before it, on the same fresh seeds, at 95 %."
+            "the last search; `baseline`: the best reference baseline of that search; `champion`: shown to "
+            "be better than the champion before it, on the same fresh seeds, at 95 %."
         ),
         "winner": str(winner.number),
+        "winner_aliases": aliases[winner.number],
         "versions": [
             {
                 "trial": str(number),

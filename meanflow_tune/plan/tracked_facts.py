@@ -94,7 +94,7 @@ def _searched(plan: Plan, most: int = 5) -> list[str]:
 
 def figures(plan: Plan, findings: Findings) -> dict[str, float]:
     """The metrics of the search's run: its values, the winner's differences, and held-out figures."""
-    found = findings.figures()
+    found: dict[str, float] = {}
     roles = {
         "best": findings.leader,
         "best_proposed": findings.best_proposed,
@@ -115,7 +115,7 @@ def figures(plan: Plan, findings: Findings) -> dict[str, float]:
         found["difference/seeds"] = winner.seeds
     if plan.objectives.single is None:
         found |= _volume(plan, findings)
-    return found
+    return found | findings.figures()
 
 
 def _volume(plan: Plan, findings: Findings) -> dict[str, float]:

@@ -20,7 +20,7 @@ def describe(plan: Plan, findings: Findings, command: str, answer: Sequence[str]
     if not findings.order:
         parts.append("No trial completed yet.")
     else:
-        parts += [_in_search(plan, findings), *_confirmed(plan, findings)]
+        parts += [_in_search(plan, findings), *_confirmed(plan, findings, bool(answer))]
         parts.append(
             "**Look at** `best.png` (Artifacts): the same latents by teacher, reference and leader. The page "
             "of runs has the samples of every trial side by side (chart view, Image grid), and its charts."
@@ -50,8 +50,8 @@ def _in_search(plan: Plan, findings: Findings) -> str:
     return f"{heading}:\n\n{_table(['', 'trial', *shown], rows)}"
 
 
-def _confirmed(plan: Plan, findings: Findings) -> list[str]:
-    """What fresh seeds say; one sentence where nothing was retrained."""
+def _confirmed(plan: Plan, findings: Findings, answered: bool) -> list[str]:
+    """What fresh seeds say; one sentence where nothing was retrained. answered: costs are in the answer."""
     if not findings.rows:
         return [
             "Not retrained on fresh seeds, so nothing here is called better than anything else; "
@@ -66,12 +66,14 @@ def _confirmed(plan: Plan, findings: Findings) -> list[str]:
         cells = []
         for name, part in shown.items():
             change = row.against.get(name)
-            said = "" if change is None else describe_difference(change, part.direction)
+            said: str = "" if change is None else describe_difference(change, part.direction)
+            if said != "undecided" and change is not None and change.count < SEEDS_FOR_LEVEL:
+                said = f"leans {said}"
             cells.append("" if change is None else f"{_numbers(change, '+')} **{said}**")
         rows.append([f"{row.name} - reference", *cells])
     heading = f"Retrained on {counted(seeds, 'fresh seed')}, on latents the search never used"
     found = [f"{heading}:\n\n{_table(['', *shown], rows)}"]
-    if findings.winner is not None and findings.winner.seeds:
+    if not answered and findings.winner is not None and findings.winner.seeds:
         costs = _costs(findings.winner.of("cost"))
         if costs:
             found.append(

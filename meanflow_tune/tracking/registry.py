@@ -119,6 +119,8 @@ def _judge(present: "ModelVersion | None", p: Mapping[str, Any]) -> _Verdict:
             ),
             None,
         )
+    if found is None and present is None and BASELINE in p["winner_aliases"]:
+        return _Verdict(False, "the winner is the best baseline itself.")
     if found is None:
         remedy = "" if present is None else "; import its study, or add it to the space's baselines"
         return _Verdict(False, f"{whom} was not among what was confirmed{remedy}.")

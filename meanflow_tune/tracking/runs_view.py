@@ -42,6 +42,7 @@ def view_state(view: Mapping[str, Any]) -> str:
             "selectedColumns": columns,
             "columnOrder": columns,
             "hideEmptyCharts": True,
+            "runsHiddenMode": "FIRST_20_RUNS",
             # Else the sections are sorted by name, and the costs come first.
             "isAccordionReordered": True,
             "compareRunSections": [

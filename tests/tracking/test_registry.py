@@ -54,6 +54,7 @@ class Search:
             "name": NAME,
             "description": "Students",
             "winner": str(winner),
+            "winner_aliases": ["candidate"],
             "versions": [
                 self.version(winner, "candidate"),
                 self.version(0, "baseline"),
