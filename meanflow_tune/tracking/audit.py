@@ -49,11 +49,13 @@ class _Expected:
     params: set[str] = field(default_factory=set)
     metrics: dict[str, int] = field(default_factory=dict)  # name -> last step
     state: str | None = None
+    model: bool = False
     parts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def add(self, event: Event) -> None:
         p = event.payload
         self.events.append(event)
+        self.model |= p.get("model") is not None
         if event.kind in ("trial_started", "search_started"):
             self.state = "running"
         if event.kind == "trial_started":
@@ -88,6 +90,7 @@ class _Expected:
             and _holds(run, self.metrics)
             and self.state in (None, run.data.tags.get("state"))
             and (closed or not ended)
+            and (not self.model or bool(run.outputs and run.outputs.model_outputs))
             and parent in (None, run.data.tags.get(PARENT_TAG))
             and all(name in runs and _holds(runs[name], m) for name, m in self.parts.items())
         )

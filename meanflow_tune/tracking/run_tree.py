@@ -264,9 +264,9 @@ class RunTree:
                 self._experiment(p["study"]), NOTE_TAG, note[NOTE_TAG]
             )
         self._write.metrics(run, p.get("metrics", {}), milliseconds(event.time))
-        for path in p["files"]:
-            self._client().log_artifact(run, str(self._place(p, path)))
         self._write.end(run, RUN_STATUS[status], event.time)
+        for path in p["files"]:  # last, since one that is gone is refused
+            self._client().log_artifact(run, str(self._place(p, path)))
 
     def _place(self, p: Mapping[str, Any], path: str) -> Path:
         return current_path(path, p["study"], self._storage)
