@@ -182,20 +182,20 @@ class Replayer:
             return hurried
 
     def _next(self) -> None:
-        """Audit where that is due, else apply the next event, once there is one."""
+        """Apply the next event; without one, audit where that is due."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or self._left() > 0)
             if self._stopping:
                 return
-            auditing, repair = self._auditing, next(iter(self._repairs), None)
+            pending, repair = self._pending(), next(iter(self._repairs), None)
         self._outbox.fence()
-        if auditing:
-            self._audit()
-        elif repair is not None:
+        if repair is not None:
             self._apply(repair)
             self._succeeded(lambda: self._repairs.pop(0))
-        else:
+        elif pending:
             self._replay()
+        else:
+            self._audit()
 
     def _audit(self) -> None:
         assert self._auditor is not None

@@ -13,7 +13,7 @@ from meanflow_tune.plan.request import EXIT_UNUSABLE, EXIT_USAGE, SearchRequest,
 from meanflow_tune.report.status import show_status
 from meanflow_tune.tracking import tracking_uri
 from meanflow_tune.tracking.outbox import Event
-from meanflow_tune.tracking.replay import Rejected
+from meanflow_tune.tracking.replay import Rejected, Replayer
 from tests.support.drivers.made_up import MadeUp, four_trials, replace_ray
 from tests.support.servers.listeners import answering, silent
 
@@ -150,6 +150,6 @@ def test_what_waits_for_a_failing_server_is_in_the_status(
 def test_a_search_ends_with_an_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     audits: list[str] = []
     replace_ray(monkeypatch, MadeUp())
-    monkeypatch.setattr(driver.Replayer, "audit", lambda self: audits.append("audit"))
+    monkeypatch.setattr(Replayer, "audit", lambda self: audits.append("audit"))
     assert driver.run(four_trials(tmp_path), "again", quiet=True) == 0
     assert audits == ["audit"]
