@@ -20,8 +20,8 @@ from meanflow_tune.plan.plan import make_plan
 from meanflow_tune.plan.request import SearchRequest, UserError
 from meanflow_tune.records import Job, Outcome, Report
 from meanflow_tune.student_files import CONFIG, export_student
-from tests.support.docs.pages import CURRENT, Block, blocks, commands, commands_of
-from tests.support.docs.programs import NotUnderstood, check
+from tests.support.docs.pages import CURRENT, Block, blocks, commands, commands_of, prose
+from tests.support.docs.programs import PROGRAMS, NotUnderstood, check
 from tests.support.drivers.made_up import MadeUp, replace_ray
 from tests.support.paths import ROOT
 from tests.support.processes.commands import environment
@@ -44,6 +44,10 @@ RUN = {
         "runs/best/model",
     ],
     "python scripts/report.py --study second_order": [f"{STUDY}/report.html"],
+    "python scripts/tune.py --enqueue wanted.json": [f"{STUDY}/requests"],
+    "python scripts/tune.py --enqueue runs/other/best.json": [f"{STUDY}/requests"],
+    "python scripts/tune.py --study old --delete-study --yes": [],
+    "cp runs/second_order/study.journal copy.journal": ["copy.journal"],
 }
 # Run by another test as printed.
 ELSEWHERE = {
@@ -117,6 +121,13 @@ $ two && three; four | five -m 'a && b'
     assert [str(one) for one in commands_of(Block("page", "sh", "# no\na\nb c\n"))] == ["a", "b c"]
 
 
+def test_commands_stand_in_blocks() -> None:
+    """Not in code by indentation, where nothing would find them."""
+    for name, text in CURRENT.items():
+        for line in re.findall(r"^ {4}(\S+)", prose(text), flags=re.MULTILINE):
+            assert line not in {*PROGRAMS, "cp", "$"}, f"{name}: put this command in a fence"
+
+
 def test_blocks_of_a_shell_hold_commands() -> None:
     for block in blocks("console", "bash", "sh", "shell"):
         assert list(commands_of(block)), f"{block.page}: no line with a prompt in\n{block.text}"
@@ -168,8 +179,11 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     with pytest.MonkeyPatch.context() as patch:
         replace_ray(patch, MadeUpDigits())
-        request = SearchRequest(study="second_order", storage=folder / "runs", trials=8)
-        assert driver.run(request, command="again", quiet=True) == 0
+        for study in ("second_order", "other", "old"):
+            request = SearchRequest(study=study, storage=folder / "runs", trials=8)
+            assert driver.run(request, command="again", quiet=True) == 0
+    (wanted,) = (one for one in blocks("json") if one.page == "docs/handling-a-study.md")
+    (folder / "wanted.json").write_text(wanted.text)
     config = tiny_config(data=Digits())
     network = config.network((1, 8, 8), 10, rebuilding_generator())
     best = folder / STUDY / "best.json"
@@ -196,16 +210,19 @@ def test_it_runs_as_printed(command: str, reader: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout
     for name in RUN[command]:
         assert (reader / name).exists(), name
+    assert (reader / "runs/old").exists() == ("--delete-study" not in command)
+
+
+NO_SEARCH = {"--status", "--dashboard", "--delete-study", "--stop-trial", "--enqueue"}
 
 
 def searches() -> list[str]:
     """Commands that search, from spaces that exist without the reader."""
     words = [shlex.split(command) for command in EACH]
     found = [w[2:] for w in words if w[:2] == ["python", "scripts/tune.py"]]
-    made = [w for w in found if "--status" not in w and "moons_space.py" not in w]
+    made = [w for w in found if not NO_SEARCH & set(w) and "moons_space.py" not in w]
     return [shlex.join(w) for w in made]
 
 
