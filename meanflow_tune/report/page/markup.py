@@ -79,6 +79,8 @@ def table(
     ]
     body = []
     for row in rows:
+        if len(row) != len(head):
+            raise ValueError(f"a row of {len(row)} cells in a table of {len(head)} columns")
         cells = [tag("th", row[0] if isinstance(row[0], Html) else name(row[0]), scope="row")]
         cells += [tag("td", cell, class_=kind(i)) for i, cell in enumerate(row[1:], 1)]
         body.append(tag("tr", *cells))

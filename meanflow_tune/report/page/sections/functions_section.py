@@ -12,7 +12,7 @@ from meanflow_tune.plan.confirm import title
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.report.page.charts.chart import Axis, Chart, Series
 from meanflow_tune.report.page.charts.svg_chart import charts_in_a_row, figure_of
-from meanflow_tune.report.page.markup import Html, join, paragraph, tag
+from meanflow_tune.report.page.markup import Html, join, name, paragraph, tag
 from meanflow_tune.report.page.samples.sample_images import data_uri, density_png
 from meanflow_tune.report.page.section import Section
 from meanflow_tune.report.page.sections.trial_values import best_first, last_value, strengths
@@ -78,8 +78,8 @@ def _densities(view: StudyView, ranked: Sequence[Configured]) -> Html:
         )
         given = _numbers(config)
         share = f"{100 * config.time_sampler.diagonal_share:.0f} % with t = s, not drawn"
-        lines = (tag("span", line, class_="line") for line in (words, given, share) if line)
-        panels.append(tag("figure", image, tag("figcaption", tag("b", kind), *lines)))
+        lines = (tag("span", name(line), class_="line") for line in (words, given, share) if line)
+        panels.append(tag("figure", image, tag("figcaption", tag("b", name(kind)), *lines)))
     text = (
         "Where training draws its pairs: t to the right from 0 to 1, s upwards, blue where few pairs are "
         "drawn and orange where many are. One panel per family of samplers, of its best trial; the family "
@@ -91,14 +91,14 @@ def _densities(view: StudyView, ranked: Sequence[Configured]) -> Html:
 def _numbers(config: TrialConfig) -> str:
     unshown = {"kind", "diagonal_share", "diagonal_at", "diagonal"}
     plain = config.time_sampler.model_dump(mode="json")
-    return ", ".join(_setting(name, value) for name, value in plain.items() if name not in unshown)
+    return ", ".join(_setting(key, value) for key, value in plain.items() if key not in unshown)
 
 
-def _setting(name: str, value: Any) -> str:
+def _setting(key: str, value: Any) -> str:
     if isinstance(value, dict):
-        inner = " ".join(short(v, 3) for key, v in value.items() if key != "kind")
-        return f"{name} {value.get('kind', '')} {inner}".strip()
-    return f"{name} {short(value, 3)}"
+        inner = " ".join(short(v, 3) for part, v in value.items() if part != "kind")
+        return f"{key} {value.get('kind', '')} {inner}".strip()
+    return f"{key} {short(value, 3)}"
 
 
 def _density(config: TrialConfig) -> Any:
@@ -157,20 +157,20 @@ def _curve(
 def _ramps(view: StudyView, ranked: Sequence[Configured]) -> list[Chart]:
     """A chart per loss that any trial uses, of its weight over progress."""
     shown = ranked[:LINES]
-    names = dict.fromkeys(name for _, config in shown for name in config.losses.active)
+    losses = dict.fromkeys(loss for _, config in shown for loss in config.losses.active)
     charts = []
-    for name in names:
+    for loss in losses:
         lines = []
         for (record, config), strength in zip(shown, strengths(len(shown)), strict=True):
-            if name not in config.losses.active:
+            if loss not in config.losses.active:
                 continue
-            weights = [config.losses.weights(k / (STEPS - 1)).get(name, 0.0) for k in range(STEPS)]
+            weights = [config.losses.weights(k / (STEPS - 1)).get(loss, 0.0) for k in range(STEPS)]
             points = tuple((k / (STEPS - 1), weight) for k, weight in enumerate(weights))
             lines.append(_curve(view, record, points, strength))
         charts.append(
             Chart(
-                name=f"weight-{name}",
-                title=name,
+                name=f"weight-{loss}",
+                title=loss,
                 caption=f"{len(lines)} trials.",
                 x=Axis("progress", low=0.0, high=1.0),
                 y=Axis("weight"),

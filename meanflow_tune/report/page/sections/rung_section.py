@@ -51,10 +51,6 @@ def _table(found: Audit) -> Html:
                 rung.count,
                 f"{rung.correlation:+.2f}" if known else "too few trials",
                 f"{rung.low:+.2f} to {rung.high:+.2f}" if known else "",
-                words,
-                "never stopped ones only"
-                if rung.unselected and found.selected
-                else "all completed",
             ]
         )
     return table(
