@@ -55,8 +55,12 @@ def view_state(view: Mapping[str, Any]) -> str:
 
 def _charts(view: Mapping[str, Any]) -> list[dict[str, Any]]:
     sort = view["sort"]
-    names = (sort, *map(mlflow_name, view["metrics"]), "train/loss", "train/learning_rate")
-    charts = [_line(name) for name in names]
+    charts = [_line(sort)]
+    if view["images"]:  # near the top, since what lies below is drawn only once it is scrolled to
+        images = {"imageKeys": list(view["images"]), "step": 0, "showRunParams": False}
+        charts.append({"type": "IMAGE", **images})
+    names = (*map(mlflow_name, view["metrics"]), "train/loss", "train/learning_rate")
+    charts += [_line(name) for name in names]
     charts.append(
         {
             "type": "SCATTER",
@@ -73,9 +77,6 @@ def _charts(view: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "showAllRuns": False,
             }
         )
-    if view["images"]:
-        images = {"imageKeys": list(view["images"]), "step": 0, "showRunParams": False}
-        charts.append({"type": "IMAGE", **images})
     shared = {"metricSectionId": "search", "deleted": False, "isGenerated": False}
     return [
         {"uuid": f"search-{index}", "runsCountToCompare": SHOWN_RUNS, **shared, **chart}

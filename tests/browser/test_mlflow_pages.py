@@ -171,12 +171,14 @@ def test_five_trials_compare(searched: Searched, page: Any, errors: list[str]) -
 def test_charts_and_samples_of_trials_stand_side_by_side(
     searched: Searched, page: Any, errors: list[str]
 ) -> None:
-    page.goto(f"{searched.link}&compareRunsMode=CHART")
-    for chart in ("objective", "teacher_gap/nfe_1", "train/loss"):
-        page.get_by_text(chart, exact=True).first.wait_for()
-    samples = page.get_by_text("samples_nfe_1", exact=True).first
-    samples.scroll_into_view_if_needed()
-    page.locator("img[src*='samples_nfe_1']").first.wait_for()
+    def is_picture(response: Any) -> bool:
+        return "samples_nfe_1" in response.url and "get-artifact" in response.url
+
+    with page.expect_response(is_picture) as picture:
+        page.goto(f"{searched.link}&compareRunsMode=CHART")
+        for chart in ("objective", "teacher_gap/nfe_1"):
+            page.get_by_text(chart, exact=True).first.wait_for()
+    assert picture.value.status == 200
 
 
 def test_the_registry_has_the_winner(searched: Searched, page: Any, errors: list[str]) -> None:

@@ -31,7 +31,7 @@ def test_the_view_has_few_columns_in_the_order_of_interest() -> None:
         "attributes.`Models`",
     ]
     kinds = [chart["type"] for chart in state["compareRunCharts"]]
-    assert kinds == [*["LINE"] * 5, "SCATTER", "PARALLEL", "IMAGE"]
+    assert kinds == ["LINE", "IMAGE", *["LINE"] * 4, "SCATTER", "PARALLEL"]
     assert len({chart["uuid"] for chart in state["compareRunCharts"]}) == len(kinds)
 
 
