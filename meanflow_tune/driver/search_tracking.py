@@ -85,16 +85,16 @@ def end(
     search, objectives = stages[0], plan.objectives
     tracker, background = search.tracker, search.background
     if state != "interrupted":
-        for stage, judged in zip(stages, verdicts(plan, findings), strict=False):
-            records = stage.ledger.records()
-            known = marks(implausible_trials(records, objectives))
-            submit(background, tracker.settled, records, known, judged)
         for record in to_log(plan.request, findings):
             if (folder := model_of(record)) is not None:
                 submit(background, tracker.exported, record, folder)
         entry = registration(plan, findings)
         if entry is not None and plan.request.best_models != 0:
             submit(background, tracker.registered, entry)
+        for stage, judged in zip(stages, verdicts(plan, findings), strict=False):
+            records = stage.ledger.records()
+            known = marks(implausible_trials(records, objectives))
+            submit(background, tracker.settled, records, known, judged)
     facts = {"status": state, **findings.facts(objectives)}
     words = () if answered is None else (*answered.winner, *answered.factor, *answered.insight)
     text = describe(plan, findings, command, words)
