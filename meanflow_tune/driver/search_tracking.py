@@ -91,7 +91,8 @@ def end(
         entry = registration(plan, findings)
         if entry is not None and plan.request.best_models != 0:
             submit(background, tracker.registered, entry)
-        for stage, judged in zip(stages, verdicts(plan, findings), strict=False):
+        judgements = list(zip(stages, verdicts(plan, findings), strict=False))
+        for stage, judged in reversed(judgements):  # the search's own last
             records = stage.ledger.records()
             known = marks(implausible_trials(records, objectives))
             submit(background, tracker.settled, records, known, judged)
