@@ -16,6 +16,8 @@ OTHERS = set(PROGRAMS) - {"python", "meanflow-tune"}  # their options are not ou
 SUBCOMMANDS = ("slots", "search", "derivatives", "replay")
 TOP = {path.name for folder in (ROOT, PACKAGE) for path in folder.iterdir() if path.is_dir()}
 PATH = re.compile(r"(?<![\w/.<-])((?:\.?\w[\w.-]*/)+(?:[\w-]+\.(?:py|md|txt|toml|png)\b)?)")
+# Each has a word that a reader expects: fix, again, next to, continue, most expensive, user.
+ODD_WORDS = re.compile(r"\b(mend(s|ed)?|anew|beside|(go|goes|going|went) on|dearest|a person)\b")
 BARE_FILE = re.compile(r"`([\w-]+\.(?:py|md))`")
 
 
@@ -153,3 +155,9 @@ def _linked(page: str) -> list[str]:
 
 def test_the_readme_is_short() -> None:
     assert len(PAGES["README.md"].splitlines()) <= 150
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_are_in_usual_english(name: str) -> None:
+    found = ODD_WORDS.search(" ".join(prose(PAGES[name]).split()))
+    assert found is None, found
