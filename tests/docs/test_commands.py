@@ -44,6 +44,8 @@ RUN = {
         "runs/best/model",
     ],
     "python scripts/report.py --study second_order": [f"{STUDY}/report.html"],
+    "meanflow-tune --version": [],
+    "meanflow-tune sample runs/second_order/best.json": ["samples.png"],
     "python scripts/tune.py --enqueue wanted.json": [f"{STUDY}/requests"],
     "python scripts/tune.py --enqueue runs/other/best.json": [f"{STUDY}/requests"],
     "python scripts/tune.py --study old --delete-study --yes": [],
@@ -182,6 +184,11 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for study in ("second_order", "other", "old"):
             request = SearchRequest(study=study, storage=folder / "runs", trials=8)
             assert driver.run(request, command="again", quiet=True) == 0
+    installed = folder / "bin" / "meanflow-tune"  # as pip makes it of pyproject.toml
+    installed.parent.mkdir()
+    code = "from meanflow_tune.driver.console import main\n\nmain()\n"
+    installed.write_text(f"#!{sys.executable}\n{code}")
+    installed.chmod(0o755)
     (wanted,) = (one for one in blocks("json") if one.page == "docs/handling-a-study.md")
     (folder / "wanted.json").write_text(wanted.text)
     config = tiny_config(data=Digits())
@@ -197,12 +204,13 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", RUN)
 def test_it_runs_as_printed(command: str, reader: Path) -> None:
+    python = os.fspath(Path(sys.executable).parent)
     done = subprocess.run(
         command,
         shell=True,
         cwd=reader,
         env=environment(
-            PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            PATH=os.pathsep.join([f"{reader}/bin", python, os.environ["PATH"]]),
             PYTHONPATH=f"{reader}{os.pathsep}{ROOT}",
         ),
         capture_output=True,

@@ -21,11 +21,12 @@ TYPES = {"large_string": "string", "string": "string"}
 
 # What a reader of the files relies on; a change here is a change for users.
 RESULTS = """study string, kind string, number int64, status string, baseline string, attempt int64,
-enqueued bool, protected bool, bracket int64, repeat int64, terms int64, rung int64, images int64, is_last bool,
-value double, decision string, reason string, time double, started double, ended double, folder string"""
-METRICS = """study string, kind string, trial int64, candidate int64, variant string, baseline string, status string,
-seed int64, latent_seed int64, evaluation string, repeat int64, images int64, is_last bool, nfe int64,
-metric string, value double, lower double, upper double, runs int64"""
+enqueued bool, protected bool, bracket int64, repeat int64, terms int64, rung int64, images int64,
+is_last bool, value double, decision string, reason string, time double, started double, ended double,
+folder string"""
+METRICS = """study string, kind string, trial int64, candidate int64, variant string, baseline string,
+status string, seed int64, latent_seed int64, evaluation string, repeat int64, images int64, is_last bool,
+nfe int64, metric string, value double, lower double, upper double, runs int64"""
 UNITS = {
     "images": "images",
     "nfe": "function evaluations",
