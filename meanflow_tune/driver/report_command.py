@@ -167,8 +167,9 @@ def _report(arguments: argparse.Namespace, prog: str, interruption: Interruption
         print(f"report of {', '.join(view.name for view in found)}: {path}")
         return EXIT_OK
     print(f"{path}: written again every {arguments.every} s; Ctrl-C ends it", flush=True)
-    told = ""
+    told, watched = "", False
     while any(view.running for view in found):
+        watched = True
         _wait(arguments.every, interruption.check)
         try:
             now = views()
@@ -180,7 +181,7 @@ def _report(arguments: argparse.Namespace, prog: str, interruption: Interruption
             if str(error) != told:
                 told = str(error)
                 say(f"{prog}: {told} Trying again.")
-    if figures is not None:
+    if figures is not None and watched:
         write(with_figures=True)
     print(f"no search is running; the report is complete: {path}")
     return EXIT_OK

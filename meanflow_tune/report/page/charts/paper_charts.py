@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "svg")
 DPI = 200
+LEGEND_LETTERS = 44  # more do not fit next to another entry
 INK, FAINT, GRID = "#1c1d1f", "#5a5e66", "#e4e5e7"
 # Those of the page on white.
 COLOURS: dict[Role, str] = {
@@ -57,9 +58,16 @@ def _drawing(chart: Chart, kind: str) -> Callable[[Path], None]:
 
         # Text stays text, which editors can change; one chart is one file.
         with rc_context({"svg.fonttype": "none", "svg.hashsalt": chart.name}):
-            figure = Figure(figsize=(5.2, 3.4), layout="constrained", facecolor="white")
+            wide = any(len(one.label) > LEGEND_LETTERS for one in chart.legend)
+            columns = 1 if wide else 2
+            lines = -(-len(chart.legend) // columns)
+            height = 3.2 + 0.18 * lines
+            figure = Figure(figsize=(5.2, height), layout="constrained", facecolor="white")
             FigureCanvasAgg(figure)
             _draw(chart, figure.subplots())
+            if len(chart.legend) > 1:
+                place = {"loc": "outside lower center", "ncols": columns}
+                figure.legend(fontsize=7, frameon=False, **place)
             metadata = {"Date": None} if kind == "svg" else {}
             figure.savefig(path, format=kind, dpi=DPI, metadata=metadata)
 
@@ -67,6 +75,7 @@ def _drawing(chart: Chart, kind: str) -> Callable[[Path], None]:
 
 
 def _draw(chart: Chart, axes: "Axes") -> None:
+    named: set[str] = set()
     for one in chart.series:
         shown = usable_points(one, chart)
         if not shown:
@@ -75,7 +84,8 @@ def _draw(chart: Chart, axes: "Axes") -> None:
         xs, ys = zip(*(point for _, point in shown), strict=True)
         style = ("--" if one.dashed else "-") if one.line else ""
         given: dict[str, Any] = {"color": colour, "alpha": one.strength, "linewidth": 1.4}
-        label = one.label or None
+        label = one.label if one.label and one.label not in named else None
+        named.add(one.label)
         axes.plot(xs, ys, linestyle=style, marker=mark, markersize=4, label=label, **given)
         for index, (x, _) in shown:
             span = one.spans[index] if index < len(one.spans) else None
@@ -97,8 +107,6 @@ def _draw(chart: Chart, axes: "Axes") -> None:
         )
     _axes(chart, axes)
     axes.set_title(chart.title, fontsize=9, color=INK, loc="left")
-    if len(chart.legend) > 1:
-        axes.legend(fontsize=7, frameon=False)
 
 
 def _axes(chart: Chart, axes: "Axes") -> None:

@@ -50,16 +50,21 @@ def divergence_section(view: StudyView) -> Section:
 
 
 def _ranked(tried: Sequence[TrialRecord]) -> dict[str, list[Bin]]:
-    """parameter -> its bins, the largest difference between bins first."""
+    """parameter -> its bins, those that tell most about failure first."""
     names = dict.fromkeys(name for record in tried for name in record.params)
     found = {name: _bins(name, tried) for name in names}
     useful = {name: bins for name, bins in found.items() if len(bins) > 1}
+    return {name: useful[name] for name in sorted(useful, key=lambda n: -_excess(useful[n]))}
 
-    def contrast(name: str) -> float:
-        shares = [one.share for one in useful[name] if one.count > 1]
-        return max(shares, default=0.0) - min(shares, default=0.0)
 
-    return {name: useful[name] for name in sorted(useful, key=contrast, reverse=True)}
+def _excess(bins: Sequence[Bin]) -> float:
+    """Pearson's chi-squared of failure over the bins, above what chance gives: small bins tell little."""
+    count = sum(one.count for one in bins)
+    share = sum(one.failed for one in bins) / count
+    if share in (0.0, 1.0):
+        return -float(len(bins))
+    spread = sum(one.count * (one.share - share) ** 2 for one in bins)
+    return spread / (share * (1.0 - share)) - (len(bins) - 1)
 
 
 def _is_number(name: str, tried: Sequence[TrialRecord]) -> bool:
