@@ -142,7 +142,7 @@ def sheet_html(sheet: Sheet) -> Html:
     head = [tag("td")] + [
         tag("th", f"{nfe} step" if nfe == 1 else f"{nfe} steps", scope="col") for nfe in NFES
     ]
-    body = [_row(row, panels, steps) for row in sheet.rows]
+    body = [_row(row, panels) for row in sheet.rows]
     what = "points" if sheet.points else "images"
     caption = (
         f"Each place in a panel belongs to one latent (and label), the same in all panels: {sheet.latents}. "
@@ -219,8 +219,7 @@ def _scale_panels(sheet: Sheet, panels: _Panels) -> Html:
     return tag("div", *figures, class_=f"panels sheet {kind}")
 
 
-def _row(row: Row, panels: _Panels, steps: Sequence[int]) -> Html:
-    cells = [_cell(row, nfe, panels) for nfe in NFES]
+def _row(row: Row, panels: _Panels) -> Html:
     head = tag(
         "th",
         tag("b", name(row.title)),
@@ -228,7 +227,17 @@ def _row(row: Row, panels: _Panels, steps: Sequence[int]) -> Html:
         scope="row",
         class_=f"of-{row.role}",
     )
-    return tag("tr", head, *cells)
+    if any(frame.samples for frame in row.frames):
+        return tag("tr", head, *(_cell(row, nfe, panels) for nfe in NFES))
+    reasons = dict.fromkeys(_lacking(row, nfe) for nfe in NFES)
+    text = paragraph(f"not shown: {'; '.join(reasons)}", class_="missing")
+    return tag("tr", head, tag("td", text, colspan=len(NFES), class_="none"))
+
+
+def _lacking(row: Row, nfe: int) -> str:
+    if not row.frames:
+        return "no rung was reached"
+    return row.frames[-1].lacking.get(nfe, "it was not kept")
 
 
 def _cell(row: Row, nfe: int, panels: _Panels) -> Html:
@@ -244,9 +253,7 @@ def _cell(row: Row, nfe: int, panels: _Panels) -> Html:
             words += f"{' · ' if words else ''}{len(samples)} kept points"
         states.append({"at": frame.images, "src": panels.source(samples), "text": words})
     if not states:
-        lacking = row.frames[-1].lacking if row.frames else {nfe: "no rung was reached"}
-        why = lacking.get(nfe, "it was not kept")
-        return tag("td", paragraph(f"not shown: {why}", class_="missing"))
+        return tag("td", paragraph(f"not shown: {_lacking(row, nfe)}", class_="missing"))
     last = states[-1]
     image = tag(
         "img",

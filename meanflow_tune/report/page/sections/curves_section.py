@@ -55,7 +55,7 @@ def _chart(view: StudyView, shown: Sequence[TrialRecord]) -> Chart:
     lines: list[Series] = []
     ends: dict[str, list[tuple[TrialRecord, tuple[float, float]]]] = {}
     every: list[float] = []
-    faint = 0.5 if len(shown) < 60 else 0.28
+    faint = min(0.5, max(0.08, 25.0 / len(shown)))
     for record in sorted(shown, key=lambda r: r.number in chosen):
         points = _line(view, record)
         every += [y for _, y in points]

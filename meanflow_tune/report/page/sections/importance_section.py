@@ -17,6 +17,7 @@ ANCHOR, TITLE = "importance", "What mattered"
 SLICES = 9
 LEAST = 0.001  # share of importance that is listed
 JITTER = 0.16
+LETTERS = 44  # below a small chart, of all choices together
 
 Valued = tuple[TrialRecord, float]
 
@@ -75,8 +76,9 @@ def _parameters(valued: Sequence[Valued]) -> list[str]:
 def _importances(found: Influence) -> Html:
     rows = []
     shown = {name: share for name, share in found.importances.items() if share >= LEAST}
+    largest = max(shown.values(), default=1.0)
     for name, share in shown.items():
-        bar = tag("span", class_="bar", style=f"width:{max(1.0, 220 * share):.0f}px")
+        bar = tag("span", class_="bar", style=f"width:{max(1.0, 160 * share / largest):.0f}px")
         rows.append([tag("code", name), bar, f"{share:.1%}"])
     left = len(found.importances) - len(shown)
     others = f" {left} parameters with less than {LEAST:.1%} are left out." if left else ""
@@ -142,7 +144,8 @@ def _slice(view: StudyView, name: str, valued: Sequence[Valued], images: int) ->
     if numeric:
         axis = Axis(name, log=spread(float(v) for _, v, _ in own))
     else:
-        ticks = tuple((float(i), choice[:9]) for i, choice in enumerate(choices))
+        letters = max(3, LETTERS // max(1, len(choices)))
+        ticks = tuple((float(i), _shortened(c, letters)) for i, c in enumerate(choices))
         axis = Axis(name, low=-0.5, high=len(choices) - 0.5, ticks=ticks)
     return Chart(
         name=f"slice-{name.replace('/', '-')}",
@@ -153,3 +156,7 @@ def _slice(view: StudyView, name: str, valued: Sequence[Valued], images: int) ->
         series=series,
         small=True,
     )
+
+
+def _shortened(choice: str, letters: int) -> str:
+    return choice if len(choice) <= letters else f"{choice[: letters - 1]}…"
