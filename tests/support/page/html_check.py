@@ -3,6 +3,7 @@
 import re
 from html.parser import HTMLParser
 
+PHRASING = {"b", "span", "small", "code", "i", "wbr", "a", "br"}
 VOID = {"img", "input", "meta", "br", "link", "wbr"}
 
 
@@ -22,6 +23,8 @@ class _Reader(HTMLParser):
             self.ids.append(str(found["id"]))
         if re.fullmatch("h[1-6]", tag):
             self.levels.append(int(tag[1]))
+        if "p" in self.open and tag not in PHRASING:
+            self.faults.append(f"<{tag}> in a paragraph")
         if tag not in VOID:
             self.open.append(tag)
 

@@ -21,8 +21,11 @@ _SPARSE, _DENSE = np.array([58.0, 134.0, 200.0]), np.array([230.0, 126.0, 20.0])
 
 
 def image_png(samples: Floats) -> bytes:
-    """[N, 1 or 3, H, W] in [-1, 1], side by side, a pixel of the picture per pixel of a sample."""
+    """[N, 1 or 3, H, W] in [-1, 1], side by side, a pixel of the picture per pixel of a sample; between
+    them one sees the page."""
     picture = mosaic(np.nan_to_num(samples, nan=-1.0, posinf=1.0, neginf=-1.0))
+    cover = 1.0 - mosaic(np.full_like(samples[:, :1], -1.0))
+    picture = np.concatenate([picture, cover], axis=-1)
     return _encode((255.0 * picture).round().astype(np.uint8))
 
 
@@ -88,12 +91,13 @@ def _levels(share: Floats, cover: Floats) -> bytes:
 
 
 def _encode(picture: npt.NDArray[np.uint8], palette: npt.NDArray[np.uint8] | None = None) -> bytes:
-    """A PNG (ISO/IEC 15948) of [H, W, 1 or 3], or of places in a palette [K, 4] with opacities.
+    """A PNG (ISO/IEC 15948) of [H, W, 2 or 4], the last of which is opacity, or of places [H, W, 1] in a
+    palette [K, 4].
 
     Written here because an encoder that is made for any picture costs a search seconds of imports.
     """
     height, width, channels = picture.shape
-    kind = 3 if palette is not None else {1: 0, 3: 2}[channels]
+    kind = 3 if palette is not None else {2: 4, 4: 6}[channels]
     rows = np.concatenate(
         [np.zeros((height, 1), np.uint8), picture.reshape(height, width * channels)], axis=1
     )

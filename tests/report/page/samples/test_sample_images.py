@@ -29,7 +29,8 @@ def test_a_mosaic_has_the_pixels_of_the_samples(channels: int) -> None:
     assert picture.shape == (7, 7, 4)
     expected = np.round((samples[0, 0, 0, 0] + 1) / 2 * 255)
     assert picture[0, 0, 0] == expected
-    assert (picture[3] == 255).all()  # the gap
+    assert (picture[3, :, 3] == 0).all()  # the gap
+    assert (picture[:3, :3, 3] == 255).all()
 
 
 def test_broken_numbers_are_drawn_black_and_white() -> None:
