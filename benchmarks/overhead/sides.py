@@ -17,6 +17,7 @@ from benchmarks.overhead.trials import run_trivial
 from meanflow_tune.cluster.session import end_process
 from meanflow_tune.driver.driver import Driver
 from meanflow_tune.driver.stage import Stage
+from meanflow_tune.driver.tracking import drain
 from meanflow_tune.plan.plan import make_plan
 from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import Outcome, Report
@@ -76,7 +77,7 @@ def _ours(kind: str, ranks: int, trials: int, folder: Path, mlflow: bool, tell: 
         with driver.start_runner() as runner, driver.time_budget:
             runner.search(_Watched(search, tell), search.name, driver.interrupt)
         driver.background.shutdown(wait=True)
-        driver.drain(120.0)
+        drain(driver.stages, driver.view, 120.0, driver.command)
 
 
 class _Watched:

@@ -16,30 +16,25 @@ from meanflow_tune.cluster.runner import Runner
 from meanflow_tune.cluster.session import check_reachable
 from meanflow_tune.cluster.signals import AnyOf, Interrupt
 from meanflow_tune.driver import search_tracking, tracking
+from meanflow_tune.driver.conclusion import Conclusion
 from meanflow_tune.driver.handling.user_requests import UserRequests
 from meanflow_tune.driver.resume import prepare_study, put_aside
 from meanflow_tune.driver.stage import Stage
 from meanflow_tune.driver.status_writer import StatusWriter
 from meanflow_tune.files import OnlyShown, WaitForSpace, is_full
 from meanflow_tune.plan import confirm
-from meanflow_tune.plan.findings import Findings, find
-from meanflow_tune.plan.insight import insight_of
+from meanflow_tune.plan.findings import find
 from meanflow_tune.plan.plan import Plan, make_plan
 from meanflow_tune.plan.request import (
     EXIT_ALL_FAILED,
     EXIT_IN_USE,
-    EXIT_INTERRUPTED,
-    EXIT_OK,
     EXIT_UNUSABLE,
     SearchRequest,
     UserError,
     usable_folder,
 )
 from meanflow_tune.records import RunJob, TrialRecord
-from meanflow_tune.report.answer import Answer, answer
-from meanflow_tune.report.last_screen import show_last_screen
 from meanflow_tune.report.live import View
-from meanflow_tune.report.result_files import write_files
 from meanflow_tune.search.errors import (
     LeaseLost,
     SearchStopped,
@@ -62,7 +57,6 @@ from meanflow_tune.tracking.replay import Sink
 from meanflow_tune.training import job
 
 log = logging.getLogger(__name__)
-DRAIN_SECONDS = 120.0
 
 
 def run(request: SearchRequest, command: str, quiet: bool = False, verbose: bool = False) -> int:
@@ -134,7 +128,6 @@ class Driver:
         self.stages: list[Stage] = []
         self.user_requests = UserRequests(plan, view.event)
         self.interrupt = Interrupt()
-        self._unwritten: OSError | None = None
         self.shown = OnlyShown(view.error, (LeaseLost,))
         self.write_policy = WaitForSpace(view.error, lambda: self.interrupt.requested)
 
@@ -155,7 +148,7 @@ class Driver:
                 # Interrupted by the user while a write waited for space.
                 if not (self.interrupt.requested and is_full(error)):
                     raise
-            status = self._close(search, self.interrupt.requested, stopped)
+            status = self._conclude(search, stopped)
             tracking.say_refused(self.stages, self.view)
         if stopped is not None:
             raise UserError(str(stopped), EXIT_ALL_FAILED, repeat=True) from stopped
@@ -336,64 +329,22 @@ class Driver:
             self.status.slots = runner.slots
             yield runner
 
-    def _close(self, search: Stage, interrupted: bool, stopped: SearchStopped | None = None) -> int:
-        """Files, summary, tracking; returns the exit status."""
+    def _conclude(self, search: Stage, stopped: SearchStopped | None) -> int:
+        """Everything after the last trial of this run; returns the exit status."""
         search.handle_requests()
-        if not interrupted and search.exhausted():
+        if not self.interrupt.requested and search.exhausted():
             search.end()
         findings = find(self.plan, search.ledger.records(), self._confirmed())
-        answered = None if interrupted else self._answer(findings)
-        files = self._write_files(findings)
-        completed = any(record.status == "completed" for record in findings.records)
-        state = "failed"
-        if stopped is None and (interrupted or completed):
-            state = "interrupted" if interrupted else "completed"
-        told = self.plan, self.stages, findings, answered, files, state, self.command
-        self.shown("describe the search in MLflow", partial(search_tracking.end, *told), None)
-        self.background.shutdown(wait=True)
-        self.status.end()
-        self.view.close()  # it would wrap the commands that follow
-        if not interrupted:
-            self._tracking.replayer.audit()
-        self.drain(5.0 if interrupted else DRAIN_SECONDS)
-        self.status.end()  # again, with what MLflow got and refused meanwhile
-        if state == "completed" and search.exhausted() and not self._tracking.waits():
-            search_tracking.remove_others(self.request, findings)
-        if interrupted:
-            self.view.error(f"\nInterrupted; nothing was lost. Resume with:\n  {self.command}")
-            return EXIT_INTERRUPTED
-        if stopped is not None:
-            return EXIT_ALL_FAILED
-        note = "" if search.exhausted() else self.time_budget.note
-        given = self.plan, findings, answered, files, self.command, note, self.shown
-        show_last_screen(self.view.console, *given, self._tracking.page())
-        if self._unwritten is not None:
-            raise self._unwritten
-        return EXIT_OK if completed else EXIT_ALL_FAILED
-
-    def _answer(self, findings: Findings) -> Answer | None:
-        """The answer in words; None where it cannot be made, which ends nothing."""
-
-        def make() -> Answer | None:
-            return answer(self.plan, findings, insight_of(self.plan, findings.records))
-
-        return self.shown("put the answer into words", make, None)
-
-    def _write_files(self, findings: Findings) -> list[Path]:
-        """The result files, once there is space for them; none if that wait is interrupted."""
-        folder = self.request.folder
-        try:
-            return self.write_policy(lambda: write_files(self.plan, findings, self.shown), folder)
-        except OSError as error:
-            if not (self.interrupt.requested and is_full(error)):
-                self._unwritten = error  # raised after the summary
-                return []
-            self.view.error(
-                f"no space for the results in {folder}; run the same command again to write them:"
-                f"\n  {self.command}"
-            )
-            return []
-
-    def drain(self, seconds: float) -> None:
-        """Let MLflow catch up for at most `seconds`, or until its server fails."""
-        tracking.drain(self.stages, self.view, seconds, self.command)
+        conclusion = Conclusion(
+            plan=self.plan,
+            findings=findings,
+            stages=self.stages,
+            view=self.view,
+            command=self.command,
+            interrupt=self.interrupt,
+            interrupted=self.interrupt.requested,
+            stopped=stopped is not None,
+            shown=self.shown,
+            write_policy=self.write_policy,
+        )
+        return conclusion.run(self._tracking, self.status, self.background, self.time_budget.note)

@@ -159,6 +159,7 @@ def test_files_and_summary(searched: tuple[Plan, Findings]) -> None:
         "metrics.parquet",
         "best.json",
         "best.png",
+        "report.html",
     ]
     frame = pd.read_parquet(files[0])
     rows = sum(len(r.reports) + len(r.repeats) for r in [*found.records, *found.confirmed])
