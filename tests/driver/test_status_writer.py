@@ -136,6 +136,7 @@ def no_font(*_: object, **__: object) -> None:
         (result_files, "sample_grid", "draw the samples of a trial", None),
         (result_files, "comparison_grid", "draw best.png", "best.png"),
         (result_files, "write_results", "write results.parquet", "results.parquet"),
+        (result_files, "write_page", "write report.html", "report.html"),
         (result_files, "write_metrics", "write metrics.parquet", "metrics.parquet"),
         (summary, "show_search", "show the figures of the search", None),
         (summary, "better", "show the summary", None),

@@ -63,11 +63,12 @@ def test_summary_names_all_a_person_needs(finished: tuple[Path, str]) -> None:
         "metrics.parquet",
         "best.json",
         "best.png",
+        "report.html",
         "mlflow ui",
         "--trials 10",
     ):
         assert name in printed, name
-    for name in ("results.parquet", "metrics.parquet", "best.json", "best.png"):
+    for name in ("results.parquet", "metrics.parquet", "best.json", "best.png", "report.html"):
         assert (storage / "tiny_space" / name).stat().st_size > 100
 
 
