@@ -11,7 +11,7 @@ slash.
 import json
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from meanflow_tune.tracking.mlflow_store import (
 from meanflow_tune.tracking.outbox import Event
 from meanflow_tune.tracking.replay import Audit, Rejected
 from meanflow_tune.tracking.run_names import milliseconds
-from meanflow_tune.tracking.run_tree import PAGE, RunTree
+from meanflow_tune.tracking.run_tree import RunTree, every_run
 from meanflow_tune.tracking.runs_view import runs_page
 from meanflow_tune.tracking.tracking_uri import sqlite_path
 
@@ -147,16 +147,7 @@ class MlflowSink:
         self._look_up_again()
         p = every[-1].payload
         self._uids[p["study"]] = p["uid"]
-        return compare(every, self._every_run(self._experiment(p["study"])), refused)
-
-    def _every_run(self, experiment: str) -> Iterator[Any]:
-        token = None
-        while True:
-            page = self._client().search_runs([experiment], max_results=PAGE, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
+        return compare(every, every_run(self._client, self._experiment(p["study"])), refused)
 
     def _look_up_again(self) -> None:
         for remembered in (self._experiments, self._runs, self._receipts):

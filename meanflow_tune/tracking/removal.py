@@ -14,11 +14,10 @@ from urllib.parse import unquote, urlparse
 from meanflow_tune.files import hide_password
 from meanflow_tune.tracking.experiments import own_experiment
 from meanflow_tune.tracking.mlflow_store import connect
+from meanflow_tune.tracking.run_tree import every_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-PAGE = 1000
 
 
 class Unreachable(RuntimeError):
@@ -104,16 +103,7 @@ def _remove(client: "MlflowClient", tracked: Tracked, study: str) -> None:
 
 def _runs(client: "MlflowClient", experiment: str) -> list[str]:
     """Ids of all runs, deleted ones too."""
-    from mlflow.entities import ViewType
-
-    found: list[str] = []
-    token = None
-    while True:
-        page = client.search_runs([experiment], "", ViewType.ALL, PAGE, page_token=token)
-        found += [run.info.run_id for run in page]
-        token = page.token
-        if not token:
-            return found
+    return [run.info.run_id for run in every_run(lambda: client, experiment, deleted=True)]
 
 
 def _logged_models(client: "MlflowClient", experiment: str) -> list[str]:

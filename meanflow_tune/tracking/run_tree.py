@@ -207,7 +207,7 @@ class RunTree:
         """
         experiment = self._experiment(p["study"])
         runs: dict[tuple[str, str], list[Any]] = {}
-        for run in self._every_run(experiment):
+        for run in every_run(self._client, experiment):
             for tag in (SEARCH_TAG, TRIAL_TAG, REPEAT_TAG):
                 value = run.data.tags.get(tag, "")
                 if value.partition("/")[0] == p["uid"]:
@@ -244,15 +244,6 @@ class RunTree:
         texts = tag_texts({**tags, **{tag: x for tag, x in marks.items() if x is not None}})
         if not texts.items() <= run.data.tags.items():
             self._write.tag(run.info.run_id, texts)
-
-    def _every_run(self, experiment: str) -> Iterator[Any]:
-        token = None
-        while True:
-            page = self._client().search_runs([experiment], max_results=PAGE, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
 
     def _search_ended(self, event: Event, p: dict[str, Any]) -> None:
         run, summary = self._search_run(event, p), dict(p["summary"])
@@ -300,3 +291,19 @@ def _points(path: Path) -> list[CurvePoint]:
 def _content(run: Any) -> tuple[int, str]:
     """Orders runs by how much was written to them; a doubled one is empty."""
     return len(run.data.params) + len(run.data.metrics) + len(run.data.tags), run.info.run_id
+
+
+def every_run(
+    client: Callable[[], "MlflowClient"], experiment: str, deleted: bool = False
+) -> Iterator[Any]:
+    """All runs of an experiment, page by page. client: for one call; deleted: those as well."""
+    from mlflow.entities import ViewType
+
+    view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+    token = None
+    while True:
+        page = client().search_runs([experiment], "", view, PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
