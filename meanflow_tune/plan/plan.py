@@ -1,6 +1,7 @@
 """The plan of a search: a request resolved and checked, before any lease is taken and before Ray starts."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from meanflow_tune.config.effects import without_effect
 from meanflow_tune.config.overrides import flatten
 from meanflow_tune.plan.derived_seeds import Seeds, seeds_of
 from meanflow_tune.plan.request import EXIT_UNUSABLE, EXIT_USAGE, SearchRequest, UserError
+from meanflow_tune.plan.space_rules import check_rules, ramps_end_of
 from meanflow_tune.plan.yardstick import Yardstick
 from meanflow_tune.search.errors import StorageError
 from meanflow_tune.search.objectives import Objectives, SearchObjective
@@ -19,6 +21,8 @@ from meanflow_tune.search.samplers.limits import check_sampler
 from meanflow_tune.search.space.draws import AnyTrial, draw_fixed, draw_random
 from meanflow_tune.search.space.load import Space, load_space
 from meanflow_tune.search.store.manifest import MANIFEST_NAME
+
+log = logging.getLogger(__name__)
 
 DRAWS = 24
 
@@ -44,8 +48,11 @@ class Plan:
     def ramps_end(self, config: Mapping[str, Any]) -> float:
         """The progress before which the trial of a resolved configuration is not stopped; 0 without a
         rule of the space."""
-        rule = self.space.ramps_end
-        return 0.0 if rule is None else rule(TrialConfig.from_dict(config))
+        try:
+            return ramps_end_of(self.space, TrialConfig.from_dict(config))
+        except ValueError as error:  # of a rare branch: no example showed it
+            log.warning("a trial is judged without regard to its ramps: %s", error)
+            return 0.0
 
     @property
     def objective(self) -> SearchObjective:
@@ -95,6 +102,8 @@ def make_plan(request: SearchRequest) -> Plan:
         )
         examples = tuple(TrialConfig.from_dict(data, request.settings) for data in plain)
     yardstick = _yardstick(request, objectives, examples)
+    with _refusing(f"--space {request.space}: "):
+        check_rules(space, examples, yardstick.check)
     if request.resume == "fresh" or not (request.folder / MANIFEST_NAME).exists():
         _refuse_without_effect(request, plain, examples)
     for config in examples:

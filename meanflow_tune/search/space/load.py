@@ -279,6 +279,15 @@ def _question(
         return None
     if not isinstance(question, Question):
         raise SpaceError(f"QUESTION of search space {path} must be a meanflow_tune.config.Question")
+    texts = question.text, question.factor
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise SpaceError(f"QUESTION of search space {path} needs a text and the name of a factor")
+    if not (callable(question.without) and callable(question.including)):
+        raise SpaceError(
+            f"QUESTION of search space {path}: without and including must be functions of a TrialConfig"
+        )
+    if not isinstance(question.families, Mapping):
+        raise SpaceError(f"QUESTION of search space {path}: families must map names to names")
     pairs = question.families.items()
     if unknown := [name for pair in pairs for name in pair if name not in families]:
         raise SpaceError(f"QUESTION of search space {path} names {unknown}, which are no families")
