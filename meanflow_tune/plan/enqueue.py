@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from optuna.distributions import CategoricalDistribution
+
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.config.overrides import flatten
 from meanflow_tune.plan.request import UserError
@@ -27,7 +29,7 @@ def read_enqueued(path: Path, suggest: Suggest) -> list[tuple[dict[str, Any], li
     Raises UserError, with the number of the entry where the file is a list of several.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        data = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
     except OSError as error:
         raise UserError(f"--enqueue {path}: {error.strerror or error}.") from None
     except (ValueError, RecursionError) as error:
@@ -125,6 +127,10 @@ def _refuse_outside(params: Mapping[str, Any], distributions: Mapping[str, Any])
             continue
         try:
             inside = distribution._contains(distribution.to_internal_repr(value))
+            # A text of digits passes, and would reach the arithmetic of the space as text.
+            inside &= not isinstance(value, str) or isinstance(
+                distribution, CategoricalDistribution
+            )
         except (ValueError, TypeError):
             inside = False
         if not inside:

@@ -105,3 +105,13 @@ def test_what_a_parameter_depends_on_makes_it_usable() -> None:
     check_params(toy, {"kind": "bent", "rate": 0.1})
     with pytest.raises(ValueError, match="'rate' has no effect"):
         check_params(toy, {"rate": 0.1})
+
+
+def test_a_number_given_as_text_is_refused(tmp_path: Path) -> None:
+    said = refusal(tmp_path, {"optimizer/learning_rate": "0.002"})
+    assert "parameter 'optimizer/learning_rate': '0.002' is not in 0.001 to 0.01" in said
+
+
+def test_a_file_of_an_editor_that_marks_its_encoding_is_read(tmp_path: Path) -> None:
+    params = {"optimizer/learning_rate": 0.002}
+    assert read_enqueued(write(tmp_path, "\ufeff" + json.dumps(params)), suggest) == [(params, [])]
