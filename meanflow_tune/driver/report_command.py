@@ -157,7 +157,10 @@ def _report(arguments: argparse.Namespace, prog: str, interruption: Interruption
         sections = write_page(path, found, progress=progress.at, check=interruption.check)
         if figures is not None and with_figures:
             progress.at("figures")
-            write_figures(figures, sections)
+            try:
+                write_figures(figures, sections)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror or str(error), str(figures)) from error
         progress.end()
 
     write(with_figures=True)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -74,7 +73,7 @@ def quality_of(record: TrialRecord) -> Quality:
         return _read(source, Path(source).stat().st_mtime_ns)
     except FileNotFoundError:
         return Quality()
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except Exception as error:  # damaged bytes raise what zipfile, zlib and NumPy happen to meet
         log.warning("%s cannot be read: %s", source, error)
         return Quality()
 

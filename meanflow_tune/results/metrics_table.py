@@ -226,6 +226,6 @@ def _seed_of_repeat(record: TrialRecord, repeat: int) -> int | None:
     path = Path(record.folder) / "repeats" / str(repeat) / "config.json"
     try:
         seed = json.loads(path.read_text(encoding="utf-8")).get("seed")
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):
         return None
     return seed if isinstance(seed, int) else None

@@ -51,7 +51,7 @@ def read_lease(folder: Path) -> LeaseState | None:
     """The lease of a study folder; None where there is none, or where it is unreadable."""
     try:
         return LeaseState(**json.loads((folder / LEASE_NAME).read_text(encoding="utf-8")))
-    except (FileNotFoundError, json.JSONDecodeError, TypeError):
+    except (FileNotFoundError, ValueError, TypeError):  # ValueError: no JSON, or no text
         return None
 
 

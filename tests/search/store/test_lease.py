@@ -342,3 +342,12 @@ def test_a_worker_of_an_earlier_driver_is_fenced_wherever_it_writes(
     (tmp_path / "study" / LEASE_NAME).write_text("{")
     with pytest.raises(LeaseLost, match="unknown"):
         check_epoch(folder, 2)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\x00\xff\xfe", b'{"x": 1}'])
+def test_an_unreadable_lease_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / LEASE_NAME).write_bytes(content)
+    assert read_lease(tmp_path) is None
+    with Lease.acquire(tmp_path) as lease:
+        assert read_lease(tmp_path) is not None
+        lease.check()
