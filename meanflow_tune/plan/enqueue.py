@@ -7,13 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from optuna.distributions import CategoricalDistribution
-
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.config.overrides import flatten
 from meanflow_tune.plan.request import UserError
 from meanflow_tune.search.errors import SpaceError, one_line
-from meanflow_tune.search.space.distributions import domain_text
+from meanflow_tune.search.space.distributions import contains, domain_text
 from meanflow_tune.search.space.draws import AnyTrial, EdgeTrial, draw
 from meanflow_tune.search.space.invert import differences, find_params
 
@@ -125,15 +123,7 @@ def _refuse_outside(params: Mapping[str, Any], distributions: Mapping[str, Any])
         distribution = distributions.get(name)
         if distribution is None:
             continue
-        try:
-            inside = distribution._contains(distribution.to_internal_repr(value))
-            # A text of digits passes, and would reach the arithmetic of the space as text.
-            inside &= not isinstance(value, str) or isinstance(
-                distribution, CategoricalDistribution
-            )
-        except (ValueError, TypeError):
-            inside = False
-        if not inside:
+        if not contains(distribution, value):
             raise ValueError(f"parameter {name!r}: {value!r} is not in {domain_text(distribution)}")
 
 

@@ -112,6 +112,17 @@ def test_a_number_given_as_text_is_refused(tmp_path: Path) -> None:
     assert "parameter 'optimizer/learning_rate': '0.002' is not in 0.001 to 0.01" in said
 
 
+@pytest.mark.parametrize("value", ["1e999", "-1e999", "2.5", "true", '"2"', "null", "[2]"])
+def test_what_is_no_whole_number_is_refused(tmp_path: Path, value: str) -> None:
+    text = f'{{"x_source/kind": "teacher_ode", "x_source/steps": {value}}}'
+    assert "parameter 'x_source/steps'" in refusal(tmp_path, text)
+
+
+def test_a_choice_is_of_its_own_kind(tmp_path: Path) -> None:
+    said = refusal(tmp_path, {"loss/tri_consistency/active": 1})
+    assert "parameter 'loss/tri_consistency/active': 1 is not in False | True" in said
+
+
 def test_a_file_of_an_editor_that_marks_its_encoding_is_read(tmp_path: Path) -> None:
     params = {"optimizer/learning_rate": 0.002}
     assert read_enqueued(write(tmp_path, "\ufeff" + json.dumps(params)), suggest) == [(params, [])]

@@ -1,5 +1,6 @@
 """The distributions of a space's parameters, and which stored values fit them."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -82,6 +83,8 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return any(type(one) is type(value) and one == value for one in distribution.choices)
     if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if not math.isfinite(value):
         return False
     if isinstance(distribution, IntDistribution) and value != int(value):
         return False
