@@ -150,6 +150,6 @@ def _label(plan: Plan) -> str:
 def values_text(config: TrialConfig) -> str:
     """What the numbers of a sample mean."""
     return (
-        f"Samples are like the data `{config.data.kind}`, images in [-1, 1] (dark to bright); values are "
-        "not clipped, and a few lie slightly outside."
+        f"Samples are on the scale of the data `{config.data.kind}`, for images from -1 (dark) to 1 "
+        "(bright); values are not clipped, and many may lie outside."
     )

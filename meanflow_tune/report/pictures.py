@@ -35,7 +35,8 @@ def comparison_grid(
     title: str = "",
     most: int = COMPARED,
 ) -> None:
-    """One panel a row and NFE: rows[name][nfe] are samples [N, C, H, W] in [-1, 1], or [N, 2].
+    """One panel a row and NFE: rows[name][nfe] are samples [N, C, H, W], clipped to
+    [-1, 1], or [N, 2].
 
     Sample i of every panel must come from the same latent (and label), so that the eye can compare.
     labels[name][nfe] stands under a panel, say its metric; most: images in a panel. The file is a PNG,
@@ -76,7 +77,7 @@ def comparison_grid(
 
 
 def sample_grid(images: Samples, path: Path, title: str = "") -> None:
-    """Samples [N, C, H, W] in [-1, 1] as a square of images, or [N, 2] as points."""
+    """Samples [N, C, H, W], clipped to [-1, 1], as a square of images, or [N, 2] as points."""
     samples = _to_array(images)
     figure = _figure(4.0, 4.3 if title else 4.0)
     axis = figure.subplots()
@@ -100,7 +101,7 @@ def _aspect(shape: tuple[int, ...], most: int) -> float:
 
 
 def mosaic(images: Floats, gap: int = 1) -> Floats:
-    """[N, C, H, W] in [-1, 1] to one picture [rows, columns, C] in [0, 1], `gap` pixels apart."""
+    """[N, C, H, W], clipped to [-1, 1], to one picture [rows, columns, C] in [0, 1], `gap` pixels apart."""
     count, channels, height, width = images.shape
     columns = math.ceil(math.sqrt(count))
     lines = math.ceil(count / columns)

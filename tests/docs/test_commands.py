@@ -39,10 +39,12 @@ RUN = {
     "python scripts/sample.py runs/second_order/best.json --nfe 1,2,4 --out samples.png": [
         "samples.png"
     ],
-    "python scripts/train.py --config runs/second_order/best.json --output runs/best": [
-        "runs/best/metrics.json",
-        "runs/best/model",
+    "python scripts/train.py --config runs/second_order/best.json --output runs/second_order-best": [
+        "runs/second_order-best/metrics.json",
+        "runs/second_order-best/model",
     ],
+    "python scripts/train.py --config runs/second_order/best.json --set budget.images=8000"
+    " --output runs/short": ["runs/short/metrics.json", "runs/short/model"],
     "python scripts/report.py --study second_order": [f"{STUDY}/report.html"],
     "meanflow-tune --version": [],
     "meanflow-tune sample runs/second_order/best.json": ["samples.png"],

@@ -24,8 +24,8 @@ PARSERS: dict[str, argparse.ArgumentParser] = {
     "scripts/report.py": report_parser(),
     "scripts/benchmark.py": benchmark_parser(),
 }
-# Their arguments are files, of which only the reader's machine knows.
-SYSTEM = ("cd", "cp", "ls", "mkdir", "source", "touch")
+# Their arguments are files and servers, of which only the reader's machine knows.
+SYSTEM = ("cd", "cp", "curl", "export", "ls", "mkdir", "source", "touch")
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = frozenset(re.findall(r"^([\w-]+):", MAKEFILE, flags=re.MULTILINE))
 

@@ -21,8 +21,8 @@ _SPARSE, _DENSE = np.array([58.0, 134.0, 200.0]), np.array([230.0, 126.0, 20.0])
 
 
 def image_png(samples: Floats) -> bytes:
-    """[N, 1 or 3, H, W] in [-1, 1], side by side, a pixel of the picture per pixel of a sample; between
-    them one sees the page."""
+    """[N, 1 or 3, H, W], clipped to [-1, 1], side by side, a pixel of the picture per pixel of a sample;
+    between them one sees the page."""
     picture = mosaic(np.nan_to_num(samples, nan=-1.0, posinf=1.0, neginf=-1.0))
     cover = 1.0 - mosaic(np.full_like(samples[:, :1], -1.0))
     picture = np.concatenate([picture, cover], axis=-1)
