@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+PORT ?= 5000
 PARALLEL := -n auto --maxprocesses=4 --dist=worksteal
 
 .PHONY: tune test test-all lint format setup ui clean help
 
 help:
 	@echo "make tune       set up, then search on the digits (options: make tune ARGS='--trials 64')"
-	@echo "make ui         serve the MLflow UI of the results at http://127.0.0.1:5000"
+	@echo "make ui         serve the MLflow UI of the results at http://127.0.0.1:5000 (another port: make ui PORT=5001)"
 	@echo "make test       set up, then run the quick tests"
 	@echo "make test-all   set up, then run all tests (about 40 minutes on two cores)"
 	@echo "make lint       check with ruff and mypy"
@@ -30,9 +31,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 tune: setup
 	@$(BIN)/python scripts/tune.py $(ARGS)
 
+# MLflow itself ends with status 0 when its port is taken.
 ui: setup
-	@$(BIN)/python -m meanflow_tune.tracking.pages runs/mlflow.db http://127.0.0.1:5000
-	@$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db --host 127.0.0.1 --port 5000 --workers 1
+	@$(BIN)/python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT))).close()' 2> /dev/null || \
+		{ echo "Port $(PORT) is taken; name a free one: make ui PORT=5001"; exit 2; }
+	@$(BIN)/python -m meanflow_tune.tracking.pages runs/mlflow.db http://127.0.0.1:$(PORT)
+	@MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db \
+		--host 127.0.0.1 --port $(PORT) --workers 1
 
 test: setup
 	@$(BIN)/python -m pytest $(PARALLEL)

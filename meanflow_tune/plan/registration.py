@@ -77,9 +77,10 @@ def registration(plan: Plan, findings: Findings) -> dict[str, Any] | None:
                 "trial": str(number),
                 "aliases": names,
                 "config": config_digest(by_number[number].config),
-                "description": _evidence(plan, by_number[number], contests),
+                "description": _evidence(plan, by_number[number], winner.number, contests),
             }
-            for number, names in aliases.items()
+            # The winner last, so that the newest version is no worse one.
+            for number, names in reversed(aliases.items())
         ],
         "contests": [
             {
@@ -127,7 +128,9 @@ def _interval(change: Interval) -> str:
     return f"[{change.low:+.4f}, {change.high:+.4f}]"
 
 
-def _evidence(plan: Plan, record: TrialRecord, contests: Mapping[int, Contrast]) -> str:
+def _evidence(
+    plan: Plan, record: TrialRecord, winner: int, contests: Mapping[int, Contrast]
+) -> str:
     """Markdown: where the model comes from, and what was measured."""
     objectives = plan.objectives
     values: Sequence[float] = record.values or ()
@@ -136,7 +139,7 @@ def _evidence(plan: Plan, record: TrialRecord, contests: Mapping[int, Contrast])
     lines = [f"{title(record).capitalize()} of study `{plan.request.study}`: {measured}."]
     lines += [f"- against trial {number}: {_result(one)}" for number, one in contests.items()]
     if len(lines) > 1:
-        lines.insert(1, "\nThe winner, retrained on the same fresh seeds:\n")
+        lines.insert(1, f"\nTrial {winner}, the winner, retrained on the same fresh seeds:\n")
     lines.append(
         f"\nInput: `seed` (or `latent`){_label(plan)}; parameter `nfe`. {values_text(plan.examples[0])}"
     )

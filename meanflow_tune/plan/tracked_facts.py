@@ -82,6 +82,7 @@ def first_view(plan: Plan) -> dict[str, Any]:
         "metrics": [*dict.fromkeys((*metrics, *others))],
         "params": [f"param/{name}" for name in _searched(plan)],
         "images": [f"samples_nfe_{nfe}" for nfe in nfes],
+        "step": config.budget.rung_steps[-1] * config.budget.global_batch,
     }
 
 

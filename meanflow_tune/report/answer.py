@@ -17,20 +17,18 @@ from meanflow_tune.search.analysis.activity import Activity
 from meanflow_tune.search.analysis.significance import LEVEL, SEEDS_FOR_LEVEL
 
 MOST_IMPORTANT = 5
-# What a reader wants to see beside the objective, most telling first.
-QUALITY = ("frechet_features", "sliced_wasserstein")
 MANY_TRIALS = 100  # with fewer, importances of conditional parameters rest on a handful of them
 ALIKE = 0.1  # relative difference of compute below which it is called the same
 # What is said of a quantity by whether it improves, at the level and with fewer seeds.
 OUTCOMES = {
     True: ("better", "leans better"),
     False: ("worse", "leans worse"),
-    None: ("unclear",) * 2,
+    None: ("inconclusive",) * 2,
 }
 EFFECTS = {
     True: ("helps", "seems to help"),
     False: ("hurts", "seems to hurt"),
-    None: ("cannot be told",) * 2,
+    None: ("inconclusive",) * 2,
 }
 
 
@@ -65,12 +63,12 @@ def answer(plan: Plan, findings: Findings, insight: Insight) -> Answer:
 
 
 def outcome(measured: Measured, seeds: int) -> str:
-    """`better`, `worse` or `unclear`; `leans better` where `seeds` are too few for the level."""
+    """`better`, `worse` or `inconclusive`; `leans better` where `seeds` are too few for the level."""
     return OUTCOMES[measured.improves][seeds < SEEDS_FOR_LEVEL]
 
 
 def effect(measured: Measured, seeds: int) -> str:
-    """`helps`, `hurts` or `cannot be told`; `seems to help` where `seeds` are too few for the level."""
+    """`helps`, `hurts` or `inconclusive`; `seems to help` where `seeds` are too few for the level."""
     return EFFECTS[measured.improves][seeds < SEEDS_FOR_LEVEL]
 
 
@@ -78,7 +76,12 @@ def percent(measured: Measured) -> str:
     """`-13.6 %` of the base; the difference itself where the base is 0."""
     if measured.relative is None:
         return f"{measured.change.mean:+.4g}"
-    return f"{100 * measured.relative:+.1f} %"
+    return f"{_digits(100 * measured.relative)} %"
+
+
+def _digits(value: float) -> str:
+    """A percentage with one digit after the point, two where one would leave 0.0."""
+    return f"{value:+.1f}" if abs(value) >= 0.1 else f"{value:+.2f}"
 
 
 def change(measured: Measured) -> str:
@@ -87,7 +90,7 @@ def change(measured: Measured) -> str:
     mean = percent(measured).removesuffix(" %")
     if low is None or high is None or not base:
         return mean
-    return f"{mean} [{100 * low / base:+.1f}, {100 * high / base:+.1f}]"
+    return f"{mean} [{_digits(100 * low / base)}, {_digits(100 * high / base)}]"
 
 
 def how_sure(seeds: int) -> str:
@@ -129,14 +132,6 @@ def cost_in_words(contrast: Contrast) -> str:
     )
 
 
-def shown_quality(contrast: Contrast) -> list[Measured]:
-    """One metric against held-out data, at each NFE: the first of QUALITY that was measured, else any."""
-    found = contrast.of("quality")
-    names = [one.name.partition("@")[0] for one in found]
-    chosen = next((name for name in (*QUALITY, *names) if name in names), None)
-    return [one for one, name in zip(found, names, strict=True) if name == chosen]
-
-
 def _winner(findings: Findings) -> list[str]:
     leader, reference, contrast = findings.leader, findings.reference, findings.winner
     if leader is None:
@@ -149,19 +144,23 @@ def _winner(findings: Findings) -> list[str]:
     other = _named(findings, contrast.trials[1])
     wins = first.improves if seeds > 1 else findings.leader is not reference
     if wins:
-        verb = "beats" if seeds >= SEEDS_FOR_LEVEL else "leads"
+        verb = "beats" if seeds >= SEEDS_FOR_LEVEL else "is ahead of"
         head = f"{other} {verb} the reference, {contrast.base}"
     elif first.improves is None and seeds > 1:
-        head = f"{other} cannot be told from the reference, {contrast.base}"
+        head = f"{other} cannot be told apart from the reference, {contrast.base}"
     else:
-        head = f"Nothing leads the reference, {contrast.base}; the best other one is {other}"
+        head = f"Nothing is ahead of the reference, {contrast.base}; the best other one is {other}"
     where = f"{counted(seeds, 'fresh seed')}" if seeds else "the search's one seed"
     figures = f"{figure(first.other)} instead of {figure(first.base)}"
     lines = [f"{head}: {first.name} {change(first)} %, {figures}, on {where}."]
+    if contrast.differences:
+        lines.append(
+            f"Its settings (in parentheses the reference's): {settings_in_words(contrast)}."
+        )
     if parts:
-        lines.append(f"By metric: {_listed(parts, seeds)}.")
-    if quality := shown_quality(contrast):
-        lines.append(f"Against held-out data: {_listed(quality, seeds)}.")
+        lines.append(f"By metric, at the number of evaluations after @: {_listed(parts, seeds)}.")
+    if quality := contrast.of("quality"):
+        lines.append(f"Against held-out data: {_grouped(quality, seeds)}.{_scale(findings)}")
     return [*lines, f"Cost: {cost_in_words(contrast)}."]
 
 
@@ -174,12 +173,50 @@ def _listed(measured: Sequence[Measured], seeds: int) -> str:
     return ", ".join(f"{one.name} {percent(one)} ({outcome(one, seeds)})" for one in measured)
 
 
+def _grouped(measured: Sequence[Measured], seeds: int) -> str:
+    """By outcome, since metrics of quality often disagree: `leans worse in frechet_pixels@1 +8.2 %, ...`."""
+    groups: dict[str, list[str]] = {}
+    for one in measured:
+        groups.setdefault(outcome(one, seeds), []).append(f"{one.name} {percent(one)}")
+    listed = "; ".join(f"{said} in {', '.join(names)}" for said, names in groups.items())
+    disagree = len({one.improves for one in measured} - {None}) > 1
+    return f"{listed}; the metrics disagree" if disagree else listed
+
+
+def _scale(findings: Findings) -> str:
+    """What the training data themselves have, below which a difference says little."""
+    data = findings.quality.held_out.get("data", {})
+    listed = ", ".join(f"{name} {value:.4g}" for name, value in data.items())
+    return (
+        f" For scale, training data have {listed}: at that level a difference says little."
+        if listed
+        else ""
+    )
+
+
+def settings_in_words(contrast: Contrast) -> str:
+    """`losses.backward.share 0.426 (1), ...`: those that differ, with the base's value where it has one."""
+    return ", ".join(
+        f"{one.setting} {_value(one.other)}"
+        + ("" if one.base is None else f" ({_value(one.base)})")
+        for one in contrast.differences
+        if one.other is not None
+    )
+
+
+def _value(value: object) -> str:
+    return short(value) or "none"
+
+
 def _factor(plan: Plan, findings: Findings, rungs: Sequence[Activity]) -> list[str]:
     question = plan.space.question
     if question is None:
         return []
     lines = [_pair(pair, question.factor) for pair in findings.pairs]
-    if not lines:
+    if lines:
+        said = (f"{effect(p.of('objective')[0], p.seeds)} for {p.subject}" for p in findings.pairs)
+        lines.insert(0, f"In short, by the objective: {', '.join(said)}.")
+    else:
         asked = plan.request.question and plan.request.confirm and plan.request.confirm_seeds
         lines.append(
             "Not answered: no pair with and without it has completed on a fresh seed."
@@ -201,7 +238,21 @@ def _pair(pair: Contrast, factor: str) -> str:
     first, *parts = pair.of("objective")
     rest = [f"{one.name} {percent(one)} ({effect(one, pair.seeds)})" for one in parts]
     head = f"{first.name} {change(first)} % ({effect(first, pair.seeds)})"
-    return f"{pair.subject}, with against without {factor}: {', '.join([head, *rest])}."
+    added = [f"{d.setting} {_value(d.other)}" for d in pair.differences if d.base is None]
+    how = f" ({', '.join(added)})" if added else ""
+    return (
+        f"{pair.subject}, with vs. without {factor}{how}: {', '.join([head, *rest])}{_price(pair)}."
+    )
+
+
+def _price(pair: Contrast) -> str:
+    """What the factor costs in compute, where that was measured."""
+    costs = {one.name: one for one in pair.of("cost")}
+    seconds = costs.get("gpu_seconds") or costs.get("cpu_seconds")
+    if seconds is None or seconds.relative is None:
+        return ""
+    what = "GPU" if seconds.name == "gpu_seconds" else "processor"
+    return f"; it costs {percent(seconds)} {what} seconds"
 
 
 def _sure(findings: Findings) -> list[str]:
@@ -223,7 +274,7 @@ def _insight(insight: Insight) -> list[str]:
     rough = "; a rough guide with so few trials" if found.count < MANY_TRIALS else ""
     lines = [
         f"What set the best {found.quantile:.0%} of {found.count} trials apart at {found.images:,} images: "
-        f"{shares} (PED-ANOVA, shares of all importance{rough})."
+        f"{shares} (parameters of the space; PED-ANOVA, shares of all importance{rough})."
     ]
     for one in found.boundaries:
         lines.append(
@@ -240,4 +291,7 @@ def _next_step(plan: Plan, findings: Findings) -> tuple[str, str] | None:
         return None
     if not plan.request.confirm:
         return "--confirm 1", "confirm it on fresh seeds"
-    return f"--confirm-seeds {SEEDS_FOR_LEVEL}", f"make the answer hold at {LEVEL:.0%}"
+    return (
+        f"--confirm-seeds {SEEDS_FOR_LEVEL}",
+        f"train {SEEDS_FOR_LEVEL} fresh seeds, so that intervals hold in {LEVEL:.0%} of cases",
+    )

@@ -10,7 +10,6 @@ from meanflow_tune.report.answer import (
     change,
     effect,
     outcome,
-    shown_quality,
 )
 from meanflow_tune.report.text import counted, figure, headed, make_table, short
 
@@ -40,13 +39,13 @@ def show_differences(console: Console, contrast: Contrast) -> None:
 
 
 def show_contrast(console: Console, contrast: Contrast) -> None:
-    """Metrics at each NFE, one of quality, and costs, with paired differences."""
+    """Metrics at each NFE, of the objective and of quality, and costs, with paired differences."""
     where = counted(contrast.seeds, "fresh seed") if contrast.seeds else "one seed"
-    table = make_table(where, *_names(contrast), "change in %", "so it is")
+    table = make_table(where, *_names(contrast), "change in %", "verdict")
     for one in contrast.of("objective"):
         _add(table, one, contrast.seeds)
     table.add_section()
-    for one in shown_quality(contrast):
+    for one in contrast.of("quality"):
         _add(table, one, contrast.seeds)
     table.add_section()
     for one in contrast.of("cost"):
@@ -73,8 +72,7 @@ def _add(table: Table, one: Measured, seeds: int) -> None:
 
 def _cell(one: Measured, seeds: int) -> str:
     """The change, its interval and what it means, each on a line."""
-    said = "unclear" if one.improves is None else effect(one, seeds)
-    return "\n".join([*_narrow(one).split(" ", 1), said])
+    return "\n".join([*_narrow(one).split(" ", 1), effect(one, seeds)])
 
 
 def _narrow(one: Measured) -> str:

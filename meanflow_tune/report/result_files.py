@@ -19,6 +19,7 @@ from meanflow_tune.records import Report, TrialRecord
 from meanflow_tune.report.page.page_files import REPORT_NAME, write_page
 from meanflow_tune.report.page.study_view import StudyView
 from meanflow_tune.report.pictures import comparison_grid, sample_grid
+from meanflow_tune.report.text import counted
 from meanflow_tune.results.frames import METRICS, TRIALS
 from meanflow_tune.results.metrics_table import RunKinds, write_metrics
 from meanflow_tune.results.parquet import write_best, write_results
@@ -46,7 +47,9 @@ def with_pictures(record: TrialRecord, report: Report) -> Report:
             nfe = key.partition("@")[2]
             path = Path(source).with_name(f"{Path(source).stem}-nfe{nfe}.png")
             if not path.exists():
-                title = f"trial {record.number}, {report.images:,} images, {nfe} steps"
+                title = (
+                    f"trial {record.number}, {report.images:,} images, {counted(int(nfe), 'step')}"
+                )
                 sample_grid(arrays[key], path, title)
             artifacts[f"samples_nfe_{nfe}"] = str(path)
     return replace(report, artifacts=artifacts)

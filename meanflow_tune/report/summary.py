@@ -122,7 +122,7 @@ def show_places(
         lines.insert(0, (what, changed(command, *option.split())))
     best = request.folder / "best.json"
     if best in files:
-        output = request.storage / "best"
+        output = request.storage / f"{request.study}-best"
         train = train_command(command, "--config", best, "--output", output)
         lines.append(("train the leader's configuration alone", train))
     for what, line in lines:

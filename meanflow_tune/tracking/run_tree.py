@@ -33,6 +33,7 @@ VERDICT_TAG = "verdict"  # of fresh or further seeds against the reference
 NOTE_TAG = "mlflow.note.content"
 MARKS = {"implausible": IMPLAUSIBLE_TAG, "verdict": VERDICT_TAG}
 PAGE = 1000  # runs per answer
+CONFIRMED = "/"  # in the name of a trial of the confirmation: `confirm/3`
 # What was stopped at a rung is no failure; its tag `state` says that it was stopped.
 RUN_STATUS = {
     "completed": "FINISHED",
@@ -126,7 +127,11 @@ class RunTree:
             tags["kind"] = p["origin"]
         if p.get("terms"):  # changes of code, space or data were accepted
             tags["terms"] = p["terms"]
-        self._write.tag(run, tags | ({"baseline": p["baseline"]} if p["baseline"] else {}))
+        if CONFIRMED in p["trial"]:  # whose name says what it trains
+            tags |= {"kind": "confirmation", "confirms": p["baseline"]}
+        elif p["baseline"]:
+            tags["baseline"] = p["baseline"]
+        self._write.tag(run, tags)
 
     def _reported(self, event: Event, p: dict[str, Any]) -> None:
         run = self._trial_run(event, p)
@@ -270,13 +275,18 @@ def trial_params(p: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def report_metrics(p: Mapping[str, Any], value: float | None) -> dict[str, float]:
-    """The metrics of a report, from its event; value: of the objective, if it is a single one."""
+    """The metrics of a report, from its event; value: of the objective, if it is a single one.
+
+    The objective of a confirmation has a name of its own: it is measured on other latents, so that a table
+    sorted by the objective of the search must not mix the two.
+    """
     report = p["report"]
     metrics = {**report["metrics"], **{f"cost/{k}": v for k, v in report["cost"].items()}}
     values = p.get("values") or ()
+    name = "confirmed_objective" if CONFIRMED in p["trial"] else "objective"
     if len(values) > 1:  # in the order of the parameter `objective`
-        metrics |= {f"objective/{place}": x for place, x in enumerate(values, start=1)}
-    return metrics | ({"objective": value} if value is not None else {})
+        metrics |= {f"{name}/{place}": x for place, x in enumerate(values, start=1)}
+    return metrics | ({name: value} if value is not None else {})
 
 
 def _points(path: Path) -> list[CurvePoint]:

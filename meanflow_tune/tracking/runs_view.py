@@ -26,8 +26,15 @@ def runs_page(experiment: str, server: str = "", charts: bool = False) -> str:
 
 def view_state(view: Mapping[str, Any]) -> str:
     """The value of the tag. view: `sort` and `ascending`, `metrics` (columns in order), `params` (of the
-    parallel coordinates), `images` (keys of pictures); names as the search has them."""
-    columns = [f"metrics.`{view['sort']}`", "tags.`verdict`", "tags.`state`", "tags.`baseline`"]
+    parallel coordinates), `images` (keys of pictures), `step` (at which they are shown first); names as the
+    search has them."""
+    columns = [
+        f"metrics.`{view['sort']}`",
+        "tags.`verdict`",
+        "tags.`state`",
+        "tags.`images`",
+        "tags.`kind`",
+    ]
     columns += [f"metrics.`{name}`" for name in (*map(mlflow_name, view["metrics"]), COST)]
     columns += ["attributes.`Models`"]
     return json.dumps(
@@ -57,7 +64,11 @@ def _charts(view: Mapping[str, Any]) -> list[dict[str, Any]]:
     sort = view["sort"]
     charts = [_line(sort)]
     if view["images"]:  # near the top, since what lies below is drawn only once it is scrolled to
-        images = {"imageKeys": list(view["images"]), "step": 0, "showRunParams": False}
+        images = {
+            "imageKeys": list(view["images"]),
+            "step": view.get("step", 0),
+            "showRunParams": False,
+        }
         charts.append({"type": "IMAGE", **images})
     names = (*map(mlflow_name, view["metrics"]), "train/loss", "train/learning_rate")
     charts += [_line(name) for name in names]

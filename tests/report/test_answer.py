@@ -48,16 +48,25 @@ def confirmed(count: int, *gaps: float) -> list[TrialRecord]:
 def test_two_seeds_lean_and_six_decide() -> None:
     two, six = (asked(confirmed(count, 1.0, 0.9, 0.8, 0.5)) for count in (2, 6))
     assert two.question == "Does it help?"
-    assert two.winner[0].startswith("Trial 5 (proposed) leads the reference, trial 1 (mid): gap@1 ")
+    assert two.winner[0].startswith(
+        "Trial 5 (proposed) is ahead of the reference, trial 1 (mid): gap@1 "
+    )
     assert "on 2 fresh seeds" in two.winner[0]
-    assert "Against held-out data: frechet_features@1 -44.4 % (leans better)." in two.winner
-    assert two.factor[0].startswith("trial 1 (mid), with against without an odd mark: gap@1 -")
-    assert two.factor[0].endswith("% (seems to help).")
+    assert (
+        "Against held-out data: leans better in frechet_features@1 -44.4 %, frechet_pixels@1 -44.4 %."
+        in two.winner
+    )
+    assert two.factor[1].startswith("trial 1 (mid), with vs. without an odd mark: gap@1 -")
+    assert two.factor[1].endswith("% (seems to help); it costs -10.0 % processor seconds.")
     assert "prove nothing" in two.sure[0]
-    assert two.next_step == ("--confirm-seeds 6", "make the answer hold at 95%")
+    assert two.next_step == (
+        "--confirm-seeds 6",
+        "train 6 fresh seeds, so that intervals hold in 95% of cases",
+    )
     assert six.winner[0].startswith("Trial 5 (proposed) beats the reference, trial 1 (mid)")
-    assert six.factor[1] == (
-        "trial 5, with against without an odd mark: gap@1 -36.4 [-36.4, -36.4] % (helps)."
+    assert six.factor[2] == (
+        "trial 5, with vs. without an odd mark: gap@1 -36.4 [-36.4, -36.4] % (helps); it costs "
+        "-37.5 % processor seconds."
     )
     assert "at 95%" in six.sure[0]
     assert six.next_step is None
@@ -65,8 +74,22 @@ def test_two_seeds_lean_and_six_decide() -> None:
 
 def test_harm_and_what_cannot_be_told() -> None:
     worse = asked(confirmed(6, 0.5, 0.9, 0.8, 0.8))
-    assert worse.factor[0].endswith("% (hurts).")
-    assert worse.factor[1].endswith("gap@1 +0.0 [+0.0, +0.0] % (cannot be told).")
+    assert worse.factor[1].endswith("% (hurts); it costs +80.0 % processor seconds.")
+    assert worse.factor[2].endswith(
+        "gap@1 +0.00 [+0.00, +0.00] % (inconclusive); it costs +0.00 % processor seconds."
+    )
+
+
+def test_metrics_of_quality_that_disagree_are_all_named() -> None:
+    found = []
+    for made in confirmed(2, 1.0, 0.9, 0.8, 0.5):
+        report = made.reports[0]
+        metrics = report.metrics | {"frechet_pixels@1": 2.0 - report.metrics["frechet_features@1"]}
+        found.append(replace(made, reports=(replace(report, metrics=metrics),)))
+    line = next(line for line in asked(found).winner if line.startswith("Against held-out data"))
+    assert "leans better in frechet_features@1 -44.4 %" in line
+    assert "leans worse in frechet_pixels@1 +36.4 %" in line
+    assert line.endswith("; the metrics disagree.")
 
 
 def test_cost_says_whether_images_and_compute_are_the_same() -> None:

@@ -86,9 +86,18 @@ def test_with_repeats_the_leader_and_what_cannot_be_told_from_it(tmp_path: Path)
 @pytest.mark.parametrize(
     ("shifts", "said"),
     [
-        ((-0.1, -0.2), "Trial 5 (proposed) leads the reference, trial 1 (mid): gap@1 -15.0 [-20.0"),
-        ((0.1, 0.2), "Nothing leads the reference, trial 1 (mid); the best other one is Trial 5"),
-        ((-0.5, 0.1), "Trial 5 (proposed) cannot be told from the reference, trial 1 (mid): gap@1"),
+        (
+            (-0.1, -0.2),
+            "Trial 5 (proposed) is ahead of the reference, trial 1 (mid): gap@1 -15.0 [-20.0",
+        ),
+        (
+            (0.1, 0.2),
+            "Nothing is ahead of the reference, trial 1 (mid); the best other one is Trial 5",
+        ),
+        (
+            (-0.5, 0.1),
+            "Trial 5 (proposed) cannot be told apart from the reference, trial 1 (mid): gap@1",
+        ),
     ],
 )
 def test_only_an_interval_without_zero_leads(

@@ -9,7 +9,6 @@ from meanflow_tune.report.answer import (
     change,
     effect,
     outcome,
-    shown_quality,
 )
 from meanflow_tune.report.page.markup import Html, join, paragraph, table, tag
 from meanflow_tune.report.page.section import Section
@@ -117,13 +116,13 @@ def _measured(contrast: Contrast) -> Html:
             f"{change(one)}",
             outcome(one, contrast.seeds),
         ]
-        for one in (*contrast.of("objective"), *shown_quality(contrast))
+        for one in (*contrast.of("objective"), *contrast.of("quality"))
     ]
     for one in contrast.of("cost"):
         name = COST_UNITS.get(one.name, one.name)
         rows.append([name, f"{one.base:.4g}", f"{one.other:.4g}", change(one), ""])
     rows.append(["images", f"{contrast.images[0]:,}", f"{contrast.images[1]:,}", "", ""])
-    head = ("", f"reference: {contrast.base}", contrast.other, "change in % [interval]", "so it is")
+    head = ("", f"reference: {contrast.base}", contrast.other, "change in % [interval]", "verdict")
     caption = f"Measured {where}: means, and the difference paired by seed; lower is better"
     return table(caption, head, rows)
 
@@ -137,7 +136,7 @@ def _pairs(pairs: tuple[Contrast, ...], question: str) -> Html:
         ]
         for pair in pairs
     ]
-    caption = f"{question} Change in %, with against without, paired by seed"
+    caption = f"{question} Change in %, with vs. without, paired by seed"
     return table(caption, ("pair", *names), rows)
 
 

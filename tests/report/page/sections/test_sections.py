@@ -89,7 +89,7 @@ def test_every_section_stands_an_empty_and_a_starting_study(
 def test_the_answer_names_winner_change_and_settings(tmp_path: Path) -> None:
     section = answer_section(view(tmp_path, confirmed=confirmation(tmp_path)))
     text = words(section)
-    assert "Trial 2 (proposed) leads the reference, trial 0" in text
+    assert "Trial 2 (proposed) is ahead of the reference, trial 0" in text
     assert "on 3 fresh seeds" in text
     assert "losses.backward.share" in text
     assert "Measured over 3 fresh seeds" in text
