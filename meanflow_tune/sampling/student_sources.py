@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -149,9 +150,10 @@ def _of_checkpoint(path: Path) -> Student:
     except OSError as error:
         raise StudentError(f"{path}: cannot be read ({error.strerror or error}).") from None
     except Exception as error:  # torch has an error for every kind of damage
-        raise StudentError(
-            f"{path}: no checkpoint, or damaged ({_line(error)}); {remedy}."
-        ) from None
+        # Torch's own text of this one tells users to load the file unsafely.
+        foreign = isinstance(error, pickle.UnpicklingError)
+        why = "not written by torch.save" if foreign else _line(error)
+        raise StudentError(f"{path}: no checkpoint, or damaged ({why}); {remedy}.") from None
     if not isinstance(state, dict) or not {"config", "student", "ema"} <= state.keys():
         raise StudentError(f"{path}: no checkpoint of a run; {EXPECTED}.")
     try:

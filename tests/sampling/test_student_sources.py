@@ -225,3 +225,12 @@ def test_the_package_is_imported_without_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
     with pytest.raises(AttributeError, match="no attribute 'load_model'"):
         meanflow_tune.load_model  # noqa: B018
+
+
+def test_a_file_of_another_kind_is_refused_in_a_short_line(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    path.write_text('{"op_code": 0, "study": "s"}\n' * 40)
+    with pytest.raises(
+        StudentError, match=r"no checkpoint, or damaged \(not written by torch.save\)"
+    ):
+        meanflow_tune.load_student(str(path))
