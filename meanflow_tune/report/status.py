@@ -19,7 +19,7 @@ from meanflow_tune.report.running import running_lines
 from meanflow_tune.report.safe_console import make_console
 from meanflow_tune.report.text import COLOURS, counted, figure, headed, make_table
 from meanflow_tune.search.errors import StorageError
-from meanflow_tune.search.store.lease import read_lease
+from meanflow_tune.search.store.lease import has_died, read_lease
 from meanflow_tune.search.store.manifest import Manifest
 from meanflow_tune.search.store.storage import open_storage
 from meanflow_tune.search.store.trials import read_records, study_directions
@@ -44,7 +44,11 @@ def show_status(request: SearchRequest) -> int:
         raise UserError(f"--status: {error}; name it by --study and --storage.") from None
     console, lease, status = make_console(), read_lease(folder), _read_status(request)
     held, age = lease is not None and lease.pid is not None, time.time() - status["time"]
-    if lease is None or not held:
+    killed = lease is not None and held and has_died(lease)
+    held = held and not killed
+    if killed:
+        words = "no driver at work; the last one was killed, and the same command resumes it"
+    elif lease is None or not held:
         words = "no driver at work"
     elif age < STALE_SECONDS:
         words = f"running, process {lease.pid} on {lease.host}"

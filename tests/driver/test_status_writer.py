@@ -1,6 +1,7 @@
 """A search whose trials are made up, in this process: what its status says while it runs."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from meanflow_tune.records import Job, Outcome, Report
 from meanflow_tune.report import last_screen, result_files, summary
 from meanflow_tune.report.live import View
 from meanflow_tune.report.status import show_status
+from meanflow_tune.search.store.lease import LEASE_NAME, Lease
 from tests.support.drivers.made_up import MadeUp, four_trials, replace_ray
 from tests.support.paths import TINY_SPACE
 from tests.support.records import build_record, with_samples
@@ -209,3 +211,23 @@ def test_a_summary_that_cannot_be_kept_is_shown(
     assert "best proposed: trial 3" in shown.out
     assert "summary.txt" not in shown.out
     assert "could not write summary.txt (RuntimeError: no font)" in shown.err
+
+
+def test_the_status_of_a_killed_driver_says_so_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request, _ = four_trials(tmp_path), replace_ray(monkeypatch, Absurd())
+    assert driver.run(request, "again", quiet=True) == 0
+    gone = subprocess.Popen(["sleep", "60"])
+    lease = Lease.acquire(request.folder)
+    path = request.folder / LEASE_NAME
+    state = json.loads(path.read_text()) | {"pid": gone.pid}
+    lease.release()
+    path.write_text(json.dumps(state))
+    gone.kill()
+    gone.wait()
+    capsys.readouterr()
+    assert show_status(request) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "no driver at work; the last one was killed, and the same command resumes it" in shown
+    assert "left (end" not in shown

@@ -18,7 +18,7 @@ from meanflow_tune.search.errors import SpaceError, StorageError
 from meanflow_tune.search.objectives import Objectives
 from meanflow_tune.search.space.draws import AnyTrial
 from meanflow_tune.search.space.load import Space, load_space
-from meanflow_tune.search.store.lease import read_lease
+from meanflow_tune.search.store.lease import has_died, read_lease
 from meanflow_tune.search.store.manifest import Manifest
 from meanflow_tune.search.store.storage import open_storage
 from meanflow_tune.search.store.trials import read_records
@@ -169,7 +169,7 @@ def view_of(
 def is_running(folder: Path) -> bool:
     """Whether a driver holds the study and is alive."""
     lease = read_lease(folder)
-    if lease is None or lease.pid is None:
+    if lease is None or lease.pid is None or has_died(lease):
         return False
     return time.time() - lease.heartbeat < SILENT_SECONDS
 

@@ -178,6 +178,24 @@ def is_held(folder: Path, stale_after: float = 30.0) -> bool:
     return False
 
 
+def has_died(held: LeaseState) -> bool:
+    """Whether the holder of a lease was a process of this host that is gone; reads only.
+
+    False where that cannot be told from here: on another host its heartbeat has to tell.
+    """
+    return _is_here(held) and not _is_alive(held)
+
+
+def _is_here(held: LeaseState) -> bool:
+    return held.host == socket.gethostname() and held.place == pid_namespace()
+
+
+def _is_alive(held: LeaseState) -> bool:
+    """Of a holder in this process namespace."""
+    pid = held.pid
+    return pid is not None and held.process_start == _process_start(pid) and _exists(pid)
+
+
 def lease_age(folder: Path) -> float:
     """Seconds since the last heartbeat, by the clock of the file system, since hosts' clocks differ.
 
@@ -231,8 +249,8 @@ def _refuse_if_alive(folder: Path, held: LeaseState, stale_after: float) -> None
     assert held.pid is not None
     kind: type[StudyInUse] = StudyInUse
     advice = "stop that process, wait for it, or give the search another study name"
-    if held.host == socket.gethostname() and held.place == pid_namespace():
-        alive = held.process_start == _process_start(held.pid) and _exists(held.pid)
+    if _is_here(held):
+        alive = _is_alive(held)
         if alive and _process_fields(held.pid)[:1] in (["T"], ["t"]):
             advice = f"it is suspended: `kill -CONT {held.pid}` continues it, `kill -9` ends it"
     else:
