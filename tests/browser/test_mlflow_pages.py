@@ -135,7 +135,7 @@ def test_the_printed_link_opens_the_runs_sorted_by_the_objective(
 ) -> None:
     page.goto(searched.link)
     header = page.get_by_role("columnheader")
-    for column in ("objective", "verdict", "state", "baseline", "Models"):
+    for column in ("objective", "verdict", "state", "kind", "Models"):
         header.filter(has_text=column).first.wait_for()
     page.get_by_text("trial 00000 backward").first.wait_for()
     column = (

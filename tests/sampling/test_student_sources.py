@@ -101,7 +101,7 @@ def test_mlflow_uris_give_the_same_samples(
     client = connect(uri)
     experiment = client.create_experiment("study", artifact_location=str(tmp_path / "artifacts"))
     run = client.create_run(experiment).info.run_id
-    model = log_student(client, experiment, run, {}, trial / "model", 320)
+    model = log_student(client, experiment, run, {}, "student", trial / "model", 320)
     client.create_registered_model("digits")
     source = client.get_logged_model(model).artifact_location
     client.create_model_version("digits", source, run, model_id=model)
