@@ -97,7 +97,7 @@ def end(
             known = marks(implausible_trials(records, objectives))
             submit(background, tracker.settled, records, known, judged)
     facts = {"status": state, **findings.facts(objectives)}
-    words = () if answered is None else (*answered.winner, *answered.factor, *answered.insight)
+    words = () if answered is None else answered.sentences
     text = describe(plan, findings, command, words)
     numbers = figures(plan, findings)
     submit(background, tracker.search_ended, facts, files, numbers, text)

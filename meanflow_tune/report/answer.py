@@ -48,6 +48,14 @@ class Answer:
     sure: tuple[str, ...]
     next_step: tuple[str, str] | None
 
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """All that was found, most important first, each part after the winner below its heading."""
+        asked = () if self.question is None else (self.question, *self.factor)
+        mattered = ("What mattered?", *self.insight) if self.insight else ()
+        sure = ("How sure is it?", *self.sure) if self.sure else ()
+        return (*self.winner, *asked, *mattered, *sure)
+
 
 def answer(plan: Plan, findings: Findings, insight: Insight) -> Answer:
     """The answer as far as it is known."""

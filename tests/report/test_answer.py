@@ -129,3 +129,13 @@ def test_what_the_rungs_stopped_and_what_mattered(ramping: int, said: bool) -> N
         "What set the best 16% of 31 trials apart at 50 images: rate 60%"
     )
     assert "the high end of rate: 0.0095 in the middle, with the bound at 0.01" in found.insight[1]
+
+
+def test_all_sentences_stand_below_their_headings() -> None:
+    found = asked(confirmed(2, 1.0, 0.9, 0.8, 0.5))
+    listed = list(found.sentences)
+    assert listed[: len(found.winner)] == list(found.winner)
+    place = listed.index("Does it help?")
+    assert listed[place + 1] == found.factor[0]
+    assert listed[listed.index("How sure is it?") + 1] == found.sure[0]
+    assert "What mattered?" not in listed, "nothing is known of it"

@@ -37,6 +37,9 @@ class ToyDirector:
     def exhausted(self) -> bool:
         return self.handed == len(self._configs)
 
+    def to_stop(self) -> tuple[int, ...]:
+        return tuple(self.wanted)
+
     def on_report(self, number: int, report: Report) -> bool:
         self.reports.setdefault(number, {})[report.images] = report
         return self._decide(number, report.images)
