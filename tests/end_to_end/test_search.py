@@ -85,8 +85,8 @@ def test_confirmation_retrains_both_on_fresh_seeds_and_latents(
     latents = {t.user_attrs["config"]["evaluation"]["latent_seed"] for t in confirmed}
     assert len(latents) == 1
     assert latents != {20_000}
-    assert " - reference" in printed
-    assert "against the reference" in printed
+    assert "on 2 fresh seeds" in printed
+    assert "By metric, at the number of evaluations after @: teacher_gap@1" in printed
     assert_agreement(storage, 4, "tiny_space/confirm")
 
 

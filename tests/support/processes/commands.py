@@ -71,13 +71,25 @@ def table(storage: Path) -> pd.DataFrame:
     return pd.read_parquet(storage / "tiny_space" / "results.parquet")
 
 
-def mlflow_runs(storage: Path, experiment: str = "tiny_space") -> list[Any]:
+def mlflow_runs(storage: Path, name: str = "tiny_space") -> list[Any]:
+    """The runs of a study: of a search its own and those of its trials, of `SEARCH/confirm` those below
+    the search that confirm it."""
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
-    found = client.get_experiment_by_name(experiment)
+    search, _, part = name.partition("/")
+    found = client.get_experiment_by_name(search)
     assert found is not None
-    return list(client.search_runs([found.experiment_id], max_results=1000))
+    runs = list(client.search_runs([found.experiment_id], max_results=1000))
+    place = {run.info.run_id for run in runs if "meanflow_tune.search" in run.data.tags}
+    chosen = [run for run in runs if ("/confirm/" in _trial(run)) == bool(part)]
+    for run in chosen if part else ():
+        assert run.data.tags["mlflow.parentRunId"] in place
+    return chosen
+
+
+def _trial(run: Any) -> str:
+    return str(run.data.tags.get("meanflow_tune.trial", ""))
 
 
 def assert_agreement(storage: Path, trials: int, name: str = "tiny_space") -> None:
@@ -92,7 +104,7 @@ def assert_agreement(storage: Path, trials: int, name: str = "tiny_space") -> No
     runs = mlflow_runs(storage, name)
     tags = Counter(run.data.tags.get("meanflow_tune.trial", "search") for run in runs)
     assert max(tags.values()) == 1, f"a trial has two MLflow runs: {tags}"
-    assert len(runs) == trials + 1
+    assert len(runs) == trials + (0 if "/" in name else 1), "the run of the search itself"
     in_mlflow = {
         int(run.data.tags["meanflow_tune.trial"].rpartition("/")[2]): run.data.tags["state"]
         for run in runs

@@ -18,7 +18,6 @@ class ToyDirector:
         on_tick: Callable[[dict[str, Any]], None] = lambda snapshot: None,
     ) -> None:
         self._configs, self._folder, self._decide, self.on_tick = configs, folder, decide, on_tick
-        self.wanted: set[int] = set()  # trials to stop
         self.handed = 0
         self.reports: dict[int, dict[int, Report]] = {}
         self.outcomes: dict[int, Outcome] = {}
@@ -38,7 +37,7 @@ class ToyDirector:
         return self.handed == len(self._configs)
 
     def to_stop(self) -> tuple[int, ...]:
-        return tuple(self.wanted)
+        return ()
 
     def on_report(self, number: int, report: Report) -> bool:
         self.reports.setdefault(number, {})[report.images] = report
