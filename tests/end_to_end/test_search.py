@@ -174,7 +174,9 @@ def test_status_from_another_terminal(finished: tuple[Path, str]) -> None:
     table, best, sentence = done.stdout.partition("best so far: trial ")
     assert table.count("proposed") == TRIALS - 2
     assert best, "below the table"
-    assert re.match(r"\d+ \((proposed|baseline \w+)\) with 0\.\d{4}( \(\d+\.\d % better|\n)", sentence)
+    assert re.match(
+        r"\d+ \((proposed|baseline \w+)\) with 0\.\d{4}( \(\d+\.\d % better|\n)", sentence
+    )
 
 
 def test_a_finished_search_is_extended_with_two_ranks_a_trial(finished: tuple[Path, str]) -> None:
