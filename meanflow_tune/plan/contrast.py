@@ -10,7 +10,7 @@ from meanflow_tune.plan import confirm
 from meanflow_tune.plan.confirm import Side
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.records import TrialRecord
-from meanflow_tune.search.analysis.ranking import columns
+from meanflow_tune.search.analysis.ranking import columns, describe_difference
 from meanflow_tune.search.analysis.significance import Interval, interval
 from meanflow_tune.search.objectives import Direction, measures
 
@@ -47,9 +47,10 @@ class Measured:
     @property
     def improves(self) -> bool | None:
         """Whether `other` is better on every seed (True), worse on every seed (False), or neither."""
-        if self.direction is None or not self.change.excludes_zero:
+        if self.direction is None:
             return None
-        return (self.change.mean < 0) == (self.direction == "minimize")
+        said = describe_difference(self.change, self.direction)
+        return None if said == "undecided" else said == "better"
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,14 @@ def how_sure(seeds: int) -> str:
     )
 
 
+def _compute(contrast: Contrast) -> tuple[Measured | None, str]:
+    """The measured seconds of GPUs, else of processors, and whose they are; None where neither is known."""
+    costs = {one.name: one for one in contrast.of("cost")}
+    if "gpu_seconds" in costs:
+        return costs["gpu_seconds"], "GPU"
+    return costs.get("cpu_seconds"), "processor"
+
+
 def cost_in_words(contrast: Contrast) -> str:
     """Whether both saw the same images and took the same compute."""
     base, other = contrast.images
@@ -126,10 +134,9 @@ def cost_in_words(contrast: Contrast) -> str:
         else f"{other:,} images against {base:,}"
     )
     costs = {one.name: one for one in contrast.of("cost")}
-    seconds = costs.get("gpu_seconds") or costs.get("cpu_seconds")
+    seconds, what = _compute(contrast)
     if seconds is None or seconds.base <= 0.0:
         return images
-    what = "GPU" if seconds.name == "gpu_seconds" else "processor"
     ratio = seconds.other / seconds.base
     same = "about the same compute" if abs(ratio - 1.0) <= ALIKE else "not the same compute"
     step = costs.get("step_ms")
@@ -255,11 +262,9 @@ def _pair(pair: Contrast, factor: str) -> str:
 
 def _price(pair: Contrast) -> str:
     """What the factor costs in compute, where that was measured."""
-    costs = {one.name: one for one in pair.of("cost")}
-    seconds = costs.get("gpu_seconds") or costs.get("cpu_seconds")
+    seconds, what = _compute(pair)
     if seconds is None or seconds.relative is None:
         return ""
-    what = "GPU" if seconds.name == "gpu_seconds" else "processor"
     return f"; it costs {percent(seconds)} {what} seconds"
 
 

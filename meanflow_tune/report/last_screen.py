@@ -36,35 +36,24 @@ def show_last_screen(
     resumes the search; note: a line between the two, or ""; page: the study's in MLflow.
     """
     kept = plan.request.folder / SUMMARY
-    text = io.StringIO()
-    to_file = make_console(text, FILE_WIDTH)
-    to_file.print(f"written {time.strftime('%Y-%m-%d %H:%M:%S')}")
     listed = [*files, kept]
-    _show(to_file, plan, findings, answered, listed, command, note, shown, page)
+
+    def show(on: Console) -> None:
+        shown("show the summary", partial(summary.show, on, plan, findings, answered, shown), None)
+        if note:
+            shown("show the summary", partial(on.print, note), None)
+        next_step = answered.next_step if answered is not None else None
+        places = partial(summary.show_places, on, plan.request, listed, command, next_step, page)
+        shown("show where the results are", places, None)
 
     def write() -> bool:
         write_atomic(kept, text.getvalue())
         return True
 
+    text = io.StringIO()
+    to_file = make_console(text, FILE_WIDTH)
+    to_file.print(f"written {time.strftime('%Y-%m-%d %H:%M:%S')}")
+    show(to_file)
     if not shown(f"write {SUMMARY}", write, False):
         listed.remove(kept)
-    _show(console, plan, findings, answered, listed, command, note, shown, page)
-
-
-def _show(
-    console: Console,
-    plan: Plan,
-    findings: Findings,
-    answered: Answer | None,
-    files: Sequence[Path],
-    command: str,
-    note: str,
-    shown: OnlyShown,
-    page: str | None,
-) -> None:
-    shown("show the summary", partial(summary.show, console, plan, findings, answered, shown), None)
-    if note:
-        shown("show the summary", partial(console.print, note), None)
-    next_step = answered.next_step if answered is not None else None
-    places = partial(summary.show_places, console, plan.request, files, command, next_step, page)
-    shown("show where the results are", places, None)
+    show(console)
