@@ -11,7 +11,7 @@ from meanflow_tune.plan.confirm import Side
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.search.analysis.ranking import columns, describe_difference
-from meanflow_tune.search.analysis.significance import Interval, interval
+from meanflow_tune.search.analysis.significance import SEEDS_FOR_LEVEL, Interval, interval
 from meanflow_tune.search.objectives import Direction, measures
 
 # What every run has of its own, and what no user chose.
@@ -76,6 +76,14 @@ class Contrast:
     def of(self, kind: Literal["objective", "quality", "cost"]) -> list[Measured]:
         """What was measured of a kind: the objective and its metrics first, in the order of tables."""
         return [one for one in self.measured if one.kind == kind]
+
+
+def verdict(change: Interval, direction: Direction) -> str:
+    """`better`, `worse` or `undecided` by a paired difference; `leans better` and `leans worse` where its
+    seeds are too few for the level."""
+    said = describe_difference(change, direction)
+    leans = said != "undecided" and change.count < SEEDS_FOR_LEVEL
+    return f"leans {said}" if leans else said
 
 
 def settings_that_differ(base: Mapping[str, Any], other: Mapping[str, Any]) -> list[Difference]:

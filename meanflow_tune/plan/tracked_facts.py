@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from meanflow_tune.plan import confirm
-from meanflow_tune.plan.contrast import contrast_of
+from meanflow_tune.plan.contrast import contrast_of, verdict
 from meanflow_tune.plan.findings import Findings
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.search.analysis.ranking import columns, front
-from meanflow_tune.search.analysis.significance import SEEDS_FOR_LEVEL, interval, scores
+from meanflow_tune.search.analysis.significance import interval, scores
 from meanflow_tune.search.objectives import COST, measures
 from meanflow_tune.search.pareto import hypervolume, reference_point
 
@@ -27,12 +27,6 @@ OPTIONS = (
     "keep_models",
 )
 DIGEST_LENGTH = 36  # of a data set in MLflow
-# By whether the objective improves, at the level and with fewer seeds.
-VERDICTS = {
-    True: ("better", "leans better"),
-    False: ("worse", "leans worse"),
-    None: ("undecided",) * 2,
-}
 
 
 def search_facts(plan: Plan, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,7 +144,7 @@ def verdicts(plan: Plan, findings: Findings) -> tuple[dict[int, str], dict[int, 
             found = contrast_of(plan, sides, findings.confirmed, reference, side.candidate)
             if found is None or not found.seeds or not found.measured:
                 continue
-            text = _verdict(found.measured[0].improves, found.seeds)
+            text = verdict(found.measured[0].change, plan.objective.direction)
         search[side.candidate.number] = text
         runs = confirm.runs_of(side, findings.confirmed, plan.objectives, request.seed)
         fresh |= {run.number: text for run in runs}
@@ -168,10 +162,4 @@ def _repeated(plan: Plan, reference: TrialRecord, record: TrialRecord) -> str:
     pairs = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
     if not pairs:
         return "undecided"
-    change = interval(pairs)
-    better = (change.mean < 0) == (objective.direction == "minimize")
-    return _verdict(better if change.excludes_zero else None, len(pairs))
-
-
-def _verdict(improves: bool | None, seeds: int) -> str:
-    return VERDICTS[improves][seeds < SEEDS_FOR_LEVEL]
+    return verdict(interval(pairs), objective.direction)

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Sequence
 
 from meanflow_tune.plan.confirm import title
-from meanflow_tune.plan.contrast import Measured
+from meanflow_tune.plan.contrast import Measured, verdict
 from meanflow_tune.plan.findings import Findings, kind_of
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.report.text import better, counted, figure
-from meanflow_tune.search.analysis.ranking import columns, describe_difference
+from meanflow_tune.search.analysis.ranking import columns
 from meanflow_tune.search.analysis.significance import SEEDS_FOR_LEVEL, Interval
 from meanflow_tune.search.objectives import measures
 
@@ -66,10 +66,9 @@ def _confirmed(plan: Plan, findings: Findings, answered: bool) -> list[str]:
         cells = []
         for name, part in shown.items():
             change = row.against.get(name)
-            said: str = "" if change is None else describe_difference(change, part.direction)
-            if said != "undecided" and change is not None and change.count < SEEDS_FOR_LEVEL:
-                said = f"leans {said}"
-            cells.append("" if change is None else f"{_numbers(change, '+')} **{said}**")
+            cells.append(
+                f"{_numbers(change, '+')} **{verdict(change, part.direction)}**" if change else ""
+            )
         rows.append([f"{row.name} - reference", *cells])
     heading = f"Retrained on {counted(seeds, 'fresh seed')}, on latents the search never used"
     found = [f"{heading}:\n\n{_table(['', *shown], rows)}"]
