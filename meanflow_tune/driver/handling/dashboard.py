@@ -6,6 +6,8 @@ past the lease that guards the study.
 
 import errno
 import logging
+import os
+import signal
 import socket
 
 from meanflow_tune.plan.request import EXIT_OK, EXIT_UNUSABLE, SearchRequest, UserError
@@ -39,11 +41,16 @@ def show_dashboard(request: SearchRequest, port: int) -> int:
         flush=True,
     )
     logging.getLogger("optuna_dashboard").setLevel(logging.ERROR)
-    try:
-        run_server(storage, host=HOST, port=port)
-    except KeyboardInterrupt:
-        print()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
+    run_server(storage, host=HOST, port=port)
     return EXIT_OK
+
+
+def _end(number: int, frame: object) -> None:
+    """End at once: the server swallows an exception that is raised while it answers."""
+    print(flush=True)
+    os._exit(EXIT_OK)
 
 
 def _check_free(port: int) -> None:

@@ -42,7 +42,7 @@ def served(command: list[str], port: int, log: Path) -> Iterator[str]:
         yield address
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def ours(storage: Path, port: int) -> list[str]:
