@@ -8,51 +8,13 @@ processes of a slot name their *incarnation*, new with each start: calls of an o
 import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
+from meanflow_tune.cluster.faults import FaultLog
+from meanflow_tune.cluster.job_queue import MAX_RETRIES, JobQueue, Retries
+from meanflow_tune.cluster.slot_records import STATES, Slot
 from meanflow_tune.records import Outcome
-
-MAX_RETRIES = 3
-
-
-@dataclass
-class _Delivery:
-    """A job and all that is known of it. events: for the driver, in order.
-
-    stopping: it alone must end at a safe point;
-    submitted: the attempt that the driver handed out, from which retries count on; due: when the job
-    may be restarted, by the broker's clock.
-    """
-
-    job: dict[str, Any]
-    submitted: int
-    events: list[dict[str, Any]] = field(default_factory=list)
-    decisions: dict[tuple[int, int], bool] = field(default_factory=dict)  # by repeat and images
-    progress: dict[str, Any] = field(default_factory=dict)
-    retries: int = 0
-    cause: str = "its processes ended"
-    due: float = 0.0
-    stopping: bool = False
-    ended: bool = False
-
-
-@dataclass
-class _Slot:
-    """seen: when one of its processes last called; moved: when its job last made progress (seconds).
-
-    discarded: its processes must end. leaving: the host of one of them is going away.
-    """
-
-    incarnation: str
-    number: int | None
-    seen: float
-    moved: float
-    discarded: bool = False
-    leaving: bool = False
-    starts: int = 1
 
 
 class Broker:
@@ -63,6 +25,7 @@ class Broker:
     limit; slots take other jobs meanwhile.
     lost_after: seconds of silence after which a slot's job goes to another slot.
     stall_after: seconds without a report or tick after which a slot's processes are ended.
+    clock: seconds that only grow; now: unix seconds, for records of faults.
     """
 
     def __init__(
@@ -73,15 +36,15 @@ class Broker:
         back_off: float = 1.0,
         longest_back_off: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
-        self._max_retries = max_retries
+        self._retries = Retries(max_retries, back_off, longest_back_off)
         self._lost_after, self._stall_after = lost_after, stall_after
-        self._back_off, self._longest_back_off = back_off, longest_back_off
         self._clock = clock
-        self._queue: deque[int] = deque()
-        self._deliveries: dict[int, _Delivery] = {}
-        self._slots: dict[str, _Slot] = {}
+        self._jobs = JobQueue(self._retries, clock)
+        self._slots: dict[str, Slot] = {}
         self._unusable: dict[str, str] = {}
+        self._faults = FaultLog(now)
         self._stopping = self._closed = False
         self._round = 1  # of this search: a slot may hear of its stop only during the next
         self._changed = asyncio.Condition()
@@ -93,19 +56,14 @@ class Broker:
 
         A later attempt is a new delivery: a trial that was paused at a rung and is resumed.
         """
-        known = self._deliveries.get(job["number"])
-        if known is not None and known.submitted >= job["attempt"]:
-            return
-        self._deliveries[job["number"]] = _Delivery(dict(job), job["attempt"])
-        if self._stopping:
-            self._end(job["number"], Outcome("running", "interrupted before it started"))
-        else:
-            self._queue.append(job["number"])
-        await self._notify()
+        if self._jobs.add(job):
+            if self._stopping:
+                self._jobs.hand_back_all()
+            await self._notify()
 
     async def events(self, number: int, after: int, wait: float = 30.0) -> list[dict[str, Any]]:
         """Events of a job from index `after`; waits up to `wait` seconds for the first."""
-        delivery = self._deliveries[number]
+        delivery = self._jobs[number]
         await self._wait(lambda: len(delivery.events) > after, wait)
         return delivery.events[after:]
 
@@ -119,8 +77,14 @@ class Broker:
         now, old = self._clock(), self._slots.get(slot)
         if old is not None and old.number is not None:
             self._requeue(old)
-        starts = old.starts + 1 if old else 1
-        self._slots[slot] = _Slot(incarnation, None, now, now, starts=starts)
+        self._slots[slot] = Slot(
+            slot,
+            incarnation,
+            now,
+            starts=old.starts + 1 if old else 1,
+            state="ready",
+            hosts=old.hosts if old else [],
+        )
         await self._notify()
 
     async def next_job(self, slot: str, incarnation: str, wait: float = 10.0) -> dict[str, Any]:
@@ -138,12 +102,12 @@ class Broker:
             if state.number is not None:
                 self._requeue(state)
             if state.leaving:
+                self._faults.leaving(state)
                 return {"kind": "leave"}
-            number = next((n for n in self._queue if self._is_due(n)), None)
-            if number is not None:
-                self._queue.remove(number)
-                state.number, state.moved = number, self._clock()
-                job = dict(self._deliveries[number].job)
+            delivery = self._jobs.take()
+            if delivery is not None:
+                job = dict(delivery.job)
+                state.take(job["number"], self._clock())
                 return {"kind": "job", "job": job, "round": self._round}
             if self._closed:
                 return {"kind": "close"}
@@ -155,27 +119,35 @@ class Broker:
                     self._closed
                     or self._stale(slot, incarnation)
                     or self._slots[slot].leaving
-                    or any(self._is_due(n) for n in self._queue)
+                    or self._jobs.has_due()
                 ),
-                min([left, *(self._deliveries[n].due - self._clock() for n in self._queue)]),
+                min([left, *self._jobs.until_due()]),
             )
 
-    async def beat(self, slot: str, incarnation: str, leaving: bool = False) -> dict[str, Any]:
+    async def beat(
+        self,
+        slot: str,
+        incarnation: str,
+        leaving: bool = False,
+        rank: int = 0,
+        use: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """A heartbeat. stopping: the round whose jobs must end at a safe point, 0 for none; stopped_job:
         the round and number of the slot's job if it alone must, else None; die: end the process now.
 
         leaving: the process was told that its host is going away, so its slot's job stops as well.
+        use: what the rank takes of its host (`ProcessUse`).
         """
         if self._stale(slot, incarnation):
             stopping = self._round if self._stopping else 0
             return {"stopping": stopping, "stopped_job": None, "die": True}
         state = self._slots[slot]
-        state.seen = self._clock()
+        state.heard(rank, use or {}, self._clock())
         if leaving and not state.leaving:
             state.leaving = True
             await self._notify()
         number = state.number
-        alone = number is not None and self._deliveries[number].stopping
+        alone = number is not None and self._jobs[number].stopping
         return {
             "stopping": self._round if self._stopping or state.leaving else 0,
             "stopped_job": (self._round, number) if alone else None,
@@ -188,7 +160,7 @@ class Broker:
         """Live progress of a job, which also shows that it is not stuck."""
         if self._holds(slot, incarnation, number):
             self._slots[slot].moved = self._clock()
-            self._deliveries[number].progress = dict(progress)
+            self._jobs[number].ticked(progress)
 
     async def report(
         self, slot: str, incarnation: str, number: int, report: dict[str, Any]
@@ -200,9 +172,10 @@ class Broker:
         """
         if not self._holds(slot, incarnation, number):
             return False
-        delivery, rung = self._deliveries[number], _rung(report)
+        delivery, rung = self._jobs[number], _rung(report)
         if rung not in {_rung(e["report"]) for e in delivery.events if e["kind"] == "report"}:
             delivery.events.append({"kind": "report", "report": report})
+            delivery.reported(int(report["images"]))
             await self._notify()
         while rung not in delivery.decisions:
             self._slots[slot].moved = self._clock()
@@ -224,17 +197,51 @@ class Broker:
         if self._holds(slot, incarnation, number):
             state = self._slots[slot]
             if outcome["status"] == "running" and state.leaving and not self._stopping:
-                self._deliveries[number].cause = "its host was going away"
+                self._jobs[number].explain("its host was going away")
                 self._requeue(state)
             else:
                 state.number = None
-                self._end(number, Outcome(**outcome))
+                self._jobs[number].end(Outcome(**outcome))
             await self._notify()
 
     async def fault(self, slot: str, incarnation: str, number: int, cause: str) -> None:
         """Why a job was cut short; the slot will ask for it again."""
         if self._holds(slot, incarnation, number):
-            self._deliveries[number].cause = cause
+            self._jobs[number].explain(cause)
+
+    async def slot_state(
+        self, slot: str, state: str, detail: str = "", hosts: list[str] | None = None
+    ) -> None:
+        """What supervises a slot says how it is (see `SlotState`).
+
+        detail: for what it waits, or why and when it restarts; hosts: of its ranks, where known. Of a
+        slot that waits, restarts or has ended no process is left: its job is retried at once.
+        """
+        if state not in STATES:
+            raise ValueError(f"`state in {STATES}` must hold, but got ({state=})")
+        known = self._slots.setdefault(slot, Slot(slot, "", self._clock()))
+        known.state, known.detail, known.since = state, detail, self._clock()
+        if hosts is not None:
+            known.hosts = list(hosts)
+        if state in ("waiting", "restarting", "ended"):
+            known.discarded = True
+            if known.number is not None:
+                self._requeue(known)
+        await self._notify()
+
+    async def slot_fault(self, slot: str, host: str, cause: str, action: str) -> None:
+        """A slot's processes ended or could not start; action: what its supervisor does about it.
+
+        One record with what becomes of the slot's job; none where the broker itself ended them.
+        """
+        state = self._slots.setdefault(slot, Slot(slot, "", self._clock()))
+        if state.ending:
+            state.ending = False
+        elif state.number is None or state.told:
+            self._faults.add(slot, host or state.host, cause, action)
+        else:
+            self._jobs[state.number].explain(cause)
+            self._tell(state, action, host)
 
     async def unusable(self, slot: str, cause: str) -> None:
         """A slot can run no job at all: its code cannot be imported."""
@@ -244,7 +251,7 @@ class Broker:
 
     async def decide(self, number: int, images: int, go_on: bool, repeat: int = 0) -> None:
         """The driver's answer to a report."""
-        self._deliveries[number].decisions[repeat, images] = go_on
+        self._jobs[number].decisions[repeat, images] = go_on
         await self._notify()
 
     async def begin_search(self) -> None:
@@ -252,30 +259,23 @@ class Broker:
 
         A stop of the previous search (its time budget) does not hold for this one.
         """
-        self._deliveries = {n: d for n, d in self._deliveries.items() if not d.ended}
+        self._jobs.drop_ended()
         self._round += 1
         self._stopping = self._closed
 
     async def stop_all(self) -> None:
         """Ask every job to end at a safe point, and hand back those that have not started."""
         self._stopping = True
-        while self._queue:
-            number = self._queue.popleft()
-            delivery = self._deliveries[number]
-            started = delivery.retries or delivery.due
-            cause = f"; {delivery.cause}" if started else " before it started"
-            self._end(number, Outcome("running", f"interrupted{cause}"))
+        self._jobs.hand_back_all()
         await self._notify()
 
     async def stop_job(self, number: int) -> None:
         """Ask one job to end at a safe point, and hand it back if no slot has taken it. Idempotent."""
-        delivery = self._deliveries.get(number)
+        delivery = self._jobs.get(number)
         if delivery is None or delivery.ended:  # not submitted yet: the driver asks again
             return
         delivery.stopping = True
-        if number in self._queue:
-            self._queue.remove(number)
-            self._end(number, Outcome("running", "stopped before it started"))
+        self._jobs.hand_back(number, "stopped before it started")
         await self._notify()
 
     async def close(self) -> None:
@@ -283,24 +283,19 @@ class Broker:
         self._closed = True
         await self.stop_all()
 
-    async def snapshot(self) -> dict[str, Any]:
-        """The state, for the driver's loop; also discards silent and stuck slots."""
+    async def snapshot(self, faults_taken: int = 0) -> dict[str, Any]:
+        """The state, for the driver's loop; also discards silent and stuck slots.
+
+        faults: records of faults from index `faults_taken` on, which then have reached the driver.
+        """
         self._discard_slots()
         await self._notify()
         now = self._clock()
         return {
-            "queued": list(self._queue),
-            "slots": {
-                name: {
-                    "number": s.number,
-                    "silent_s": now - s.seen,
-                    "starts": s.starts,
-                    "lost": s.discarded or now - s.seen > self._lost_after,
-                }
-                for name, s in self._slots.items()
-            },
+            **self._jobs.to_dict(),
+            "slots": {n: s.to_dict(now, self._lost_after) for n, s in self._slots.items()},
+            "faults": self._faults.after(faults_taken),
             "unusable": dict(self._unusable),
-            "progress": {n: d.progress for n, d in self._deliveries.items() if not d.ended},
         }
 
     # ---- inside ---------------------------------------------------------------------------
@@ -308,46 +303,43 @@ class Broker:
     def _discard_slots(self) -> None:
         now = self._clock()
         for name, state in self._slots.items():
-            if state.number is None or state.discarded:
+            if state.discarded or not state.incarnation:
                 continue
-            delivery = self._deliveries[state.number]
-            if now - state.seen > self._lost_after:
-                delivery.cause = f"slot {name} was silent for {now - state.seen:.0f} s"
+            silence = state.silence(now)
+            if state.number is None:
+                if silence > self._lost_after and not self._closed:
+                    self._faults.silent(state, silence)
+                continue
+            delivery = self._jobs[state.number]
+            if silence > self._lost_after:
+                delivery.explain(f"slot {name} was silent for {silence:.0f} s")
                 # Another slot takes the job; if this one comes back, it is stale.
-                state.discarded = True
+                state.discarded = state.ending = True
                 self._requeue(state)
             elif now - state.moved > self._stall_after:
-                delivery.cause = f"no progress for {now - state.moved:.0f} s"
-                state.discarded = True
+                delivery.explain(f"no progress for {now - state.moved:.0f} s")
+                state.discarded = state.ending = True
+                self._tell(state, "its processes are ended")
 
-    def _requeue(self, state: _Slot) -> None:
+    def _requeue(self, state: Slot) -> None:
         """Queue the unfinished job of a slot for a retry; end it if there were too many."""
         assert state.number is not None
-        number, delivery = state.number, self._deliveries[state.number]
-        state.number = None
+        if not state.told:
+            self._tell(state)
+        number, delivery = state.number, self._jobs[state.number]
+        state.number, state.told = None, state.leaving
+        state.ending = state.ending or state.leaving
         if self._stopping or delivery.stopping:
-            self._end(number, Outcome("running", f"interrupted; {delivery.cause}"))
-            return
-        if not state.leaving:  # a host that goes away is not the job's fault
-            delivery.retries += 1
-            if delivery.retries > self._max_retries:
-                reason = f"crashed {delivery.retries} times: {delivery.cause}"
-                self._end(number, Outcome("failed", reason))
-                return
-            pause = self._back_off * 2.0 ** (delivery.retries - 1)
-            delivery.due = self._clock() + min(pause, self._longest_back_off)
-        delivery.job["attempt"] += 1
-        delivery.progress = {"phase": f"waiting for a retry: {delivery.cause}"}
-        self._queue.appendleft(number)
+            delivery.end(Outcome("running", f"interrupted; {delivery.cause}"))
+        else:  # a host that goes away is not the job's fault
+            self._jobs.retry(number, counted=not state.leaving)
 
-    def _is_due(self, number: int) -> bool:
-        return self._deliveries[number].due <= self._clock()
-
-    def _end(self, number: int, outcome: Outcome) -> None:
-        delivery = self._deliveries[number]
-        if not delivery.ended:
-            delivery.ended = True
-            delivery.events.append({"kind": "end", "outcome": outcome.to_dict()})
+    def _tell(self, state: Slot, action: str = "", host: str = "") -> None:
+        """Record that a slot cannot finish its job, and what `_requeue` makes of that."""
+        assert state.number is not None
+        delivery = self._jobs[state.number]
+        remedy = self._retries.remedy(delivery, state.leaving, self._stopping)
+        self._faults.cut_short(state, delivery, f"{action}; {remedy}" if action else remedy, host)
 
     def _stale(self, slot: str, incarnation: str) -> bool:
         state = self._slots.get(slot)

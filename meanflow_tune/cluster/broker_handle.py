@@ -6,7 +6,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from meanflow_tune.cluster.broker import MAX_RETRIES, Broker
+from meanflow_tune.cluster.broker import Broker
+from meanflow_tune.cluster.job_queue import MAX_RETRIES
 
 P = ParamSpec("P")
 R = TypeVar("R")
