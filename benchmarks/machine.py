@@ -4,6 +4,8 @@ import os
 import platform
 from pathlib import Path
 
+from meanflow_tune.this_machine import processors
+
 
 def machine(device: str = "cpu") -> str:
     """Processor (and GPU, where `device` is one), system and versions, for the record."""
@@ -18,6 +20,6 @@ def machine(device: str = "cpu") -> str:
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     gpu = "" if device == "cpu" else f"{torch.cuda.get_device_name(device)}, "
     return (
-        f"{gpu}{os.cpu_count()} x {model}, {platform.system()}, {versions}, "
+        f"{gpu}{processors()} x {model}, {platform.system()}, {versions}, "
         f"load {load:.1f} at the start"
     )

@@ -19,7 +19,7 @@ FAMILIES = {
     "data",
     "metrics",
 }
-BASE = {"settings", "records", "files", "curves", "formats"}
+BASE = {"settings", "records", "files", "curves", "formats", "this_machine"}
 CONFIG = {"core", "core.jets", "config", *FAMILIES, *BASE}
 TRAINING = {"objective", "training", "student_files", *CONFIG}
 STORE = {"search", "search.store", *BASE}
@@ -33,6 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "records": set(),
     "files": set(),
     "formats": set(),
+    "this_machine": set(),
     "curves": {"files"},
     "student_files": {"files", "formats"},
     "core": {"core.jets"},

@@ -1,14 +1,15 @@
 """Runner: starts or joins Ray, checks its hosts, starts slots, and runs one search after another."""
 
 import math
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from meanflow_tune import this_machine
 from meanflow_tune.cluster.broker import Broker
+from meanflow_tune.cluster.errors import HostUnfit
 from meanflow_tune.cluster.layout import Layout, plan_layout
 from meanflow_tune.cluster.session import join, start_local
 from meanflow_tune.cluster.signals import Interrupt, Stop
@@ -62,8 +63,9 @@ class Runner:
             local = cluster is None
             if local:
                 # A private Ray counts at least what one trial needs, so that one always fits.
-                cpus = max(os.cpu_count() or 1, math.ceil(workers * cpus_per_worker))
-                session = stack.enter_context(start_local(cpus=cpus, verbose=verbose))
+                cpus = max(this_machine.processors(), math.ceil(workers * cpus_per_worker))
+                gpus = _private_gpus(workers, gpus_per_worker)
+                session = stack.enter_context(start_local(cpus, gpus, verbose))
             else:
                 session = stack.enter_context(join(cluster or None, verbose=verbose))
             stack.enter_context(interrupt)
@@ -74,7 +76,9 @@ class Runner:
             from meanflow_tune.cluster.worker_groups import WorkerGroups
 
             total = ray.cluster_resources()
-            layout = plan_layout(total, workers, cpus_per_worker, gpus_per_worker, max_concurrent)
+            memory = this_machine.memory() if local else None
+            given = workers, cpus_per_worker, gpus_per_worker, max_concurrent
+            layout = plan_layout(total, *given, memory)
             check_resources(layout.slots, workers, layout.resources)
             if not local:
                 check_hosts(storage)
@@ -100,3 +104,14 @@ class Runner:
         self.broker.call(Broker.begin_search)
         folder, label = self.storage / RAY_FOLDER, name.replace("/", "-")
         run_search(director, self.broker, self.slots, folder, label, self.groups, interrupt)
+
+
+def _private_gpus(workers: int, gpus_per_worker: float | None) -> int:
+    """GPUs that a private Ray hands out. Raises HostUnfit where a trial cannot use them."""
+    if this_machine.slices() and workers > 1 and gpus_per_worker != 0:
+        raise HostUnfit(
+            "CUDA_VISIBLE_DEVICES names slices of GPUs (MIG), of which CUDA shows a process one only, so "
+            f"that the {workers} ranks of a trial cannot train together; give --workers-per-trial 1, or "
+            "--gpus-per-worker 0"
+        )
+    return this_machine.gpus()

@@ -118,6 +118,8 @@ def run_worker(config: dict[str, Any]) -> None:
     from ray import train
     from ray.train.torch import get_device
 
+    from meanflow_tune.training.memory import cap_gpu_memory
+
     context = train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
     broker: BrokerHandle = config["broker"]
@@ -135,6 +137,7 @@ def run_worker(config: dict[str, Any]) -> None:
             broker.call(Broker.unusable, slot, traceback.format_exc(limit=-3))
         return
     device = str(get_device())
+    cap_gpu_memory(ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0), device)
     while True:
         order = shared(connection.call(Broker.next_job) if rank == 0 else None)
         if order["kind"] == "close":

@@ -326,6 +326,8 @@ class Driver:
             run_job=self._run_job,
         ) as runner:
             self.view.event(runner.description)
+            if runner.layout.warning:
+                self.view.error(runner.layout.warning)
             self.status.slots = runner.slots
             yield runner
 

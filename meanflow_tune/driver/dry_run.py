@@ -1,6 +1,5 @@
 """The plan of a search, in words and figures: `--dry-run`, with `--calibrate` and `-v`."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from meanflow_tune import this_machine
 from meanflow_tune.cluster.layout import Layout, plan_layout
 from meanflow_tune.driver.tracking import check_tracking
 from meanflow_tune.plan.calibration import Calibration, Progress, busy, calibrate
@@ -131,16 +131,15 @@ def _layout(request: SearchRequest) -> Layout | None:
     """What runs at once on this machine; None where the cluster decides."""
     if request.cluster is not None and request.max_concurrent is None:
         return None
-    import torch
-
     needed = -(-request.workers_per_trial * request.cpus_per_worker // 1)
-    here = {"CPU": max(os.cpu_count() or 1, needed), "GPU": float(torch.cuda.device_count())}
+    here = {"CPU": max(this_machine.processors(), needed), "GPU": float(this_machine.gpus())}
     return plan_layout(
         here,
         request.workers_per_trial,
         request.cpus_per_worker,
         request.gpus_per_worker,
         request.max_concurrent,
+        this_machine.memory() if request.cluster is None else None,
     )
 
 
@@ -157,9 +156,12 @@ def _show_resources(console: Console, plan: Plan, layout: Layout | None) -> None
             f" and {layout.gpus:g} GPU" if layout.gpus else ", no GPU"
         )
         where = "on the cluster" if request.cluster is not None else "on this machine"
-        at_once = f"{counted(layout.slots, 'trial')} at once {where}"
+        bound = f" ({layout.memory})" if layout.memory is not None else ""
+        at_once = f"{counted(layout.slots, 'trial')} at once {where}{bound}"
     console.print()
     console.print(headed("Resources", f" per trial: {text}; {at_once}"))
+    if layout is not None and layout.warning:
+        console.print(layout.warning, style="yellow")
 
 
 def _stored(request: SearchRequest) -> list[TrialRecord]:

@@ -22,6 +22,7 @@ from meanflow_tune.core.types import DataSplit
 from meanflow_tune.records import SilentReporter
 from meanflow_tune.search.analysis.forecast import Pace
 from meanflow_tune.student_files import export_student
+from meanflow_tune.this_machine import processors
 from meanflow_tune.training.checkpoints import save_checkpoint
 from meanflow_tune.training.evaluation import SHOWN
 from meanflow_tune.training.resources import Resources
@@ -133,10 +134,10 @@ def calibrate(
 
 def busy() -> str:
     """A warning if other work shares the processors, else ""; the load before a calibration."""
-    load, processors = os.getloadavg()[0], os.cpu_count() or 1
-    if load < 0.75 * processors:
+    load, here = os.getloadavg()[0], processors()
+    if load < 0.75 * here:
         return ""
-    return f"the machine was busy with other work (load {load:.1f} on {processors} processors)"
+    return f"the machine was busy with other work (load {load:.1f} on {here} processors)"
 
 
 def computed_sizes(config: TrialConfig, data: DataSplit) -> Sizes:

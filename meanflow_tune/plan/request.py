@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from meanflow_tune.files import mlflow_uri
 from meanflow_tune.settings import Settings
@@ -130,8 +130,12 @@ class SearchRequest(Settings):
     """concurrent trials (default: what the processors allow)"""
     cpus_per_worker: Annotated[float, Option(WHERE, "F"), Field(gt=0)] = 1.0
     """processors per rank"""
-    gpus_per_worker: Annotated[float | None, Option(WHERE, "F"), Field(ge=0)] = None
-    """GPUs per rank (default: 1 where the cluster has enough, else 0)"""
+    gpus_per_worker: Annotated[float | None, Option(WHERE, "F")] = Field(
+        default=None,
+        ge=0,
+        description="GPUs per rank; 0.5: two trials share a GPU, each with half of its memory (default: 1 "
+        "where the cluster has enough, else 0)",
+    )
     storage: Annotated[Path, Option(KEEP, "DIR")] = STORAGE
     """folder of studies, teachers and MLflow, seen by all hosts"""
     study_storage: Annotated[str | None, Option(KEEP, "URL", environment="OPTUNA_STORAGE")] = None
@@ -164,6 +168,20 @@ class SearchRequest(Settings):
                 "must start with a letter or digit and contain only letters, digits, '.', '_' and '-'"
             )
         return name
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _check_gpus(cls, gpus: float | None, others: ValidationInfo) -> float | None:
+        if gpus is None or gpus.is_integer():
+            return gpus
+        if gpus > 1.0:
+            raise ValueError("must be a whole number, or below 1 for a share of one GPU")
+        if others.data.get("workers_per_trial", 1) > 1:
+            raise ValueError(
+                "NCCL refuses two ranks of a trial on one GPU; give --gpus-per-worker 1, or "
+                "--workers-per-trial 1"
+            )
+        return gpus
 
     @field_validator("keep_models")
     @classmethod

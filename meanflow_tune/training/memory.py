@@ -1,10 +1,11 @@
 """Out of memory: recognised among other errors, quantified, and cleaned up after."""
 
 import gc
-import os
 import re
 
 import torch
+
+from meanflow_tune import this_machine
 
 UNKNOWN = 1.0  # the shortage where the message has no sizes
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "PiB": 2**50}
@@ -29,8 +30,17 @@ def memory_shortage(error: BaseException) -> float | None:
     if not (on_gpu or on_cpu):
         return None
     asked = _size(_ASKED, text)
-    total = _size(_OF_GPU, text) if on_gpu else _host_memory()
+    total = _size(_OF_GPU, text) if on_gpu else this_machine.memory()
     return asked / total if asked and total else UNKNOWN
+
+
+def cap_gpu_memory(share: float, device: str) -> None:
+    """Let this process take at most its share of a GPU that ranks of several trials use.
+
+    Before its first allocation there. share: of one GPU, as the rank was given it; a whole one has no cap.
+    """
+    if 0.0 < share < 1.0 and device.startswith("cuda"):
+        torch.cuda.set_per_process_memory_fraction(share, device)
 
 
 def free_memory() -> None:
@@ -43,10 +53,3 @@ def free_memory() -> None:
 def _size(pattern: re.Pattern[str], text: str) -> float | None:
     found = pattern.search(text)
     return float(found[1]) * _UNITS[found[2]] if found else None
-
-
-def _host_memory() -> float | None:
-    try:
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (OSError, ValueError):
-        return None

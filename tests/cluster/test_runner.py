@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from meanflow_tune import this_machine
 from meanflow_tune.cluster import session
 from meanflow_tune.cluster.broker import Broker
 from meanflow_tune.cluster.errors import HostUnfit, SlotsLost
@@ -138,7 +139,8 @@ def test_a_rank_without_memory_tells_it_and_hangs_nobody(tmp_path: Path) -> None
         assert status == ["completed", "out_of_memory", "completed"]
         short = director.outcomes[1]
         assert "8.00 TiB" in short.reason
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        memory = this_machine.memory()
+        assert memory is not None
         assert short.violation == pytest.approx(8 * 2**40 / memory)
         assert not (director.folder(1) / "pid-0-1").exists(), "it was not restarted"
     # One rank alone frees its memory and continues.

@@ -247,6 +247,26 @@ def test_cluster_says_where(words: list[str], address: str | None) -> None:
     assert parsed(*words).cluster == address
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--workers-per-trial", "2", "--gpus-per-worker", "0.5"],
+            "--gpus-per-worker: NCCL refuses two ranks of a trial on one GPU; give --gpus-per-worker 1, or "
+            "--workers-per-trial 1 (got 0.5)",
+        ),
+        (
+            ["--gpus-per-worker", "1.5"],
+            "--gpus-per-worker: must be a whole number, or below 1 for a share of one GPU (got 1.5)",
+        ),
+    ],
+)
+def test_shares_of_gpus_that_no_trial_can_use(words: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parsed(*words)
+    assert str(caught.value) == message
+
+
 @pytest.mark.parametrize("words", [["--trial", "3"], ["--unknown"], ["--sampler", "best"]])
 def test_abbreviations_and_unknown_options_are_refused(
     words: list[str], capsys: pytest.CaptureFixture[str]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from meanflow_tune.config import TrialConfig
+from meanflow_tune.plan import calibration
 from meanflow_tune.plan.calibration import Calibration, Timing, busy, calibrate, computed_sizes
 from meanflow_tune.search.analysis.forecast import Pace
 from meanflow_tune.training.resources import Resources
@@ -165,7 +166,7 @@ def _bytes(value: Any) -> int:
 
 
 def test_a_busy_machine_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(calibration, "processors", lambda: 2)
     monkeypatch.setattr(os, "getloadavg", lambda: (0.4, 9.0, 9.0))
     assert busy() == ""
     monkeypatch.setattr(os, "getloadavg", lambda: (3.0, 0.0, 0.0))

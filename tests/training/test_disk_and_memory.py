@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from meanflow_tune import files
+from meanflow_tune import files, this_machine
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.files import is_full
 from meanflow_tune.metrics import TeacherGap
@@ -21,7 +20,7 @@ from meanflow_tune.records import Job, Outcome, Report, Reporter
 from meanflow_tune.training import checkpoints, disk_wait, job, loop, resources
 from meanflow_tune.training.disk_wait import NO_SPACE, Interrupted
 from meanflow_tune.training.loop import train
-from meanflow_tune.training.memory import UNKNOWN, memory_shortage
+from meanflow_tune.training.memory import UNKNOWN, cap_gpu_memory, memory_shortage
 from meanflow_tune.training.resources import Resources
 from meanflow_tune.training.run import Diverged, Run
 from meanflow_tune.training.world import World
@@ -288,9 +287,25 @@ def test_the_hosts_memory_is_what_a_real_request_is_compared_with(
 ) -> None:
     with pytest.raises((RuntimeError, MemoryError)) as caught:
         allocate()
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = this_machine.memory()
+    assert memory is not None
     size = 4 if caught.type is RuntimeError else 8
     assert memory_shortage(caught.value) == pytest.approx(size * 2**50 / memory, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("share", "device", "capped"),
+    [(0.5, "cuda:1", True), (1.0, "cuda:0", False), (2.0, "cuda:0", False), (0.0, "cpu", False)],
+)
+def test_a_share_of_a_gpu_is_a_share_of_its_memory(
+    monkeypatch: pytest.MonkeyPatch, share: float, device: str, capped: bool
+) -> None:
+    asked: list[tuple[float, str]] = []
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda *given: asked.append(given)
+    )
+    cap_gpu_memory(share, device)
+    assert asked == ([(share, device)] if capped else [])
 
 
 def test_what_every_trial_needs_is_no_trials_lack_of_memory(
