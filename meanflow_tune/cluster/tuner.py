@@ -5,6 +5,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ def run_search(
     try:
         tuner.fit()
         bridge.raise_error()
+        bridge.last_poll()
     finally:
         shutil.rmtree(folder / label, ignore_errors=True)
 
@@ -90,6 +92,7 @@ class _Bridge:
     error: BaseException | None = None
     polled: float = 0.0
     stopped: bool = False
+    faults_taken: int = 0
 
     def suggest(self, trial_id: str) -> Job | str | None:
         """A job, None (not now) or Searcher.FINISHED."""
@@ -130,13 +133,24 @@ class _Bridge:
             return
         self.polled = time.monotonic()
         try:
-            snapshot = self.broker.call_within(60.0, Broker.snapshot)
+            snapshot = self._snapshot(60.0)
         except ray.exceptions.RayError as error:
             raise SlotsLost(f"the broker of the search has ended: {error}") from error
+        self.director.on_tick(snapshot)  # first, since its faults may be why no slot is left
         self.groups.check(snapshot)
-        self.director.on_tick(snapshot)
         for number in self.director.to_stop():
             self.broker.send(Broker.stop_job, number)
+
+    def last_poll(self) -> None:
+        """What happened since the last poll, such as the fault that ended the last trial."""
+        with suppress(ray.exceptions.RayError):
+            self.director.on_tick(self._snapshot(5.0))
+
+    def _snapshot(self, seconds: float) -> dict[str, Any]:
+        snapshot = self.broker.call_within(seconds, Broker.snapshot, self.faults_taken)
+        for fault in snapshot["faults"]:
+            self.faults_taken = fault["index"] + 1
+        return snapshot
 
     def raise_error(self) -> None:
         if self.error is not None:

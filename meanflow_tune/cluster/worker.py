@@ -19,6 +19,7 @@ from ray import cloudpickle
 from meanflow_tune.cluster import signals
 from meanflow_tune.cluster.broker import Broker
 from meanflow_tune.cluster.broker_handle import BrokerHandle
+from meanflow_tune.cluster.process_use import ProcessUse
 from meanflow_tune.records import Job, Outcome, Report, RunJob
 
 P = ParamSpec("P")
@@ -45,11 +46,14 @@ class Connection:
     """One rank's connection to the broker; a thread sends heartbeats, and ends the process when told.
 
     stopping: the round of the search that is to stop, 0 for none; stopped_job: round and number of a job
-    that alone is to stop, None for none.
+    that alone is to stop, None for none. use: what the rank takes of its host.
     """
 
-    def __init__(self, broker: BrokerHandle, slot: str, incarnation: str) -> None:
+    def __init__(
+        self, broker: BrokerHandle, slot: str, incarnation: str, rank: int, use: ProcessUse
+    ) -> None:
         self.broker, self.slot, self.incarnation = broker, slot, incarnation
+        self.rank, self.use = rank, use
         self.stopping = 0
         self.stopped_job: tuple[int, int] | None = None
         threading.Thread(target=self._beat, name="broker-beat", daemon=True).start()
@@ -73,6 +77,8 @@ class Connection:
                     self.slot,
                     self.incarnation,
                     signals.notice_given(),
+                    self.rank,
+                    self.use.latest,
                 )
                 heard, self.stopping = time.monotonic(), answer["stopping"]
                 self.stopped_job = answer["stopped_job"]
@@ -129,14 +135,15 @@ def run_worker(config: dict[str, Any]) -> None:
     if rank == 0:
         broker.call(Broker.register, slot, incarnation)
     shared(None)  # no heartbeat before the incarnation is known
-    connection = Connection(broker, slot, incarnation)
+    use = ProcessUse(ray.util.get_node_ip_address())
+    connection = Connection(broker, slot, incarnation, rank, use)
     try:
         run_job: RunJob = cloudpickle.loads(config["run_job"])
     except Exception:
         if rank == 0:
             broker.call(Broker.unusable, slot, traceback.format_exc(limit=-3))
         return
-    device = str(get_device())
+    device = use.device = str(get_device())
     cap_gpu_memory(ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0), device)
     while True:
         order = shared(connection.call(Broker.next_job) if rank == 0 else None)

@@ -60,7 +60,10 @@ def train(
 
 @dataclass
 class _Training:
-    """The parts of `train`, with its arguments. ticked: time of the last tick (seconds)."""
+    """The parts of `train`, with its arguments.
+
+    ticked: time of the last tick (seconds); saved: images of the newest checkpoint.
+    """
 
     run: Run
     folder: Path
@@ -71,6 +74,7 @@ class _Training:
     repeat: int
     system: Callable[[], dict[str, float]]
     ticked: float = 0.0
+    saved: int = 0
 
     def __post_init__(self) -> None:
         budget = self.run.config.budget
@@ -114,6 +118,7 @@ class _Training:
         found = world.share(newest_checkpoint(self.checkpoints, warn) if world.leads else None)
         if found is not None:
             self.run.load_state_dict(load_checkpoint(found, world.device))
+            self.saved = self.run.images
 
     def _stopping(self) -> bool:
         world = self.run.world
@@ -125,7 +130,7 @@ class _Training:
         now = time.monotonic()
         if self.run.world.leads and now - self.ticked > TICK_SECONDS:
             self.ticked = now
-            done = {"images": self.run.images, "of": self.images}
+            done = {"images": self.run.images, "of": self.images, "saved": self.saved}
             loss = float(output.terms["loss"])
             self.reporter.tick({"phase": self.phase, **done, "loss": loss})
 
@@ -186,6 +191,7 @@ class _Training:
     def _save(self) -> None:
         run = self.run
         self._write(lambda: save_checkpoint(self.checkpoints, run.images, run.state_dict()))
+        self.saved = run.images
 
     def _write(self, write: Callable[[], object]) -> None:
         run = self.run

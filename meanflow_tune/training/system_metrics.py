@@ -25,7 +25,7 @@ class SystemSampler:
         busy = (processor - self._processor) / max(wall - self._wall, 1e-9)
         self._processor, self._wall = processor, wall
         found = {"cpu_percent": 100.0 * busy, "load": os.getloadavg()[0]}
-        memory = _resident()
+        memory = resident()
         if memory is not None:
             found["memory_mb"] = memory / MEGABYTE
         if self._device.startswith("cuda"):
@@ -37,7 +37,7 @@ class SystemSampler:
         return found
 
 
-def _resident() -> int | None:
+def resident() -> int | None:
     """Bytes; None where the kernel does not tell (not Linux)."""
     try:
         with open("/proc/self/statm") as file:

@@ -85,9 +85,20 @@ def test_two_ranks_survive_a_killed_rank_and_a_raising_one(tmp_path: Path) -> No
 
     configs: list[dict[str, Any]] = [{"x": 0.0, "rungs": 4, "seconds": 0.2} for _ in range(4)]
     configs[2]["fail"] = "raise"
-    director = ToyDirector(configs, tmp_path, kill_rank_1)
+    snapshots: list[dict[str, Any]] = []
+    director = ToyDirector(configs, tmp_path, kill_rank_1, snapshots.append)
     search(director, tmp_path, count=1, workers=2)
     assert killed
+    faults = [fault for snapshot in snapshots for fault in snapshot["faults"]]
+    (fault,) = [fault for fault in faults if fault["number"] == 1]
+    assert "restarts from 200 images on the next free slot" in fault["action"]
+    assert fault["host"]
+    assert len({fault["index"] for fault in faults}) == len(faults), "each is handed out once"
+    beats = [s["slots"]["slot-0"]["ranks"] for s in snapshots if "slot-0" in s["slots"]]
+    assert {tuple(ranks) for ranks in beats} >= {(0, 1)}
+    memory = [rank["memory"] for ranks in beats for rank in ranks.values() if "memory" in rank]
+    assert memory
+    assert min(memory) > 2**20
     status = [director.outcomes[n].status for n in range(4)]
     assert status == ["completed", "completed", "failed", "completed"]
     # Rank 1 raised; rank 0, which waited for it, is not taken for the cause.
