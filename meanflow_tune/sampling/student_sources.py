@@ -22,7 +22,7 @@ from meanflow_tune.data.errors import DataUnavailable
 from meanflow_tune.files import mlflow_uri
 from meanflow_tune.sampling.errors import StudentError
 from meanflow_tune.student_files import CONFIG, WEIGHTS
-from meanflow_tune.tracking.logged_model import DATA, ModelUnavailable, download_student
+from meanflow_tune.tracking.models.logged_model import DATA, ModelUnavailable, download_student
 from meanflow_tune.tracking.student_model import Student
 from meanflow_tune.tracking.student_model import load_student as load_export
 from meanflow_tune.training.checkpoints import load_checkpoint, newest_checkpoint

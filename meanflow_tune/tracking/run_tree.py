@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from meanflow_tune.config.overrides import flatten
 from meanflow_tune.curves import CURVE, CurvePoint, read_curve
 from meanflow_tune.tracking.mlflow_store import current_path
+from meanflow_tune.tracking.models.registry import Registry
 from meanflow_tune.tracking.outbox import Event
-from meanflow_tune.tracking.registry import Registry
 from meanflow_tune.tracking.run_names import milliseconds, model_name, run_name, tag_texts
 from meanflow_tune.tracking.run_writer import RunWriter
 from meanflow_tune.tracking.runs_view import VIEW_TAG, view_state
@@ -185,7 +185,7 @@ class RunTree:
 
     def _model_exported(self, event: Event, p: dict[str, Any]) -> None:
         """Log the student, and give it the metrics of its trial's last rung on the held-out data."""
-        from meanflow_tune.tracking.logged_model import log_student
+        from meanflow_tune.tracking.models.logged_model import log_student
 
         run, experiment = self._trial_run(event, p), self._experiment(p["study"])
         tags = {TRIAL_TAG: f"{p['uid']}/{p['trial']}"}
@@ -201,7 +201,7 @@ class RunTree:
 
     def _model_of(self, study: str, uid: str, trial: str) -> Any:
         """The logged model of a trial; None where it has none."""
-        from meanflow_tune.tracking.logged_model import logged_model
+        from meanflow_tune.tracking.models.logged_model import logged_model
 
         return logged_model(self._client(), self._experiment(study), {TRIAL_TAG: f"{uid}/{trial}"})
 

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.overhead.sides_run import environment
 from meanflow_tune.cluster import session
 from meanflow_tune.cluster.errors import ClusterUnreachable
-from meanflow_tune.tracking.logged_model import save_student
+from meanflow_tune.tracking.models.logged_model import save_student
 from tests.support.paths import ROOT
 from tests.support.stories import make_student
 

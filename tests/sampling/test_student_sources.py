@@ -19,8 +19,8 @@ from meanflow_tune.records import Job
 from meanflow_tune.sampling import StudentError
 from meanflow_tune.sampling.sample_files import write_samples
 from meanflow_tune.student_files import CONFIG, WEIGHTS, export_student
-from meanflow_tune.tracking.logged_model import log_student, save_student
 from meanflow_tune.tracking.mlflow_store import connect
+from meanflow_tune.tracking.models.logged_model import log_student, save_student
 from meanflow_tune.training.job import run_job
 from tests.support.paths import ROOT
 from tests.support.tiny_run import Memory, tiny_config

@@ -104,7 +104,7 @@ np.savez(sys.argv[2], seeds=seeds, latents=latents)
 def test_it_loads_elsewhere_by_mlflow_without_pickle_and_without_this_checkout(
     tmp_path: Path,
 ) -> None:
-    from meanflow_tune.tracking.logged_model import save_student
+    from meanflow_tune.tracking.models.logged_model import save_student
 
     folder, saved, out = tmp_path / "student", tmp_path / "saved", tmp_path / "out.npz"
     make_student(folder)
@@ -123,3 +123,12 @@ def test_it_loads_elsewhere_by_mlflow_without_pickle_and_without_this_checkout(
     names = {path.name for path in saved.rglob("*")}
     assert not any(name.endswith((".pkl", ".pickle", ".pt", ".pth")) for name in names)
     assert "__pycache__" not in names
+    assert len([path for path in saved.rglob("*") if path.is_file()]) < 20
+
+
+def test_equal_code_is_packed_to_equal_bytes(tmp_path: Path) -> None:
+    from meanflow_tune.tracking.models.logged_model import pack_code
+
+    pack_code(tmp_path / "first.zip")
+    pack_code(tmp_path / "second.zip")
+    assert (tmp_path / "first.zip").read_bytes() == (tmp_path / "second.zip").read_bytes()

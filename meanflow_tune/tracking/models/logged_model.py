@@ -8,12 +8,14 @@ import json
 import re
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meanflow_tune.student_files import CONFIG, WEIGHTS
 from meanflow_tune.tracking.mlflow_store import connect
+from meanflow_tune.tracking.models import carried_code
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
 
 DATA = "data/student"  # of the export, in a model's folder
+LOADER = "meanflow_tune_model"  # module at the top of a model's code
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "pydantic", "safetensors", "torch")
 
 _MODEL_ID = re.compile(r"m-[0-9a-f]{32}")
@@ -91,19 +94,30 @@ def save_student(folder: Path, target: Path, model: "LoggedModel | None", run: s
     with tempfile.TemporaryDirectory() as place:
         data = Path(place) / "student"
         shutil.copytree(folder, data)
-        code = Path(place) / "meanflow_tune"
-        source = Path(__file__).resolve().parents[1]
-        shutil.copytree(source, code, ignore=shutil.ignore_patterns("__pycache__"))
+        loader = Path(place) / f"{LOADER}.py"
+        shutil.copyfile(carried_code.__file__, loader)
+        package = Path(place) / carried_code.PACKAGE
+        pack_code(package)
         mlflow.pyfunc.save_model(
             str(target),
             mlflow_model=description,
-            loader_module="meanflow_tune.tracking.student_model",
+            loader_module=LOADER,
             data_path=str(data),
-            code_paths=[str(code)],
+            code_paths=[str(loader), str(package)],
             signature=signature(folder),
             input_example=example(folder),
             pip_requirements=[f"{name}=={_version(name)}" for name in REQUIREMENTS],
         )
+
+
+def pack_code(target: Path) -> None:
+    """This package as one zip, from which Python imports; equal sources give equal bytes."""
+    source = Path(__file__).resolve().parents[2]
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as packed:
+        for file in sorted(source.rglob("*.py")):
+            entry = zipfile.ZipInfo(file.relative_to(source.parent).as_posix())
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            packed.writestr(entry, file.read_bytes())
 
 
 def download_student(uri: str, tracking_uri: str, place: Path) -> Path:

@@ -144,7 +144,7 @@ def test_a_model_has_the_metrics_of_its_trial_on_the_held_out_data(
 
 
 def test_mlflow_finds_the_model_by_its_alias(sink: MlflowSink, tmp_path: Path) -> None:
-    from meanflow_tune.tracking.logged_model import download_student
+    from meanflow_tune.tracking.models.logged_model import download_student
 
     search = Search(tmp_path, "found", sink)
     search.register(1)

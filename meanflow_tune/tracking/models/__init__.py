@@ -1,0 +1,1 @@
+"""Students as MLflow logged models and registered models."""
