@@ -9,7 +9,9 @@ import secrets
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -113,8 +115,16 @@ def space_again(folder: Path | str) -> str:
     return f"there is space for {folder} again: the search continues"
 
 
+class Unreachable(ConnectionError):
+    """A server that holds a study does not answer, and may do so again. `server`: without a password."""
+
+    def __init__(self, server: str, why: str) -> None:
+        super().__init__(f"{server} does not answer ({why})")
+        self.server = server
+
+
 class WritePolicy(Protocol):
-    """How a write below `folder` is made: once, or repeated while the disk is full."""
+    """How a write below `folder` is made: once, or repeated while the disk is full or a server is down."""
 
     def __call__(self, write: Callable[[], T], folder: Path) -> T: ...
 
@@ -125,7 +135,7 @@ def write_once(write: Callable[[], T], folder: Path) -> T:
 
 
 class WaitForSpace:
-    """Repeats a write while the disk is full; shared by the threads of a driver.
+    """Repeats a write while the disk is full, or a server `Unreachable`; shared by the threads of a driver.
 
     say: gets one line when the first thread, or worker, starts to wait and one when the last one ends.
     stop: asked before each wait; True gives up, which raises the write's own error.
@@ -140,24 +150,43 @@ class WaitForSpace:
     ) -> None:
         self._say, self._stop, self._pause, self._sleep = say, stop, pause, sleep
         self._waiting = 0
+        self._unanswered: Counter[str] = Counter()  # server -> threads that wait for it
         self._lock = threading.Lock()
 
     def __call__(self, write: Callable[[], T], folder: Path) -> T:
-        waiting = False
-        try:
+        with ExitStack() as waits:
+            waiting: set[str] = set()  # for space (""), or for these servers
             while True:
                 try:
                     return write()
                 except Exception as error:
-                    if not is_full(error) or self._stop():
+                    down = isinstance(error, Unreachable)
+                    if not (down or is_full(error)) or self._stop():
                         raise
-                if not waiting:
-                    waiting = True
-                    self.begin(folder, free_space(folder))
+                    server = error.server if isinstance(error, Unreachable) else ""
+                    if server not in waiting:
+                        waiting.add(server)
+                        if down:
+                            self._begin_unanswered(server, str(error))
+                            waits.callback(self._end_unanswered, server)
+                        else:
+                            self.begin(folder, free_space(folder))
+                            waits.callback(self.end, folder)
                 self._sleep(self._pause)
-        finally:
-            if waiting:
-                self.end(folder)
+
+    def _begin_unanswered(self, server: str, error: str) -> None:
+        with self._lock:
+            self._unanswered[server] += 1
+            first = self._unanswered[server] == 1
+        if first:
+            self._say(f"{error}: the search continues once it does; nothing is lost")
+
+    def _end_unanswered(self, server: str) -> None:
+        with self._lock:
+            self._unanswered[server] -= 1
+            last = self._unanswered[server] == 0
+        if last and not self._stop():
+            self._say(f"{server} answers again: the search continues")
 
     def begin(self, folder: Path | str, free: str) -> None:
         """A wait has started, here or in a worker; free: by `free_space` where the disk is."""

@@ -5,15 +5,25 @@ and --lf name tests: those run whatever their marks. An explicit -m decides alon
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.servers.postgresql import PostgresServer, running_postgres
 
 DESELECTED = ("slow", "cluster")
 
 # Several processes test side by side, and threads that wait for each other's cores spin: at load 20 the
 # tests took ten times as long. Before torch is imported; the processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server for all tests of a process, each of which names its own database."""
+    with running_postgres() as server:
+        yield server
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

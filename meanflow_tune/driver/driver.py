@@ -18,7 +18,7 @@ from meanflow_tune.cluster.signals import AnyOf, Interrupt
 from meanflow_tune.driver import search_tracking, tracking
 from meanflow_tune.driver.conclusion import Conclusion
 from meanflow_tune.driver.handling.user_requests import UserRequests
-from meanflow_tune.driver.resume import prepare_study, put_aside
+from meanflow_tune.driver.resume import check_study_storage, prepare_study, put_aside
 from meanflow_tune.driver.stage import Stage
 from meanflow_tune.driver.status_writer import StatusWriter
 from meanflow_tune.files import OnlyShown, WaitForSpace, is_full
@@ -44,7 +44,8 @@ from meanflow_tune.search.errors import (
     StudyInUse,
 )
 from meanflow_tune.search.samplers.limits import independent_note
-from meanflow_tune.search.store.lease import Lease, check_epoch
+from meanflow_tune.search.store.database_lease import AnyLease, acquire_lease
+from meanflow_tune.search.store.lease import check_epoch
 from meanflow_tune.search.store.manifest import MANIFEST_NAME
 from meanflow_tune.search.store.storage import open_storage
 from meanflow_tune.search.store.time_budget import TimeBudget
@@ -72,6 +73,7 @@ def run(request: SearchRequest, command: str, quiet: bool = False, verbose: bool
             raise UserError(f"--cluster {request.cluster}: {error}.") from None
         except ClusterError as error:
             raise UserError(str(error), EXIT_UNUSABLE) from None
+    check_study_storage(request)
     warning = tracking.check_tracking(request)
     plan = make_plan(request)
     if request.resume == "must" and not (request.folder / MANIFEST_NAME).exists():
@@ -79,7 +81,8 @@ def run(request: SearchRequest, command: str, quiet: bool = False, verbose: bool
     if request.resume == "fresh":
         put_aside(request)
     try:
-        with Lease.acquire(request.folder) as lease, View(quiet) as view:
+        held = acquire_lease(request.folder, request.study, request.study_storage)
+        with held as lease, View(quiet) as view:
             if warning:
                 view.error(warning)
             return Driver(plan, lease, view, command, verbose).run()
@@ -110,7 +113,7 @@ class Driver:
     def __init__(
         self,
         plan: Plan,
-        lease: Lease,
+        lease: AnyLease,
         view: View,
         command: str,
         verbose: bool,
@@ -130,6 +133,8 @@ class Driver:
         self.interrupt = Interrupt()
         self.shown = OnlyShown(view.error, (LeaseLost,))
         self.write_policy = WaitForSpace(view.error, lambda: self.interrupt.requested)
+        # Waits, too: a lease in a database cannot be checked while its server is down.
+        self.fence = partial(self.write_policy, lease.check, self.request.folder)
 
     def run(self) -> int:
         """Returns the exit status."""
@@ -174,6 +179,7 @@ class Driver:
             fence=lease.check,
             recover=lease.taken_over,
             write_policy=self.write_policy,
+            commit_fence=getattr(lease, "guard", None),
         )
         self.storage = open_study(
             request.folder, request.study, request.study_storage, opened, self.view.event
@@ -197,7 +203,7 @@ class Driver:
             seed=request.seed,
             total=request.trials,
             folder=request.folder,
-            fence=self.lease.check,
+            fence=self.fence,
             epoch=self.lease.epoch,
             startup_trials=request.startup_trials,
             repeats=request.repeats,
@@ -231,7 +237,7 @@ class Driver:
         folder.mkdir(parents=True, exist_ok=True)
         if not self.stages:
             say = self.view.error
-            outbox = Outbox(folder, self.lease.check, self.write_policy)
+            outbox = Outbox(folder, self.fence, self.write_policy)
             self._tracking = search_tracking.SearchTracking(
                 self.plan, outbox, self._make_sink(), self.command, say
             )
@@ -258,9 +264,9 @@ class Driver:
 
     def _confirm_ledger(self, search: Stage) -> tuple[Ledger, int] | None:
         """The ledger of the confirmation and the number of its runs known by now; None without any."""
-        records, lease = search.ledger.records(), self.lease
+        records = search.ledger.records()
         return confirm.make_ledger(
-            self.plan, self.storage, records, self._confirmed(), lease.check, lease.epoch
+            self.plan, self.storage, records, self._confirmed(), self.fence, self.lease.epoch
         )
 
     @property

@@ -9,17 +9,46 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from meanflow_tune.plan.plan import Plan
-from meanflow_tune.plan.request import EXIT_IN_USE, SearchRequest, UserError
-from meanflow_tune.search.errors import SpaceError, StudyChanged, StudyInUse
+from meanflow_tune.plan.request import EXIT_IN_USE, EXIT_UNUSABLE, SearchRequest, UserError
+from meanflow_tune.search.errors import (
+    DatabaseDown,
+    SpaceError,
+    StorageError,
+    StudyChanged,
+    StudyInUse,
+)
 from meanflow_tune.search.space.distributions import Distributions, draw_distributions
-from meanflow_tune.search.store.lease import Lease
+from meanflow_tune.search.store.database import check_database, same_database
+from meanflow_tune.search.store.database_lease import acquire_lease
 from meanflow_tune.search.store.manifest import Manifest, TermsCheck, check_terms, environment
-from meanflow_tune.search.store.storage import Storage, shown_url
+from meanflow_tune.search.store.storage import Storage, is_server, shown_url
 from meanflow_tune.search.study.generations import Target, count_trials, make_generation
 from meanflow_tune.search.study.import_trials import find_origin, import_study
 
 # Optuna may be unable to follow changes of these in place.
 RENEWING = ("space_hash", "objective")
+VARIABLE = "OPTUNA_STORAGE"
+
+
+def check_study_storage(request: SearchRequest) -> None:
+    """Before anything starts: raises UserError for a database that cannot be used, or does not answer."""
+    url = request.study_storage
+    if url is None or not is_server(url):
+        return
+    name = VARIABLE if os.environ.get(VARIABLE) == url else "--study-storage"
+    if request.tracking_uri is not None and same_database(url, request.tracking_uri):
+        raise UserError(
+            f"{name} and the tracking URI name one database, {shown_url(url)}, and both Optuna and MLflow"
+            " keep the version of their tables in a table alembic_version: give each a database."
+        )
+    try:
+        check_database(url)
+    except DatabaseDown as error:
+        raise UserError(
+            f"{name}: {error}; start it, or correct the URL.", EXIT_UNUSABLE, repeat=True
+        ) from None
+    except StorageError as error:
+        raise UserError(f"{name}: {error}.") from None
 
 
 def prepare_study(
@@ -115,7 +144,7 @@ def put_aside(request: SearchRequest) -> None:
     if not request.folder.exists():
         return
     try:
-        Lease.acquire(request.folder).release()
+        acquire_lease(request.folder, request.study, request.study_storage).release()
     except StudyInUse as error:
         raise UserError(str(error), EXIT_IN_USE) from None
     stamp = time.strftime("%Y%m%d-%H%M%S")

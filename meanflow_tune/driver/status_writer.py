@@ -22,7 +22,7 @@ from meanflow_tune.report.status import STATUS_NAME
 from meanflow_tune.search.analysis.forecast import Ladder
 from meanflow_tune.search.analysis.plausibility import explain
 from meanflow_tune.search.errors import LeaseLost
-from meanflow_tune.search.store.lease import Lease
+from meanflow_tune.search.store.database_lease import AnyLease
 from meanflow_tune.search.store.time_budget import TimeBudget
 from meanflow_tune.search.store.trials import best_record
 
@@ -38,7 +38,7 @@ class StatusWriter:
     """
 
     def __init__(
-        self, plan: Plan, lease: Lease, view: View, time_budget: TimeBudget, stages: list[Stage]
+        self, plan: Plan, lease: AnyLease, view: View, time_budget: TimeBudget, stages: list[Stage]
     ) -> None:
         self.slots = 1
         self._plan, self._lease, self._view, self._time_budget = plan, lease, view, time_budget

@@ -2,6 +2,7 @@
 
 from pydantic import ValidationError
 
+from meanflow_tune.files import Unreachable
 from meanflow_tune.settings import first_fault
 
 
@@ -27,6 +28,16 @@ class SpaceError(ValueError):
 
 class StorageError(OSError):
     """The study's storage cannot be read or written."""
+
+
+class UnusableDatabase(StorageError):
+    """A database URL, login or driver that a user has to correct: no wait helps."""
+
+
+class DatabaseDown(StorageError, Unreachable):
+    """The server of the study's database does not answer now."""
+
+    __init__ = Unreachable.__init__
 
 
 def one_line(error: BaseException) -> str:

@@ -64,7 +64,13 @@ def connect(uri: str) -> "MlflowClient":
 
 
 def ensure_database(uri: str) -> None:
-    """Create the database at a URI `sqlite:///PATH` unless it exists; other kinds of URI are ignored."""
+    """Create MLflow's tables in a PostgreSQL database, or the file of an SQLite one, unless they exist.
+
+    Other kinds of URI are ignored.
+    """
+    if uri.partition("://")[0].partition("+")[0] == "postgresql":
+        _ensure_tables(uri)
+        return
     scheme, _, name = uri.partition(":///")
     path = Path(name)
     if scheme != "sqlite" or not name or path.exists():
@@ -85,6 +91,21 @@ def ensure_database(uri: str) -> None:
             os.link(beside, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ensure_tables(uri: str) -> None:
+    """One driver after another: MLflow itself fails where two create the same tables at once.
+
+    A kill leaves no half of them, since the server rolls the transaction of its migrations back.
+    """
+    from mlflow import MlflowClient
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.pool import NullPool
+
+    engine = create_engine(uri, poolclass=NullPool)
+    with engine.connect() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('meanflow_tune mlflow'))"))
+        MlflowClient(uri, registry_uri=uri).search_experiments(max_results=1)
 
 
 def adopt_artifacts(database: Path, artifacts: Path) -> list[str]:

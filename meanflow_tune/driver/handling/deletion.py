@@ -20,7 +20,8 @@ from meanflow_tune.plan.request import (
     UserError,
 )
 from meanflow_tune.search.errors import LeaseLost, StorageError, StudyInUse
-from meanflow_tune.search.store.lease import LEASE_NAME, Lease, read_lease
+from meanflow_tune.search.store.database_lease import AnyLease, acquire_lease
+from meanflow_tune.search.store.lease import LEASE_NAME, read_lease
 from meanflow_tune.search.store.manifest import MANIFEST_NAME, Manifest
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage, shown_url
 from meanflow_tune.search.store.trials import trial_states
@@ -48,7 +49,7 @@ def delete_study(request: SearchRequest, yes: bool, keep_mlflow: bool) -> int:
         )
     try:
         if exists:
-            with Lease.acquire(folder) as lease:
+            with acquire_lease(folder, request.study, _database(request)) as lease:
                 if not _delete(request, lease, yes, keep_mlflow):
                     return EXIT_OK
         left = _left_behind(request)
@@ -79,7 +80,7 @@ def delete_study(request: SearchRequest, yes: bool, keep_mlflow: bool) -> int:
     return EXIT_OK
 
 
-def _delete(request: SearchRequest, lease: Lease, yes: bool, keep_mlflow: bool) -> bool:
+def _delete(request: SearchRequest, lease: AnyLease, yes: bool, keep_mlflow: bool) -> bool:
     """Whether it was agreed to, and done but for removing the renamed folder."""
     folder, url = request.folder, _database(request)
     tracked = (

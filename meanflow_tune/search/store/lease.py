@@ -91,8 +91,8 @@ class Lease:
         self._thread.start()
 
     @classmethod
-    def acquire(cls, folder: Path | str, stale_after: float = 30.0) -> "Lease":
-        """Take the lease of a folder, also from a dead holder.
+    def acquire(cls, folder: Path | str, stale_after: float = 30.0, after: int = 0) -> "Lease":
+        """Take the lease of a folder, also from a dead holder, at an epoch above `after`.
 
         A dead process on this machine is replaced at once; a holder elsewhere after stale_after
         seconds without a heartbeat, measured by waiting where a clock was set back. taken_over: the
@@ -107,11 +107,11 @@ class Lease:
             folder.mkdir(parents=True, exist_ok=True)
             try:
                 with _locked(folder):
-                    state, taken_over = _replace_holder(folder, stale_after)
+                    state, taken_over = _replace_holder(folder, stale_after, after)
             except _FutureHeartbeat:
                 heard = _watch(folder, stale_after)
                 with _locked(folder):
-                    state, taken_over = _replace_holder(folder, stale_after, heard)
+                    state, taken_over = _replace_holder(folder, stale_after, after, heard)
         except OSError as error:
             raise StorageError(
                 f"cannot take the lease of {folder}: {error}; the folder must be writable, on a"
@@ -193,7 +193,7 @@ def _is_here(held: LeaseState) -> bool:
 def _is_alive(held: LeaseState) -> bool:
     """Of a holder in this process namespace."""
     pid = held.pid
-    return pid is not None and held.process_start == _process_start(pid) and _exists(pid)
+    return pid is not None and held.process_start == process_start(pid) and _exists(pid)
 
 
 def lease_age(folder: Path) -> float:
@@ -218,7 +218,7 @@ def _watch(folder: Path, seconds: float) -> int | None:
 
 
 def _replace_holder(
-    folder: Path, stale_after: float, silent: int | None = None
+    folder: Path, stale_after: float, after: int = 0, silent: int | None = None
 ) -> tuple[LeaseState, bool]:
     """Write this process into lease.json; True where the last holder had not released it.
 
@@ -231,13 +231,13 @@ def _replace_holder(
     if held is not None and left_behind and not watched:
         _refuse_if_alive(folder, held, stale_after)
     # A damaged file hides the last epoch; unix seconds are above any count of drivers.
-    epoch = int(time.time()) if damaged else (held.epoch if held is not None else 0) + 1
+    last = int(time.time()) if damaged else max(after, held.epoch if held is not None else 0)
     state = LeaseState(
         host=socket.gethostname(),
         place=pid_namespace(),
         pid=os.getpid(),
-        process_start=_process_start(os.getpid()),
-        epoch=epoch,
+        process_start=process_start(os.getpid()),
+        epoch=last + 1,
         heartbeat=time.time(),
     )
     _write(folder, state)
@@ -296,7 +296,7 @@ def pid_namespace() -> str:
         return ""
 
 
-def _process_start(pid: int) -> int | None:
+def process_start(pid: int) -> int | None:
     """Start of a process in clock ticks since boot; None where it is dead, or without /proc."""
     fields = _process_fields(pid)
     return int(fields[19]) if fields and fields[0] not in "ZX" else None

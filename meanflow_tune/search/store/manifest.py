@@ -44,6 +44,8 @@ UNHASHED_MODULES = (
     "search/analysis/ranking",
     "search/analysis/rung_audit",
     "search/space/describe",
+    "search/store/database",
+    "search/store/database_lease",
     "search/store/lease",
     "search/store/manifest",
     "search/store/proxy",

@@ -20,21 +20,26 @@ T = TypeVar("T")
 def _forward(
     method: Callable[Concatenate[Any, P], T], write: bool = False
 ) -> Callable[Concatenate["StorageProxy", P], T]:
-    """The same method of the inner storage; write: through `StorageProxy._write`."""
+    """The same method of the inner storage, through `StorageProxy._read` or `_write`."""
     name = method.__name__
 
     def forward(self: "StorageProxy", /, *args: P.args, **kwargs: P.kwargs) -> T:
         call: Callable[..., T] = getattr(self._inner, name)
-        return self._write(lambda: call(*args, **kwargs)) if write else call(*args, **kwargs)
+        make = self._write if write else self._read
+        return make(lambda: call(*args, **kwargs))
 
     return forward
 
 
 class StorageProxy(BaseStorage):
-    """Forwards every call to `inner`; writes go through `_write`."""
+    """Forwards every call to `inner`; reads go through `_read`, writes through `_write`."""
 
     def __init__(self, inner: BaseStorage) -> None:
         self._inner = inner
+
+    def _read(self, call: Callable[[], T]) -> T:
+        """Perform one read."""
+        return call()
 
     def _write(self, call: Callable[[], T]) -> T:
         """Perform one write, or raise where writing is not allowed."""

@@ -17,6 +17,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from meanflow_tune.files import WritePolicy, sync_folder, write_once
 from meanflow_tune.search.errors import StorageError
+from meanflow_tune.search.store.database import DatabaseStorage, check_database
 from meanflow_tune.search.store.proxy import FencedStorage
 
 # The type of a study's storage, for packages that do not import Optuna.
@@ -30,6 +31,11 @@ TAIL_BYTES = 2**20  # at the end of a journal, searched first for its last whole
 def is_url(location: str | Path) -> bool:
     """Whether a storage location is a database URL rather than the path of a journal."""
     return isinstance(location, str) and "://" in location
+
+
+def is_server(location: str | Path) -> bool:
+    """Whether a storage location is a database on a server."""
+    return is_url(location) and not str(location).startswith("sqlite")
 
 
 def _file_of(url: str) -> Path | None:
@@ -175,28 +181,22 @@ def open_storage(
     fence: Callable[[], None] | None = None,
     recover: bool = False,
     write_policy: WritePolicy = write_once,
+    commit_fence: Callable[[Any], None] | None = None,
 ) -> BaseStorage:
     """Open the journal at a path, or the database at a URL.
 
     fence: called before every write; None opens it for reading only, which never changes a journal's
     file. With a fence the caller holds the study's lease, so a torn last line is cut off (a copy of
     the file is kept next to it). recover: the lease was taken over from a dead driver, whose lock on
-    the journal is removed instead of waited for. write_policy: how a write to a file is made;
-    `files.WaitForSpace` waits while the disk is full.
+    the journal is removed instead of waited for. write_policy: how a write is made, and on a server a read
+    too; `files.WaitForSpace` waits while the disk is full or the server is down. commit_fence: of a
+    database on a server, see `DatabaseStorage`.
 
     Raises:
         StorageError: the location cannot be opened, or lines inside the journal are damaged.
     """
     if is_url(location):
-        try:
-            inner = get_storage(str(location))
-        except Exception as error:  # any driver of any database, each with its own errors
-            raise StorageError(
-                f"cannot open the study storage {shown_url(str(location))}: {type(error).__name__};"
-                " check that the database is up and that its driver is installed"
-            ) from error
-        file = _file_of(str(location))
-        return FencedStorage(inner, fence, shown_url(str(location)), file, write_policy)
+        return _open_database(str(location), fence, write_policy, commit_fence)
     path = Path(location)
     try:
         if fence is None:
@@ -213,6 +213,25 @@ def open_storage(
         if isinstance(error, StorageError):
             raise
         raise StorageError(f"cannot open the study storage {path}: {error}") from error
+
+
+def _open_database(
+    url: str,
+    fence: Callable[[], None] | None,
+    write_policy: WritePolicy,
+    commit_fence: Callable[[Any], None] | None,
+) -> BaseStorage:
+    if is_server(url):
+        check_database(url)
+        return DatabaseStorage(url, fence, write_policy, commit_fence)
+    try:
+        inner = get_storage(url)
+    except Exception as error:  # any driver, each with its own errors
+        raise StorageError(
+            f"cannot open the study storage {shown_url(url)}: {type(error).__name__};"
+            " check that the database is up and that its driver is installed"
+        ) from error
+    return FencedStorage(inner, fence, shown_url(url), _file_of(url), write_policy)
 
 
 @contextmanager
