@@ -27,6 +27,7 @@ from benchmarks.replay.table import Table, load_table, without_baselines
 from meanflow_tune.driver.cli import make_request
 from meanflow_tune.files import write_atomic
 from meanflow_tune.search.space.load import load_space
+from meanflow_tune.search.store.manifest import is_source_of
 
 FRACTIONS = tuple(i / 40 for i in range(1, 41))
 
@@ -178,7 +179,7 @@ def replay(
     suggest = None
     if table == "surrogate" or arm.mapping == "nearest":
         loaded = load_space(space or manifest.space)
-        if loaded.source_hash != manifest.space_hash:
+        if not is_source_of(manifest, loaded.source_hash, loaded.earlier_hashes):
             print(f"note: the space {loaded.name} has changed since the study was made")
         suggest = loaded.suggest
     trials = trials or max(10, len(rows.rows) // 8)

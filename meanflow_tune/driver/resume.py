@@ -20,7 +20,13 @@ from meanflow_tune.search.errors import (
 from meanflow_tune.search.space.distributions import Distributions, draw_distributions
 from meanflow_tune.search.store.database import check_database, same_database
 from meanflow_tune.search.store.database_lease import acquire_lease
-from meanflow_tune.search.store.manifest import Manifest, TermsCheck, check_terms, environment
+from meanflow_tune.search.store.manifest import (
+    Manifest,
+    TermsCheck,
+    check_terms,
+    environment,
+    with_source,
+)
 from meanflow_tune.search.store.storage import Storage, is_server, shown_url
 from meanflow_tune.search.study.generations import Target, count_trials, make_generation
 from meanflow_tune.search.study.import_trials import find_origin, import_study
@@ -65,6 +71,8 @@ def prepare_study(
     """
     request, new = plan.request, _manifest(plan)
     old = Manifest.read(request.folder)
+    if old is not None:
+        old = with_source(old, new, plan.space.earlier_hashes)
     held = count_trials(storage, request.study)
     if old is None and held.all and request.study_storage is not None:
         raise StudyChanged(
@@ -116,6 +124,7 @@ def _manifest(plan: Plan) -> Manifest:
         study=request.study,
         space=request.space,
         space_hash=space.source_hash,
+        space_files=dict(space.files),
         goal=space.goal,
         objective=str(plan.objectives),
         overrides=request.settings,

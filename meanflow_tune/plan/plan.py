@@ -12,7 +12,12 @@ from meanflow_tune.config.effects import without_effect
 from meanflow_tune.config.overrides import flatten
 from meanflow_tune.plan.derived_seeds import Seeds, seeds_of
 from meanflow_tune.plan.request import EXIT_UNUSABLE, EXIT_USAGE, SearchRequest, UserError
-from meanflow_tune.plan.space_rules import check_rules, ramps_end_of
+from meanflow_tune.plan.space_rules import (
+    check_config,
+    check_repeatable,
+    check_rules,
+    ramps_end_of,
+)
 from meanflow_tune.plan.yardstick import Yardstick
 from meanflow_tune.search.errors import StorageError
 from meanflow_tune.search.objectives import Objectives, SearchObjective
@@ -79,7 +84,9 @@ def make_plan(request: SearchRequest) -> Plan:
 
     seeds = _seeds(request)
 
-    def seeded(config: TrialConfig) -> dict[str, Any]:
+    def seeded(config: object) -> dict[str, Any]:
+        check_config(config)
+        assert isinstance(config, TrialConfig)
         return (config if seeds is None else seeds.apply(config)).to_dict()
 
     def suggest(trial: AnyTrial) -> dict[str, Any]:
@@ -92,6 +99,7 @@ def make_plan(request: SearchRequest) -> Plan:
         baselines = [draw_fixed(space.suggest, params) for params in space.baselines.values()]
         drawn = [draw_random(space.suggest, seed) for seed in range(DRAWS)]
         plain = [seeded(one.config) for one in (*baselines, *drawn)]
+        check_repeatable(space.suggest, (*baselines, *drawn))
     _refuse_searched(request, plain)
     with _refusing():
         independent = check_sampler(

@@ -19,6 +19,8 @@ Count = Annotated[int, Field(ge=1)]
 STORAGE = Path("runs")
 TEACHERS = "teachers"
 
+LONGEST_MESSAGE = 1600  # characters of an error
+
 EXIT_OK, EXIT_USAGE, EXIT_ALL_FAILED = 0, 2, 3
 EXIT_IN_USE, EXIT_UNUSABLE, EXIT_INTERRUPTED = 4, 5, 130
 
@@ -215,10 +217,14 @@ class SearchRequest(Settings):
 class UserError(Exception):
     """A mistake or an obstacle that a user can fix: one line, and the exit status.
 
-    repeat: the remedy is to run the same command again, which is then shown.
+    message: its middle is left out where a value in it is very long; repeat: the remedy is to run the
+    same command again, which is then shown.
     """
 
     def __init__(self, message: str, status: int = EXIT_USAGE, repeat: bool = False) -> None:
+        if len(message) > LONGEST_MESSAGE:
+            part = LONGEST_MESSAGE // 2
+            message = f"{message[:part]} … {message[-part:]}"
         super().__init__(message)
         self.status, self.repeat = status, repeat
 

@@ -1,4 +1,4 @@
-"""The functions of a space that a search calls besides `suggest`: RAMPS_END and those of QUESTION.
+"""What the functions of a space return: `suggest`, RAMPS_END and those of QUESTION.
 
 They are tried on examples before Ray starts: at the first rung, or when the search has ended, a fault in
 them would come too late.
@@ -11,7 +11,38 @@ from typing import Any
 
 from meanflow_tune.config import Question, TrialConfig
 from meanflow_tune.search.errors import SpaceError, one_line
+from meanflow_tune.search.space.draws import Draw, Suggest, draw_fixed
 from meanflow_tune.search.space.load import Space
+
+
+def check_config(config: object) -> None:
+    """Raise SpaceError unless `suggest` returned a configuration."""
+    if not isinstance(config, TrialConfig):
+        kind = "None" if config is None else f"a value of type {type(config).__name__}"
+        if isinstance(config, type):
+            kind = f"the class {config.__name__} itself"
+        raise SpaceError(f"suggest must return a TrialConfig, but returns {kind}")
+
+
+def check_repeatable(suggest: Suggest, draws: Sequence[Draw]) -> None:
+    """Raise SpaceError where the same parameters give another configuration the second time.
+
+    A sampler would learn from parameters that do not determine their trial, and no trial could be trained
+    again.
+    """
+    for one in draws:
+        again = draw_fixed(suggest, one.params).config
+        if again == one.config:
+            continue
+        check_config(again)
+        before, now = one.config.flat(), again.flat()
+        paths = [path for path in {**before, **now} if before.get(path) != now.get(path)]
+        values = f" ({before.get(paths[0])} and {now.get(paths[0])})" if paths else ""
+        raise SpaceError(
+            f"suggest returns different configurations for the same parameters: `{(paths or ['?'])[0]}`"
+            f" differs{values}; let it depend on its trial's parameters alone, not on chance, time or"
+            " earlier calls"
+        )
 
 
 def ramps_end_of(space: Space, config: TrialConfig) -> float:

@@ -45,3 +45,14 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, ValidationError):
         return first_fault(error)
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def fault_text(error: BaseException) -> str:
+    """What went wrong in code of a user, in one line; the kind of error where its message needs it."""
+    if isinstance(error, SystemExit):
+        return f"it calls sys.exit({'' if error.code is None else repr(error.code)})"
+    if isinstance(error, ValueError):
+        return one_line(error)
+    text = one_line(error)
+    kind = type(error).__name__
+    return text if text == kind else f"{kind}: {text}"

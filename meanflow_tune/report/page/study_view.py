@@ -19,7 +19,7 @@ from meanflow_tune.search.objectives import Objectives
 from meanflow_tune.search.space.draws import AnyTrial
 from meanflow_tune.search.space.load import Space, load_space
 from meanflow_tune.search.store.lease import has_died, read_lease
-from meanflow_tune.search.store.manifest import Manifest
+from meanflow_tune.search.store.manifest import Manifest, is_source_of
 from meanflow_tune.search.store.storage import open_storage
 from meanflow_tune.search.store.trials import read_records
 from meanflow_tune.search.study.relocate import find_study
@@ -187,7 +187,7 @@ def _space(manifest: Manifest, records: Sequence[TrialRecord]) -> tuple[Space, t
             "best of all baselines, and nothing is said about bounds."
         )
         return Space(*given, reference=tuple(baselines)), (note,)
-    if space.source_hash != manifest.space_hash:
+    if not is_source_of(manifest, space.source_hash, space.earlier_hashes):
         note = (
             f"The source of the search space {manifest.space} has changed since this study; what the page "
             "says about baselines and bounds is that of the space as it is now."

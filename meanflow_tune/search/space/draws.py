@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import optuna
 from optuna.distributions import (
@@ -12,11 +12,12 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.trial import BaseTrial, FixedTrial
+from optuna.trial import FixedTrial
 
-from meanflow_tune.search.errors import SpaceError, one_line
+from meanflow_tune.search.errors import SpaceError, fault_text
+from meanflow_tune.search.space.checked_trial import AnyTrial as AnyTrial
+from meanflow_tune.search.space.checked_trial import checked
 
-AnyTrial: TypeAlias = BaseTrial
 Suggest: TypeAlias = Callable[[AnyTrial], Any]
 
 
@@ -32,9 +33,11 @@ class Draw:
 def draw(suggest: Suggest, trial: AnyTrial) -> Draw:
     """Call suggest. Raises SpaceError with the parameters where that fails."""
     try:
-        config = suggest(name_errors(trial))
-    except Exception as error:  # whatever code of a space may raise
-        raise SpaceError(f"with the parameters {trial.params}: {one_line(error)}") from error
+        config = suggest(checked(trial))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever code of a space may raise, also SystemExit
+        raise SpaceError(f"with the parameters {trial.params}: {fault_text(error)}") from error
     return Draw(config, dict(trial.params), dict(trial.distributions))
 
 
@@ -49,30 +52,6 @@ def draw_random(suggest: Suggest, seed: int) -> Draw:
     sampler = optuna.samplers.RandomSampler(seed=seed)
     study = optuna.create_study(storage=optuna.storages.InMemoryStorage(), sampler=sampler)
     return draw(suggest, study.ask())
-
-
-def name_errors(trial: AnyTrial) -> AnyTrial:
-    """The trial, where errors of `suggest_...` about a range or value name the parameter."""
-    return cast(AnyTrial, _NamingTrial(trial))
-
-
-class _NamingTrial:
-    def __init__(self, trial: AnyTrial) -> None:
-        self._trial = trial
-
-    def __getattr__(self, method: str) -> Any:
-        found = getattr(self._trial, method)
-        if not method.startswith("suggest_"):
-            return found
-
-        def suggest(name: str, *args: Any, **kwargs: Any) -> Any:
-            try:
-                return found(name, *args, **kwargs)
-            except ValueError as error:
-                text = str(error)
-                raise ValueError(text if name in text else f"parameter {name!r}: {text}") from error
-
-        return suggest
 
 
 class EdgeTrial(FixedTrial):

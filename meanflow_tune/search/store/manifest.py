@@ -67,6 +67,9 @@ BINDING_FIELDS = (
 NOTED_FIELDS = ("space", "sampler", "startup_trials", "seed", "rungs", "trials", "time_budget")
 
 
+FILES_NAMED = 6  # of those that changed
+
+
 class Change(Settings):
     """An entry of a study's history.
 
@@ -86,7 +89,8 @@ class Manifest(Settings):
     trial; rungs: the early stopping, or "none".
 
     seeds: of training, teacher and latents, which follow from `seed`; None where all are at their
-    defaults, as in earlier versions. space_hash: of the space's source; code_hash: of all of
+    defaults, as in earlier versions. space_hash: of the space's source; space_files: name -> hash of
+    each of its files; code_hash: of all of
     meanflow_tune; code: part -> hash, of the parts that determine numbers; created: unix seconds;
     terms: how often a change was accepted; study_storage: URL of the study's database, None for the
     journal in its folder. Fields that a manifest of an earlier version lacks are None, and are not
@@ -97,6 +101,7 @@ class Manifest(Settings):
     study: str
     space: str
     space_hash: str
+    space_files: dict[str, str] | None = None
     goal: str
     objective: str
     overrides: tuple[str, ...]
@@ -118,7 +123,7 @@ class Manifest(Settings):
 
     def facts(self) -> dict[str, Any]:
         """The description of the search for tracking, without history and hashes of parts."""
-        return self.model_dump(mode="json", exclude={"history", "code"})
+        return self.model_dump(mode="json", exclude={"history", "code", "space_files"})
 
     def write(self, folder: Path) -> None:
         """Write manifest.json into a study's folder, atomically."""
@@ -206,6 +211,22 @@ def check_terms(old: Manifest | None, new: Manifest, trials: int, accept: bool) 
     return TermsCheck(updated, () if accept else tuple(binding), tuple(notes))
 
 
+def is_source_of(old: Manifest, space_hash: str, earlier_hashes: Iterable[str]) -> bool:
+    """Whether a study was made with a space as it is now.
+
+    earlier_hashes: what earlier versions, which hashed fewer of its files, would store for it now.
+    """
+    made_earlier = old.space_files is None and old.space_hash in earlier_hashes
+    return old.space_hash == space_hash or made_earlier
+
+
+def with_source(old: Manifest, new: Manifest, earlier_hashes: Iterable[str]) -> Manifest:
+    """`old`, with the hashes of the space as this version makes them where it is still the same."""
+    if not is_source_of(old, new.space_hash, earlier_hashes):
+        return old
+    return old.model_copy(update={"space_hash": new.space_hash, "space_files": new.space_files})
+
+
 def compare(old: Manifest, new: Manifest, names: Iterable[str]) -> list[str]:
     """One sentence for each of these fields that differs."""
     return [sentence for name in names for sentence in _change(name, old, new)]
@@ -286,8 +307,22 @@ def _change(name: str, old: Manifest, new: Manifest) -> list[str]:
         changed = [part for part in parts if before.get(part) != after.get(part)]
         return [f"the code of {', '.join(changed)} changed"]
     if name == "space_hash":
-        return [f"the source of the search space changed ({before[:8]} -> {after[:8]})"]
+        return [f"the source of the search space changed ({_changed_files(old, new)})"]
     return [f"{_TITLES.get(name, name)} was {_show(before)} and is {_show(after)}"]
+
+
+def _changed_files(old: Manifest, new: Manifest) -> str:
+    """Which files of the space differ; the hashes where the earlier files are unknown."""
+    if old.space_files is None or new.space_files is None or old.space_files == new.space_files:
+        return f"{old.space_hash[:8]} -> {new.space_hash[:8]}"
+    before, after = old.space_files, new.space_files
+    words = [
+        f"{name} {'is new' if name not in before else 'is gone' if name not in after else 'differs'}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+    shown = words if len(words) <= FILES_NAMED else words[: FILES_NAMED - 1]
+    return ", ".join([*shown, *([f"{len(words) - len(shown)} more"] if shown != words else [])])
 
 
 _TITLES: Mapping[str, str] = {

@@ -1,0 +1,187 @@
+"""Nonsense in a space, an option or a file of a study: one line with the cause and the remedy.
+
+Each case is a line of a table, and runs `main` in this process, up to the moment when Ray would start.
+"""
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meanflow_tune.cluster.runner import Runner
+from meanflow_tune.driver.tune_command import main
+from tests.support.paths import TINY_SPACE
+
+TINY = TINY_SPACE.read_text(encoding="utf-8")
+RETURN = "    return TrialConfig(\n"
+SIGN = "    sign = trial.suggest_categorical("
+REFERENCE = 'REFERENCE = ("backward", "backward_fast")'
+
+
+class RayStarts(BaseException):
+    """The command came as far as starting Ray."""
+
+
+@pytest.fixture(autouse=True)
+def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(**_: Any) -> Iterator[Any]:
+        raise RayStarts
+
+    monkeypatch.setattr(Runner, "start", start)
+
+
+def call(*arguments: str | Path) -> tuple[int | str, list[str]]:
+    """The exit status, or "ray", and the lines on standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    status: int | str
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = main([str(word) for word in arguments])
+        except RayStarts:
+            status = "ray"
+        except SystemExit as error:  # of the parser of the command line
+            status = error.code if isinstance(error.code, int) else str(error.code)
+    return status, err.getvalue().splitlines()
+
+
+def refused(status: int, message: str, *arguments: str | Path) -> None:
+    """The command ends with this status and one line, in which the pattern is found."""
+    found, lines = call(*arguments)
+    assert (found, len(lines)) == (status, 1), (found, lines[:5])
+    assert re.search(message, lines[0]), lines[0][:600]
+    assert len(lines[0]) < 2000, f"{len(lines[0])} characters"
+
+
+def at_top(line: str) -> str:
+    return TINY.replace("GOAL =", f"{line}\nGOAL =", 1)
+
+
+def in_suggest(line: str) -> str:
+    return TINY.replace(RETURN, f"    {line}\n{RETURN}", 1)
+
+
+def asks(call_of_trial: str, value: str) -> str:
+    """The space with one more parameter `p`, which the baselines have at a value."""
+    text = TINY.replace(SIGN, f"    trial.{call_of_trial}\n{SIGN}", 1)
+    text = text.replace("from typing import Any", "import numpy as np\nfrom typing import Any", 1)
+    return text.replace("= {", f'= {{"p": {value}, ', 1)
+
+
+def declares(line: str) -> str:
+    return TINY.replace(REFERENCE, line, 1)
+
+
+# name -> the space's file, and what the line says.
+SPACES: dict[str, tuple[str | bytes, str]] = {
+    "exit": (at_top("raise SystemExit(3)"), r"space.py: it calls sys.exit\(3\)$"),
+    "exit of nothing": (at_top("import sys; sys.exit()"), r"it calls sys.exit\(\)$"),
+    "generator exit": (at_top("raise GeneratorExit"), "GeneratorExit"),
+    "own base exception": (at_top("class X(BaseException): ...\nraise X('boo')"), "X: boo"),
+    "recursion": (at_top("def f(): f()\nf()"), "RecursionError: maximum recursion"),
+    "syntax": (at_top("def ("), r"SyntaxError: invalid syntax \(space.py, line 14\)"),
+    "indentation": (at_top("  x = 1"), "IndentationError: unexpected indent"),
+    "import": (at_top("from os import nothing"), "ImportError: cannot import name 'nothing'"),
+    "missing module": (at_top("import no_such_module"), "No module named 'no_such_module'"),
+    "missing file": (at_top("open('/no/such')"), "FileNotFoundError: .*/no/such"),
+    "memory": (at_top("raise MemoryError"), "MemoryError"),
+    "NUL": (b"GOAL = 'x'\x00\n", "SyntaxError: source code string cannot contain null bytes"),
+    "no UTF-8": (b"GOAL = '\xff\xfe'\n", "SyntaxError: .*'utf-8' codec can't decode"),
+    "UTF-16": (TINY.encode("utf-16"), "SyntaxError"),
+    "unknown encoding": (b"# -*- coding: nosuch -*-\n", "SyntaxError: unknown encoding: nosuch"),
+    "empty": ("", "lacks GOAL, OBJECTIVE, BASELINES, suggest"),
+    "exit in suggest": (in_suggest("raise SystemExit(3)"), r"'backward': it calls sys.exit\(3\)"),
+    "recursion in suggest": (in_suggest("suggest(trial)"), "RecursionError: maximum recursion"),
+    "None": (in_suggest("return None"), "suggest must return a TrialConfig, but returns None"),
+    "text": (in_suggest("return 'x'"), "TrialConfig, but returns a value of type str"),
+    "list": (in_suggest("return [1]"), "TrialConfig, but returns a value of type list"),
+    "dict": (in_suggest("return {'a': 1}"), "TrialConfig, but returns a value of type dict"),
+    "class": (in_suggest("return TrialConfig"), "but returns the class TrialConfig itself"),
+    "generator": (
+        TINY.replace(RETURN, "    yield TrialConfig(\n"),
+        "returns a generator; write it without `yield`",
+    ),
+    "async": (
+        TINY.replace("def suggest", "async def suggest"),
+        "returns a coroutine; write it without `async`",
+    ),
+    "no function": (TINY + "\nsuggest = None\n", "suggest of search space .* must be a function"),
+    "two arguments": (
+        TINY.replace("(trial: Trial)", "(trial, more)"),
+        "TypeError: suggest.. missing 1 required positional argument: 'more'",
+    ),
+    "chance": (
+        at_top("import random").replace("rate=rate", "rate=rate * random.random()"),
+        "different configurations for the same parameters: `optimizer.learning_rate` differs",
+    ),
+    "counter": (
+        at_top("SEEN = []").replace(RETURN, f"    SEEN.append(1)\n    rate /= len(SEEN)\n{RETURN}"),
+        "let it depend on its trial's parameters alone, not on chance, time or earlier calls",
+    ),
+    "pruned": (in_suggest("import optuna; raise optuna.TrialPruned"), "'backward': TrialPruned"),
+    "report": (in_suggest("trial.report(1.0, 0)"), "suggest must not call trial.report"),
+    "attribute": (in_suggest("trial.set_user_attr('x', object())"), "set_user_attr.*JSON data"),
+    "NaN baseline": (
+        TINY.replace("3e-3", 'float("nan")'),
+        "'backward': the value nan of 'optimizer/learning_rate' is not a finite number",
+    ),
+    "list of baselines": (declares("BASELINES = []"), "must map names to parameters"),
+    "baseline without parameters": (
+        declares('BASELINES = {"a": 3}'),
+        "BASELINES .* 'a' must map parameters to values, but is 3",
+    ),
+    "numbered baselines": (
+        declares("BASELINES = {1: BASELINES['backward']}"),
+        "the name of a baseline must be a text of 1 to 250 characters, but is 1",
+    ),
+    "deep baseline": (
+        declares("x = []\nfor _ in range(100_000):\n    x = [x]\nBASELINES = {'a': {'b': x}}"),
+        "BASELINES .* must be JSON data: maximum recursion",
+    ),
+    "reference is text": (declares('REFERENCE = "backward"'), "must be a list of names, but is '"),
+    "reference is a number": (declares("REFERENCE = 3"), "REFERENCE .* a list of names, but is 3"),
+    "families of numbers": (TINY + 'FAMILIES = {"a": 3}', "FAMILIES .* a list of names, but is 3"),
+    "families of text": (TINY + 'FAMILIES = {"a": "backward"}', "a list of names, but is 'backw"),
+    "goal": (TINY + 'GOAL = "\\ud800"', "GOAL .* valid Unicode of at most 2,000 characters"),
+    "long goal": (TINY + 'GOAL = "x" * 1_000_000', "GOAL .* of at most 2,000 characters"),
+    "objective": (TINY + 'OBJECTIVE = float("nan")', "OBJECTIVE .* must be text"),
+    "long objective": (TINY + 'OBJECTIVE = "(" * 100_000', "OBJECTIVE .*objective '\\(+"),
+    "choice": (
+        asks('suggest_categorical("p", [np.int64(1), np.int64(2)])', "1"),
+        r"'backward': parameter 'p': the choice .*1.* write int\(\.\.\.\) around it",
+    ),
+    "range": (asks('suggest_float("p", 2, 1)', "1"), "parameter 'p': `low <= high` must hold"),
+    "name": (asks('suggest_float("\\ud800", 0, 1)', "1"), "printable characters, but is"),
+}
+
+
+@pytest.mark.parametrize("mode", ["--dry-run", "--quiet"])
+@pytest.mark.parametrize("name", SPACES)
+def test_a_space_with_a_fault(tmp_path: Path, name: str, mode: str) -> None:
+    """Found by `--dry-run`, and before Ray at every start; nothing of a study is written."""
+    text, message = SPACES[name]
+    file = tmp_path / "space.py"
+    file.write_bytes(text.encode("utf-8") if isinstance(text, str) else text)
+    runs = tmp_path / "runs"
+    refused(2, message, "--space", file, "--storage", runs, "--trials", "6", mode)
+    assert not (runs / "space").exists()
+
+
+@pytest.mark.parametrize("prefix", [b"", b"\xef\xbb\xbf"], ids=["CRLF", "BOM"])
+def test_line_ends_and_byte_order_marks_of_editors_are_no_fault(
+    tmp_path: Path, prefix: bytes
+) -> None:
+    file = tmp_path / "space.py"
+    file.write_bytes(prefix + TINY.replace("\n", "\r\n").encode())
+    assert call("--space", file, "--storage", tmp_path / "runs", "--dry-run") == (0, [])
+
+
+def test_ctrl_c_while_a_space_loads_is_an_interruption(tmp_path: Path) -> None:
+    file = tmp_path / "space.py"
+    file.write_text(at_top("raise KeyboardInterrupt"))
+    status, lines = call("--space", file, "--storage", tmp_path / "runs", "--dry-run")
+    assert (status, len(lines)) == (130, 1)
+    assert "Nothing was started" in lines[0]
