@@ -118,7 +118,7 @@ class TrialRecord:
 
 
 class Reporter(Protocol):
-    """How a running trial talks to the search. Only rank 0 calls `report` and `tick`."""
+    """How a running trial talks to the search. Only rank 0 calls `report`, `tick` and `fault`."""
 
     def report(self, report: Report) -> bool:
         """Hand over a rung and wait for the decision: whether to continue.
@@ -130,13 +130,16 @@ class Reporter(Protocol):
     def tick(self, progress: dict[str, Any]) -> None:
         """Progress for a live view; must not block, and may be dropped."""
 
+    def fault(self, cause: str, action: str) -> None:
+        """Something was found damaged, and what is done about it: one line for a user. Rank 0 only."""
+
     def stopping(self) -> bool:
         """Whether to save and end soon, with an outcome of status `running`. Ranks may differ."""
 
 
 @dataclass(frozen=True)
 class SilentReporter:
-    """Keeps reports to itself and always continues; progress and stops are those of `inner`, if any."""
+    """Keeps reports to itself and always continues; progress, faults and stops are `inner`'s, if any."""
 
     inner: Reporter | None = None
 
@@ -146,6 +149,10 @@ class SilentReporter:
     def tick(self, progress: dict[str, Any]) -> None:
         if self.inner is not None:
             self.inner.tick(progress)
+
+    def fault(self, cause: str, action: str) -> None:
+        if self.inner is not None:
+            self.inner.fault(cause, action)
 
     def stopping(self) -> bool:
         return self.inner is not None and self.inner.stopping()

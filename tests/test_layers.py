@@ -19,7 +19,7 @@ FAMILIES = {
     "data",
     "metrics",
 }
-BASE = {"settings", "records", "files", "curves", "formats", "this_machine"}
+BASE = {"settings", "records", "files", "checksums", "curves", "formats", "this_machine"}
 CONFIG = {"core", "core.jets", "config", *FAMILIES, *BASE}
 TRAINING = {"objective", "training", "student_files", *CONFIG}
 STORE = {"search", "search.store", *BASE}
@@ -34,8 +34,9 @@ ALLOWED: dict[str, set[str]] = {
     "files": set(),
     "formats": set(),
     "this_machine": set(),
+    "checksums": {"files"},
     "curves": {"files"},
-    "student_files": {"files", "formats"},
+    "student_files": {"checksums", "files", "formats"},
     "core": {"core.jets"},
     "core.jets": {"core"},
     **{family: {"core", "core.jets", "settings"} for family in FAMILIES},

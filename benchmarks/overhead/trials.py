@@ -88,6 +88,8 @@ class Collected:
 
     def tick(self, progress: dict[str, Any]) -> None: ...
 
+    def fault(self, cause: str, action: str) -> None: ...
+
     def stopping(self) -> bool:
         return False
 

@@ -123,7 +123,7 @@ class Driver:
         self.plan, self.request = plan, plan.request
         self.lease, self.view, self.command, self.verbose = lease, view, command, verbose
         given = plan.request.storage, plan.request.tracking_uri, lease.check, view.event
-        mlflow = partial(MlflowSink, *given)
+        mlflow = partial(MlflowSink, *given, repair=self._repair)
         self._make_sink: Callable[[], Sink] = make_sink or mlflow
         teachers, system = str(self.request.teachers), self.request.system_metrics
         train = partial(job.run_job, cache=teachers, fence=check_epoch, system_metrics=system)
@@ -135,6 +135,12 @@ class Driver:
         self.write_policy = WaitForSpace(view.error, lambda: self.interrupt.requested)
         # Waits, too: a lease in a database cannot be checked while its server is down.
         self.fence = partial(self.write_policy, lease.check, self.request.folder)
+
+    def _repair(self, export: Path, why: str) -> None:
+        from meanflow_tune.sampling.student_sources import remake_export
+
+        self.lease.check()
+        remake_export(export, why, self.view.event)
 
     def run(self) -> int:
         """Returns the exit status."""

@@ -48,6 +48,9 @@ class Printer:
             self._printed = time.monotonic()
             print(text, file=sys.stderr, flush=True)
 
+    def fault(self, cause: str, action: str) -> None:
+        say(f"\n{cause}; {action}")
+
     def stopping(self) -> bool:
         return self.stop
 

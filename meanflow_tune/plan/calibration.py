@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 
+from meanflow_tune.checksums import Damaged, checksum_file, read_checked
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.core.random import make_generator
 from meanflow_tune.core.types import DataSplit
@@ -164,9 +166,24 @@ def _link_cache(cache: Path, folder: Path) -> None:
     for weights in cache.glob("*/teacher.safetensors"):
         target = folder / weights.parent.name
         target.mkdir()
-        (target / weights.name).symlink_to(weights.absolute())
+        _link(weights, target)
     for weights in cache.glob("classifier-*.safetensors"):
-        (folder / weights.name).symlink_to(weights.absolute())
+        _link(weights, folder)
+
+
+def _link(weights: Path, folder: Path) -> None:
+    for file in (weights, checksum_file(weights)):
+        if file.exists():
+            (folder / file.name).symlink_to(file.absolute())
+
+
+def _is_whole(weights: Path) -> bool:
+    """Whether weights can be read; damaged ones are made again by the search."""
+    try:
+        load(read_checked(weights))
+    except (Damaged, SafetensorError):
+        return False
+    return True
 
 
 class _Bench:
@@ -252,9 +269,11 @@ class _Bench:
         if config.teacher is None:
             return
         weights = self.resources.teacher_folder(config) / "teacher.safetensors"
-        if weights.exists():
+        if weights.exists() and _is_whole(weights):
             self.cached = self.cached or weights.is_symlink()
             return
+        for left in (weights, checksum_file(weights)):
+            left.unlink(missing_ok=True)
         data = self.resources.data(config)
         own = _share_of_a_rank(config.teacher_run(), self.ranks)
         run = Run.start(own, self.world, data, None)

@@ -3,25 +3,26 @@
 A checkpoint and the export of the same run give the same network to the bit.
 """
 
-import hashlib
 import json
 import logging
 import os
-import pickle
 import re
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from meanflow_tune.checksums import Damaged, digest, put_aside
 from meanflow_tune.config import TrialConfig
-from meanflow_tune.core.module_state import load_whole_state, rebuilding_generator
+from meanflow_tune.core.module_state import load_whole_state, rebuilding_generator, whole_state
 from meanflow_tune.data.errors import DataUnavailable
 from meanflow_tune.files import mlflow_uri
+from meanflow_tune.formats import FormatError
 from meanflow_tune.sampling.errors import StudentError
-from meanflow_tune.student_files import CONFIG, WEIGHTS
+from meanflow_tune.student_files import CONFIG, WEIGHTS, export_student
 from meanflow_tune.tracking.models.logged_model import DATA, ModelUnavailable, download_student
 from meanflow_tune.tracking.student_model import Student
 from meanflow_tune.tracking.student_model import load_student as load_export
@@ -30,6 +31,7 @@ from meanflow_tune.training.checkpoints import load_checkpoint, newest_checkpoin
 log = logging.getLogger(__name__)
 
 STORAGE = Path("runs")
+MODEL = "model"  # the folder of an export in that of its run
 EXPECTED = (
     "give a checkpoint (.pt), a trial's folder (runs/STUDY/trials/NUMBER), a study's best.json, an exported "
     "model folder, or an MLflow URI (models:/... or runs:/...)"
@@ -89,7 +91,7 @@ def leader_folder(best: Path) -> Path:
         wanted = (config, TrialConfig.from_dict(config).to_dict())
     except ValueError as error:
         raise StudentError(f"{best}: not a configuration ({error}).") from None
-    found = [folder for folder in _trials(trials) if _read_json(folder / CONFIG) in wanted]
+    found = [folder for folder in _trials(trials) if _config_of(folder) in wanted]
     if not found:
         raise StudentError(
             f"{best}: no trial in {trials} has this configuration; give a trial's folder."
@@ -98,16 +100,25 @@ def leader_folder(best: Path) -> Path:
     return next(exported, found[0])
 
 
+def _config_of(trial: Path) -> dict[str, Any] | None:
+    """A trial's configuration; None where the file is damaged, which is not the trial that is looked for."""
+    try:
+        return _read_json(trial / CONFIG)
+    except StudentError as error:
+        log.debug("%s", error)
+        return None
+
+
 def _trials(folder: Path) -> Iterator[Path]:
     return (each for each in sorted(folder.iterdir()) if (each / CONFIG).is_file())
 
 
 def _of_folder(folder: Path, name: str, warn: Callable[[str], None]) -> Student:
     """From an export, an MLflow model, a run or a study; name: what the user gave."""
-    for export in (folder, folder / "model", folder / DATA):
+    for export in (folder, folder / MODEL, folder / DATA):
         # An export's config.json is written last.
         if (export / CONFIG).is_file() and (export / WEIGHTS).is_file():
-            return _of_export(export)
+            return _of_export(export, warn)
     if (folder / "best.json").is_file():
         return _of_folder(leader_folder(folder / "best.json"), name, warn)
     if (folder / WEIGHTS).is_file():
@@ -127,37 +138,78 @@ def _of_folder(folder: Path, name: str, warn: Callable[[str], None]) -> Student:
     return _of_checkpoint(checkpoint)
 
 
-def _of_export(folder: Path) -> Student:
+def _of_export(folder: Path, warn: Callable[[str], None]) -> Student:
+    """From an export; where that is damaged, from the checkpoint at the end of the same run."""
     try:
         return load_export(folder)
+    except Damaged as error:
+        try:
+            student = _replacement(folder)
+        except StudentError as reason:
+            raise StudentError(f"{folder}: damaged ({error}), and {reason}") from None
+        warn(f"{folder} is damaged ({error}); its run's last checkpoint, the same student, is used")
+        return student
     except Exception as error:  # of json, pydantic, safetensors and torch
         raise StudentError(f"{folder}: damaged, or of another version ({_line(error)}).") from None
 
 
-def _of_checkpoint(path: Path) -> Student:
-    """The moving average of a checkpoint: its averaged parameters, the buffers of its student."""
+def _replacement(export: Path) -> Student:
+    """The same student from the checkpoint at the end of its run. Raises StudentError."""
+    checkpoints = export.parent / "checkpoints"
+    path = newest_checkpoint(checkpoints, lambda line: None) if export.name == MODEL else None
+    if path is not None:
+        with suppress(StudentError):
+            return _of_checkpoint(path, finished=True)
+    raise StudentError(
+        f"no checkpoint of the end of its run is in {checkpoints} to replace it; train its configuration, "
+        f"{export.parent / CONFIG}, by the train command with another --output."
+    )
+
+
+def remake_export(folder: Path, why: str, say: Callable[[str], None]) -> None:
+    """Make a damaged export again from the last checkpoint of its run; the damaged files are put aside.
+
+    Raises Damaged where there is no such checkpoint, and OSError.
+    """
+    try:
+        student = _replacement(folder)
+    except StudentError as reason:
+        raise Damaged(f"{folder} is damaged ({why}), and {reason}") from None
+    kept = [put_aside(path).name for path in (folder / WEIGHTS, folder / CONFIG) if path.exists()]
+    config, state = student.config.to_dict(), whole_state(student.net)
+    export_student(folder, config, state, student.shape, student.classes)
+    say(
+        f"the student {folder} is damaged ({why}): it is kept as {' and '.join(kept)} and made again from "
+        "its checkpoint"
+    )
+
+
+def _of_checkpoint(path: Path, finished: bool = False) -> Student:
+    """The moving average of a checkpoint: its averaged parameters, the buffers of its student.
+
+    finished: refuse one from before the end of its run.
+    """
     remedy = (
         "give an older checkpoint, or the trial's folder, which falls back to the newest valid one"
     )
     checksum = path.with_suffix(".sha256")
     try:
         # A copy may come without its checksum.
-        if checksum.is_file() and checksum.read_text() != _digest(path):
+        if checksum.is_file() and checksum.read_bytes() != digest(path).encode():
             raise StudentError(f"{path}: damaged, its checksum does not match; {remedy}.")
-        state: Any = load_checkpoint(path, "cpu")
-    except StudentError:
-        raise
+        state = load_checkpoint(path)
     except OSError as error:
         raise StudentError(f"{path}: cannot be read ({error.strerror or error}).") from None
-    except Exception as error:  # torch has an error for every kind of damage
-        # Torch's own text of this one tells users to load the file unsafely.
-        foreign = isinstance(error, pickle.UnpicklingError)
-        why = "not written by torch.save" if foreign else _line(error)
-        raise StudentError(f"{path}: no checkpoint, or damaged ({why}); {remedy}.") from None
-    if not isinstance(state, dict) or not {"config", "student", "ema"} <= state.keys():
+    except Damaged as error:
+        raise StudentError(f"{path}: no checkpoint, or damaged ({error}); {remedy}.") from None
+    except FormatError as error:
+        raise StudentError(f"{error}.") from None
+    if not {"config", "student", "ema"} <= state.keys():
         raise StudentError(f"{path}: no checkpoint of a run; {EXPECTED}.")
     try:
         config = TrialConfig.from_dict(state["config"])
+        if finished and state["step"] != config.budget.steps:
+            raise StudentError(f"{path}: its run had not ended.")
         data = config.data.load()
         net = config.network(data.shape, data.classes, rebuilding_generator())
         load_whole_state(net, state["student"])
@@ -168,14 +220,11 @@ def _of_checkpoint(path: Path) -> Student:
         raise StudentError(
             f"{path}: its data set, whose shape is needed: {_line(error)}."
         ) from None
+    except StudentError:
+        raise
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise StudentError(f"{path}: does not fit this version ({_line(error)}).") from None
     return Student(net.eval().requires_grad_(False), data.shape, data.classes, config)
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -184,7 +233,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise StudentError(f"{path}: cannot be read ({error.strerror}).") from None
     except ValueError as error:  # also of text that is not UTF-8
-        raise StudentError(f"{path}: not JSON ({error}).") from None
+        raise StudentError(
+            f"{path}: damaged, not JSON ({error}); the command of the search writes it again."
+        ) from None
     if not isinstance(found, dict):
         raise StudentError(f"{path}: holds {type(found).__name__}, no configuration.")
     return found

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meanflow_tune.checksums import Damaged, refuse_damaged
 from meanflow_tune.files import hide_password
 from meanflow_tune.tracking.audit import EVENTS_TAG, PARENT_TAG, SETTLED, compare, receipt, subject
 from meanflow_tune.tracking.experiments import STUDY_TAG, find_experiment
@@ -49,6 +50,7 @@ PASSING_ERRORS = (json.JSONDecodeError, UnicodeError)
 # MLflow calls a damaged database a bad request.
 DAMAGED = re.compile(r"sqlite3\.DatabaseError|disk image is malformed|is not a database")
 REMEDIES = {
+    Damaged: "its trial's last checkpoint is gone or damaged, too: train its config.json by scripts/train.py",
     FileNotFoundError: "put the file back and run the same command again",
     KeyError: "it was written by another version of meanflow_tune: resume with that one",
     "INVALID_PARAMETER_VALUE": "the study and its result files have what MLflow does not take",
@@ -65,7 +67,8 @@ class MlflowSink:
     storage: the folder of the studies, which may have been moved since an event was written. uri: a
     server, which places artifacts itself, or a database; None for the storage's own. fence: called
     before each call of MLflow; raises once another driver has taken the study over. say: gets a line
-    about what a user would not expect.
+    about what a user would not expect. repair: makes a damaged export again, called with its folder and
+    the reason.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class MlflowSink:
         uri: str | None = None,
         fence: Callable[[], None] = lambda: None,
         say: Callable[[str], None] = log.warning,
+        repair: Callable[[Path, str], None] = refuse_damaged,
     ) -> None:
         self._storage, self._fence, self._say = storage, fence, say
         self._uri = uri or default_uri(storage)
@@ -84,7 +88,7 @@ class MlflowSink:
         self._experiments: dict[str, str] = {}
         self._runs: dict[tuple[str, str], str] = {}
         self._receipts: dict[str, set[str]] = {}
-        tree = RunTree(storage, self._client, self._experiment, self._run, self._forget)
+        tree = RunTree(storage, self._client, self._experiment, self._run, self._forget, repair)
         self._handlers: dict[str, Callable[[Event, dict[str, Any]], None]] = tree.handlers
 
     def page(self, study: str, server: str) -> str | None:

@@ -58,7 +58,7 @@ class RunTree:
     """A handler for each kind of event.
 
     storage: the folder of the studies; client: for one call; experiment: the id of a study's; forget: a
-    run that `find` knows.
+    run that `find` knows; repair: makes a damaged export again.
     """
 
     def __init__(
@@ -68,9 +68,10 @@ class RunTree:
         experiment: Callable[[str], str],
         find: FindRun,
         forget: Callable[[str, str], None],
+        repair: Callable[[Path, str], None],
     ) -> None:
         self._storage, self._client, self._experiment = storage, client, experiment
-        self._find, self._forget = find, forget
+        self._find, self._forget, self._repair = find, forget, repair
         self._write = RunWriter(client)
         self.handlers: dict[str, Callable[[Event, dict[str, Any]], None]] = {
             "search_started": self._search_started,
@@ -190,7 +191,8 @@ class RunTree:
         run, experiment = self._trial_run(event, p), self._experiment(p["study"])
         tags = {TRIAL_TAG: f"{p['uid']}/{p['trial']}"}
         name, folder = model_name(p["study"], p["trial"]), self._place(p, p["model"])
-        model = log_student(self._client(), experiment, run, tags, name, folder, p["images"])
+        step, repair = p["images"], self._repair
+        model = log_student(self._client(), experiment, run, tags, name, folder, step, repair)
         report = p.get("report")
         if report is not None:
             held_out = [each for each in p["datasets"] if each["context"] == HELD_OUT]

@@ -21,7 +21,7 @@ from meanflow_tune.core.generation import generate
 from meanflow_tune.core.module_state import load_whole_state, rebuilding_generator
 from meanflow_tune.core.random import make_generator
 from meanflow_tune.core.types import AverageVelocity
-from meanflow_tune.student_files import WEIGHTS, read_description
+from meanflow_tune.student_files import read_description, read_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -220,14 +220,15 @@ def _listed(labels: Sequence[int]) -> str:
 
 
 def load_student(folder: Path) -> Student:
-    """Read a folder made by `export_student`; ValueError where its configuration is not valid."""
-    from safetensors.torch import load_file
+    """Read a folder made by `export_student`.
 
+    Raises OSError, Damaged, and ValueError where its configuration is not valid.
+    """
     description = read_description(Path(folder))
     config = TrialConfig.from_dict(description["config"])
     shape, classes = tuple(description["shape"]), description["classes"]
     net = config.network(shape, classes, rebuilding_generator())
-    load_whole_state(net, load_file(Path(folder) / WEIGHTS))
+    load_whole_state(net, read_weights(Path(folder)))
     return Student(net.eval().requires_grad_(False), shape, classes, config)
 
 

@@ -4,22 +4,20 @@ A checkpoint `000016384.pt` counts only together with `000016384.sha256`, which 
 kill at any moment leaves either a whole new checkpoint or the previous one.
 """
 
-import hashlib
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from meanflow_tune.checksums import MISMATCH, Damaged, digest, is_lost, put_aside
 from meanflow_tune.files import write_atomic
 from meanflow_tune.formats import FORMAT, KEY, check_format
+from meanflow_tune.training.memory import memory_shortage
 
 KEPT = 3
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+UNFINISHED = "it has no checksum: its write was not finished"
 
 
 def save_checkpoint(folder: Path, images: int, state: dict[str, Any]) -> Path:
@@ -28,7 +26,7 @@ def save_checkpoint(folder: Path, images: int, state: dict[str, Any]) -> Path:
     checksum = path.with_suffix(".sha256")
     checksum.unlink(missing_ok=True)
     write_atomic(path, lambda temporary: _write(temporary, {KEY: FORMAT, **state}))
-    write_atomic(checksum, _digest(path))
+    write_atomic(checksum, digest(path))
     for old in sorted(folder.glob("*.pt"))[:-KEPT]:
         old.with_suffix(".sha256").unlink(missing_ok=True)
         old.unlink(missing_ok=True)
@@ -41,21 +39,63 @@ def _write(path: Path, state: dict[str, Any]) -> None:
         torch.save(state, file)
 
 
-def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint with a matching checksum; `warn` gets a line per damaged one."""
+def checked(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The checkpoints below `folder`, newest first, each with why it does not count, "" if it does."""
     for path in sorted(folder.glob("*.pt"), reverse=True):
         checksum = path.with_suffix(".sha256")
-        if checksum.exists() and checksum.read_bytes() == _digest(path).encode():
+        try:
+            right = checksum.exists() and checksum.read_bytes() == digest(path).encode()
+        except OSError as error:
+            if not is_lost(error):
+                raise
+            yield path, f"it cannot be read: {error.strerror}"
+            continue
+        yield path, "" if right else MISMATCH if checksum.exists() else UNFINISHED
+
+
+def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint with a matching checksum; `warn` gets a line per other one before it."""
+    for path, why in checked(folder):
+        if not why:
             return path
-        warn(f"checkpoint {path} is damaged or unfinished; falling back to the previous one")
+        warn(f"checkpoint {path} is damaged ({why}); falling back to the previous one")
     return None
 
 
-def load_checkpoint(path: Path, device: str) -> dict[str, Any]:
-    """The state in `path`; tensors and plain data only (`weights_only`).
+def set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint and its checksum; returns the new path. Raises OSError."""
+    return put_aside(path, path.with_suffix(".sha256"))
 
-    Raises ValueError where a newer version wrote it.
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The state in `path`, in the processor's memory; tensors and plain data only (`weights_only`).
+
+    Raises Damaged, with the reason in one line, FormatError where a newer version wrote it, and OSError.
     """
-    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    try:
+        # Not to a device, whose errors say nothing about the file.
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        if not is_lost(error):
+            raise
+        raise Damaged(f"it cannot be read: {error.strerror}") from None
+    except pickle.UnpicklingError:
+        # Torch's own message recommends to load it with weights_only=False, which runs what is in it.
+        raise Damaged(
+            "it holds more than tensors and plain data, which is not loaded from storage, or is not "
+            "written by torch.save"
+        ) from None
+    except Exception as error:  # torch has an error for every kind of damage
+        if memory_shortage(error) is not None:
+            raise
+        raise Damaged(first_line(error)) from None
+    if not isinstance(state, dict):
+        raise Damaged(f"it holds {type(state).__name__}, no state of a run")
     check_format(state.pop(KEY, None), f"checkpoint {path}")
     return state
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type, without a full stop."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

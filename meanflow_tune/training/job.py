@@ -1,7 +1,6 @@
 """Run one job: from its record to its outcome. The process keeps `Resources` between jobs."""
 
 import json
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -21,8 +20,6 @@ from meanflow_tune.training.resources import Resources
 from meanflow_tune.training.run import Run
 from meanflow_tune.training.system_metrics import SystemSampler
 from meanflow_tune.training.world import World
-
-log = logging.getLogger(__name__)
 
 
 class Unusable(Exception):
@@ -112,7 +109,6 @@ def _train(
         reporter,
         evaluator,
         fence=fence,
-        warn=log.warning,
         phase=phase,
         repeat=repeat,
         system=system,

@@ -1,25 +1,39 @@
 """The training loop: rungs, checkpoints and reports around the steps of a `Run`."""
 
+import logging
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from meanflow_tune.core.types import LossOutput
 from meanflow_tune.curves import CURVE, write_curve
 from meanflow_tune.files import OnlyShown
+from meanflow_tune.formats import FormatError
 from meanflow_tune.metrics.base import NonFiniteSamples
 from meanflow_tune.records import Outcome, Report, Reporter
-from meanflow_tune.training.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
+from meanflow_tune.training.checkpoints import (
+    UNFINISHED,
+    checked,
+    first_line,
+    load_checkpoint,
+    save_checkpoint,
+    set_aside,
+)
 from meanflow_tune.training.curve import no_system
 from meanflow_tune.training.disk_wait import unfenced, write_or_wait
 from meanflow_tune.training.evaluation import Evaluator
-from meanflow_tune.training.run import Diverged, Meter, Run, means
+from meanflow_tune.training.memory import memory_shortage
+from meanflow_tune.training.run import Diverged, Meter, OtherConfiguration, Run, means
+
+log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
 STOP_STEPS = 20
@@ -33,7 +47,6 @@ def train(
     evaluator: Evaluator | None,
     *,
     fence: Callable[[], None] = unfenced,
-    warn: Callable[[str], None] = lambda line: None,
     phase: str = "train",
     repeat: int = 0,
     system: Callable[[], dict[str, float]] = no_system,
@@ -51,7 +64,7 @@ def train(
     """
     training = _Training(run, folder, reporter, evaluator, fence, phase, repeat, system)
     try:
-        return training.train(warn)
+        return training.train()
     except Diverged as error:
         # 1 and the share of the budget that was not reached: 2 at the first step.
         left = 1.0 - run.step / run.config.budget.steps
@@ -82,10 +95,10 @@ class _Training:
         self.images = budget.steps * budget.global_batch
         self.checkpoints = self.folder / "checkpoints"
 
-    def train(self, warn: Callable[[str], None]) -> Outcome:
+    def train(self) -> Outcome:
         """Raises Diverged."""
         run, pruned = self.run, Outcome("pruned", "stopped at a rung")
-        self._load(warn)
+        self._load()
         for report in run.reports:  # the driver may not have heard it; receiving is idempotent
             if not self._report(report):
                 return pruned
@@ -113,12 +126,52 @@ class _Training:
                 run.curve.start()
         return Outcome("completed")
 
-    def _load(self, warn: Callable[[str], None]) -> None:
-        world = self.run.world
-        found = world.share(newest_checkpoint(self.checkpoints, warn) if world.leads else None)
-        if found is not None:
-            self.run.load_state_dict(load_checkpoint(found, world.device))
-            self.saved = self.run.images
+    def _load(self) -> None:
+        """Continue from the newest checkpoint that every rank can load, else from the start.
+
+        The others are told, and put aside where they are damaged.
+        """
+        run, world = self.run, self.run.world
+        found = checked(self.checkpoints) if world.leads else iter(())
+        start: dict[str, Any] | None = None
+        while True:
+            path, why = world.share(next(found, (None, "")))
+            if path is None:
+                return
+            if not why:
+                start = run.snapshot() if start is None else start
+                why = next((each for each in world.gather(self._try(path)) if each), "")
+                if not why:
+                    self.saved = run.images
+                    return
+                run.load_state_dict(start)
+            if world.leads:
+                self._put_aside(path, why)
+
+    def _try(self, checkpoint: Path) -> str:
+        """Load a checkpoint; why it cannot be, "" if it is. Raises what is no damage."""
+        try:
+            self.run.load_state_dict(load_checkpoint(checkpoint))
+        except (FormatError, OtherConfiguration, OSError, torch.AcceleratorError):
+            raise
+        except Exception as error:  # of torch and Python, by what the state lacks
+            if memory_shortage(error) is not None:
+                raise
+            log.debug("%s", checkpoint, exc_info=error)
+            return first_line(error)
+        return ""
+
+    def _put_aside(self, checkpoint: Path, why: str) -> None:
+        self.fence()
+        action = "the training continues from the one before, or from the start"
+        if why == UNFINISHED:  # it is written again when the training comes there
+            self.reporter.fault(f"checkpoint {checkpoint} does not count ({why})", action)
+            return
+        try:
+            where = f"it is kept as {set_aside(checkpoint).name}"
+        except OSError as error:
+            where = f"it cannot be renamed ({error.strerror})"
+        self.reporter.fault(f"checkpoint {checkpoint} is damaged ({why})", f"{where}; {action}")
 
     def _stopping(self) -> bool:
         world = self.run.world

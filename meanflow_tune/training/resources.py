@@ -4,40 +4,68 @@ On disk below `root` (`<storage>/teachers`): `<hash>/` holds one trained teacher
 several slots or searches train it while the others wait.
 """
 
+import hashlib
 import json
+import logging
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import filelock
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
+from meanflow_tune.checksums import (
+    Damaged,
+    put_aside,
+    read_checked,
+    record,
+    recorded,
+    write_checked,
+)
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.core.jets import engine_of
 from meanflow_tune.core.module_state import load_whole_state, rebuilding_generator, whole_state
 from meanflow_tune.core.types import DataSplit, Velocity
-from meanflow_tune.files import write_atomic
 from meanflow_tune.metrics.classifier import build_classifier, features, train_classifier
 from meanflow_tune.objective.velocities import guided_teacher
 from meanflow_tune.records import Reporter, SilentReporter
+from meanflow_tune.training.checkpoints import first_line
 from meanflow_tune.training.disk_wait import Interrupted, write_or_wait
 from meanflow_tune.training.evaluation import Evaluator, make_evaluator
 from meanflow_tune.training.loop import train
+from meanflow_tune.training.memory import memory_shortage
 from meanflow_tune.training.run import Run
 from meanflow_tune.training.world import World
 
 POLL_SECONDS = 2.0
+TRIES = 30  # to see a file that another host has just made
 FORMAT = "teacher-2"  # change it when the meaning of a cached teacher changes
+GONE = "it is not there for every rank of a trial"
+UNLIKE = "the ranks of a trial read different files there"
+
+log = logging.getLogger(__name__)
+
+Make = Callable[[], dict[str, Tensor]]
+Use = Callable[[dict[str, Tensor]], object]
+
+
+class NotCached(LookupError):
+    """A teacher or classifier is missing or damaged, and is not to be made here; one line."""
 
 
 class Resources:
-    """Caches by content. All methods are collective: every rank of the world calls them."""
+    """Caches by content. All methods are collective: every rank of the world calls them.
 
-    def __init__(self, root: Path, world: World) -> None:
-        self.root = root
-        self.world = world
+    makes: whether what is missing or damaged in the cache is made; else NotCached is raised.
+    """
+
+    def __init__(self, root: Path, world: World, makes: bool = True) -> None:
+        self.root, self.world, self.makes = root, world, makes
         self._data: dict[str, DataSplit] = {}
         self._nets: dict[Path, nn.Module] = {}
         self._states: dict[Path, Mapping[str, Tensor]] = {}
@@ -80,13 +108,12 @@ class Resources:
                 if outcome.status != "completed":
                     raise ArithmeticError(f"the teacher {outcome.status}: {outcome.reason}")
                 text = json.dumps(run.config.to_dict(), indent=1)
-                write = partial(write_atomic, folder / "config.json", text)
+                write = partial(write_checked, folder / "config.json", text)
                 write_or_wait(self.world, reporter, folder, write)
                 return run.averaged_state()
 
-            self._once(weights, reporter, make)
             net = config.teacher_run().network(data.shape, data.classes, rebuilding_generator())
-            load_whole_state(net, load_file(weights))
+            self._once(weights, reporter, make, partial(load_whole_state, net))
             self._nets[folder] = net.to(self.world.device).eval().requires_grad_(False)
             self._states[folder] = whole_state(net)
         engine = engine_of(config.compile, config.precision)
@@ -129,21 +156,24 @@ class Resources:
         def make() -> dict[str, Tensor]:
             return train_classifier(data, seed=0).state_dict() if self.world.leads else {}
 
-        self._once(weights, reporter, make)
         net = build_classifier(data)
-        net.load_state_dict(load_file(weights))
+        self._once(weights, reporter, make, net.load_state_dict)
         return features(net.to(self.world.device))
 
-    def _once(self, path: Path, reporter: Reporter, make: Callable[[], dict[str, Tensor]]) -> None:
-        """Write what `make`, called on every rank, returns to `path`, unless that exists.
+    def _once(self, path: Path, reporter: Reporter, make: Make, use: Use) -> None:
+        """Give the tensors in `path` to `use`, on every rank; what is missing or damaged is made first.
 
-        One of several processes does so; the others wait outside collectives, which have a time
-        limit. Raises Interrupted.
+        One of several processes writes what `make`, called on every rank, returns; the others wait outside
+        collectives, which have a time limit. Raises Interrupted, NotCached where nothing is to be made,
+        and OSError where the ranks read different files, or what was just written is damaged.
         """
         leads, lock = self.world.leads, filelock.FileLock(path.with_name(f"{path.name}.lock"))
-        if leads:
+        if leads and self.makes:
             path.parent.mkdir(parents=True, exist_ok=True)
+        written, tries = False, 0
         while True:
+            if not self.makes and not path.is_file():
+                raise NotCached(f"{path} is not in the cache")
             if leads and not path.exists():
                 try:
                     lock.acquire(timeout=POLL_SECONDS)
@@ -154,11 +184,80 @@ class Resources:
                     (path.exists(), lock.is_locked, leads and reporter.stopping())
                 )
                 if made:
-                    return
-                if stop:
+                    why, seen = self._read(path, use)
+                    if not why:
+                        return
+                    tries += 1
+                    self._refuse(path, why, written, tries)
+                    if leads and why != GONE:
+                        _put_aside(path, seen, why, lock, reporter)
+                    elif why == GONE:
+                        time.sleep(POLL_SECONDS)
+                elif stop:
                     raise Interrupted
-                if ours:
-                    write = partial(write_atomic, path, partial(save_file, make()))
+                elif ours:
+                    write = partial(write_checked, path, partial(save_file, make()))
                     write_or_wait(self.world, reporter, path.parent, write)
+                    written = True
             finally:
                 lock.release()
+
+    def _read(self, path: Path, use: Use) -> tuple[str, tuple[int, ...]]:
+        """Give the tensors in `path` to `use`: why they cannot be taken, the same on every rank, "" if they
+        can, and which file this rank saw. Raises what is no damage.
+        """
+        world, found, why = self.world, "", ""
+        seen: tuple[int, ...] = ()
+        try:
+            seen = _identity(path)
+            content = read_checked(path)
+            found = hashlib.sha256(content).hexdigest()
+            use(load(content))
+        except FileNotFoundError:
+            why = GONE
+        except Damaged as error:
+            why = str(error)
+        except (OSError, torch.AcceleratorError):
+            raise
+        except Exception as error:  # of safetensors and torch, by what the file lacks
+            if memory_shortage(error) is not None:
+                raise
+            log.debug("%s", path, exc_info=error)
+            why = f"it cannot be loaded: {first_line(error)}"
+        ranks = world.gather((found, why))
+        (first, reason), reasons = ranks[0], [each for _, each in ranks]
+        if GONE in reasons:
+            return GONE, seen
+        if not reason and (any(reasons) or any(each != first for each, _ in ranks)):
+            return UNLIKE, seen
+        if not reason and world.leads and self.makes and recorded(path) is None:
+            with suppress(OSError):  # it is kept the next time
+                record(path, found)
+        return reason, seen
+
+    def _refuse(self, path: Path, why: str, written: bool, tries: int) -> None:
+        """Raise where making `path` again would not help, or is not to be done."""
+        if not self.makes:
+            raise NotCached(f"{path} is damaged ({why})")
+        if why == UNLIKE or (why == GONE and tries > TRIES):
+            raise OSError(f"{path}: {why}; check that all hosts mount the same storage")
+        if written and why != GONE:
+            raise OSError(f"{path}: damaged right after it was written ({why}); check that disk")
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """Tells a file from the one that replaces it."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _put_aside(
+    path: Path, seen: tuple[int, ...], why: str, lock: filelock.BaseFileLock, reporter: Reporter
+) -> None:
+    """Rename the damaged file that was seen, unless another process has done so."""
+    with suppress(filelock.Timeout, FileNotFoundError), lock.acquire(timeout=POLL_SECONDS):
+        if _identity(path) == seen:
+            kept = put_aside(path)
+            reporter.fault(
+                f"{path} is damaged ({why})", f"it is kept as {kept.name} and made again"
+            )

@@ -9,10 +9,11 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.core.jets import engine_of
@@ -34,6 +35,10 @@ Sums = dict[str, tuple[float, int]]
 
 class Diverged(ArithmeticError):
     """A loss, gradient, sample or metric is not finite; says which, and when."""
+
+
+class OtherConfiguration(ValueError):
+    """A checkpoint belongs to another configuration."""
 
 
 @dataclass
@@ -182,11 +187,17 @@ class Run:
             "curve": self.curve.state_dict(),
         }
 
+    def snapshot(self) -> dict[str, Any]:
+        """A copy of `state_dict` in the processor's memory."""
+        return cast(dict[str, Any], tree_map_only(Tensor, _copied, self.state_dict()))
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError when the state belongs to another configuration."""
+        """Raises OtherConfiguration, and where the state is not one of a run, some other exception, which
+        leaves this run in parts loaded.
+        """
         # Parsed: an earlier revision stored fewer settings, which meant the same.
         if TrialConfig.from_dict(state["config"]) != self.config:
-            raise ValueError(
+            raise OtherConfiguration(
                 "the checkpoint belongs to another configuration than this one; name another folder, or "
                 "remove its checkpoints"
             )
@@ -202,6 +213,10 @@ class Run:
         self.sums = {name: (each[0], each[1]) for name, each in state.get("sums", {}).items()}
         if "curve" in state:
             self.curve.load_state_dict(state["curve"])
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
 
 
 class Meter:

@@ -81,6 +81,7 @@ class Memory:
     ) -> None:
         self.reports: list[Report] = []
         self.ticks: list[dict[str, Any]] = []
+        self.faults: list[str] = []
         self.asked = 0
         self._stop_after, self._interrupt_after = stop_after, interrupt_after
         self._decide = decide
@@ -92,6 +93,9 @@ class Memory:
 
     def tick(self, progress: dict[str, Any]) -> None:
         self.ticks.append(progress)
+
+    def fault(self, cause: str, action: str) -> None:
+        self.faults.append(f"{cause}; {action}")
 
     def stopping(self) -> bool:
         self.asked += 1

@@ -22,7 +22,7 @@ def test_the_newest_of_the_last_three_is_loaded_and_older_ones_go(tmp_path: Path
     assert names == [f"{n:012d}.{end}" for n in (10, 20, 30) for end in ("pt", "sha256")]
     path = newest_checkpoint(tmp_path, pytest.fail)
     assert path is not None
-    assert load_checkpoint(path, "cpu")["step"] == 30
+    assert load_checkpoint(path)["step"] == 30
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "no checksum", "bad checksum", "empty"])
@@ -43,7 +43,7 @@ def test_a_damaged_newest_falls_back_and_says_so(tmp_path: Path, damage: str) ->
     said: list[str] = []
     path = newest_checkpoint(tmp_path, said.append)
     assert path is not None
-    assert load_checkpoint(path, "cpu")["step"] == 20
+    assert load_checkpoint(path)["step"] == 20
     assert len(said) == 1
     assert newest.name in said[0]
 
@@ -70,7 +70,7 @@ def test_a_kill_while_saving_keeps_the_one_before(
         save_checkpoint(tmp_path, 40, {"step": 40})
     path = newest_checkpoint(tmp_path, lambda line: None)
     assert path is not None
-    assert load_checkpoint(path, "cpu")["step"] == 30
+    assert load_checkpoint(path)["step"] == 30
 
 
 def test_everything_is_synced_before_it_gets_its_name(
@@ -111,5 +111,5 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
 
     torch.save({"x": Payload()}, tmp_path / "bad.pt")
     with pytest.raises(Exception, match=r"[Ww]eights"):
-        load_checkpoint(tmp_path / "bad.pt", "cpu")
+        load_checkpoint(tmp_path / "bad.pt")
     assert not (tmp_path / "ran").exists()

@@ -9,11 +9,12 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meanflow_tune.student_files import CONFIG, WEIGHTS
+from meanflow_tune.checksums import Damaged, refuse_damaged
+from meanflow_tune.student_files import CONFIG, WEIGHTS, check_export
 from meanflow_tune.tracking.mlflow_store import connect
 from meanflow_tune.tracking.models import carried_code
 
@@ -42,11 +43,13 @@ def log_student(
     name: str,
     folder: Path,
     step: int,
+    repair: Callable[[Path, str], None] = refuse_damaged,
 ) -> str:
     """Log the student of a run once and return the model's id; an incomplete one is completed.
 
     tags: by which it is found again, whatever its name; name: of a new one; folder: made by
-    `export_student`; step: images seen. Raises FileNotFoundError if it is incomplete.
+    `export_student`; step: images seen; repair: called with the folder and the reason where it is damaged.
+    Raises FileNotFoundError if it is incomplete, and Damaged.
     """
     from mlflow.entities import LoggedModelOutput
 
@@ -59,6 +62,10 @@ def log_student(
             experiment, name=name, source_run_id=run, tags=dict(tags)
         )
     if model.status != "READY":
+        try:
+            check_export(folder)
+        except Damaged as error:
+            repair(folder, str(error))
         with tempfile.TemporaryDirectory() as place:
             saved = Path(place) / "model"
             save_student(folder, saved, model, run)

@@ -17,7 +17,7 @@ from meanflow_tune.core.random import make_generator
 from meanflow_tune.records import Report, SilentReporter, TrialRecord
 from meanflow_tune.report.page.samples.sample_images import Floats
 from meanflow_tune.sampling import load_student
-from meanflow_tune.training.resources import Resources
+from meanflow_tune.training.resources import NotCached, Resources
 from meanflow_tune.training.world import World
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class SampleSource:
         self, config: TrialConfig, teachers: Path, deadline: Deadline, check: Callable[[], None]
     ) -> None:
         self.config, self._deadline, self._check = config, deadline, check
-        self._resources = Resources(teachers, World())
+        self._resources = Resources(teachers, World(), makes=False)
         data = self._resources.data(config)
         self.shape, self.classes = data.shape, data.classes
         self.points = self.shape == (2,)
@@ -106,10 +106,10 @@ class SampleSource:
         if self.config.teacher is None:
             raise Unavailable("this study has no teacher")
         plain = self.config.model_copy(update={"precision": "float32", "compile": False})
-        folder = self._resources.teacher_folder(plain)
-        if not (folder / "teacher.safetensors").is_file():
-            raise Unavailable(f"its teacher is not in the cache {folder.parent}")
-        teacher = self._resources.teacher(plain, SilentReporter())
+        try:
+            teacher = self._resources.teacher(plain, SilentReporter())
+        except NotCached as error:
+            raise Unavailable(f"its teacher {error}") from None
         assert teacher is not None
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
