@@ -16,8 +16,9 @@ from meanflow_tune.files import write_atomic
 SUFFIX = ".sha256"
 DAMAGED = "damaged"
 MISMATCH = "its checksum does not match"
-# Of blocks that a disk or a file system cannot give back; other errors may pass.
-_LOST = (errno.EIO, errno.EBADMSG, errno.EUCLEAN)
+# Of blocks that a disk or a file system cannot give back, and of seeks that a damaged file makes libraries
+# try; other errors may pass.
+_LOST = (errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EINVAL)
 
 
 class Damaged(ValueError):

@@ -19,7 +19,7 @@ FAMILIES = {
     "data",
     "metrics",
 }
-BASE = {"settings", "records", "files", "checksums", "curves", "formats", "this_machine"}
+BASE = {"settings", "records", "files", "arrays", "checksums", "curves", "formats", "this_machine"}
 CONFIG = {"core", "core.jets", "config", *FAMILIES, *BASE}
 TRAINING = {"objective", "training", "student_files", *CONFIG}
 STORE = {"search", "search.store", *BASE}
@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "files": set(),
     "formats": set(),
     "this_machine": set(),
+    "arrays": {"checksums", "files"},
     "checksums": {"files"},
     "curves": {"files"},
     "student_files": {"checksums", "files", "formats"},

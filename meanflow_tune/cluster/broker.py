@@ -209,6 +209,13 @@ class Broker:
         if self._holds(slot, incarnation, number):
             self._jobs[number].explain(cause)
 
+    async def damage(
+        self, slot: str, incarnation: str, number: int, cause: str, action: str
+    ) -> None:
+        """A job found a damaged file, and what it does about it; the job continues."""
+        if self._holds(slot, incarnation, number):
+            self._faults.add(slot, self._slots[slot].host, cause, action, number)
+
     async def slot_state(
         self, slot: str, state: str, detail: str = "", hosts: list[str] | None = None
     ) -> None:

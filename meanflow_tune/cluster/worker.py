@@ -114,6 +114,9 @@ class JobReporter:
             to = self.connection
             to.broker.send(Broker.tick, to.slot, to.incarnation, self.number, progress)
 
+    def fault(self, cause: str, action: str) -> None:
+        self.connection.call(Broker.damage, self.number, cause, action)
+
     def stopping(self) -> bool:
         to = self.connection
         return to.stopping >= self.round or to.stopped_job == (self.round, self.number)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-
+from meanflow_tune.arrays import read_arrays
+from meanflow_tune.checksums import Damaged
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.search.analysis.plausibility import Limits
 
@@ -73,7 +73,7 @@ def quality_of(record: TrialRecord) -> Quality:
         return _read(source, Path(source).stat().st_mtime_ns)
     except FileNotFoundError:
         return Quality()
-    except Exception as error:  # damaged bytes raise what zipfile, zlib and NumPy happen to meet
+    except (Damaged, OSError, KeyError, ValueError) as error:
         log.warning("%s cannot be read: %s", source, error)
         return Quality()
 
@@ -81,10 +81,10 @@ def quality_of(record: TrialRecord) -> Quality:
 @cache
 def _read(source: str, changed: int) -> Quality:
     """Cached until the file changes, because a status asks for those of all trials every second."""
-    with np.load(source) as arrays:
-        euler = json.loads(str(arrays["teacher_metrics"]))
-        # Files of earlier revisions have no such figures.
-        known = "held_out_metrics" in arrays.files
-        held_out = json.loads(str(arrays["held_out_metrics"])) if known else {}
-        names = [name for name in arrays.files if name.startswith("student@")]
+    arrays = read_arrays(Path(source))
+    euler = json.loads(str(arrays["teacher_metrics"]))
+    # Files of earlier revisions have no such figures.
+    known = "held_out_metrics" in arrays
+    held_out = json.loads(str(arrays["held_out_metrics"])) if known else {}
+    names = [name for name in arrays if name.startswith("student@")]
     return Quality(euler, held_out, tuple(sorted(int(n.partition("@")[2]) for n in names)))

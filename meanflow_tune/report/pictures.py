@@ -91,6 +91,18 @@ def sample_grid(images: Samples, path: Path, title: str = "") -> None:
     _save(figure, path)
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a PNG is there and undamaged; it keeps a checksum of each of its parts."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            picture.verify()
+    except Exception:  # damaged bytes raise what zlib, struct and Pillow happen to meet
+        return False
+    return True
+
+
 def _aspect(shape: tuple[int, ...], most: int) -> float:
     """Height over width of a panel: a mosaic of `most` samples at most, or a square of points."""
     if len(shape) == 2:

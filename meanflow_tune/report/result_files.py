@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from meanflow_tune.arrays import read_arrays
 from meanflow_tune.files import OnlyShown
 from meanflow_tune.plan.confirm import tuning_seed
 from meanflow_tune.plan.findings import Findings
@@ -18,7 +19,7 @@ from meanflow_tune.plan.plan import Plan
 from meanflow_tune.records import Report, TrialRecord
 from meanflow_tune.report.page.page_files import REPORT_NAME, write_page
 from meanflow_tune.report.page.study_view import StudyView
-from meanflow_tune.report.pictures import comparison_grid, sample_grid
+from meanflow_tune.report.pictures import comparison_grid, is_whole, sample_grid
 from meanflow_tune.report.text import counted
 from meanflow_tune.results.frames import METRICS, TRIALS
 from meanflow_tune.results.metrics_table import RunKinds, write_metrics
@@ -42,16 +43,14 @@ def with_pictures(record: TrialRecord, report: Report) -> Report:
     if source is None or not Path(source).is_file():
         return report
     artifacts = dict(report.artifacts)
-    with np.load(source) as arrays:
-        for key in [key for key in arrays.files if key.startswith("student@")]:
-            nfe = key.partition("@")[2]
-            path = Path(source).with_name(f"{Path(source).stem}-nfe{nfe}.png")
-            if not path.exists():
-                title = (
-                    f"trial {record.number}, {report.images:,} images, {counted(int(nfe), 'step')}"
-                )
-                sample_grid(arrays[key], path, title)
-            artifacts[f"samples_nfe_{nfe}"] = str(path)
+    arrays = read_arrays(Path(source))
+    for key in [key for key in arrays if key.startswith("student@")]:
+        nfe = key.partition("@")[2]
+        path = Path(source).with_name(f"{Path(source).stem}-nfe{nfe}.png")
+        if not is_whole(path):
+            title = f"trial {record.number}, {report.images:,} images, {counted(int(nfe), 'step')}"
+            sample_grid(arrays[key], path, title)
+        artifacts[f"samples_nfe_{nfe}"] = str(path)
     return replace(report, artifacts=artifacts)
 
 
@@ -148,8 +147,7 @@ def _last_samples(record: TrialRecord | None) -> tuple[Report, Mapping[str, Any]
     source = Path(report.artifacts.get("samples", "")) if report is not None else Path()
     if report is None or not source.is_file():
         return None
-    with np.load(source) as arrays:
-        return report, {name: arrays[name] for name in arrays.files}
+    return report, read_arrays(source)
 
 
 def _draw_comparison(plan: Plan, findings: Findings, path: Path) -> bool:

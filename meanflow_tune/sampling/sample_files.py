@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from meanflow_tune.files import write_atomic
+from meanflow_tune.arrays import write_arrays
 
 Floats = npt.NDArray[np.float32]
 
@@ -27,9 +27,4 @@ def write_samples(
     arrays |= {"latents": latents, "seeds": np.array(seeds, dtype=np.int64)}
     if labels is not None:
         arrays["labels"] = np.array(labels, dtype=np.int64)
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:  # to a path without .npz numpy would append it
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-
-    write_atomic(path, write)
+    write_arrays(path, arrays)

@@ -88,14 +88,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch has an error for every kind of damage
         if memory_shortage(error) is not None:
             raise
-        raise Damaged(first_line(error)) from None
+        raise Damaged(f"torch cannot read it: {reason(error)}") from None
     if not isinstance(state, dict):
         raise Damaged(f"it holds {type(state).__name__}, no state of a run")
     check_format(state.pop(KEY, None), f"checkpoint {path}")
     return state
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type, without a full stop."""
+def reason(error: BaseException) -> str:
+    """An error's type and the first line of its message, without a full stop."""
     lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    return ": ".join([type(error).__name__, *(line.rstrip(".") for line in lines[:1])])

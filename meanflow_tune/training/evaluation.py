@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from meanflow_tune.arrays import write_arrays
 from meanflow_tune.config import Evaluation
 from meanflow_tune.core.generation import generate
 from meanflow_tune.core.ode import Method, integrate
 from meanflow_tune.core.random import make_generator
 from meanflow_tune.core.types import AverageVelocity, DataSplit, Velocity
-from meanflow_tune.files import write_atomic
 from meanflow_tune.metrics.base import NonFiniteSamples, Reference
 from meanflow_tune.training.world import World
 
@@ -87,12 +87,7 @@ class Evaluator:
         arrays["held_out_metrics"] = np.array(json.dumps(self.held_out_metrics))
         arrays |= {f"student@{nfe}": x.numpy() for nfe, x in shown.items()}
         arrays |= {f"teacher@{nfe}": x.numpy() for nfe, x in self.teacher_samples.items()}
-
-        def write(temporary: Path) -> None:
-            with open(temporary, "wb") as handle:  # to a path without .npz numpy would append it
-                np.savez(handle, **arrays)  # type: ignore[arg-type]
-
-        write_atomic(path, write)
+        write_arrays(path, arrays)
 
 
 def make_evaluator(

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from meanflow_tune.checksums import Damaged
 from meanflow_tune.core.types import LossOutput
 from meanflow_tune.curves import CURVE, write_curve
 from meanflow_tune.files import OnlyShown
@@ -22,8 +23,8 @@ from meanflow_tune.records import Outcome, Report, Reporter
 from meanflow_tune.training.checkpoints import (
     UNFINISHED,
     checked,
-    first_line,
     load_checkpoint,
+    reason,
     save_checkpoint,
     set_aside,
 )
@@ -158,7 +159,7 @@ class _Training:
             if memory_shortage(error) is not None:
                 raise
             log.debug("%s", checkpoint, exc_info=error)
-            return first_line(error)
+            return str(error) if isinstance(error, Damaged) else f"it is of no run: {reason(error)}"
         return ""
 
     def _put_aside(self, checkpoint: Path, why: str) -> None:

@@ -34,7 +34,7 @@ from meanflow_tune.core.types import DataSplit, Velocity
 from meanflow_tune.metrics.classifier import build_classifier, features, train_classifier
 from meanflow_tune.objective.velocities import guided_teacher
 from meanflow_tune.records import Reporter, SilentReporter
-from meanflow_tune.training.checkpoints import first_line
+from meanflow_tune.training.checkpoints import reason
 from meanflow_tune.training.disk_wait import Interrupted, write_or_wait
 from meanflow_tune.training.evaluation import Evaluator, make_evaluator
 from meanflow_tune.training.loop import train
@@ -223,17 +223,17 @@ class Resources:
             if memory_shortage(error) is not None:
                 raise
             log.debug("%s", path, exc_info=error)
-            why = f"it cannot be loaded: {first_line(error)}"
+            why = f"it cannot be loaded: {reason(error)}"
         ranks = world.gather((found, why))
-        (first, reason), reasons = ranks[0], [each for _, each in ranks]
+        (first, of_leader), reasons = ranks[0], [each for _, each in ranks]
         if GONE in reasons:
             return GONE, seen
-        if not reason and (any(reasons) or any(each != first for each, _ in ranks)):
+        if not of_leader and (any(reasons) or any(each != first for each, _ in ranks)):
             return UNLIKE, seen
-        if not reason and world.leads and self.makes and recorded(path) is None:
+        if not of_leader and world.leads and self.makes and recorded(path) is None:
             with suppress(OSError):  # it is kept the next time
                 record(path, found)
-        return reason, seen
+        return of_leader, seen
 
     def _refuse(self, path: Path, why: str, written: bool, tries: int) -> None:
         """Raise where making `path` again would not help, or is not to be done."""

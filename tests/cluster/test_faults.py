@@ -106,6 +106,23 @@ def test_the_job_of_a_slot_without_processes_goes_to_another_at_once(state: str)
     run(scene())
 
 
+def test_a_damaged_file_is_a_fault_of_a_job_that_continues() -> None:
+    async def scene() -> None:
+        broker = Broker(clock=Clock(), now=lambda: 1e9)
+        await busy(broker)
+        await broker.damage("a", "old", 7, "x is damaged", "it is made again")
+        assert await faults(broker) == [], "processes that were replaced"
+        await broker.damage("a", "a1", 7, "x is damaged", "it is made again")
+        (found,) = await faults(broker)
+        assert (found["host"], found["number"], found["lost"]) == ("hostA, hostB", 7, 0)
+        assert (found["cause"], found["action"]) == ("x is damaged", "it is made again")
+        assert await broker.report("a", "a1", 8, {"images": 1}) is False
+        await broker.decide(7, 5120, True)
+        assert await broker.report("a", "a1", 7, {"images": 5120, "repeat": 0})
+
+    run(scene())
+
+
 def test_a_slot_is_known_before_its_processes_are() -> None:
     async def scene() -> None:
         clock = Clock()

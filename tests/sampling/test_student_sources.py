@@ -13,12 +13,14 @@ import pytest
 import torch
 
 import meanflow_tune
+from meanflow_tune.checksums import Damaged
 from meanflow_tune.core.module_state import rebuilding_generator
 from meanflow_tune.data import Digits
 from meanflow_tune.records import Job
 from meanflow_tune.sampling import StudentError
 from meanflow_tune.sampling.sample_files import write_samples
-from meanflow_tune.student_files import CONFIG, WEIGHTS, export_student
+from meanflow_tune.sampling.student_sources import remake_export
+from meanflow_tune.student_files import CONFIG, WEIGHTS, check_export, export_student
 from meanflow_tune.tracking.mlflow_store import connect
 from meanflow_tune.tracking.models.logged_model import log_student, save_student
 from meanflow_tune.training.job import run_job
@@ -190,9 +192,75 @@ def test_a_damaged_export_is_refused(trial: Path, tmp_path: Path) -> None:
     shutil.copytree(trial / "model", tmp_path / "model")
     weights = tmp_path / "model" / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-100])
-    assert "damaged, or of another version" in refusal(tmp_path / "model")
+    message = refusal(tmp_path / "model")
+    assert (
+        "damaged (student.safetensors: its checksum does not match), and no checkpoint" in message
+    )
+    assert f"train its configuration, {tmp_path / CONFIG}, by the train command" in message
     (tmp_path / "model" / CONFIG).unlink()
     assert "the export is not complete" in refusal(tmp_path / "model")
+
+
+@pytest.mark.parametrize("part", [WEIGHTS, CONFIG])
+def test_a_damaged_export_is_replaced_by_the_checkpoint_at_the_end_of_its_run(
+    trial: Path, expected: np.ndarray, tmp_path: Path, part: str
+) -> None:
+    folder = tmp_path / "trial"
+    shutil.copytree(trial, folder)
+    (folder / "model" / part).write_bytes(b"{}")
+    warned: list[str] = []
+    student = meanflow_tune.load_student(folder, warn=warned.append)
+    np.testing.assert_array_equal(student.sample(2, 20), expected)
+    (line,) = warned
+    assert line.startswith(f"{folder / 'model'} is damaged ({part}: its checksum does not match); ")
+    last(folder).unlink()
+    assert "no checkpoint of the end of its run" in refused(folder)
+
+
+def refused(source: Path) -> str:
+    with pytest.raises(StudentError) as caught:
+        meanflow_tune.load_student(source)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_damaged_export_is_made_again_and_kept_aside(
+    trial: Path, expected: np.ndarray, tmp_path: Path
+) -> None:
+    folder, said = tmp_path / "trial" / "model", list[str]()
+    shutil.copytree(trial, folder.parent)
+    (folder / WEIGHTS).write_bytes(b"damaged")
+    remake_export(folder, "its checksum does not match", said.append)
+    check_export(folder)
+    np.testing.assert_array_equal(meanflow_tune.load_student(folder).sample(2, 20), expected)
+    (kept,) = (path for path in folder.glob(f"{WEIGHTS}.damaged-*") if path.suffix != ".sha256")
+    assert kept.read_bytes() == b"damaged"
+    (line,) = said
+    assert "made again from its checkpoint" in line
+    (folder / WEIGHTS).write_bytes(b"damaged")
+    shutil.rmtree(folder.parent / "checkpoints")
+    with pytest.raises(Damaged, match="and no checkpoint of the end of its run"):
+        remake_export(folder, "its checksum does not match", said.append)
+    assert (folder / WEIGHTS).read_bytes() == b"damaged", "what cannot be made again is not moved"
+
+
+def test_an_export_of_an_earlier_revision_has_no_checksums(
+    trial: Path, expected: np.ndarray, tmp_path: Path
+) -> None:
+    shutil.copytree(trial / "model", tmp_path / "model")
+    for path in (tmp_path / "model").glob("*.sha256"):
+        path.unlink()
+    np.testing.assert_array_equal(
+        meanflow_tune.load_student(tmp_path / "model").sample(2, 20), expected
+    )
+
+
+def test_a_damaged_configuration_of_another_trial_does_not_hide_the_leader(
+    study: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(study, tmp_path / "study")
+    (tmp_path / "study" / "trials" / "00000" / CONFIG).write_bytes(b"\xff{")
+    assert meanflow_tune.load_student(tmp_path / "study" / "best.json").shape == (2,)
 
 
 def test_arrays_are_written_whole(tmp_path: Path) -> None:
@@ -231,6 +299,6 @@ def test_a_file_of_another_kind_is_refused_in_a_short_line(tmp_path: Path) -> No
     path = tmp_path / "study.journal"
     path.write_text('{"op_code": 0, "study": "s"}\n' * 40)
     with pytest.raises(
-        StudentError, match=r"no checkpoint, or damaged \(not written by torch.save\)"
+        StudentError, match=r"no checkpoint, or damaged \(.*not written by torch.save\)"
     ):
         meanflow_tune.load_student(str(path))

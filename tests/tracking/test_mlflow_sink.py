@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from meanflow_tune.checksums import write_checked
 from meanflow_tune.config.overrides import flatten
 from meanflow_tune.records import Job, Outcome, Report
 from meanflow_tune.search.errors import LeaseLost
+from meanflow_tune.student_files import WEIGHTS
 from meanflow_tune.tracking.events import Tracker
 from meanflow_tune.tracking.mlflow_sink import MlflowSink
 from meanflow_tune.tracking.mlflow_store import (
@@ -440,6 +442,31 @@ def test_what_no_retry_can_help_is_rejected(storage: Path, tmp_path: Path) -> No
     ):
         with pytest.raises(Rejected, match=words):
             sink.apply(event)
+
+
+def test_a_damaged_model_is_made_again_or_rejected_with_the_remedy(
+    storage: Path, tmp_path: Path
+) -> None:
+    outbox = Outbox(tmp_path)
+    tell(Tracker(outbox, STUDY), tmp_path / "files")
+    (model,) = (event for event in events(outbox) if event.kind == "model_exported")
+    folder = Path(model.payload["model"])
+    whole = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(whole[:-1])
+    sink = MlflowSink(storage)
+    with pytest.raises(Rejected, match=r"is damaged \(.*checksum does not match") as caught:
+        sink.apply(model)
+    assert "scripts/train.py" in caught.value.remedy
+    asked: list[tuple[Path, str]] = []
+
+    def repair(export: Path, why: str) -> None:
+        asked.append((export, why))
+        write_checked(export / WEIGHTS, lambda path: path.write_bytes(whole))
+
+    MlflowSink(storage, repair=repair).apply(model)
+    assert [each for each, _ in asked] == [folder]
+    ((_, status),) = picture_of(storage)["models"]
+    assert status.endswith("READY")
 
 
 def test_a_damaged_picture_holds_up_nothing(storage: Path, tmp_path: Path) -> None:

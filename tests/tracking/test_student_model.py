@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from meanflow_tune.checksums import write_checked
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.core.generation import generate
 from meanflow_tune.core.random import make_generator
@@ -79,7 +80,7 @@ def test_a_configuration_that_is_not_valid_is_an_error(tmp_path: Path) -> None:
     folder = make_student(tmp_path)
     description = json.loads((folder / "config.json").read_text())
     description["config"]["model"]["witdh"] = 3
-    (folder / "config.json").write_text(json.dumps(description))
+    write_checked(folder / "config.json", json.dumps(description))
     with pytest.raises(ValueError, match="witdh"):
         load_student(folder)
 

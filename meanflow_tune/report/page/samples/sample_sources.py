@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from meanflow_tune.arrays import read_arrays
+from meanflow_tune.checksums import Damaged
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.core.ode import Method, integrate
 from meanflow_tune.core.random import make_generator
@@ -174,21 +176,21 @@ class SampleSource:
         if source is None or not Path(source).is_file():
             return {}, "neither samples nor the model were kept"
         try:
-            with np.load(source) as arrays:
-                latents = arrays["latents"]
-                ours = self.latents[: len(latents)].numpy()
-                if latents.shape != ours.shape or not np.allclose(latents, ours, atol=1e-6):
-                    return {}, "its samples were drawn from other latents"
-                found = {
-                    int(name.partition("@")[2]): np.asarray(arrays[name], dtype=np.float64)
-                    for name in arrays.files
-                    if name.startswith("student@")
-                }
-        except (
-            Exception
-        ) as error:  # damaged bytes raise what zipfile, zlib and NumPy happen to meet
+            arrays = read_arrays(Path(source))
+            latents = arrays["latents"]
+            ours = self.latents[: len(latents)].numpy()
+            if latents.shape != ours.shape or not np.allclose(latents, ours, atol=1e-6):
+                return {}, "its samples were drawn from other latents"
+            found = {
+                int(name.partition("@")[2]): np.asarray(array, dtype=np.float64)
+                for name, array in arrays.items()
+                if name.startswith("student@")
+            }
+        except Damaged as error:
+            return {}, str(error)
+        except (OSError, KeyError, TypeError, ValueError) as error:  # other arrays than ours
             log.debug("%s", source, exc_info=error)
-            return {}, f"{Path(source).name} is damaged"
+            return {}, f"{Path(source).name} cannot be read"
         shapes = {x.shape[1:] for x in found.values()}
         return (found, "") if shapes == {self.shape} else ({}, "its samples have another shape")
 

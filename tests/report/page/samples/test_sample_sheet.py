@@ -143,6 +143,14 @@ def test_a_teacher_that_is_not_cached_is_not_trained(record: TrialRecord) -> Non
     assert not teachers.exists()
 
 
+def test_a_damaged_teacher_is_named_and_neither_trained_nor_moved(record: TrialRecord) -> None:
+    (path,) = (Path(record.folder).parents[2] / "teachers").glob("*/teacher.safetensors")
+    cut(path)
+    with pytest.raises(Unavailable, match=r"teacher\.safetensors is damaged \(its checksum"):
+        source_of(record).solved()
+    assert path.exists()
+
+
 def test_at_the_end_of_a_search_what_takes_too_long_is_left_out(record: TrialRecord) -> None:
     sheet = make_sheet([page_view(Path(record.folder).parents[1], [record])], 0.0, nothing)
     student = sheet.rows[-1].frames[-1]
@@ -172,8 +180,15 @@ def test_the_sheet_of_a_paper_has_what_every_row_has(record: TrialRecord, tmp_pa
     assert [path.name for path in written] == ["samples.png", "samples.svg"]
 
 
-def test_a_damaged_model_is_replaced_by_the_kept_samples(record: TrialRecord) -> None:
+def test_a_damaged_model_is_replaced_by_its_checkpoint_and_else_by_the_kept_samples(
+    record: TrialRecord,
+) -> None:
+    whole = source_of(record).frames(record)[-1]
     write_atomic(Path(record.folder) / "model" / "config.json", "{")
+    frame = source_of(record).frames(record)[-1]
+    assert not frame.lacking
+    assert all(np.array_equal(frame.samples[nfe], whole.samples[nfe]) for nfe in NFES)
+    shutil.rmtree(Path(record.folder) / "checkpoints")
     frame = source_of(record).frames(record)[-1]
     assert "damaged" in frame.lacking[8]
     assert {nfe: len(x) for nfe, x in frame.samples.items()} == {1: 20, 2: 20, 4: 20}
