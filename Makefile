@@ -6,13 +6,15 @@ ARGS ?=
 PORT ?= 5000
 PARALLEL := -n auto --maxprocesses=4 --dist=worksteal
 
-.PHONY: tune test test-all lint format setup ui clean help
+.PHONY: tune test test-all test-cluster lint format setup ui clean help
 
 help:
 	@echo "make tune       set up, then search on the digits (options: make tune ARGS='--trials 64')"
 	@echo "make ui         serve the MLflow UI of the results at http://127.0.0.1:5000 (another port: make ui PORT=5001)"
 	@echo "make test       set up, then run the quick tests"
 	@echo "make test-all   set up, then run all tests (about 40 minutes on two cores)"
+	@echo "make test-cluster  set up, then break hosts, links and processes of a cluster of three namespaced hosts"
+	@echo "                (as root, about 25 minutes on two idle cores)"
 	@echo "make lint       check with ruff and mypy"
 	@echo "make format     format with ruff, and fix what it can"
 	@echo "make clean      delete the environment and the caches; runs/ stays"
@@ -44,8 +46,12 @@ test: setup
 
 # Tests that start Ray clusters run alone, one at a time.
 test-all: setup
-	@$(BIN)/python -m pytest -m 'not cluster' $(PARALLEL)
+	@$(BIN)/python -m pytest -m 'not cluster and not hosts' $(PARALLEL)
 	@$(BIN)/python -m pytest -m cluster
+
+# One at a time, on a machine that does nothing else; prints the seconds from each fault to its recovery.
+test-cluster: setup
+	@$(BIN)/python -m pytest -m hosts tests/hosts
 
 lint: setup
 	@$(BIN)/ruff check .

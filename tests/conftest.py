@@ -1,7 +1,7 @@
 """Which tests run by default: the quick ones, and every test that the command line names.
 
-Where a folder or nothing is given, tests marked `slow` or `cluster` are deselected. A file, a node id
-and --lf name tests: those run whatever their marks. An explicit -m decides alone.
+Where a folder or nothing is given, tests marked `slow`, `cluster` or `hosts` are deselected. A file, a
+node id and --lf name tests: those run whatever their marks. An explicit -m decides alone.
 """
 
 import os
@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.servers.postgresql import PostgresServer, running_postgres
 
-DESELECTED = ("slow", "cluster")
+DESELECTED = ("slow", "cluster", "hosts")
 
 # Several processes test side by side, and threads that wait for each other's cores spin: at load 20 the
 # tests took ten times as long. Before torch is imported; the processes that tests start inherit it.

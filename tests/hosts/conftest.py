@@ -1,0 +1,126 @@
+"""One bed of three hosts and one Ray cluster on them for the whole session, made whole before each test."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.support.hosts.measured import Measured
+from tests.support.hosts.namespaces import Bed, open_bed, wait_until
+from tests.support.hosts.paced_search import (
+    PacedSearch,
+    Results,
+    assert_undisturbed,
+    leftovers,
+    undisturbed,
+)
+from tests.support.hosts.ray_hosts import RayHosts
+
+TRIALS = 12
+LEFTOVER_SECONDS = 60.0
+_measured = Measured()
+
+pytest.register_assert_rewrite("tests.support.hosts.paced_search")
+
+
+@pytest.fixture(scope="session")
+def measured() -> Measured:
+    """What `pytest_terminal_summary` prints."""
+    return _measured
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _measured.seconds:
+        terminalreporter.section("seconds from fault to recovery")
+        for line in _measured.lines():
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def bed() -> Iterator[Bed]:
+    with open_bed(3) as bed:
+        yield bed
+
+
+@pytest.fixture(scope="session")
+def reference(bed: Bed) -> Callable[[int], Results]:
+    """The results of the undisturbed run, by the number of ranks per trial; each is made once."""
+    made: dict[int, Results] = {}
+
+    def results(workers: int) -> Results:
+        if workers not in made:
+            made[workers] = undisturbed(bed, bed.hosts[-1], TRIALS, workers)
+        return made[workers]
+
+    return results
+
+
+@pytest.fixture(scope="session")
+def started(bed: Bed, reference: Callable[[int], Results]) -> RayHosts:
+    reference(1)  # before Ray runs on these hosts
+    cluster = RayHosts(bed)
+    cluster.start()
+    return cluster
+
+
+@pytest.fixture
+def cluster(started: RayHosts) -> RayHosts:
+    """Three hosts in a cluster, whatever the test before has done to them."""
+    for host in started.bed.hosts:
+        if host.is_on:
+            host.heal()
+            for pid, words in host.processes().items():
+                if "paced.py" in words:
+                    host.end(pid)
+    extra = started.bed.hosts[3:]
+    for host in extra:
+        host.kill()
+    del started.bed.hosts[3:]
+    if not is_whole(started):
+        for host in started.bed.hosts:
+            host.kill()
+            host.boot()
+        started.daemons.clear()
+        started.start()
+    return started
+
+
+def is_whole(cluster: RayHosts) -> bool:
+    """Whether all hosts are in the cluster and nothing of an earlier search is left."""
+    addresses = [host.address for host in cluster.bed.hosts]
+    if not all(host.is_on for host in cluster.bed.hosts):
+        return False
+    try:
+        wait_until(
+            lambda: (
+                (state := cluster.census())["nodes"] == addresses
+                and state["free"] == state["total"]
+            ),
+            30.0,
+            "a whole cluster",
+        )
+    except (AssertionError, TimeoutError):
+        return False
+    return True
+
+
+@pytest.fixture
+def conclude(
+    cluster: RayHosts, reference: Callable[[int], Results]
+) -> Callable[[PacedSearch], None]:
+    """Let a search end, compare it with the undisturbed run, and count what it has left."""
+    before = {
+        host.name: {p.name for p in host.shared_memory.iterdir()} for host in cluster.bed.hosts
+    }
+
+    def conclude(search: PacedSearch) -> None:
+        search.finish()
+        assert_undisturbed(search.results(), reference(search.workers), search.trials)
+        found: list[str] = []
+
+        def none_left() -> bool:
+            found[:] = leftovers(search, before)
+            return not found
+
+        wait_until(none_left, LEFTOVER_SECONDS, lambda: f"left behind: {found}")
+
+    return conclude

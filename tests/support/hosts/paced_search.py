@@ -1,0 +1,223 @@
+"""A search of fixed configurations on a cluster of hosts, whose pace and end a test decides."""
+
+import itertools
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from meanflow_tune.search.store.trials import current_name
+from tests.support.hosts.namespaces import Bed, Host, HostProcess, wait_until
+from tests.support.hosts.ray_hosts import RayHosts
+from tests.support.hosts.traces import Rank, training
+
+HERE = Path(__file__).parent
+STUDY = "fixed_space"
+SLOW = 1.0  # seconds per step: a trial outlasts a fault, and `finish` waits for one step at most
+START_SECONDS = 300.0
+END_SECONDS = 300.0
+_count = itertools.count()
+
+
+def command(storage: Path, trials: int, *options: str) -> list[str]:
+    """The command line of a search over the fixed configurations."""
+    words = [sys.executable, str(HERE / "paced.py"), f"--space={HERE / 'fixed_space.py'}"]
+    words += [f"--storage={storage}", f"--trials={trials}", "--scheduler=none", "--confirm=0"]
+    return [*words, *options]
+
+
+def undisturbed(bed: Bed, host: Host, trials: int, workers: int) -> "Results":
+    """The results of a run on one host, with a Ray of its own, that nothing happens to."""
+    storage = bed.shared / f"undisturbed-{workers}"
+    words = command(storage, trials, f"--workers-per-trial={workers}", "--max-concurrent=1")
+    run = host.start(words, f"undisturbed-{workers}", HOSTS_TRIALS=str(trials))
+    assert run.wait(600.0) == 0, run.said()
+    return Results(storage)
+
+
+@dataclass
+class PacedSearch:
+    """A search on the cluster. slots: trials at once; options: further ones of the command."""
+
+    cluster: RayHosts
+    trials: int = 12
+    slots: int = 2
+    workers: int = 1
+    options: tuple[str, ...] = ()
+    driver: HostProcess | None = None
+    driver_host: Host | None = None
+    folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.folder = self.cluster.bed.shared / f"search{next(_count)}"
+        self.folder.mkdir()
+
+    @property
+    def storage(self) -> Path:
+        return self.folder / "runs"
+
+    def start(self, host: Host, *options: str) -> HostProcess:
+        """Run the command on a host."""
+        words = [f"--cluster={self.cluster.address}", f"--max-concurrent={self.slots}"]
+        words += [f"--workers-per-trial={self.workers}", *self.options, *options]
+        name = f"{self.folder.name}-driver{next(_count)}"
+        settings = self.cluster.environment() | {"HOSTS_TRIALS": str(self.trials)}
+        self.driver = host.start(command(self.storage, self.trials, *words), name, **settings)
+        self.driver_host = host
+        return self.driver
+
+    def begin(self, host: Host) -> None:
+        """Start it at a slow pace; returns once every slot trains."""
+        self.cluster.set_pace(SLOW)
+        self.start(host)
+        self.wait_for_slots(START_SECONDS)
+
+    def training(self, gone: Callable[[Rank], bool] = lambda rank: False) -> list[Rank]:
+        """The first ranks of the slots that train now."""
+        return training(self.cluster.trace, gone)
+
+    def wait_for_slots(
+        self,
+        seconds: float,
+        gone: Callable[[Rank], bool] = lambda rank: False,
+        slots: int | None = None,
+    ) -> list[Rank]:
+        """Until so many slots train (all of them), not counting ranks that are `gone`."""
+        wanted = self.slots if slots is None else slots
+        found: list[Rank] = []
+
+        def all_train() -> bool:
+            assert self.driver is not None
+            assert self.driver.poll() is None, f"the driver has ended\n{self.driver.said()[-5000:]}"
+            found[:] = self.training(gone)
+            return len(found) >= wanted
+
+        wait_until(all_train, seconds, lambda: f"{wanted} slots; train: {found}\n{self.report()}")
+        return found
+
+    def recover(
+        self, seconds: float, gone: Callable[[Rank], bool], since: float, slots: int | None = None
+    ) -> float:
+        """Seconds from a fault until all slots train again; `gone`: the ranks that it ended."""
+        found = self.wait_for_slots(seconds, gone, slots)
+        new = [rank for rank in found if rank.started > since]
+        return (min(rank.seen for rank in new) if new else time.time()) - since
+
+    def finish(self) -> None:
+        """Let the rest go fast, and wait for the driver's good end."""
+        assert self.driver is not None
+        self.cluster.set_pace(0.0)
+        status = self.driver.wait(END_SECONDS)
+        assert status == 0, f"status {status}\n{self.report()}"
+
+    def results(self) -> "Results":
+        return Results(self.storage)
+
+    def report(self) -> str:
+        """What the driver said last, and the state of the cluster."""
+        said = self.driver.said()[-4000:] if self.driver is not None else ""
+        try:
+            state: Any = self.cluster.census()
+        except Exception as error:  # the head may be the fault
+            state = error
+        return f"{said}\n{state}"
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a search has stored, as a user reads it."""
+
+    storage: Path
+
+    def states(self) -> dict[int, str]:
+        return {trial.number: trial.state.name for trial in self._study().trials}
+
+    def values(self) -> dict[int, tuple[Any, ...]]:
+        """Number -> parameters, value at each rung, final value."""
+        return {
+            trial.number: (trial.params, trial.intermediate_values, trial.values)
+            for trial in self._study().trials
+        }
+
+    def table(self) -> pd.DataFrame:
+        """The metrics of every trial and rung, without what depends on the clock."""
+        frame = pd.read_parquet(self.storage / STUDY / "results.parquet")
+        metrics = [name for name in frame.columns if "teacher_gap" in name]
+        assert metrics, list(frame.columns)
+        return frame.set_index(["number", "repeat", "rung"])[metrics].sort_index()
+
+    def mlflow_histories(self, uri: str | None = None) -> dict[int, dict[str, list[Any]]]:
+        """Trial -> metric -> (step, value) of every entry. Fails where a trial has two runs."""
+        import mlflow
+
+        client = mlflow.MlflowClient(uri or f"sqlite:///{self.storage / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name(STUDY)
+        assert experiment is not None
+        found: dict[int, dict[str, list[Any]]] = {}
+        for run in client.search_runs([experiment.experiment_id], max_results=5000):
+            name = str(run.data.tags.get("meanflow_tune.trial", ""))
+            if name:
+                number = int(name.rpartition("/")[2])
+                assert number not in found, f"trial {number} has two MLflow runs"
+                found[number] = {
+                    key: sorted(
+                        (m.step, m.value) for m in client.get_metric_history(run.info.run_id, key)
+                    )
+                    for key in run.data.metrics
+                    if "teacher_gap" in key
+                }
+        return found
+
+    def _study(self) -> optuna.Study:
+        journal = JournalStorage(JournalFileBackend(str(self.storage / STUDY / "study.journal")))
+        return optuna.load_study(study_name=current_name(journal, STUDY), storage=journal)
+
+
+def assert_undisturbed(
+    found: Results, expected: Results, trials: int, uri: str | None = None
+) -> None:
+    """Nothing lost, nothing doubled, every value the same as in a run that nothing happened to."""
+    assert found.states() == dict.fromkeys(range(trials), "COMPLETE")
+    values, table = expected.values(), expected.table()
+    assert found.values() == {number: values[number] for number in range(trials)}
+    mine = found.table()
+    assert not mine.index.duplicated().any(), "a rung twice in the table"
+    pd.testing.assert_frame_equal(mine, table.loc[list(range(trials))], check_exact=True)
+    histories = expected.mlflow_histories()
+    assert found.mlflow_histories(uri) == {number: histories[number] for number in range(trials)}
+
+
+def leftovers(search: PacedSearch, shared_memory: dict[str, set[str]]) -> list[str]:
+    """What a search that has ended has left on the cluster; shared_memory: the files before it."""
+    cluster = search.cluster
+    state = cluster.census()
+    found = [f"placement group {group}" for group in state["placement_groups"]]
+    found += [f"actor {actor}" for actor in state["actors"]]
+    if state["free"] != state["total"]:
+        found.append(f"{state['free']} of {state['total']} processors are free")
+    found += [str(path) for path in (search.storage / ".ray").glob("*/*")]
+    for host in cluster.bed.hosts:
+        if host.is_on:
+            found += [
+                f"{host.name}: {words}" for words in host.processes().values() if _of_search(words)
+            ]
+            new = {path.name for path in host.shared_memory.iterdir()}
+            found += [
+                f"{host.name}: /dev/shm/{x}" for x in new - shared_memory.get(host.name, set())
+            ]
+    return found
+
+
+def _of_search(words: str) -> bool:
+    """Whether a process belongs to a search: Ray keeps idle workers and agents."""
+    if "paced.py" in words or "scripts/tune.py" in words:
+        return True
+    kept = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+    return words.startswith("ray::") and not words.startswith(kept)
