@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import re
@@ -14,12 +15,16 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol, TypeVar
+from urllib.parse import unquote
 
 T = TypeVar("T")
 U = TypeVar("U")
 log = logging.getLogger(__name__)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# What file systems without links (FAT, exFAT, some network shares) answer to `link` and `symlink`.
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)  # of a folder
 _NO_SPACE = os.strerror(errno.ENOSPC)
 _SQLITE_FULL = "database or disk is full"
 # A process id was in place of the token before.
@@ -68,10 +73,40 @@ def _remove_left(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make new and renamed files in `folder` survive a power cut."""
+    """Make new and renamed files in `folder` survive a power cut, where its file system can do that."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def without_links(error: OSError) -> bool:
+    """Whether a link failed because the file system has none of its kind."""
+    return error.errno in _NO_LINKS
+
+
+def put_if_absent(source: Path, target: Path) -> None:
+    """Move a file on one file system to `target`, unless something is there; the source may stay.
+
+    A link never replaces a file; without links, callers of this function take turns by a lock.
+    """
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.link(source, target)
+        return
+    except OSError as error:
+        if not without_links(error):
+            raise
+    descriptor = os.open(target.parent, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # without locks as well: the moment is short
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if not target.exists():
+            os.replace(source, target)
     finally:
         os.close(descriptor)
 
@@ -244,9 +279,36 @@ class OnlyShown:
             return otherwise
 
 
+def sqlite_url(path: Path) -> str:
+    """The URL of an SQLite database; SQLAlchemy unquotes it, after it has looked for a `?`."""
+    return f"sqlite:///{str(path).replace('%', '%25').replace('?', '%3F')}"
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file of a URL `sqlite:///FILE`; None for another kind of URL, or without a file."""
+    scheme, _, name = url.partition(":///")
+    name = unquote(name.partition("?")[0])
+    if scheme.partition("+")[0] != "sqlite" or not name or name == ":memory:":
+        return None
+    return Path(name)
+
+
+def sqlite_below(url: str, folder: Path) -> str:
+    """A URL with the file of its SQLite database taken from `folder` on, if it is a relative path.
+
+    Any other URL stays as it is, as does one that SQLite itself takes apart (`file:`).
+    """
+    path = sqlite_path(url)
+    if path is None or path.is_absolute() or path.parts[0].startswith("file:"):
+        return url
+    driver, _, rest = url.partition(":///")
+    query = rest.partition("?")[1:]
+    return "".join((driver, sqlite_url(folder.absolute() / path).removeprefix("sqlite"), *query))
+
+
 def mlflow_uri(storage: Path) -> str:
     """The SQLite database of MLflow that all studies of a storage folder share."""
-    return f"sqlite:///{storage / 'mlflow.db'}"
+    return sqlite_url(storage / "mlflow.db")
 
 
 def hide_password(text: str) -> str:

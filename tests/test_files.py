@@ -11,13 +11,23 @@ from pathlib import Path
 
 import pytest
 
-from meanflow_tune.files import LEFT_SECONDS, OnlyShown, WaitForSpace, is_full, write_atomic
+from meanflow_tune.files import (
+    LEFT_SECONDS,
+    OnlyShown,
+    WaitForSpace,
+    is_full,
+    put_if_absent,
+    sqlite_below,
+    sqlite_path,
+    sqlite_url,
+    write_atomic,
+)
 from meanflow_tune.search.errors import LeaseLost, StorageError
 from meanflow_tune.search.store.lease import LEASE_NAME, Lease, read_lease
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.tracking.outbox import Event, Outbox
 from meanflow_tune.tracking.replay import Replayer
-from tests.support.disks import fill, small_disk
+from tests.support.disks import NoLinks, exfat_disk, fill, small_disk
 from tests.support.studies import allow, make_ledger, outcome_of, run_all
 
 
@@ -277,3 +287,85 @@ def test_what_is_only_shown_ends_nothing_and_is_told_once(
         shown("draw", lambda: fail(LeaseLost("another driver")), 7)
     with pytest.raises(OSError, match="full"):
         shown("draw", lambda: fail(OSError(errno.ENOSPC, "full")), 7, full=True)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_is_put_where_none_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+        NoLinks(monkeypatch)
+    target = tmp_path / "target"
+    for text in ("first", "second"):
+        source = tmp_path / text
+        source.write_text(text)
+        put_if_absent(source, target)
+    assert target.read_text() == "first"
+
+
+def test_a_file_that_cannot_be_put_for_another_reason_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    NoLinks(monkeypatch, errno.ENOSPC)
+    (tmp_path / "source").touch()
+    with pytest.raises(OSError, match="No space left"):
+        put_if_absent(tmp_path / "source", tmp_path / "target")
+
+
+def test_a_folder_that_cannot_be_synced_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some network shares refuse to sync a folder; a file that cannot be synced is another matter."""
+    sync = os.fsync
+
+    def no_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", no_folders)
+    write_atomic(tmp_path / "file", "text")
+    assert (tmp_path / "file").read_text() == "text"
+
+
+def test_a_study_on_a_file_system_without_links(tmp_path: Path) -> None:
+    run_all(make_ledger(tmp_path / "whole"))
+    with exfat_disk(tmp_path / "card", 16) as disk:
+        (disk / "file").touch()
+        for link in (os.link, os.symlink):
+            with pytest.raises(OSError, match=r"not permitted|not implemented"):
+                link(disk / "file", disk / "link")
+        with Lease.acquire(disk) as lease:
+            storage = open_storage(disk / JOURNAL_NAME, lease.check)
+            run_all(make_ledger(disk, storage))
+        assert outcome_of(disk, disk / JOURNAL_NAME) == outcome_of(
+            tmp_path / "whole", tmp_path / "whole" / JOURNAL_NAME
+        )
+        (disk / "new").write_text("x")
+        put_if_absent(disk / "new", disk / "target")
+        assert (disk / "target").read_text() == "x"
+        del storage
+
+
+@pytest.mark.parametrize("name", ["plain", "a?b", "50%41", "a#b c", "größe"])
+def test_urls_of_databases_in_any_folder(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name / "study.db"
+    path.parent.mkdir()
+    assert sqlite_path(sqlite_url(path)) == path
+    run_all(make_ledger(path.parent, open_storage(sqlite_url(path), allow)))
+    assert path.is_file()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("sqlite:///study.db", "sqlite:////runs/study.db"),
+        ("sqlite+pysqlite:///a/b.db?timeout=9", "sqlite+pysqlite:////runs/a/b.db?timeout=9"),
+        ("sqlite:////elsewhere/study.db", "sqlite:////elsewhere/study.db"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("sqlite:///file:study.db?uri=true", "sqlite:///file:study.db?uri=true"),
+        ("postgresql://u:p@host/db", "postgresql://u:p@host/db"),
+    ],
+)
+def test_a_relative_database_is_taken_from_a_folder(given: str, expected: str) -> None:
+    assert sqlite_below(given, Path("/runs")) == expected

@@ -27,7 +27,7 @@ from meanflow_tune.search.store.manifest import (
     environment,
     with_source,
 )
-from meanflow_tune.search.store.storage import Storage, is_server, shown_url
+from meanflow_tune.search.store.storage import JOURNAL_NAME, Storage, is_server, shown_url
 from meanflow_tune.search.study.generations import Target, count_trials, make_generation
 from meanflow_tune.search.study.import_trials import find_origin, import_study
 
@@ -80,6 +80,7 @@ def prepare_study(
             f" manifest in {request.folder}); name that folder by --storage, or give the search"
             " another study name"
         )
+    _refuse_empty(old, held.all, request)
     terms = check_terms(old, new, held.all, request.accept_changes)
     if held.all > request.trials:
         say(
@@ -116,6 +117,21 @@ def prepare_study(
         )
     terms.manifest.write(request.folder)
     return terms, terms.manifest
+
+
+def _refuse_empty(old: Manifest | None, trials: int, request: SearchRequest) -> None:
+    """Raise StorageError where the study's folder has trials and its storage none: it is another one."""
+    if old is None or trials:
+        return
+    folder = request.folder / "trials"
+    there = sum(1 for _ in folder.glob("[0-9]*")) if folder.is_dir() else 0
+    if there:
+        place = shown_url(request.study_storage or str(request.folder / JOURNAL_NAME))
+        raise StorageError(
+            f"{place} holds no trial of study {request.study}, but {folder} has {there}; name the database "
+            "that holds them by --study-storage, restore it from a backup, or put the old study aside by "
+            "--resume fresh"
+        )
 
 
 def _manifest(plan: Plan) -> Manifest:

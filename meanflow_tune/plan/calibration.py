@@ -5,6 +5,7 @@ Writes in a temporary folder only; a teacher that is cached already is read from
 
 import math
 import os
+import shutil
 import statistics
 import tempfile
 import time
@@ -21,6 +22,7 @@ from meanflow_tune.checksums import Damaged, checksum_file, read_checked
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.core.random import make_generator
 from meanflow_tune.core.types import DataSplit
+from meanflow_tune.files import without_links
 from meanflow_tune.records import SilentReporter
 from meanflow_tune.search.analysis.forecast import Pace
 from meanflow_tune.student_files import export_student
@@ -174,7 +176,12 @@ def _link_cache(cache: Path, folder: Path) -> None:
 def _link(weights: Path, folder: Path) -> None:
     for file in (weights, checksum_file(weights)):
         if file.exists():
-            (folder / file.name).symlink_to(file.absolute())
+            try:
+                (folder / file.name).symlink_to(file.absolute())
+            except OSError as error:
+                if not without_links(error):
+                    raise
+                shutil.copyfile(file, folder / file.name)
 
 
 def _is_whole(weights: Path) -> bool:
@@ -195,6 +202,7 @@ class _Bench:
         self.world = World(device=device)
         self.resources = Resources(folder / "teachers", self.world)
         self.teacher, self.cached, self.preparation = 0.0, False, 0.0
+        self._trained: set[Path] = set()
 
     def run(self, named: Sequence[tuple[str, TrialConfig]], baselines: int) -> Calibration:
         timings = [
@@ -270,7 +278,7 @@ class _Bench:
             return
         weights = self.resources.teacher_folder(config) / "teacher.safetensors"
         if weights.exists() and _is_whole(weights):
-            self.cached = self.cached or weights.is_symlink()
+            self.cached = self.cached or weights not in self._trained
             return
         for left in (weights, checksum_file(weights)):
             left.unlink(missing_ok=True)
@@ -281,6 +289,7 @@ class _Bench:
         self.teacher += statistics.median(seconds) * run.config.budget.steps
         weights.parent.mkdir(parents=True, exist_ok=True)
         save_file(run.averaged_state(), weights)
+        self._trained.add(weights)
 
     def _now(self) -> float:
         if self.world.device.startswith("cuda"):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
-from meanflow_tune.files import mlflow_uri
+from meanflow_tune.files import mlflow_uri, sqlite_below
 from meanflow_tune.settings import Settings
 
 Count = Annotated[int, Field(ge=1)]
@@ -140,8 +140,11 @@ class SearchRequest(Settings):
     )
     storage: Annotated[Path, Option(KEEP, "DIR")] = STORAGE
     """folder of studies, teachers and MLflow, seen by all hosts"""
-    study_storage: Annotated[str | None, Option(KEEP, "URL", environment="OPTUNA_STORAGE")] = None
-    """an Optuna database URL (default: OPTUNA_STORAGE, else a journal file in the study's folder)"""
+    study_storage: Annotated[str | None, Option(KEEP, "URL", environment="OPTUNA_STORAGE")] = Field(
+        default=None,
+        description="an Optuna database URL, such as sqlite:///study.db for that file in DIR (default: "
+        "OPTUNA_STORAGE, else a journal file in the study's folder)",
+    )
     tracking_uri: Annotated[str | None, Option(KEEP, "URI", environment="MLFLOW_TRACKING_URI")] = (
         None
     )
@@ -170,6 +173,13 @@ class SearchRequest(Settings):
                 "must start with a letter or digit and contain only letters, digits, '.', '_' and '-'"
             )
         return name
+
+    @field_validator("study_storage")
+    @classmethod
+    def _take_from_storage(cls, url: str | None, others: ValidationInfo) -> str | None:
+        return (
+            sqlite_below(url, others.data["storage"]) if url and "storage" in others.data else url
+        )
 
     @field_validator("gpus_per_worker")
     @classmethod
@@ -229,9 +239,15 @@ class UserError(Exception):
         self.status, self.repeat = status, repeat
 
 
+# SQLite takes paths of at most 511 bytes, and MLflow's database is made in a folder next to its own.
+LONGEST_PATH = 440
+
+
 def usable_folder(path: Path, flag: str = "--storage") -> Path:
     """`path`, given by `flag`, made and absolute. Raises UserError (5) where it cannot be written."""
     path = path.expanduser().absolute()
+    if trouble := _trouble(path):
+        raise UserError(f"{flag} {str(path)!r}: {trouble}; name another folder.", EXIT_UNUSABLE)
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path) as probe:
@@ -242,3 +258,19 @@ def usable_folder(path: Path, flag: str = "--storage") -> Path:
             EXIT_UNUSABLE,
         ) from None
     return path
+
+
+def _trouble(path: Path) -> str:
+    """Why files of a search, or links to them, cannot be in a folder of this name; "" where they can."""
+    text = str(path)
+    try:
+        length = len(text.encode())
+    except UnicodeEncodeError:
+        return "its name is not UTF-8, as JSON and databases need"
+    if any(ord(sign) < 32 or ord(sign) == 127 for sign in text):
+        return "its name contains a control character, such as a line break"
+    if length > LONGEST_PATH:
+        return (
+            f"its path has {length} bytes, of which SQLite and the files in it allow {LONGEST_PATH}"
+        )
+    return ""

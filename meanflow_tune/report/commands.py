@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from meanflow_tune.files import sqlite_below
 from meanflow_tune.plan.request import SearchRequest
 
 INSTALLED = "meanflow-tune"
@@ -45,10 +46,8 @@ def called_command(called: Sequence[str]) -> str:
 
 def _absolute(option: str, value: str) -> str:
     """The value of one of PATHS, where it is a path."""
-    scheme, found, rest = value.partition(":///")
-    if found:  # sqlite:///runs.db is relative, sqlite:////runs.db is not
-        relative = scheme.startswith("sqlite") and rest and not rest.startswith((":", "/"))
-        return f"{scheme}:///{Path(rest).absolute()}" if relative else value
+    if ":///" in value:  # a relative --study-storage is one from the storage folder, which is named
+        return value if option == "--study-storage" else sqlite_below(value, Path())
     path = Path(value).expanduser()
     is_path = {
         "--space": path.suffix == ".py",

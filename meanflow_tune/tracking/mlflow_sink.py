@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meanflow_tune.checksums import Damaged, refuse_damaged
-from meanflow_tune.files import hide_password
+from meanflow_tune.files import hide_password, sqlite_path, sqlite_url
 from meanflow_tune.tracking.audit import EVENTS_TAG, PARENT_TAG, SETTLED, compare, receipt, subject
 from meanflow_tune.tracking.experiments import STUDY_TAG, find_experiment
 from meanflow_tune.tracking.mlflow_store import (
@@ -30,7 +30,6 @@ from meanflow_tune.tracking.replay import Audit, Rejected
 from meanflow_tune.tracking.run_names import milliseconds
 from meanflow_tune.tracking.run_tree import RunTree, every_run
 from meanflow_tune.tracking.runs_view import runs_page
-from meanflow_tune.tracking.tracking_uri import sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -169,7 +168,8 @@ class MlflowSink:
 
     def _connect(self) -> "MlflowClient":
         if self._uri == default_uri(self._storage):
-            database = Path(self._uri.removeprefix("sqlite:///"))
+            database = sqlite_path(self._uri)
+            assert database is not None
             for old in adopt_artifacts(database, default_artifacts(self._storage)):
                 log.info("artifacts of MLflow moved from %s to this storage folder", old)
         return connect(self._uri)
@@ -218,7 +218,7 @@ def target_of(uri: str, storage: Path) -> str:
     if uri == default_uri(storage):
         return ""
     path = sqlite_path(uri)
-    return hide_password(uri).rstrip("/") if path is None else f"sqlite:///{path.absolute()}"
+    return hide_password(uri).rstrip("/") if path is None else sqlite_url(path.absolute())
 
 
 def _mlflow_error() -> type[Exception]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from meanflow_tune.files import mlflow_uri
+from meanflow_tune.files import mlflow_uri, put_if_absent, sqlite_path, sqlite_url
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -71,9 +71,8 @@ def ensure_database(uri: str) -> None:
     if uri.partition("://")[0].partition("+")[0] == "postgresql":
         _ensure_tables(uri)
         return
-    scheme, _, name = uri.partition(":///")
-    path = Path(name)
-    if scheme != "sqlite" or not name or path.exists():
+    path = sqlite_path(uri)
+    if path is None or path.exists():
         return
     from mlflow import MlflowClient
 
@@ -85,10 +84,8 @@ def ensure_database(uri: str) -> None:
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=path.parent))
     try:
         beside = folder / path.name
-        MlflowClient(f"sqlite:///{beside}").search_experiments(max_results=1)
-        # Another driver of this storage may have been faster: a link never replaces a file.
-        with contextlib.suppress(FileExistsError):
-            os.link(beside, path)
+        MlflowClient(sqlite_url(beside)).search_experiments(max_results=1)
+        put_if_absent(beside, path)  # another driver of this storage may have been faster
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

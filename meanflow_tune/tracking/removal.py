@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
-from meanflow_tune.files import hide_password
+from meanflow_tune.files import hide_password, sqlite_path
 from meanflow_tune.tracking.experiments import own_experiment
 from meanflow_tune.tracking.mlflow_store import connect
 from meanflow_tune.tracking.run_tree import every_run
@@ -38,8 +38,8 @@ class Tracked:
 
 def find_tracked(uri: str, study: str, uid: str | None) -> Tracked:
     """uid: of the study's outbox; None where it was never tracked. Raises Unreachable."""
-    scheme, _, path = uri.partition(":///")
-    if uid is None or (scheme == "sqlite" and not Path(path).exists()):
+    database = sqlite_path(uri)
+    if uid is None or (database is not None and not database.exists()):
         return Tracked(uri)
     try:
         client = connect(uri)

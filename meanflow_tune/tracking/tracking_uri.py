@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
-from meanflow_tune.files import hide_password
+from meanflow_tune.files import hide_password, sqlite_path
 
 SECONDS = 8.0  # for all of a check, name resolution included
 _ANSWER = 4.0  # seconds for a connection, or between two parts of an answer
@@ -179,15 +179,6 @@ def _check_database(uri: str, kind: str, shown: str) -> None:
         socket.create_connection((host, port), timeout=_ANSWER).close()
     except OSError as error:
         raise NoAnswer(f"{shown}: no database server answers ({error})") from None
-
-
-def sqlite_path(uri: str) -> Path | None:
-    """The file of a URI `sqlite:///FILE`; None for another kind of URI, or without a file."""
-    scheme, _, name = uri.partition(":///")
-    name = name.partition("?")[0]
-    if scheme.partition("+")[0] != "sqlite" or not name or name == ":memory:":
-        return None
-    return Path(name)
 
 
 def check_sqlite(uri: str) -> None:

@@ -235,7 +235,7 @@ def test_threads_is_a_count(capsys: pytest.CaptureFixture[str]) -> None:
 def test_environment_variables_of_the_ecosystem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPTUNA_STORAGE", "sqlite:///study.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-    assert parsed().study_storage == "sqlite:///study.db"
+    assert parsed("--storage", "/runs").study_storage == "sqlite:////runs/study.db"
     assert parsed().tracking_uri == "http://127.0.0.1:5000"
     assert parsed("--tracking-uri", "sqlite:///other.db").tracking_uri == "sqlite:///other.db"
 

@@ -14,7 +14,7 @@ from meanflow_tune.search.errors import StudyChanged
 from meanflow_tune.search.space.load import spaces_folder
 from meanflow_tune.search.store.lease import Lease
 from meanflow_tune.search.store.manifest import Manifest
-from meanflow_tune.search.store.storage import open_storage
+from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.search.store.trials import current_name, read_records
 from meanflow_tune.search.study.ledger import Ledger
 from tests.support.paths import TINY_SPACE
@@ -182,6 +182,24 @@ def test_a_database_study_of_another_folder_is_not_taken(tmp_path: Path) -> None
         driver.open_study()
         with pytest.raises(StudyChanged, match=r"studies.db holds a study s of another storage"):
             driver.check_manifest()
+
+
+@pytest.mark.parametrize("kind", ["database", "journal"])
+def test_an_empty_storage_of_a_study_with_trials_is_refused(tmp_path: Path, kind: str) -> None:
+    """A mistyped URL, or a database that was emptied: it would begin a second search in this folder."""
+    given = request(tmp_path)
+    run_whole(given)
+    for number in range(3):
+        (given.folder / "trials" / f"{number:05d}").mkdir(parents=True, exist_ok=True)
+    (given.folder / JOURNAL_NAME).unlink()
+    if kind == "database":
+        given = given.model_copy(update={"study_storage": f"sqlite:///{tmp_path / 'new.db'}"})
+    with pytest.raises(
+        UserError, match=r"holds no trial of study s, but .*trials has 3"
+    ) as refused:
+        run(given, "again", quiet=True)
+    assert refused.value.status == 5
+    assert "--study-storage, restore it from a backup" in str(refused.value)
 
 
 def test_a_second_driver_exits_with_4_and_names_the_first(tmp_path: Path) -> None:

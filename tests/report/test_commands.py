@@ -40,13 +40,13 @@ def test_the_command_is_the_same_search_from_another_folder(
     python, script, *words = shlex.split(command)
     assert (python, script) == (sys.executable, str(tmp_path / "scripts" / "tune.py"))
     again = request_of(words)
-    different = {"space", "import_study", "study_storage"}
+    different = {"space", "import_study"}
     assert again.model_dump(exclude=different) == asked.model_dump(exclude=different)
     if "--import-study" in given:
         assert again.import_study == str(tmp_path / "old" / "s")
         assert again.space == str(tmp_path / "own space.py")
     if "--study-storage" in given:
-        assert again.study_storage == f"sqlite:///{tmp_path / 'db.sqlite'}"
+        assert again.study_storage == f"sqlite:///{tmp_path / 'runs' / 'db.sqlite'}"
 
 
 def test_the_installed_command_keeps_its_name() -> None:

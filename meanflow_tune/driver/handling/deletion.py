@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from meanflow_tune.files import hide_password
+from meanflow_tune.files import hide_password, sqlite_below
 from meanflow_tune.plan.request import (
     EXIT_IN_USE,
     EXIT_INTERRUPTED,
@@ -25,7 +25,7 @@ from meanflow_tune.search.store.lease import LEASE_NAME, read_lease
 from meanflow_tune.search.store.manifest import MANIFEST_NAME, Manifest
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage, shown_url
 from meanflow_tune.search.store.trials import trial_states
-from meanflow_tune.search.study.relocate import studies_of
+from meanflow_tune.search.study.relocate import recorded_url, studies_of
 from meanflow_tune.tracking.outbox import read_uid
 from meanflow_tune.tracking.removal import Tracked, Unreachable, find_tracked, remove_tracked
 
@@ -159,6 +159,10 @@ def _database(request: SearchRequest) -> str | None:
     stored = manifest.study_storage if manifest is not None else None
     if stored is None:
         return None
+    try:
+        stored = recorded_url(request.folder, stored)
+    except StorageError:  # what is left of the study can be deleted without it
+        stored = sqlite_below(stored, request.storage)
     given = request.study_storage
     if given is not None and shown_url(given) == stored:
         return given

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
+from meanflow_tune.files import sqlite_below
 from meanflow_tune.plan import confirm
 from meanflow_tune.plan.findings import Findings, find
 from meanflow_tune.plan.insight import Insight, insight_of
@@ -22,7 +23,7 @@ from meanflow_tune.search.store.lease import has_died, read_lease
 from meanflow_tune.search.store.manifest import Manifest, is_source_of
 from meanflow_tune.search.store.storage import open_storage
 from meanflow_tune.search.store.trials import read_records
-from meanflow_tune.search.study.relocate import find_study
+from meanflow_tune.search.study.relocate import find_study, recorded_url
 
 SILENT_SECONDS = 60.0  # after which a driver that holds the lease is taken for dead
 
@@ -123,7 +124,7 @@ def open_study_view(folder: Path, url: str | None = None) -> StudyView:
             "--storage."
         )
     try:
-        storage = open_storage(find_study(folder, url or manifest.study_storage))
+        storage = open_storage(_location(folder, url, manifest.study_storage))
         records = read_records(storage, manifest.study, folder)
         try:
             confirmed = read_records(storage, f"{manifest.study}/confirm", folder / "confirm")
@@ -213,3 +214,10 @@ def _confirmed_sides(
         if wanted <= {side.candidate.number for side in sides}:
             return count
     return max(1, len(wanted))
+
+
+def _location(folder: Path, url: str | None, recorded: str | None) -> str | Path:
+    """Where to read a study. url: as a user gave it; recorded: what its manifest says."""
+    if url is not None:
+        return sqlite_below(url, folder.parent)
+    return recorded_url(folder, recorded) if recorded else find_study(folder, None)

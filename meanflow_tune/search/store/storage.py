@@ -13,9 +13,19 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 from optuna.storages import BaseStorage, JournalStorage, get_storage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import (
+    JournalFileBackend,
+    JournalFileOpenLock,
+    JournalFileSymlinkLock,
+)
 
-from meanflow_tune.files import WritePolicy, sync_folder, write_once
+from meanflow_tune.files import (
+    WritePolicy,
+    sqlite_path,
+    sync_folder,
+    without_links,
+    write_once,
+)
 from meanflow_tune.search.errors import StorageError
 from meanflow_tune.search.store.database import DatabaseStorage, check_database
 from meanflow_tune.search.store.proxy import FencedStorage
@@ -38,15 +48,32 @@ def is_server(location: str | Path) -> bool:
     return is_url(location) and not str(location).startswith("sqlite")
 
 
-def _file_of(url: str) -> Path | None:
-    """The file of an SQLite database; None for any other."""
-    scheme, _, name = url.partition(":///")
-    return Path(name) if scheme.partition("+")[0] == "sqlite" and name else None
-
-
 def shown_url(url: str) -> str:
     """A URL without its password, for messages and files."""
     return re.sub(r"://[^@/]*@", "://***@", url)
+
+
+class JournalLock(JournalFileSymlinkLock):
+    """The lock that other Optuna programs use too: a symbolic link, or a file where there are no links.
+
+    Each excludes the other, and they are released in the same way.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # 30 s is what other programs wait for a dead holder.
+        super().__init__(str(path), grace_period=30)
+        self._file = JournalFileOpenLock(str(path), grace_period=30)
+        self._links = True
+
+    def acquire(self) -> bool:
+        if self._links:
+            try:
+                return super().acquire()
+            except OSError as error:
+                if not without_links(error):
+                    raise
+                self._links = False
+        return self._file.acquire()
 
 
 class FencedJournal(JournalFileBackend):
@@ -59,8 +86,7 @@ class FencedJournal(JournalFileBackend):
     def __init__(
         self, path: Path, fence: Callable[[], None] | None, write_policy: WritePolicy = write_once
     ) -> None:
-        # The lock that other Optuna programs use too; 30 s is what they wait for a dead holder.
-        self._journal_lock = JournalFileSymlinkLock(str(path), grace_period=30)
+        self._journal_lock = JournalLock(path)
         super().__init__(str(path), lock_obj=self._journal_lock)
         self._path = path
         self._fence = fence
@@ -231,7 +257,7 @@ def _open_database(
             f"cannot open the study storage {shown_url(url)}: {type(error).__name__};"
             " check that the database is up and that its driver is installed"
         ) from error
-    return FencedStorage(inner, fence, shown_url(url), _file_of(url), write_policy)
+    return FencedStorage(inner, fence, shown_url(url), sqlite_path(url), write_policy)
 
 
 @contextmanager
@@ -260,7 +286,7 @@ def repair_journal(path: Path) -> Path | None:
     if good == size:
         return None
     copy = free_name(path, "torn")
-    shutil.copy2(path, copy)
+    shutil.copyfile(path, copy)
     with open(path, "r+b") as file:
         file.truncate(good)
         os.fsync(file.fileno())

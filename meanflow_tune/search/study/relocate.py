@@ -15,6 +15,7 @@ from optuna.storages import BaseStorage
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial
 
+from meanflow_tune.files import sqlite_below, sqlite_path
 from meanflow_tune.search.errors import StorageError
 from meanflow_tune.search.store.manifest import Manifest
 from meanflow_tune.search.store.storage import JOURNAL_NAME, free_name, is_url, shown_url
@@ -32,7 +33,27 @@ def find_study(folder: Path, url: str | None) -> str | Path:
     if url is not None or journal.exists():
         return url or journal
     manifest = Manifest.read(folder)
-    return (manifest.study_storage if manifest else None) or journal
+    recorded = manifest.study_storage if manifest else None
+    return recorded_url(folder, recorded) if recorded else journal
+
+
+def recorded_url(folder: Path, url: str) -> str:
+    """The URL of a study's database as its manifest has it, with an absolute path.
+
+    Earlier versions recorded a relative path of SQLite as it was given, and took it from the current
+    folder. Raises StorageError where there is no such file, neither there nor in the storage folder.
+    """
+    places = (sqlite_below(url, folder.parent), sqlite_below(url, Path.cwd()))
+    if places[0] == url:
+        return url
+    for place in places:
+        if (file := sqlite_path(place)) is not None and file.exists():
+            return place
+    raise StorageError(
+        f"study {folder.name} is recorded to be in {url}, and neither {folder.parent} nor the current folder"
+        " has that file; run the command in the folder where it is, or name it by --study-storage"
+        " sqlite:////FOLDER/FILE"
+    )
 
 
 def open_study(
@@ -51,8 +72,8 @@ def open_study(
     """
     journal = folder / JOURNAL_NAME
     target: str | Path = url or journal
+    source = _source(folder, url)  # first, since opening the target makes its file
     storage = open_at(target)
-    source = _source(folder, url)
     if source is None:
         return storage
     if "***" in str(source):
@@ -73,9 +94,15 @@ def _source(folder: Path, url: str | None) -> str | Path | None:
     before = manifest.study_storage if manifest else None
     if url is not None and journal.exists():
         return journal
-    if before is None or before == (shown_url(url) if url else None):
+    if before is None:
         return None
-    return before
+    try:
+        before = recorded_url(folder, before)
+    except StorageError:
+        if url is None:
+            raise
+        return None  # what was named instead has to hold the study
+    return None if before == (shown_url(url) if url else None) else before
 
 
 def _transfer(

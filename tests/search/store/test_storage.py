@@ -2,19 +2,26 @@
 
 import errno
 import os
+import threading
 from pathlib import Path
 
 import optuna
 import pytest
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import (
+    JournalFileBackend,
+    JournalFileOpenLock,
+    JournalFileSymlinkLock,
+)
 
 from meanflow_tune.search.errors import LeaseLost, StorageError
 from meanflow_tune.search.store.storage import (
     JOURNAL_NAME,
     FencedJournal,
+    JournalLock,
     open_storage,
     repair_journal,
 )
+from tests.support.disks import NoLinks
 from tests.support.studies import NAME, allow, make_ledger, run_all
 
 
@@ -55,6 +62,49 @@ def test_a_dead_drivers_lock_is_removed_after_a_take_over(journal: Path) -> None
     ledger = make_ledger(journal.parent, open_storage(journal, allow, recover=True), total=3)
     assert ledger.next() is not None
     assert not lock.is_symlink()
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_without_links_the_lock_is_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    no_links = NoLinks(monkeypatch, code)
+    path = tmp_path / JOURNAL_NAME
+    run_all(make_ledger(tmp_path, open_storage(path, allow)))
+    assert no_links.asked == 1, "it is asked again and again"
+    assert not Path(f"{path}.lock").exists()
+    assert len(optuna.load_study(study_name=NAME, storage=open_storage(path)).trials) == 8
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_lock_of_another_program_excludes_the_other_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    """A link of Optuna's own lock, taken where this process has none; and the other way round."""
+    path = tmp_path / JOURNAL_NAME
+    kinds = JournalFileSymlinkLock(str(path)), JournalFileOpenLock(str(path))
+    other = kinds[0] if linked else kinds[1]
+    other.acquire()
+    if linked:
+        NoLinks(monkeypatch)
+    lock, taken = JournalLock(path), threading.Event()
+    thread = threading.Thread(target=lambda: (lock.acquire(), taken.set()))
+    thread.start()
+    assert not taken.wait(0.3)
+    other.release()
+    assert taken.wait(10.0)
+    lock.release()
+    thread.join()
+    assert not os.path.lexists(f"{path}.lock")
+
+
+def test_a_disk_that_refuses_the_lock_is_not_one_without_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    NoLinks(monkeypatch, errno.EROFS)
+    storage = open_storage(tmp_path / JOURNAL_NAME, allow)
+    with pytest.raises(OSError, match="Read-only"):
+        make_ledger(tmp_path, storage).next()
 
 
 def test_reading_never_writes(journal: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from optuna.storages import BaseStorage
 
+from meanflow_tune.files import sqlite_below
 from meanflow_tune.records import Report
 from meanflow_tune.search.errors import LeaseLost, StorageError
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
@@ -197,3 +198,37 @@ def test_a_moved_folder_goes_on(folder: Path, tmp_path: Path) -> None:
     ledger = make_ledger(new, total=5)
     run_all(ledger)
     assert [Path(record.folder).parent.parent for record in ledger.records()] == [new] * 5
+
+
+RELATIVE = "sqlite:///own.db"
+
+
+def test_a_relative_database_of_an_earlier_version_is_found(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its path was taken from the current folder; now it is taken from the storage folder."""
+    before = contents(open_storage(folder / JOURNAL_NAME))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    bring(folder, RELATIVE)
+    assert (work / "own.db").exists()
+    assert find_study(folder, None) == f"sqlite:///{work / 'own.db'}"
+    resolved = sqlite_below(RELATIVE, folder.parent)
+    assert contents(bring(folder, resolved)) == before
+    assert (tmp_path / "own.db").exists()
+    monkeypatch.chdir("/")
+    manifest(study=NAME, study_storage=RELATIVE).write(folder)
+    assert find_study(folder, None) == resolved
+    assert contents(open_study(folder, NAME, resolved, OPENED)) == before
+
+
+def test_a_relative_database_that_is_nowhere_is_named(folder: Path) -> None:
+    (folder / JOURNAL_NAME).unlink()
+    manifest(study=NAME, study_storage=RELATIVE).write(folder)
+    for attempt in (
+        lambda: find_study(folder, None),
+        lambda: open_study(folder, NAME, None, OPENED),
+    ):
+        with pytest.raises(StorageError, match=r"recorded to be in sqlite:///own.db, and neither"):
+            attempt()
