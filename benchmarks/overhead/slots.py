@@ -72,6 +72,8 @@ def slots(trials: int, images: int, cache: Path | None) -> int:
                 cpus_per_worker=1.0,
                 gpus_per_worker=0.0,
                 storage=storage,
+                study=storage,
+                epoch=1,
                 interrupt=interrupt,
                 run_job=partial(run_job, cache=str(storage / TEACHERS)),
             ) as runner:

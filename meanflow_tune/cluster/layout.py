@@ -49,6 +49,13 @@ class Layout:
         wanted = {"CPU": self.cpus, "GPU": self.gpus}
         return {kind: amount for kind, amount in wanted.items() if amount > 0}
 
+    def fits(self, total: dict[str, float]) -> int:
+        """How many such slots `total` resources hold."""
+        return min(
+            math.floor(total.get(kind, 0.0) / (self.workers * amount) + 1e-9)
+            for kind, amount in self.resources.items()
+        )
+
     @property
     def warning(self) -> str:
         """What to do where not even these trials fit into memory, by an estimate; "" where they do."""
@@ -87,10 +94,7 @@ def plan_layout(
     """
     if gpus is None:
         gpus = 1.0 if total.get("GPU", 0.0) >= workers else 0.0
-    fits = [math.floor(total.get("CPU", 0.0) / (workers * cpus) + 1e-9)]
-    if gpus > 0:
-        fits.append(math.floor(total.get("GPU", 0.0) / (workers * gpus) + 1e-9))
-    wanted = max_concurrent or max(1, min(fits))
+    wanted = max_concurrent or max(1, Layout(1, workers, cpus, gpus).fits(total))
     if memory is None:
         return Layout(wanted, workers, cpus, gpus)
     limit = MemoryLimit(memory, SLOT_BYTES + workers * RANK_BYTES)

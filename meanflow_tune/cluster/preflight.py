@@ -17,9 +17,10 @@ PACKAGES = ("ray", "torch", "pydantic", "numpy")
 ANSWER_SECONDS = 120.0
 
 
-def check_resources(count: int, workers: int, resources_per_worker: dict[str, float]) -> None:
-    """Raises HostUnfit unless `count` slots of `workers` ranks fit into the cluster's total."""
-    total = ray.cluster_resources()
+def check_resources(
+    total: dict[str, float], count: int, workers: int, resources_per_worker: dict[str, float]
+) -> None:
+    """Raises HostUnfit unless `count` slots of `workers` ranks fit into `total` resources."""
     for kind, amount in resources_per_worker.items():
         need, have = count * workers * amount, total.get(kind, 0.0)
         if need > have + 1e-9:

@@ -17,7 +17,7 @@ from meanflow_tune.records import Director, RunJob
 
 if TYPE_CHECKING:  # they import Ray, which must not happen before `start` has set its variables
     from meanflow_tune.cluster.broker_handle import BrokerHandle
-    from meanflow_tune.cluster.worker_groups import WorkerGroups
+    from meanflow_tune.cluster.slots.watch import Slots
 
 # Ray's own files; nothing that a search needs lies there.
 RAY_FOLDER = ".ray"
@@ -28,15 +28,15 @@ class Runner:
     """Made by `start`. description: what was started, in words."""
 
     broker: "BrokerHandle"
-    groups: "WorkerGroups"
+    watch: "Slots"
     layout: Layout
     storage: Path
     description: str
 
     @property
     def slots(self) -> int:
-        """Trials at once."""
-        return self.layout.slots
+        """Trials at once, as it is now."""
+        return max(1, self.watch.count)
 
     @classmethod
     @contextmanager
@@ -49,13 +49,16 @@ class Runner:
         cpus_per_worker: float,
         gpus_per_worker: float | None,
         storage: Path,
+        study: Path,
+        epoch: int,
         interrupt: Interrupt,
         run_job: RunJob,
         verbose: bool = False,
     ) -> Iterator["Runner"]:
         """cluster: an address, "" for RAY_ADDRESS or this host's cluster, None for a private Ray.
 
-        run_job: what slots do with a job; must be picklable.
+        study, epoch: its folder, and that of the lease of this driver, which frees what earlier drivers
+        hold. run_job: what slots do with a job; must be picklable.
 
         Raises ClusterError where the cluster or one of its hosts cannot be used.
         """
@@ -69,33 +72,27 @@ class Runner:
             else:
                 session = stack.enter_context(join(cluster or None, verbose=verbose))
             stack.enter_context(interrupt)
-            import ray
-
             from meanflow_tune.cluster.broker_handle import start_broker
             from meanflow_tune.cluster.preflight import check_hosts, check_resources
-            from meanflow_tune.cluster.worker_groups import WorkerGroups
+            from meanflow_tune.cluster.slots.capacity import Capacity
+            from meanflow_tune.cluster.slots.owner import Owner
+            from meanflow_tune.cluster.slots.spec import SlotSpec
+            from meanflow_tune.cluster.slots.watch import Slots
 
-            total = ray.cluster_resources()
+            capacity = Capacity.of_cluster()
             memory = this_machine.memory() if local else None
             given = workers, cpus_per_worker, gpus_per_worker, max_concurrent
-            layout = plan_layout(total, *given, memory)
-            check_resources(layout.slots, workers, layout.resources)
+            layout = plan_layout(capacity.most, *given, memory)
+            check_resources(capacity.most, max_concurrent or 1, workers, layout.resources)
             if not local:
                 check_hosts(storage)
             broker = start_broker()
-            groups = WorkerGroups(
-                broker=broker,
-                count=layout.slots,
-                workers=workers,
-                resources_per_worker=layout.resources,
-                use_gpu=layout.gpus > 0,
-                storage=storage / RAY_FOLDER,
-                run_job=run_job,
-                local=local,
-            )
-            stack.enter_context(groups)
+            spec = SlotSpec.of(broker, workers, layout.resources, run_job)
+            wanted = (lambda: layout.slots) if local else capacity.slots(layout, max_concurrent)
+            watch = Slots(spec, wanted, Owner(study, epoch), capacity.grows)
+            stack.enter_context(watch)
             where = "Ray on this machine" if local else f"Ray cluster at {session.address}"
-            yield cls(broker, groups, layout, storage, f"{where}: {layout}")
+            yield cls(broker, watch, layout, storage, f"{where}: {layout}")
 
     def search(self, director: Director, name: str, interrupt: Stop) -> None:
         """Run `director`'s trials until it is exhausted or `interrupt` was requested."""
@@ -103,7 +100,7 @@ class Runner:
 
         self.broker.call(Broker.begin_search)
         folder, label = self.storage / RAY_FOLDER, name.replace("/", "-")
-        run_search(director, self.broker, self.slots, folder, label, self.groups, interrupt)
+        run_search(director, self.broker, folder, label, self.watch, interrupt)
 
 
 def _private_gpus(workers: int, gpus_per_worker: float | None) -> int:

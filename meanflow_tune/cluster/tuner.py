@@ -19,7 +19,7 @@ from meanflow_tune.cluster.broker import Broker
 from meanflow_tune.cluster.broker_handle import BrokerHandle
 from meanflow_tune.cluster.errors import SlotsLost
 from meanflow_tune.cluster.signals import Interrupt, Stop
-from meanflow_tune.cluster.worker_groups import WorkerGroups
+from meanflow_tune.cluster.slots.watch import Slots
 from meanflow_tune.records import Director, Job, Outcome, Report
 
 POLL_SECONDS = 1.0
@@ -31,10 +31,9 @@ _RELAY_RETRIES = 5
 def run_search(
     director: Director,
     broker: BrokerHandle,
-    max_concurrent: int,
     storage_dir: Path | str,
     name: str,
-    groups: WorkerGroups,
+    slots: Slots,
     interrupt: Stop | None = None,
 ) -> None:
     """Run trials until the director is exhausted or `interrupt` is requested and all have ended.
@@ -42,7 +41,7 @@ def run_search(
     storage_dir: a folder of the driver's host for Tune's own files, which are removed afterwards, since
     no restart needs them. Raises SlotsLost, and every exception of the director.
     """
-    bridge = _Bridge(director, broker, max_concurrent, groups, interrupt or Interrupt())
+    bridge = _Bridge(director, broker, slots, interrupt or Interrupt())
     label = f"{name}-{uuid.uuid4().hex[:8]}"
     folder = Path(storage_dir).absolute() / "tune"
     # Pinned to the driver's host: a host that is lost takes no relay with it.
@@ -85,8 +84,7 @@ class _Bridge:
 
     director: Director
     broker: BrokerHandle
-    max_concurrent: int
-    groups: WorkerGroups
+    slots: Slots
     interrupt: Stop
     running: dict[str, int] = field(default_factory=dict)
     error: BaseException | None = None
@@ -99,7 +97,7 @@ class _Bridge:
         self.poll()
         if self.interrupt.requested:
             return str(Searcher.FINISHED)
-        if len(self.running) >= self.max_concurrent:
+        if len(self.running) >= self.slots.count:
             return None
         job = self.director.next_job()
         if job is not None:
@@ -137,7 +135,7 @@ class _Bridge:
         except ray.exceptions.RayError as error:
             raise SlotsLost(f"the broker of the search has ended: {error}") from error
         self.director.on_tick(snapshot)  # first, since its faults may be why no slot is left
-        self.groups.check(snapshot)
+        self.slots.tick(snapshot)
         for number in self.director.to_stop():
             self.broker.send(Broker.stop_job, number)
 

@@ -333,6 +333,8 @@ class Driver:
             cpus_per_worker=request.cpus_per_worker,
             gpus_per_worker=request.gpus_per_worker,
             storage=request.storage,
+            study=request.folder,
+            epoch=self.lease.epoch,
             interrupt=self.interrupt,
             verbose=self.verbose,
             run_job=self._run_job,
@@ -340,7 +342,7 @@ class Driver:
             self.view.event(runner.description)
             if runner.layout.warning:
                 self.view.error(runner.layout.warning)
-            self.status.slots = runner.slots
+            self.status.slots = lambda: runner.slots
             yield runner
 
     def _conclude(self, search: Stage, stopped: SearchStopped | None) -> int:

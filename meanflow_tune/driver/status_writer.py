@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -40,7 +41,7 @@ class StatusWriter:
     def __init__(
         self, plan: Plan, lease: AnyLease, view: View, time_budget: TimeBudget, stages: list[Stage]
     ) -> None:
-        self.slots = 1
+        self.slots: Callable[[], int] = lambda: 1
         self._plan, self._lease, self._view, self._time_budget = plan, lease, view, time_budget
         self._stages = stages
         self._stopped = threading.Event()
@@ -143,7 +144,7 @@ class StatusWriter:
             records,
             ladder,
             self._plan.objectives,
-            self.slots,
+            self.slots(),
             stage.progress_tracker.images,
             stage.progress_tracker.pace,
             afterwards,

@@ -23,7 +23,7 @@ LEFT = """
 import sys, os
 sys.path.insert(0, os.getcwd())
 from meanflow_tune.cluster import session
-from meanflow_tune.cluster.worker_groups import free_resources
+from meanflow_tune.cluster.slots.watch import free_resources
 with session.join("{address}"):
     from ray.util import placement_group_table
     states = [group["state"] for group in placement_group_table().values()]

@@ -4,6 +4,7 @@ import importlib
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,26 @@ from meanflow_tune.cluster import session
 from meanflow_tune.cluster.broker import Broker
 from meanflow_tune.cluster.errors import HostUnfit, SlotsLost
 from meanflow_tune.records import Outcome, RunJob
+from tests.support.paths import SET_UP_FAULTS
 from tests.support.processes.fake_training import run_job
 from tests.support.processes.toy_director import ToyDirector
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(800)]
 
 
+@pytest.fixture(scope="module")
+def set_up_fault(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that says how the next rank fails while it starts, see `set_up_faults`."""
+    return tmp_path_factory.mktemp("fault") / "what"
+
+
 @pytest.fixture(scope="module", autouse=True)
-def ray_session() -> Iterator[session.Session]:
-    with session.start_local(cpus=4) as started:
-        yield started
+def ray_session(set_up_fault: Path) -> Iterator[session.Session]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SET_UP_FAULT", str(set_up_fault))
+        patch.setenv("PYTHONPATH", str(SET_UP_FAULTS), prepend=os.pathsep)
+        with session.start_local(cpus=4) as started:
+            yield started
 
 
 def search(
@@ -34,16 +45,29 @@ def search(
     run_job: RunJob = run_job,
     retries: int = 2,
 ) -> None:
-    from meanflow_tune.cluster.broker_handle import start_broker
     from meanflow_tune.cluster.tuner import run_search
-    from meanflow_tune.cluster.worker_groups import WorkerGroups
+
+    with slots(folder, count, workers, run_job, retries) as (broker, watch):
+        run_search(director, broker, folder, "toy", watch)
+    assert placement_groups() == []
+    assert not (folder / "slots").exists()
+    assert [p.name for p in (folder / "tune").iterdir()] == []
+
+
+@contextmanager
+def slots(
+    folder: Path, count: int, workers: int, run_job: RunJob = run_job, retries: int = 2
+) -> Iterator[tuple[Any, Any]]:
+    """A broker, and `count` slots of `workers` ranks."""
+    from meanflow_tune.cluster.broker_handle import start_broker
+    from meanflow_tune.cluster.slots.owner import Owner
+    from meanflow_tune.cluster.slots.spec import SlotSpec
+    from meanflow_tune.cluster.slots.watch import Slots
 
     broker = start_broker(max_retries=retries)
-    with WorkerGroups(broker, count, workers, {"CPU": 1.0}, False, folder, run_job) as groups:
-        run_search(director, broker, count, folder, "toy", groups)
-    assert placement_groups() == []
-    assert [p.name for p in (folder / "slots").iterdir()] == []
-    assert [p.name for p in (folder / "tune").iterdir()] == []
+    spec = SlotSpec.of(broker, workers, {"CPU": 1.0}, run_job)
+    with Slots(spec, lambda: count, Owner(folder, epoch=1)) as watch:
+        yield broker, watch
 
 
 def placement_groups() -> list[str]:
@@ -72,6 +96,26 @@ def test_two_slots_run_six_jobs(tmp_path: Path) -> None:
         4: [100, 200, 300],
         5: [100, 200, 300],
     }
+
+
+@pytest.mark.parametrize(
+    "what, cause",
+    [("kill", "the process of a rank died"), ("raise", "a rank: RuntimeError: Gloo connectFull")],
+)
+def test_a_rank_that_fails_while_its_slot_starts_costs_a_restart(
+    tmp_path: Path, set_up_fault: Path, what: str, cause: str
+) -> None:
+    """One slot with all processors: what its first start held must be free for the second."""
+    set_up_fault.write_text(what)
+    seen: list[dict[str, Any]] = []
+    director = ToyDirector([{"x": 0.0, "rungs": 1}], tmp_path, on_tick=seen.append)
+    search(director, tmp_path, count=1, workers=4)
+    assert not set_up_fault.exists()
+    assert director.outcomes[0].status == "completed"
+    (fault,) = {f["index"]: f for snapshot in seen for f in snapshot["faults"]}.values()
+    assert fault["slot"] == "slot-0"
+    assert fault["cause"].startswith(f"its ranks did not start: {cause}")
+    assert fault["action"] == "restarts in 1 s"
 
 
 def test_two_ranks_survive_a_killed_rank_and_a_raising_one(tmp_path: Path) -> None:
@@ -111,9 +155,7 @@ def test_two_ranks_survive_a_killed_rank_and_a_raising_one(tmp_path: Path) -> No
 
 def test_a_search_that_was_stopped_leaves_its_slots_to_the_next(tmp_path: Path) -> None:
     """A time budget ends the search, and its confirmation begins in the same slots at once."""
-    from meanflow_tune.cluster.broker_handle import start_broker
     from meanflow_tune.cluster.tuner import run_search
-    from meanflow_tune.cluster.worker_groups import WorkerGroups
 
     class Budget:
         requested = False
@@ -128,11 +170,10 @@ def test_a_search_that_was_stopped_leaves_its_slots_to_the_next(tmp_path: Path) 
     first = ToyDirector(long, tmp_path / "first", decide)
     short = [{"x": 0.0, "rungs": 3, "seconds": 0.5} for _ in range(2)]
     second = ToyDirector(short, tmp_path / "second")
-    broker = start_broker()
-    with WorkerGroups(broker, 1, 2, {"CPU": 1.0}, False, tmp_path, run_job) as groups:
-        run_search(first, broker, 1, tmp_path, "first", groups, budget)
+    with slots(tmp_path, 1, 2) as (broker, watch):
+        run_search(first, broker, tmp_path, "first", watch, budget)
         broker.call(Broker.begin_search)
-        run_search(second, broker, 1, tmp_path, "second", groups)
+        run_search(second, broker, tmp_path, "second", watch)
     assert {n: o.status for n, o in first.outcomes.items()} == {0: "running"}
     assert {n: o.status for n, o in second.outcomes.items()} == {0: "completed", 1: "completed"}
 
@@ -213,6 +254,7 @@ def test_code_that_cannot_be_loaded_ends_the_search(tmp_path: Path) -> None:
 def test_too_much_is_asked_for() -> None:
     from meanflow_tune.cluster.preflight import check_resources
 
-    check_resources(2, 2, {"CPU": 1.0})
+    has = {"CPU": 4.0}
+    check_resources(has, 2, 2, {"CPU": 1.0})
     with pytest.raises(HostUnfit, match=r"3 slots of 2 workers.*need 6.*has 4 CPU"):
-        check_resources(3, 2, {"CPU": 1.0})
+        check_resources(has, 3, 2, {"CPU": 1.0})

@@ -27,7 +27,10 @@ class LoudDirector(ToyDirector):
 def main(folder: Path, address: str | None) -> int:
     from meanflow_tune.cluster.broker_handle import start_broker
     from meanflow_tune.cluster.preflight import check_hosts
-    from meanflow_tune.cluster.worker_groups import WorkerGroups
+    from meanflow_tune.cluster.slots.owner import Owner
+    from meanflow_tune.cluster.slots.spec import SlotSpec
+    from meanflow_tune.cluster.slots.watch import Slots
+    from meanflow_tune.cluster.tuner import run_search
 
     started = session.join(address) if address else session.start_local(cpus=2)
     with started, Interrupt() as interrupt:
@@ -36,19 +39,9 @@ def main(folder: Path, address: str | None) -> int:
         broker = start_broker()
         config = json.loads((folder / "config.json").read_text())
         director = LoudDirector([config] * 3, folder)
-        with WorkerGroups(
-            broker,
-            2,
-            1,
-            {"CPU": 1.0},
-            False,
-            folder,
-            run_job,
-            local=started.local,
-        ) as groups:
-            from meanflow_tune.cluster.tuner import run_search
-
-            run_search(director, broker, 2, folder, "toy", groups, interrupt)
+        spec = SlotSpec.of(broker, 1, {"CPU": 1.0}, run_job)
+        with Slots(spec, lambda: 2, Owner(folder, epoch=1)) as slots:
+            run_search(director, broker, folder, "toy", slots, interrupt)
         return 130 if interrupt.requested else 0
 
 
