@@ -72,6 +72,19 @@ def _remove_left(folder: Path) -> None:
                 left.unlink()
 
 
+def read_small(path: Path, limit: int) -> str:
+    """The text of a file that its program wrote.
+
+    Raises OSError, and ValueError where it is no UTF-8 or has more than `limit` bytes: it is damaged
+    then, and reading it would fill the memory.
+    """
+    with open(path, "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"it has more than {limit:,} bytes")
+    return data.decode("utf-8")
+
+
 def sync_folder(folder: Path) -> None:
     """Make new and renamed files in `folder` survive a power cut, where its file system can do that."""
     descriptor = os.open(folder, os.O_RDONLY)

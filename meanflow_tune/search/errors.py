@@ -1,5 +1,7 @@
 """Errors of a search that a user can act on."""
 
+from dataclasses import dataclass
+
 from pydantic import ValidationError
 
 from meanflow_tune.files import Unreachable
@@ -7,7 +9,27 @@ from meanflow_tune.settings import first_fault
 
 
 class StudyInUse(RuntimeError):
-    """Another driver holds the study's lease."""
+    """Another driver holds the study's lease.
+
+    holder: where only its silence can show whether it is dead, as on another host.
+    """
+
+    def __init__(self, message: str, holder: "Holder | None" = None) -> None:
+        super().__init__(message)
+        self.holder = holder
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease. age: seconds since its last heartbeat; beat: that heartbeat, equal to no other;
+    free_in: seconds until it counts as dead without another one.
+    """
+
+    host: str
+    pid: int
+    age: float
+    beat: tuple[object, ...]
+    free_in: float
 
 
 class LeaseLost(StudyInUse):

@@ -11,12 +11,13 @@ import os
 import secrets
 import socket
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from meanflow_tune.files import hide_password
-from meanflow_tune.search.errors import LeaseLost, StorageError, StudyInUse, one_line
+from meanflow_tune.search.errors import Holder, LeaseLost, StorageError, StudyInUse, one_line
 from meanflow_tune.search.store.database import (
     IDLE_SECONDS,
     down_as_error,
@@ -25,6 +26,7 @@ from meanflow_tune.search.store.database import (
     make_engine,
 )
 from meanflow_tune.search.store.lease import (
+    Beat,
     Lease,
     LeaseState,
     has_died,
@@ -57,9 +59,12 @@ class _Row:
 class DatabaseLease:
     """A held lease, like `Lease`: a context manager that releases it. Made by `acquire_lease`."""
 
-    def __init__(self, url: str, study: str, stale_after: float) -> None:
+    def __init__(
+        self, url: str, study: str, stale_after: float, silent: Collection[Beat] = ()
+    ) -> None:
         self.epoch, self.taken_over = 0, False
         self._url, self._study, self._stale_after = url, study, stale_after
+        self._silent = silent
         self._token = secrets.token_hex(16)
         self._named = {"study": study, "token": self._token}
         self._engine = make_engine(url, pool_size=2)
@@ -73,7 +78,8 @@ class DatabaseLease:
             with down_as_error(self._url):
                 held = read_lease(folder)
                 self._take(0 if held is None else held.epoch)
-            self._files = Lease.acquire(folder, self._stale_after, after=self.epoch - 1)
+            given = self._stale_after, self.epoch - 1, self._silent
+            self._files = Lease.acquire(folder, *given)
             if self._files.epoch != self.epoch:  # of a damaged file
                 self.epoch = self._files.epoch
                 changed = self._execute(
@@ -153,13 +159,17 @@ class DatabaseLease:
 
     def _refuse_if_alive(self, row: _Row) -> None:
         held, wait = row.state, self._stale_after - row.age
-        if has_died(held) or (not _is_here(held) and wait <= 0):
+        assert held.pid is not None
+        beat = ("database", held.epoch, held.heartbeat)
+        if has_died(held) or (not _is_here(held) and (wait <= 0 or beat in self._silent)):
             return
         free = "" if _is_here(held) else f"; if that driver is dead, it is free in {wait:.0f} s"
+        holder = Holder(held.host, held.pid, row.age, beat, wait)
         raise StudyInUse(
             f"study {self._study} in {hide_password(self._url)} is in use by process {held.pid} on host"
             f" {held.host} (last heartbeat {max(row.age, 0.0):.0f} s ago); stop that process, wait for it,"
-            f" or give the search another study name{free}"
+            f" or give the search another study name{free}",
+            None if _is_here(held) else holder,
         )
 
     def _execute(self, statement: str, **more: Any) -> int:
@@ -218,17 +228,23 @@ AnyLease: TypeAlias = Lease | DatabaseLease
 
 
 def acquire_lease(
-    folder: Path | str, study: str, url: str | None, stale_after: float = 30.0
+    folder: Path | str,
+    study: str,
+    url: str | None,
+    stale_after: float = 30.0,
+    silent: Collection[Beat] = (),
 ) -> AnyLease:
     """Take the lease of a study: in its PostgreSQL database where it has one, and in its folder.
+
+    silent: heartbeats since which the caller has waited for another one, in vain (`lease_wait`).
 
     Raises:
         StudyInUse: a live driver holds it.
         StorageError: the folder or the database cannot be written or locked.
     """
     if url is None or not is_postgresql(url):
-        return Lease.acquire(folder, stale_after)
-    return DatabaseLease(url, study, stale_after).acquire(Path(folder))
+        return Lease.acquire(folder, stale_after, silent=silent)
+    return DatabaseLease(url, study, stale_after, silent).acquire(Path(folder))
 
 
 def read_row(url: str, study: str) -> LeaseState | None:

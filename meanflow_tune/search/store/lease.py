@@ -11,48 +11,30 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from operator import attrgetter
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from meanflow_tune.files import write_atomic
-from meanflow_tune.search.errors import LeaseLost, StorageError, StudyInUse
+from meanflow_tune.search.errors import Holder, LeaseLost, StorageError, StudyInUse
+from meanflow_tune.search.store.holder import HOLDER, identity, is_alive, is_copy, is_here
+from meanflow_tune.search.store.holder import LEASE_NAME as LEASE_NAME
+from meanflow_tune.search.store.holder import LeaseState as LeaseState
+from meanflow_tune.search.store.holder import has_died as has_died
+from meanflow_tune.search.store.holder import pid_namespace as pid_namespace
+from meanflow_tune.search.store.holder import process_fields as process_fields
+from meanflow_tune.search.store.holder import process_start as process_start
+from meanflow_tune.search.store.holder import read_lease as read_lease
 
-LEASE_NAME = "lease.json"
 LOCK_NAME = "lease.lock"
 LOCK_SECONDS = 10.0
 CLOCK_STEPS = 2.0  # seconds by which times of one file system may disagree
 
+Beat: TypeAlias = tuple[object, ...]
+
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LeaseState:
-    """The contents of lease.json. pid: None once the holder has released it.
-
-    place: boot and process namespace of the holder, within which its pid is unique; process_start:
-    clock ticks since boot, which distinguishes a reused pid; heartbeat: unix seconds.
-    """
-
-    host: str
-    place: str
-    pid: int | None
-    process_start: int | None
-    epoch: int
-    heartbeat: float
-
-
-_HOLDER = attrgetter("epoch", "host", "place", "pid")
-
-
-def read_lease(folder: Path) -> LeaseState | None:
-    """The lease of a study folder; None where there is none, or where it is unreadable."""
-    try:
-        return LeaseState(**json.loads((folder / LEASE_NAME).read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):  # ValueError: no JSON, or no text
-        return None
 
 
 def check_epoch(folder: Path, epoch: int) -> None:
@@ -60,7 +42,7 @@ def check_epoch(folder: Path, epoch: int) -> None:
 
     For workers, which hold no lease: a job carries the epoch of the driver that handed it out.
     """
-    study = next((parent for parent in folder.parents if (parent / LEASE_NAME).is_file()), None)
+    study = next((parent for parent in folder.parents if (parent / LEASE_NAME).exists()), None)
     if study is None:
         return
     now = read_lease(study)
@@ -91,12 +73,19 @@ class Lease:
         self._thread.start()
 
     @classmethod
-    def acquire(cls, folder: Path | str, stale_after: float = 30.0, after: int = 0) -> "Lease":
+    def acquire(
+        cls,
+        folder: Path | str,
+        stale_after: float = 30.0,
+        after: int = 0,
+        silent: Collection[Beat] = (),
+    ) -> "Lease":
         """Take the lease of a folder, also from a dead holder, at an epoch above `after`.
 
-        A dead process on this machine is replaced at once; a holder elsewhere after stale_after
-        seconds without a heartbeat, measured by waiting where a clock was set back. taken_over: the
-        last holder did not release it.
+        A dead process on this machine is replaced at once, and so is the holder of the folder that this
+        one is a copy of; a holder elsewhere after stale_after seconds without a heartbeat, measured by
+        waiting where a clock was set back, or after one of the heartbeats `silent`, since which the
+        caller has waited itself. taken_over: the last holder did not release it.
 
         Raises:
             StudyInUse: a live driver holds it.
@@ -107,7 +96,7 @@ class Lease:
             folder.mkdir(parents=True, exist_ok=True)
             try:
                 with _locked(folder):
-                    state, taken_over = _replace_holder(folder, stale_after, after)
+                    state, taken_over = _replace_holder(folder, stale_after, after, silent)
             except _FutureHeartbeat:
                 heard = _watch(folder, stale_after)
                 with _locked(folder):
@@ -150,7 +139,7 @@ class Lease:
         self.release()
 
     def _is_own(self, now: LeaseState | None) -> bool:
-        return now is not None and _HOLDER(now) == _HOLDER(self._state)
+        return now is not None and HOLDER(now) == HOLDER(self._state)
 
     def _beat(self) -> None:
         while not self._stop.wait(self._interval):
@@ -178,24 +167,6 @@ def is_held(folder: Path, stale_after: float = 30.0) -> bool:
     return False
 
 
-def has_died(held: LeaseState) -> bool:
-    """Whether the holder of a lease was a process of this host that is gone; reads only.
-
-    False where that cannot be told from here: on another host its heartbeat has to tell.
-    """
-    return _is_here(held) and not _is_alive(held)
-
-
-def _is_here(held: LeaseState) -> bool:
-    return held.host == socket.gethostname() and held.place == pid_namespace()
-
-
-def _is_alive(held: LeaseState) -> bool:
-    """Of a holder in this process namespace."""
-    pid = held.pid
-    return pid is not None and held.process_start == process_start(pid) and _exists(pid)
-
-
 def lease_age(folder: Path) -> float:
     """Seconds since the last heartbeat, by the clock of the file system, since hosts' clocks differ.
 
@@ -205,31 +176,48 @@ def lease_age(folder: Path) -> float:
     return (folder / LOCK_NAME).stat().st_mtime - (folder / LEASE_NAME).stat().st_mtime
 
 
-def _watch(folder: Path, seconds: float) -> int | None:
-    """Wait for a heartbeat by the monotonic clock; the last one (mtime, ns) if none came."""
-    last = (folder / LEASE_NAME).stat().st_mtime_ns
+def _watch(folder: Path, seconds: float) -> list[Beat]:
+    """Wait for a heartbeat by the monotonic clock; the last one if none came."""
+    last = _beat_of(folder)
     _log.warning("%s is from the future; watching it for %.0f s", folder / LEASE_NAME, seconds)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(min(0.1, seconds / 10))
-        if (folder / LEASE_NAME).stat().st_mtime_ns != last:
-            return None
-    return last
+        if _beat_of(folder) != last:
+            return []
+    return [last]
+
+
+def _beat_of(folder: Path) -> Beat:
+    """The last heartbeat in a folder: when its lease was written."""
+    return ("folder", (folder / LEASE_NAME).stat().st_mtime_ns)
+
+
+def holder_elsewhere(folder: Path, stale_after: float) -> Holder | None:
+    """Who holds a folder's lease, however silent, where only heartbeats show whether it is dead."""
+    held = read_lease(folder)
+    if held is None or held.pid is None:
+        return None
+    if is_here(held) and (not is_alive(held) or is_copy(folder, held) is not None):
+        return None
+    return _holder(folder, held, stale_after)
+
+
+def _holder(folder: Path, held: LeaseState, stale_after: float) -> Holder:
+    age = lease_age(folder)
+    assert held.pid is not None
+    return Holder(held.host, held.pid, age, _beat_of(folder), stale_after - age)
 
 
 def _replace_holder(
-    folder: Path, stale_after: float, after: int = 0, silent: int | None = None
+    folder: Path, stale_after: float, after: int = 0, silent: Collection[Beat] = ()
 ) -> tuple[LeaseState, bool]:
-    """Write this process into lease.json; True where the last holder had not released it.
-
-    silent: the heartbeat (mtime, ns) after which `_watch` saw no other.
-    """
+    """Write this process into lease.json; True where the last holder had not released it."""
     held = read_lease(folder)
     damaged = held is None and (folder / LEASE_NAME).exists()
     left_behind = held is not None and held.pid is not None
-    watched = silent is not None and silent == (folder / LEASE_NAME).stat().st_mtime_ns
-    if held is not None and left_behind and not watched:
-        _refuse_if_alive(folder, held, stale_after)
+    if held is not None and left_behind:
+        _refuse_if_alive(folder, held, stale_after, silent)
     # A damaged file hides the last epoch; unix seconds are above any count of drivers.
     last = int(time.time()) if damaged else max(after, held.epoch if held is not None else 0)
     state = LeaseState(
@@ -239,29 +227,39 @@ def _replace_holder(
         process_start=process_start(os.getpid()),
         epoch=last + 1,
         heartbeat=time.time(),
+        **identity(folder),
     )
     _write(folder, state)
     return state, damaged or left_behind
 
 
-def _refuse_if_alive(folder: Path, held: LeaseState, stale_after: float) -> None:
-    age = lease_age(folder)
-    assert held.pid is not None
-    kind: type[StudyInUse] = StudyInUse
+def _refuse_if_alive(
+    folder: Path, held: LeaseState, stale_after: float, silent: Collection[Beat] = ()
+) -> None:
+    holder = _holder(folder, held, stale_after)
     advice = "stop that process, wait for it, or give the search another study name"
-    if _is_here(held):
-        alive = _is_alive(held)
-        if alive and _process_fields(held.pid)[:1] in (["T"], ["t"]):
-            advice = f"it is suspended: `kill -CONT {held.pid}` continues it, `kill -9` ends it"
-    else:
-        alive = age < stale_after
-        if age < -CLOCK_STEPS:
-            kind = _FutureHeartbeat
-    if alive:
-        raise kind(
-            f"study folder {folder} is in use by process {held.pid} on host {held.host}"
-            f" (last heartbeat {max(age, 0.0):.0f} s ago); {advice}"
-        )
+    if is_here(held):
+        if not is_alive(held):
+            return
+        copied = is_copy(folder, held)
+        if copied:
+            _log.info("%s is a copy of %s, which a driver uses", folder, held.path)
+            return
+        if copied is False:
+            if process_fields(holder.pid)[:1] in (["T"], ["t"]):
+                advice = f"it is suspended: `kill -CONT {held.pid}` continues it, `kill -9` ends it"
+            raise StudyInUse(_in_use(folder, holder, advice))
+    if holder.age >= stale_after or holder.beat in silent:
+        return
+    kind = _FutureHeartbeat if holder.age < -CLOCK_STEPS else StudyInUse
+    raise kind(_in_use(folder, holder, advice), holder)
+
+
+def _in_use(folder: Path, holder: Holder, advice: str) -> str:
+    return (
+        f"study folder {folder} is in use by process {holder.pid} on host {holder.host}"
+        f" (last heartbeat {max(holder.age, 0.0):.0f} s ago); {advice}"
+    )
 
 
 def _write(folder: Path, state: LeaseState) -> None:
@@ -285,36 +283,3 @@ def _locked(folder: Path) -> Iterator[None]:
                     ) from None
                 time.sleep(0.01)
         yield
-
-
-def pid_namespace() -> str:
-    """Where pids are unique: one boot of one kernel, one process namespace."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def process_start(pid: int) -> int | None:
-    """Start of a process in clock ticks since boot; None where it is dead, or without /proc."""
-    fields = _process_fields(pid)
-    return int(fields[19]) if fields and fields[0] not in "ZX" else None
-
-
-def _process_fields(pid: int) -> list[str]:
-    """/proc/PID/stat from the state on; empty where there is no such process, or no /proc."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
