@@ -21,6 +21,7 @@ from meanflow_tune.driver.handling.user_requests import UserRequests
 from meanflow_tune.driver.resume import check_study_storage, prepare_study, put_aside
 from meanflow_tune.driver.stage import Stage
 from meanflow_tune.driver.status_writer import StatusWriter
+from meanflow_tune.driver.taking_lease import take_lease
 from meanflow_tune.files import OnlyShown, WaitForSpace, is_full
 from meanflow_tune.plan import confirm
 from meanflow_tune.plan.findings import find
@@ -44,7 +45,7 @@ from meanflow_tune.search.errors import (
     StudyInUse,
 )
 from meanflow_tune.search.samplers.limits import independent_note
-from meanflow_tune.search.store.database_lease import AnyLease, acquire_lease
+from meanflow_tune.search.store.database_lease import AnyLease
 from meanflow_tune.search.store.lease import check_epoch
 from meanflow_tune.search.store.manifest import MANIFEST_NAME
 from meanflow_tune.search.store.storage import open_storage
@@ -78,11 +79,11 @@ def run(request: SearchRequest, command: str, quiet: bool = False, verbose: bool
     plan = make_plan(request)
     if request.resume == "must" and not (request.folder / MANIFEST_NAME).exists():
         raise UserError(f"--resume must: there is no study {request.study} in {request.storage}.")
-    if request.resume == "fresh":
-        put_aside(request)
+    view = View(quiet)
     try:
-        held = acquire_lease(request.folder, request.study, request.study_storage)
-        with held as lease, View(quiet) as view:
+        if request.resume == "fresh":
+            put_aside(request, partial(take_lease, request, view))
+        with take_lease(request, view) as lease, view:
             if warning:
                 view.error(warning)
             return Driver(plan, lease, view, command, verbose).run()

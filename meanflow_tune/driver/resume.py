@@ -9,17 +9,16 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from meanflow_tune.plan.plan import Plan
-from meanflow_tune.plan.request import EXIT_IN_USE, EXIT_UNUSABLE, SearchRequest, UserError
+from meanflow_tune.plan.request import EXIT_UNUSABLE, SearchRequest, UserError
 from meanflow_tune.search.errors import (
     DatabaseDown,
     SpaceError,
     StorageError,
     StudyChanged,
-    StudyInUse,
 )
 from meanflow_tune.search.space.distributions import Distributions, draw_distributions
 from meanflow_tune.search.store.database import check_database, same_database
-from meanflow_tune.search.store.database_lease import acquire_lease
+from meanflow_tune.search.store.database_lease import AnyLease
 from meanflow_tune.search.store.manifest import (
     Manifest,
     TermsCheck,
@@ -164,13 +163,10 @@ def _distributions(plan: Plan) -> Distributions:
         raise SpaceError(f"--space {plan.request.space}: {error}") from None
 
 
-def put_aside(request: SearchRequest) -> None:
-    """Rename an existing study's folder; raises UserError while a driver holds it."""
+def put_aside(request: SearchRequest, take_lease: Callable[[], AnyLease]) -> None:
+    """Rename an existing study's folder, under its lease, which `take_lease` takes."""
     if not request.folder.exists():
         return
-    try:
-        acquire_lease(request.folder, request.study, request.study_storage).release()
-    except StudyInUse as error:
-        raise UserError(str(error), EXIT_IN_USE) from None
+    take_lease().release()
     stamp = time.strftime("%Y%m%d-%H%M%S")
     os.rename(request.folder, request.storage / f"{request.study}-aside-{stamp}")

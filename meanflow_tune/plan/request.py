@@ -155,6 +155,8 @@ class SearchRequest(Settings):
     """log the use of processor, memory and GPU while trials train"""
     resume: Annotated[Literal["auto", "must", "fresh"], Option(KEEP)] = "auto"
     """auto: resume where there is a study; must: refuse to start a new one; fresh: put the old study aside"""
+    take_over: Annotated[bool, Option(KEEP)] = False
+    """do not wait 30 s for a dead driver on another host, but for three missed heartbeats (18 s)"""
     on_end: Annotated[str | None, Option(KEEP, "COMMAND")] = Field(
         default=None,
         description="shell command to run when the search ends, in whatever way; its environment holds "

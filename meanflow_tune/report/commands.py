@@ -19,9 +19,10 @@ PATHS = (
 def search_command(called: Sequence[str], request: SearchRequest) -> str:
     """The command that resumes a search. called: as the user did, `sys.argv`.
 
-    It names the storage folder, whose default depends on the current folder.
+    It names the storage folder, whose default depends on the current folder, and takes no lease over: that
+    is decided anew each time.
     """
-    words = shlex.split(called_command(called))
+    words = [word for word in shlex.split(called_command(called)) if word != "--take-over"]
     if not any(word.partition("=")[0] == "--storage" for word in words):
         words += ["--storage", str(request.storage)]
     return shlex.join(words)

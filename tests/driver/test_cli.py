@@ -62,6 +62,7 @@ OPTIONS = [
     ("--keep-models", "all", None),
     ("--system-metrics", False, None),
     ("--resume", "auto", ["auto", "must", "fresh"]),
+    ("--take-over", False, None),
     ("--on-end", None, None),
     ("--accept-changes", False, None),
     ("--import-study", None, None),
@@ -154,6 +155,7 @@ WITHOUT = {
     "import_study",
     "on_end",
     "system_metrics",
+    "take_over",
 }
 
 

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,6 +179,89 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None
         Lease.acquire(tmp_path / "file" / "study")
 
 
+# ---- folders that are copied or moved --------------------------------------------------------
+
+
+def test_a_copy_of_a_running_study_is_not_in_use(tmp_path: Path) -> None:
+    """It has the lease of the original, whose holder lives, but writes elsewhere."""
+    original, copy = tmp_path / "runs" / "digits", tmp_path / "copied" / "digits"
+    with holder(original) as process:
+        shutil.copytree(original, copy)
+        with Lease.acquire(copy) as lease:
+            assert (lease.epoch, lease.taken_over) == (2, True)
+            with pytest.raises(StudyInUse, match=f"process {process.pid} "):
+                Lease.acquire(original)
+        assert sorted(path.name for path in copy.iterdir()) == ["lease.json", "lease.lock"]
+        assert sorted(path.name for path in original.iterdir()) == ["lease.json", "lease.lock"]
+
+
+def test_the_copy_of_a_copy_is_not_in_use_either(tmp_path: Path) -> None:
+    original, copy, second = (tmp_path / name for name in ("one", "two", "three"))
+    with holder(original):
+        shutil.copytree(original, copy)
+        shutil.copytree(copy, second)
+        with Lease.acquire(copy), Lease.acquire(second):
+            pass
+
+
+def test_a_moved_folder_is_still_in_use(tmp_path: Path) -> None:
+    with holder(tmp_path / "one") as process:
+        (tmp_path / "one").rename(tmp_path / "two")
+        with pytest.raises(StudyInUse, match=f"process {process.pid} "):
+            Lease.acquire(tmp_path / "two")
+
+
+def test_a_folder_reached_by_another_way_is_no_copy(tmp_path: Path) -> None:
+    """Through a link; or where neither path nor inode agree, as with two mounts of a network folder."""
+    original, other = tmp_path / "one", tmp_path / "two"
+    with holder(original) as process:
+        other.symlink_to(original)
+        with pytest.raises(StudyInUse, match=f"process {process.pid} "):
+            Lease.acquire(other)
+        path = original / LEASE_NAME
+        as_elsewhere = {"path": str(other), "inode": "0 0"}
+        path.write_text(json.dumps(json.loads(path.read_text()) | as_elsewhere))
+        other.unlink()
+        (tmp_path / "three").symlink_to(original)
+        os.rename(tmp_path / "three", other)
+        with pytest.raises(StudyInUse, match=f"process {process.pid} "):
+            Lease.acquire(original)
+
+
+def test_a_folder_whose_original_is_gone_is_taken_once_it_is_silent(tmp_path: Path) -> None:
+    """Moved to another file system under its driver: that one finds no lease and ends."""
+    original, moved = tmp_path / "one", tmp_path / "two"
+    with holder(original):
+        shutil.copytree(original, moved)
+        shutil.rmtree(original)
+        with pytest.raises(StudyInUse):
+            Lease.acquire(moved)
+        past = time.time() - 31
+        os.utime(moved / LEASE_NAME, (past, past))
+        with Lease.acquire(moved) as lease:
+            assert lease.taken_over
+
+
+def test_a_lease_of_an_earlier_version_knows_no_folder(tmp_path: Path) -> None:
+    with holder(tmp_path / "one"):
+        path = tmp_path / "one" / LEASE_NAME
+        data = json.loads(path.read_text())
+        del data["path"], data["inode"]
+        path.write_text(json.dumps(data))
+        shutil.copytree(tmp_path / "one", tmp_path / "two")
+        for name in ("one", "two"):  # as that version did
+            with pytest.raises(StudyInUse):
+                Lease.acquire(tmp_path / name)
+
+
+def test_fields_of_a_later_version_are_passed_over(tmp_path: Path) -> None:
+    with holder(tmp_path) as process:
+        path = tmp_path / LEASE_NAME
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"colour": "red"}))
+        with pytest.raises(StudyInUse, match=f"process {process.pid} "):
+            Lease.acquire(tmp_path)
+
+
 # ---- clocks that jump, processes that sleep, locks of the dead --------------------------------
 
 
@@ -344,7 +428,15 @@ def test_a_worker_of_an_earlier_driver_is_fenced_wherever_it_writes(
         check_epoch(folder, 2)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\x00\xff\xfe", b'{"x": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{", b"[]", b"3", b"\x00\xff\xfe", b'{"x": 1}', b"[" * 10_000, b"\0" * 2**17),
+        b'{"host": 1, "place": "", "pid": 1, "process_start": 1, "epoch": 1, "heartbeat": 1}',
+        b'{"host": "", "place": "", "pid": "x", "process_start": 1, "epoch": 1, "heartbeat": 1}',
+        b'{"host": "", "place": "", "pid": 1, "process_start": 1, "epoch": 1e9, "heartbeat": 1}',
+    ],
+)
 def test_an_unreadable_lease_is_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / LEASE_NAME).write_bytes(content)
     assert read_lease(tmp_path) is None
