@@ -7,6 +7,8 @@ from typing import Any, Literal, Protocol
 # paused: stopped at a rung with its checkpoint kept, until a promotion hands it out again.
 # diverged and out_of_memory are infeasible: the sampler learns by how much (`Outcome.violation`).
 Status = Literal["running", "paused", "completed", "pruned", "diverged", "out_of_memory", "failed"]
+# Phases of a tick: a trial that trains the shared teacher, and one that waits until another has.
+TEACHER, NO_TEACHER = "teacher", "waiting for the teacher"
 INFEASIBLE: tuple[Status, ...] = ("diverged", "out_of_memory")
 
 

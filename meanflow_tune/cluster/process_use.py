@@ -15,8 +15,8 @@ class ProcessUse:
     """`latest` is what was measured last, by a thread of its own: a GPU that hangs delays no heartbeat.
 
     host: the host's name with its address; pid; memory: resident bytes of this process; and once
-    `device` is a GPU that is in use: gpu (its name), gpu_memory and gpu_memory_total (bytes) and, where
-    NVIDIA's library is installed, gpu_percent.
+    `device` is a GPU that is in use: gpu (its name), gpu_id, gpu_memory and gpu_memory_total (bytes)
+    and, where NVIDIA's library is installed, gpu_percent.
     """
 
     def __init__(self, address: str) -> None:
@@ -50,6 +50,7 @@ def gpu_use(device: str) -> dict[str, Any]:
         return found
     of = torch.cuda.get_device_properties
     _add(found, "gpu", lambda: str(of(device).name))
+    _add(found, "gpu_id", lambda: str(of(device).uuid))
     _add(found, "gpu_memory_total", lambda: int(of(device).total_memory))
     _add(found, "gpu_percent", lambda: float(torch.cuda.utilization(device)))
     # Of all processes on it; without NVIDIA's library, of this one.

@@ -1,7 +1,8 @@
 """Runner: starts or joins Ray, checks its hosts, starts slots, and runs one search after another."""
 
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ if TYPE_CHECKING:  # they import Ray, which must not happen before `start` has s
 
 # Ray's own files; nothing that a search needs lies there.
 RAY_FOLDER = ".ray"
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,13 @@ class Runner:
         interrupt: Interrupt,
         run_job: RunJob,
         verbose: bool = False,
+        warn: Callable[[str], None] = logger.warning,
     ) -> Iterator["Runner"]:
         """cluster: an address, "" for RAY_ADDRESS or this host's cluster, None for a private Ray.
 
         study, epoch: its folder, and that of the lease of this driver, which frees what earlier drivers
-        hold. run_job: what slots do with a job; must be picklable.
+        hold. run_job: what slots do with a job; must be picklable. warn: gets
+        a line where memory may run out.
 
         Raises ClusterError where the cluster or one of its hosts cannot be used.
         """
@@ -84,6 +90,8 @@ class Runner:
             given = workers, cpus_per_worker, gpus_per_worker, max_concurrent
             layout = plan_layout(capacity.most, *given, memory)
             check_resources(capacity.most, max_concurrent or 1, workers, layout.resources)
+            if layout.warning:
+                warn(layout.warning)
             if not local:
                 check_hosts(storage)
             broker = start_broker()

@@ -44,6 +44,7 @@ exit status: 0 a trial completed; 2 bad usage or setting; 3 every trial failed; 
 # What the command does besides a search, or how much it prints; not part of a request.
 MODES = {
     "--status": "show a running or finished study, and do nothing else",
+    "--all": "with --status: all trials and slots, not only what a screen holds",
     "--smoke-test": "the same path with small budgets, in a study of its own",
     "--dry-run": "check everything, print the space, three configurations and a forecast, and stop before "
     "Ray starts",
@@ -129,6 +130,7 @@ def check_modes(arguments: argparse.Namespace) -> None:
         raise UserError(f"{' and '.join(given)} cannot be given together; give one of them.")
     for flag, other in (
         ("calibrate", "--dry-run"),
+        ("all", "--status"),
         *((f, "--delete-study") for f in NEED_DELETION),
     ):
         if getattr(arguments, flag) and other not in given:

@@ -30,7 +30,7 @@ class Conclusion:
     """What a search and its confirmation found when this command ended.
 
     interrupted: by a user, to be resumed; stopped: because too many trials failed; interrupt: tells also of
-    a Ctrl-C during the end itself.
+    a Ctrl-C during the end itself; faults: of its slots, in one line, "" without any.
     """
 
     plan: Plan
@@ -43,6 +43,7 @@ class Conclusion:
     stopped: bool
     shown: OnlyShown
     write_policy: WaitForSpace
+    faults: str = ""
 
     def run(
         self,
@@ -71,13 +72,15 @@ class Conclusion:
         exhausted = self.stages[0].exhausted()
         if self.state == "completed" and exhausted and not tracked.waits():
             search_tracking.remove_others(self.plan.request, self.findings)
+        if self.faults and (self.interrupted or self.stopped):
+            self.view.error(self.faults)
         if self.interrupted:
             self.view.error(f"\nInterrupted; nothing was lost. Resume with:\n  {self.command}")
             return EXIT_INTERRUPTED
         if self.stopped:
             return EXIT_ALL_FAILED
-        note = "" if exhausted else time_note
-        given = self.plan, self.findings, answered, files, self.command, note, self.shown
+        notes = [note for note in (self.faults, "" if exhausted else time_note) if note]
+        given = self.plan, self.findings, answered, files, self.command, notes, self.shown
         show_last_screen(self.view.console, *given, tracked.page())
         if unwritten is not None:
             raise unwritten

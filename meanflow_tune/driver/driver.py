@@ -5,11 +5,12 @@ folder, so that resuming is running the same command again.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from meanflow_tune.cluster.errors import ClusterError
 from meanflow_tune.cluster.runner import Runner
@@ -19,6 +20,7 @@ from meanflow_tune.driver import search_tracking, tracking
 from meanflow_tune.driver.conclusion import Conclusion
 from meanflow_tune.driver.handling.user_requests import UserRequests
 from meanflow_tune.driver.resume import check_study_storage, prepare_study, put_aside
+from meanflow_tune.driver.search_log import SearchLog
 from meanflow_tune.driver.stage import Stage
 from meanflow_tune.driver.status_writer import StatusWriter
 from meanflow_tune.driver.taking_lease import take_lease
@@ -129,6 +131,9 @@ class Driver:
         teachers, system = str(self.request.teachers), self.request.system_metrics
         train = partial(job.run_job, cache=teachers, fence=check_epoch, system_metrics=system)
         self._run_job: RunJob = run_job or train
+        self.search_log = SearchLog(plan.request.folder, view.error)
+        view.log = self.search_log.write
+        view.state["faults"] = self.search_log.state()
         self.stages: list[Stage] = []
         self.user_requests = UserRequests(plan, view.event)
         self.interrupt = Interrupt()
@@ -256,7 +261,15 @@ class Driver:
         self.stages.append(stage)
         # Also while the confirmation runs: they are about the search.
         stage.handle_requests = partial(self.stages[0].apply_requests, self.user_requests)
+        stage.tell_faults = self._tell_faults
         return stage
+
+    def _tell_faults(
+        self, faults: Sequence[Mapping[str, Any]], title: Callable[[int], str]
+    ) -> None:
+        for line in self.search_log.take(faults, title):
+            self.view.event(line, "failed")
+            self.view.state["faults"] = self.search_log.state()
 
     def _confirm_stage(self, search: Stage, stack: ExitStack) -> Stage | None:
         """The study of the confirmation; None where nothing is to be confirmed."""
@@ -339,10 +352,9 @@ class Driver:
             interrupt=self.interrupt,
             verbose=self.verbose,
             run_job=self._run_job,
+            warn=self.view.error,
         ) as runner:
             self.view.event(runner.description)
-            if runner.layout.warning:
-                self.view.error(runner.layout.warning)
             self.status.slots = lambda: runner.slots
             yield runner
 
@@ -363,5 +375,6 @@ class Driver:
             stopped=stopped is not None,
             shown=self.shown,
             write_policy=self.write_policy,
+            faults=self.search_log.summary(),
         )
         return conclusion.run(self._tracking, self.status, self.background, self.time_budget.note)

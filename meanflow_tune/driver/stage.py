@@ -1,7 +1,7 @@
 """A stage of a search: a study with its tracking, as the director that Ray Tune asks."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,12 @@ from typing import Any
 from meanflow_tune.cluster.signals import Interrupt
 from meanflow_tune.driver.handling.user_requests import UserRequests
 from meanflow_tune.files import OnlyShown, WaitForSpace, is_full
-from meanflow_tune.records import INFEASIBLE, Job, Outcome, Report, TrialRecord
+from meanflow_tune.records import INFEASIBLE, TEACHER, Job, Outcome, Report, TrialRecord
 from meanflow_tune.report.live import View
 from meanflow_tune.report.outlook import ProgressTracker
 from meanflow_tune.report.result_files import model_of, with_pictures
+from meanflow_tune.report.state.host_state import hosts_of
+from meanflow_tune.report.state.waits import waits
 from meanflow_tune.search.errors import LeaseLost
 from meanflow_tune.search.pruning.rules import show
 from meanflow_tune.search.study.ledger import Ledger
@@ -75,6 +77,10 @@ class Stage:
         self._interrupt, self._space = interrupt, space
         self._stop_announced = False
         self.handle_requests: Callable[[], None] = lambda: None  # of other terminals, at each tick
+        # The faults of a snapshot are told by the driver, once; its second argument names a trial.
+        self.tell_faults: Callable[[Sequence[Mapping[str, Any]], Callable[[int], str]], None]
+        self.tell_faults = lambda faults, title: None
+        self.waiting: list[str] = []  # what waits for what, as of the last tick
         self._outbox = outbox
         self._refused: dict[int, str] = {}  # trial -> why its report could not be used
         self._full: str | None = None  # the full folder that was announced
@@ -174,7 +180,8 @@ class Stage:
             self._track_end(record, Outcome(record.status, record.reason))
 
     def on_tick(self, snapshot: dict[str, Any]) -> None:
-        """Progress of the running trials, for the live view; training a teacher is an event."""
+        """Progress of the running trials and the state of the slots; faults and training a teacher are
+        events."""
         if self._interrupt.requested and not self._stop_announced:
             self._stop_announced = True
             self.view.event("stopping at the next safe point; Ctrl-C again stops at once")
@@ -185,8 +192,11 @@ class Stage:
             if number in self._rows:
                 self._rows[number] |= progress
                 self.progress_tracker.heard(number, progress)
-        if self._phase == "" and any(row.get("phase") == "teacher" for row in self._rows.values()):
-            self._phase = "teacher"
+        self.tell_faults(snapshot.get("faults", ()), self._title)
+        self.waiting = waits(self._rows, snapshot, self._label)
+        self.view.state["slots"] = hosts_of(snapshot, self._title)
+        if self._phase == "" and any(row.get("phase") == TEACHER for row in self._rows.values()):
+            self._phase = TEACHER
             self.view.event("training the teacher, once; later searches load it from the cache")
         self._refresh()
 

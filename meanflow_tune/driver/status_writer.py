@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from meanflow_tune.driver.stage import Stage
-from meanflow_tune.driver.tracking import tracking_lines
+from meanflow_tune.driver.tracking import backlog_lines, tracking_lines
 from meanflow_tune.files import OnlyShown, write_atomic
 from meanflow_tune.formats import FORMAT, KEY
 from meanflow_tune.plan.findings import first_known, implausible_trials
@@ -19,17 +19,30 @@ from meanflow_tune.records import TrialRecord
 from meanflow_tune.report.forecast_tables import confirmation_work, ladder_of
 from meanflow_tune.report.live import View
 from meanflow_tune.report.outlook import Outlook, best_so_far, look_ahead, teacher_quality
-from meanflow_tune.report.status import STATUS_NAME
+from meanflow_tune.report.state.status_file import STATUS_NAME, Source
+from meanflow_tune.report.state.trial_choice import study_state
 from meanflow_tune.search.analysis.forecast import Ladder
 from meanflow_tune.search.analysis.plausibility import explain
 from meanflow_tune.search.errors import LeaseLost
 from meanflow_tune.search.store.database_lease import AnyLease
+from meanflow_tune.search.store.storage import JOURNAL_NAME
 from meanflow_tune.search.store.time_budget import TimeBudget
 from meanflow_tune.search.store.trials import best_record
 
 # A forecast is reused for one write per this many trials: it reads all of them and changes little.
 TRIALS_PER_REUSE = 100
-KEYS = ("study", "total", "done", "running", "best", "teacher", "warnings", "tracking")
+KEYS = (
+    "study",
+    "total",
+    "done",
+    "running",
+    "best",
+    "teacher",
+    "warnings",
+    "tracking",
+    "slots",
+    "faults",
+)
 
 
 class StatusWriter:
@@ -81,6 +94,7 @@ class StatusWriter:
     def _write(self) -> None:
         self._lease.check()
         stage = self._stages[-1]
+        study = self._study()
         records = stage.ledger.records()
         done = Counter(record.status for record in records)
         self._view.state |= {
@@ -93,10 +107,23 @@ class StatusWriter:
             **self._look_ahead(stage, records).to_dict(),
         }
         keys = (*KEYS, *Outlook.__dataclass_fields__)
-        state = {key: self._view.state.get(key) for key in keys}
+        state = {key: self._view.state.get(key) for key in keys} | study
+        state["waiting"] = [*stage.waiting, *backlog_lines(self._stages)]
         state |= {KEY: FORMAT, "time": time.time(), "ended": self._stopped.is_set()}
         write_atomic(self._plan.request.folder / STATUS_NAME, json.dumps(state, indent=1))
         self._view.beat()
+
+    def _study(self) -> dict[str, Any]:
+        """The trials of the search that a screen holds, so that `--status` need not read the study."""
+        search, request = self._stages[0], self._plan.request
+        source = Source.of(request, JOURNAL_NAME)  # before the trials: newer ones are noticed
+        trials = study_state(search.ledger.records(), search.ledger.objectives.directions)
+        return {
+            "search": search.name,
+            "trials_asked": search.total,
+            "trials": trials.to_dict(),
+            "source": source.to_dict(),
+        }
 
     def _standing(self, stage: Stage, records: list[TrialRecord]) -> dict[str, Any]:
         """Of the search, also while its confirmation runs: its best trials, its teacher's quality, and

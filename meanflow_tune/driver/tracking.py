@@ -11,6 +11,7 @@ from meanflow_tune.search.store.manifest import MANIFEST_NAME
 from meanflow_tune.tracking.tracking_uri import NoAnswer, UnusableUri, check_uri
 
 VARIABLE = "MLFLOW_TRACKING_URI"
+BACKLOG = 100  # events that wait for MLflow before anybody needs to know
 
 
 def check_tracking(request: SearchRequest) -> str:
@@ -52,6 +53,18 @@ def tracking_lines(stages: Iterable[Stage]) -> list[str]:
             what = f"{waiting} events wait for it" if waiting else "its audit waits"
             lines.append(f"MLflow fails since {since} ({status.error}); {what} ({stage.name})")
         lines += stage.replayer.rejections.lines(stage.name)
+    return lines
+
+
+def backlog_lines(stages: Iterable[Stage]) -> list[str]:
+    """How many events wait for MLflow, where it fails or is far behind."""
+    lines = []
+    for stage in _tracked(stages):
+        status = stage.replayer.status()
+        waiting = status.pending + status.repairs
+        if waiting >= BACKLOG or (waiting and status.error is not None):
+            why = "which fails" if status.error is not None else "which is slower than the search"
+            lines.append(f"{waiting:,} events for MLflow, {why}")
     return lines
 
 

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None, prog: str = "tune.py") -> int:
         if arguments.status:
             from meanflow_tune.report.status import show_status
 
-            return show_status(request)
+            return show_status(request, arguments.all)
         if (
             arguments.stop_trial
             or arguments.enqueue

@@ -26,21 +26,21 @@ def show_last_screen(
     answered: Answer | None,
     files: Sequence[Path],
     command: str,
-    note: str,
+    notes: Sequence[str],
     shown: OnlyShown,
     page: str | None = None,
 ) -> None:
     """Print the summary and what to do next, and keep both as summary.txt: a terminal may be gone.
 
     answered: the answer in words, None where it could not be made; files: what was written; command:
-    resumes the search; note: a line between the two, or ""; page: the study's in MLflow.
+    resumes the search; notes: lines between the two; page: the study's in MLflow.
     """
     kept = plan.request.folder / SUMMARY
     listed = [*files, kept]
 
     def show(on: Console) -> None:
         shown("show the summary", partial(summary.show, on, plan, findings, answered, shown), None)
-        if note:
+        for note in notes:
             shown("show the summary", partial(on.print, note), None)
         next_step = answered.next_step if answered is not None else None
         places = partial(summary.show_places, on, plan.request, listed, command, next_step, page)

@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -15,24 +15,29 @@ from rich.text import Text
 
 from meanflow_tune.files import OnlyShown
 from meanflow_tune.report.characters import clean, one_line
-from meanflow_tune.report.outlook import outlook_lines, standing_lines
 from meanflow_tune.report.running import running_lines
 from meanflow_tune.report.safe_console import is_terminal, make_console
+from meanflow_tune.report.state.host_lines import host_lines
+from meanflow_tune.report.state.host_state import read_hosts
+from meanflow_tune.report.state.standing import outlook_lines, standing_lines
 from meanflow_tune.report.text import COLOURS, clock
 
 BEAT_SECONDS = 60.0
 TALL, WIDE = 36, 60  # lines and columns of a terminal that has room for a picture
 LEAST_ROWS = 3  # of running trials, however low the terminal
+HOST_SHARE = 4  # hosts take a quarter of the lines at most
 
 
 class View:
     """Shows `state` (filled by the driver) and events. Use as a context manager.
 
     state keys: study, total, done (counts by status), best, teacher (texts), warnings (list of texts),
-    running (list of rows), and those of `outlook.Outlook`.
+    running (list of rows), slots (of `host_state.hosts_of`), and those of `outlook.Outlook`. log: gets
+    each event and error, also of a quiet view.
     """
 
     def __init__(self, quiet: bool = False) -> None:
+        self.log: Callable[[str], None] = lambda text: None
         self.console = make_console()
         self.interactive = self.console.is_interactive and not quiet
         self.quiet = quiet
@@ -74,8 +79,13 @@ class View:
         return time.monotonic() - self.began
 
     def event(self, text: str, style: str = "") -> None:
-        """Something happened: a line with the seconds since the start."""
+        """Something happened: a line with the seconds since the start. style: a status, or one of rich."""
+        self.log(text)
+        self._show_event(text, style)
+
+    def _show_event(self, text: str, style: str = "") -> None:
         if not self.quiet:
+            style = COLOURS.get(style, style)
             self._shown("show an event", partial(self._print, text, style), None)
 
     def _print(self, text: str, style: str) -> None:
@@ -113,7 +123,7 @@ class View:
         ]
         words = [", ".join(parts), self.state.get("best"), self.state.get("forecast")]
         words += self.state.get("warnings") or []
-        self.event("; ".join(word for word in words if word))
+        self._show_event("; ".join(word for word in words if word))
 
     def _ended(self) -> int:
         done = self.state.get("done", {})
@@ -121,6 +131,7 @@ class View:
 
     def error(self, text: str) -> None:
         """A line on standard error, shown in every mode; nowhere if that is closed."""
+        self.log(text)
         with suppress(OSError, ValueError):
             print(clean(text), file=sys.stderr, flush=True)
 
@@ -136,8 +147,10 @@ class View:
         picture = height >= TALL and width >= WIDE
         below = self._lines(outlook_lines(state, picture))
         room = height - len(above) - len(below) - 2  # the header, and the cursor's line
-        rows = running_lines(state.get("running") or [], width, max(room, LEAST_ROWS))
-        return _Lines([*above, *self._lines(rows), *below])
+        hosts = read_hosts(state.get("slots"))
+        slots = host_lines(hosts, width, min(room - LEAST_ROWS, max(height // HOST_SHARE, 1)))
+        rows = running_lines(state.get("running") or [], width, max(room - len(slots), LEAST_ROWS))
+        return _Lines([*above, *self._lines(rows), *self._lines(slots), *below])
 
     def _lines(self, texts: Iterable[Text]) -> list[list[Segment]]:
         options = self.console.options.update(height=None)

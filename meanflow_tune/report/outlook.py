@@ -5,12 +5,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.text import Text
-
 from meanflow_tune.plan.findings import kind_of
 from meanflow_tune.plan.quality import Quality
 from meanflow_tune.records import TrialRecord
-from meanflow_tune.report.characters import one_line
 from meanflow_tune.report.text import about, figure
 from meanflow_tune.report.textplot import scatter
 from meanflow_tune.search.analysis.forecast import (
@@ -95,26 +92,6 @@ def teacher_quality(quality: Quality) -> str:
         if name in data and name in noise
     ]
     return f"the teacher against held-out data: {', '.join(words)}" if words else ""
-
-
-def standing_lines(state: Mapping[str, Any]) -> list[Text]:
-    """The best trial, the teacher's quality, and warnings of trials whose training failed."""
-    lines = [Text(one_line(str(state[key]))) for key in ("best", "teacher") if state.get(key)]
-    warnings = state.get("warnings") or ()
-    return lines + [Text(one_line(str(line)), style="yellow") for line in warnings]
-
-
-def outlook_lines(state: Mapping[str, Any], picture: bool) -> list[Text]:
-    """The lines of `Outlook.to_dict()`; picture: whether there is room for one."""
-    lines = [
-        Text(one_line(str(state[key])), style=style)
-        for key, style in (("forecast", "bold"), ("rungs", "dim"), ("front", ""))
-        if state.get(key)
-    ]
-    if picture:
-        drawn = state.get("picture") or ()
-        lines += [Text(str(line), style="cyan", no_wrap=True) for line in drawn]
-    return lines
 
 
 class ProgressTracker:

@@ -33,7 +33,7 @@ from meanflow_tune.core.module_state import load_whole_state, rebuilding_generat
 from meanflow_tune.core.types import DataSplit, Velocity
 from meanflow_tune.metrics.classifier import build_classifier, features, train_classifier
 from meanflow_tune.objective.velocities import guided_teacher
-from meanflow_tune.records import Reporter, SilentReporter
+from meanflow_tune.records import NO_TEACHER, TEACHER, Reporter, SilentReporter
 from meanflow_tune.training.checkpoints import reason
 from meanflow_tune.training.disk_wait import Interrupted, write_or_wait
 from meanflow_tune.training.evaluation import Evaluator, make_evaluator
@@ -102,7 +102,7 @@ class Resources:
 
             def make() -> dict[str, Tensor]:
                 run = Run.start(config.teacher_run(), self.world, data, None)
-                outcome = train(run, folder, SilentReporter(reporter), None, phase="teacher")
+                outcome = train(run, folder, SilentReporter(reporter), None, phase=TEACHER)
                 if outcome.status == "running":
                     raise Interrupted
                 if outcome.status != "completed":
@@ -178,7 +178,7 @@ class Resources:
                 try:
                     lock.acquire(timeout=POLL_SECONDS)
                 except filelock.Timeout:
-                    reporter.tick({"phase": "waiting for the teacher", "images": 0, "of": 0})
+                    reporter.tick({"phase": NO_TEACHER, "images": 0, "of": 0})
             try:
                 made, ours, stop = self.world.share(
                     (path.exists(), lock.is_locked, leads and reporter.stopping())

@@ -9,7 +9,7 @@ import torch
 from meanflow_tune.cluster import process_use
 from meanflow_tune.cluster.process_use import ProcessUse, host_label
 
-GPU = {"gpu_memory_total", "gpu_memory", "gpu_percent", "gpu"}
+GPU = {"gpu_memory_total", "gpu_memory", "gpu_percent", "gpu", "gpu_id"}
 
 
 def test_a_host_is_named_with_the_address_that_others_reach() -> None:
@@ -28,7 +28,7 @@ def test_a_process_tells_its_memory_and_no_gpu_where_it_uses_none() -> None:
 
 
 def use_gpu(monkeypatch: pytest.MonkeyPatch) -> ProcessUse:
-    gpu = SimpleNamespace(name="NVIDIA H200", total_memory=140 * 2**30)
+    gpu = SimpleNamespace(name="NVIDIA H200", uuid="GPU-7", total_memory=140 * 2**30)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
     monkeypatch.setattr(torch.cuda, "utilization", lambda device: 93)
@@ -43,6 +43,7 @@ def test_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     found = use_gpu(monkeypatch).measure()
     assert {key: found[key] for key in GPU} == {
         "gpu": "NVIDIA H200",
+        "gpu_id": "GPU-7",
         "gpu_memory_total": 140 * 2**30,
         "gpu_memory": 7 * 2**30,
         "gpu_percent": 93.0,

@@ -16,6 +16,7 @@ from meanflow_tune.records import Outcome
 from meanflow_tune.report import live, status
 from meanflow_tune.report.live import View
 from meanflow_tune.report.safe_console import SafeConsole, make_console
+from meanflow_tune.report.state.status_file import STATUS_NAME
 from meanflow_tune.report.summary import show, show_places
 from tests.support.confirmation import GAP, SEARCH, SEARCH_SEED, SPACE
 from tests.support.confirmation import record as make_record
@@ -25,6 +26,10 @@ from tests.support.studies import make_ledger
 
 BRACKETS = "[/usr/lib/libgloo.so] [Errno 28] [/] [bold"
 HOSTILE = f"{BRACKETS} \x1b[2J\x1b]0;title\x07\r\n\x08\u202eev 模🎉 {'x' * 300} \udcff"
+FAULT = dict.fromkeys(("slot", "host", "trial", "cause", "action"), HOSTILE) | {"time": 1e300}
+SLOT = dict.fromkeys(("slot", "state", "trial", "waits_for"), HOSTILE)
+GPU = {"name": HOSTILE, "percent": HOSTILE, "used": HOSTILE, "total": 1e300}
+HOSTS = [{"host": HOSTILE, "slots": [SLOT, 3], "gpus": [GPU, None]}, [], {"slots": {}, "gpus": 1}]
 STEERING = ("\x1b[2J", "\x1b]0;", "\x07", "\x08", "\u202e", "\udcff")
 
 
@@ -63,6 +68,7 @@ def test_a_live_view_of_hostile_state(
             "done": {HOSTILE: 1},
             "warnings": [HOSTILE],
             "picture": [HOSTILE],
+            "slots": HOSTS,
             "running": [dict.fromkeys(("name", "what", "phase", "last"), HOSTILE)],
         }
         view.event(HOSTILE, "failed")
@@ -102,6 +108,7 @@ WRONG: dict[str, Any] = {
         dict.fromkeys(("best", "teacher", "forecast", "rungs", "front"), HOSTILE)
         | {"running": [dict.fromkeys(("name", "what", "phase", "last"), HOSTILE)]}
         | {"warnings": [HOSTILE], "picture": [HOSTILE], "time": 1e300, "total": 1e300}
+        | {"waiting": [HOSTILE], "faults": {"total": 1, "last": [FAULT]}, "slots": HOSTS}
     ),
 }
 
@@ -111,7 +118,7 @@ def test_status_survives_any_study_and_any_file(
     content: str | bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     request = begin(tmp_path)
-    path = tmp_path / "toy" / status.STATUS_NAME
+    path = tmp_path / "toy" / STATUS_NAME
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     assert status.show_status(request) == 0
     text = capsys.readouterr().out
@@ -120,9 +127,7 @@ def test_status_survives_any_study_and_any_file(
     assert "could not" not in text
 
 
-@pytest.mark.parametrize(
-    "part", ["_show_trials", "_show_counts", "standing_lines", "_show_waiting"]
-)
+@pytest.mark.parametrize("part", ["show_trials", "_show_counts", "standing_lines", "_show_waiting"])
 def test_a_part_of_a_status_that_fails_takes_no_other_away(
     part: str,
     tmp_path: Path,
@@ -155,7 +160,7 @@ def test_the_total_is_that_of_the_search(
     study: str, shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     request = begin(tmp_path)
-    path = tmp_path / "toy" / status.STATUS_NAME
+    path = tmp_path / "toy" / STATUS_NAME
     path.write_text(json.dumps({"study": study, "total": 8}))
     assert status.show_status(request) == 0
     assert shown in capsys.readouterr().out

@@ -1,0 +1,146 @@
+"""Hosts and their slots: one line each in the live view, and a table of slots in `--status`."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.text import Text
+
+from meanflow_tune.report.state.host_state import Gpu, HostState, SlotState
+from meanflow_tune.report.text import about, counted, make_table
+
+GAP = "  "
+SHORTEST = 24  # of the words on a host's slots
+WRONG = "yellow"
+GIB = 2**30
+
+
+def host_lines(hosts: Sequence[HostState], width: int, most: int) -> list[Text]:
+    """At most `most` lines, none wider than `width`: one per host, or, where there are more hosts, a line
+    on all of them and the hosts where something is wrong."""
+    if not hosts or most < 1:
+        return []
+    if len(hosts) <= most:
+        return _aligned(hosts, width)
+    wrong = [host for host in hosts if not host.well]
+    shown = wrong[: most - 1]
+    if len(wrong) > len(shown):
+        shown = wrong[: max(most - 2, 0)]
+    lines = [_cut(Text(_summary(hosts)), width), *_aligned(shown, width)]
+    if left := len(wrong) - len(shown):
+        lines.append(Text(f"and {counted(left, 'more host')} with a slot that does not run", WRONG))
+    return [_cut(line, width) for line in lines[:most]]
+
+
+def show_hosts(console: Console, hosts: Sequence[HostState], most: int | None) -> None:
+    """Print a table of hosts and slots; of more than `most` slots, those where something is wrong."""
+    if not hosts:
+        return
+    rows = [(host, slot) for host in hosts for slot in host.slots]
+    if most is not None and len(rows) > most:
+        console.print(_summary(hosts))
+        rows = [row for row in rows if not row[1].well]
+    shown = rows[:most]
+    if not shown:
+        return
+    gpus = any(host.gpus for host in hosts)
+    names = ("GPU", "GPU memory") if gpus else ()
+    table = make_table("host", "slot", "state", "trial", "for", "memory", *names, text=4)
+    before = None
+    for host, slot in shown:
+        first, before = host is not before, host
+        cells = _gpu_cells(host.gpus) if gpus else ()
+        table.add_row(
+            host.host if first else "",
+            slot.slot,
+            slot.state if slot.well or not slot.waits_for else f"{slot.state}: {slot.waits_for}",
+            slot.trial,
+            "" if slot.well else about(slot.seconds),
+            size(slot.memory),
+            *(cell if first else "" for cell in cells),
+            style="" if slot.well else WRONG,
+        )
+    console.print(table)
+    if left := len(rows) - len(shown):
+        console.print(f"and {counted(left, 'more slot')} that do not run", style=WRONG)
+
+
+def size(count: int) -> str:
+    """Bytes: `1.2 GiB`; "" for none."""
+    if not count:
+        return ""
+    return f"{count / GIB:.1f} GiB" if count >= 0.1 * GIB else f"{count / 2**20:.0f} MiB"
+
+
+def _aligned(hosts: Sequence[HostState], width: int) -> list[Text]:
+    rows = [(h.host, _slot_words(h.slots), size(h.memory), *_gpu_cells(h.gpus)) for h in hosts]
+    used = [any(row[k] for row in rows) for k in range(5)]
+    for left_out in ((), (4,), (4, 2), (4, 2, 3)):  # what goes first where there is no room
+        columns = [k for k in range(5) if used[k] and k not in left_out]
+        widths = {k: max(cell_len(row[k]) for row in rows) for k in columns}
+        spare = width - sum(widths.values()) - len(GAP) * (len(columns) - 1)
+        if spare >= 0 or widths[1] + spare >= SHORTEST:
+            break
+    widths[1] = max(widths[1] + min(spare, 0), 1)
+    lines = []
+    for host, row in zip(hosts, rows, strict=True):
+        cells = [_fit(row[k], widths[k], right=k > 1) for k in columns]
+        line = Text(GAP.join(cells), style="" if host.well else WRONG, no_wrap=True)
+        line.rstrip()
+        lines.append(_cut(line, width))
+    return lines
+
+
+def _fit(text: str, width: int, right: bool) -> str:
+    if cell_len(text) > width:
+        return set_cell_size(text, width - 1) + "…"
+    blank = " " * (width - cell_len(text))
+    return blank + text if right else text + blank
+
+
+def _cut(line: Text, width: int) -> Text:
+    line.no_wrap = True
+    line.truncate(width, overflow="ellipsis")
+    return line
+
+
+def _slot_words(slots: Sequence[SlotState]) -> str:
+    """`2 running`, or `1 running, slot-3 restarting: rank 1 was killed (2 s)`."""
+    states = Counter(slot.state for slot in slots if slot.well)
+    words = [f"{count} {state}" for state, count in sorted(states.items(), reverse=True)]
+    return ", ".join([*words, *(_wrong_words(slot) for slot in slots if not slot.well)])
+
+
+def _wrong_words(slot: SlotState) -> str:
+    why = f": {slot.waits_for}" if slot.waits_for else ""
+    return f"{slot.slot} {slot.state} for {about(slot.seconds)}{why}"
+
+
+def _gpu_cells(gpus: Sequence[Gpu]) -> tuple[str, str]:
+    """`GPU 93 %`, or `8 GPUs 12-98 %`; and `7.0/140 GiB`, summed."""
+    if not gpus:
+        return "", ""
+    known = sorted(gpu.percent for gpu in gpus if gpu.percent is not None)
+    name = "GPU" if len(gpus) == 1 else f"{len(gpus)} GPUs"
+    if known:
+        low, high = f"{known[0]:.0f}", f"{known[-1]:.0f}"
+        name += f" {high} %" if low == high else f" {low}-{high} %"
+    used, total = (sum(gpu.used for gpu in gpus), sum(gpu.total for gpu in gpus))
+    return name, f"{used / GIB:.1f}/{total / GIB:.0f} GiB"
+
+
+def _summary(hosts: Sequence[HostState]) -> str:
+    """`100 hosts: 196 slots running, 3 ready, 1 silent; 812.0 GiB; 100 GPUs 12-98 %`."""
+    states: Counter[str] = Counter()
+    for name, slot in {slot.slot: slot for host in hosts for slot in host.slots}.items():
+        states[slot.state if name else "without a name"] += 1
+    words = ", ".join(f"{count} {state}" for state, count in states.most_common())
+    gpus = [gpu for host in hosts for gpu in host.gpus]
+    memory = size(sum(host.memory for host in hosts))
+    parts = [f"{counted(len(hosts), 'host')}, {counted(sum(states.values()), 'slot')}: {words}"]
+    return "; ".join([*parts, *_filled([memory, " ".join(_gpu_cells(gpus)).strip()])])
+
+
+def _filled(words: Iterable[str]) -> list[str]:
+    return [word for word in words if word]
