@@ -216,7 +216,7 @@ def run(
         yield Bench(decide)
 
     monkeypatch.setattr(driver.Runner, "start", start)
-    monkeypatch.setattr(driver, "MlflowSink", lambda *_: sink)
+    monkeypatch.setattr(driver, "MlflowSink", lambda *_, **__: sink)
     request = SearchRequest(
         space=SPACE, study="s", trials=6, storage=storage, confirm_seeds=0, **changes
     )

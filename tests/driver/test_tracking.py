@@ -106,7 +106,7 @@ def test_every_refusal_is_told_at_once_in_the_status_and_at_the_end(
 ) -> None:
     request = four_trials(tmp_path)
     replace_ray(monkeypatch, MadeUp())
-    monkeypatch.setattr(driver, "MlflowSink", lambda *_: Refusing())
+    monkeypatch.setattr(driver, "MlflowSink", lambda *_, **__: Refusing())
     assert driver.run(request, "again", quiet=True) == 0
     told = capsys.readouterr().err.splitlines()
     count = len([line for line in told if line.startswith("MLflow refused an event (trial 1, ")])
@@ -136,7 +136,7 @@ def test_what_waits_for_a_failing_server_is_in_the_status(
 
     request = four_trials(tmp_path)
     replace_ray(monkeypatch, MadeUp())
-    monkeypatch.setattr(driver, "MlflowSink", lambda *_: Down())
+    monkeypatch.setattr(driver, "MlflowSink", lambda *_, **__: Down())
     assert driver.run(request, "tune --again", quiet=True) == 0
     told = capsys.readouterr().err
     assert "are waiting for MLflow (ConnectionError: http://***@host is down)" in told

@@ -6,7 +6,7 @@ from meanflow_tune.tracking.outbox import Event
 class RecordingSink:
     """Keeps the events that it is told; takes and ignores the arguments of an `MlflowSink`."""
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         self.seen: list[Event] = []
 
     def apply(self, event: Event) -> None:

@@ -52,8 +52,8 @@ def replace_ray(monkeypatch: pytest.MonkeyPatch, made_up: MadeUp) -> list[Record
         def start(cls, **_: Any) -> Iterator[MadeUp]:
             yield made_up
 
-    def make_sink(*given: object) -> RecordingSink:
-        sinks.append(RecordingSink(*given))
+    def make_sink(*given: object, **named: object) -> RecordingSink:
+        sinks.append(RecordingSink(*given, **named))
         return sinks[-1]
 
     monkeypatch.setattr(driver, "Runner", Runner)
