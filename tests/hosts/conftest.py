@@ -1,5 +1,6 @@
 """One bed of three hosts and one Ray cluster on them for the whole session, made whole before each test."""
 
+import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -19,8 +20,6 @@ TRIALS = 12
 LEFTOVER_SECONDS = 60.0
 _measured = Measured()
 
-pytest.register_assert_rewrite("tests.support.hosts.paced_search")
-
 
 @pytest.fixture(scope="session")
 def measured() -> Measured:
@@ -36,9 +35,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session")
-def bed() -> Iterator[Bed]:
+def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
+    """Its logs are kept in pytest's temporary folder."""
     with open_bed(3) as bed:
-        yield bed
+        try:
+            yield bed
+        finally:
+            shutil.copytree(bed.logs, tmp_path_factory.mktemp("hosts") / "logs")
 
 
 @pytest.fixture(scope="session")
@@ -65,16 +68,15 @@ def started(bed: Bed, reference: Callable[[int], Results]) -> RayHosts:
 @pytest.fixture
 def cluster(started: RayHosts) -> RayHosts:
     """Three hosts in a cluster, whatever the test before has done to them."""
+    started.set_up_fault.unlink(missing_ok=True)
     for host in started.bed.hosts:
         if host.is_on:
             host.heal()
             for pid, words in host.processes().items():
                 if "paced.py" in words:
                     host.end(pid)
-    extra = started.bed.hosts[3:]
-    for host in extra:
-        host.kill()
-    del started.bed.hosts[3:]
+    for host in started.bed.hosts[3:]:
+        started.bed.remove(host)
     if not is_whole(started):
         for host in started.bed.hosts:
             host.kill()

@@ -73,15 +73,32 @@ class Faults:
         """`kill -9` of the driver; the same command on another host replaces it."""
         driver = self.search.driver
         assert driver is not None
+        return self._replace(host, options, lambda: driver.signal(signal.SIGKILL))
+
+    def drivers_host(self, host: Host, *options: str) -> float:
+        """Power cut of the driver's host; the same command on another host replaces it."""
+        lost = self.search.driver_host
+        assert lost is not None
+        seconds = self._replace(host, options, lost.power_off)
+        lost.boot()
+        self.cluster.start_worker(lost)
+        self._whole()
+        return seconds
+
+    def _replace(self, host: Host, options: tuple[str, ...], end: Callable[[], None]) -> float:
+        driver = self.search.driver
+        assert driver is not None
         assert host is not self.search.driver_host
         since = time.time()
-        driver.signal(signal.SIGKILL)
+        end()
         driver.wait(10.0)
         self.search.start(host, *options)
         return self.search.recover(RECOVERY_SECONDS, lambda r: r.started < since, since)
 
-    def head(self) -> float:
-        """Power cut of the head's host; it is built again, and the command is repeated there."""
+    def head(self, waits: bool = False) -> float:
+        """Power cut of the head's host, which is built again. waits: the driver waits for it; otherwise
+        it ends and the command is repeated on the head's host.
+        """
         head, driver = self.cluster.head, self.search.driver
         assert head is not None
         assert driver is not None
@@ -90,10 +107,11 @@ class Faults:
         head.power_off()
         head.boot()
         self.cluster.start_head(head)
-        if not lost:
-            assert driver.wait(END_SECONDS) == 5, driver.said()
+        if not waits:
+            if not lost:
+                assert driver.wait(END_SECONDS) == 5, driver.said()
+            self.search.start(head)
         self._whole()
-        self.search.start(head)
         return self.search.recover(RECOVERY_SECONDS, lambda r: r.started < since, since)
 
     def _victim(self) -> tuple[Host, Callable[[Rank, float], bool]]:

@@ -28,6 +28,7 @@ from tests.support.processes.commands import environment
 PREFIX = "mft-hosts-"
 NETWORK = "10.77.0"
 GATEWAY = f"{NETWORK}.1"
+MOST = 16  # hosts of a bed
 START_SECONDS = 30.0
 
 # The first process of a host: prepares its mounts, then waits for the end of its input, and reaps.
@@ -275,6 +276,7 @@ class Bed:
     loopback_names: bool = True
     variables: dict[str, str] = field(default_factory=dict)
     hosts: list[Host] = field(default_factory=list)
+    services: list[Host] = field(default_factory=list)
     _switch: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -291,19 +293,32 @@ class Bed:
 
     def add(self) -> Host:
         """A further host, which is off."""
-        number = len(self.hosts)
+        self.hosts.append(self._host(len(self.hosts)))
+        return self.hosts[-1]
+
+    def add_service(self) -> Host:
+        """A host that is no part of the cluster, and is off."""
+        self.services.append(self._host(MOST - 1 - len(self.services)))
+        return self.services[-1]
+
+    def remove(self, host: Host) -> None:
+        """Switch a host off for good."""
+        host.kill()
+        for hosts in (self.hosts, self.services):
+            if host in hosts:
+                hosts.remove(host)
+
+    def _host(self, number: int) -> Host:
         folder = self.folder / f"host{number}"
-        folder.mkdir()
-        host = Host(self, number, f"host{number}", f"{NETWORK}.{10 + number}", folder)
-        self.hosts.append(host)
-        return host
+        folder.mkdir(exist_ok=True)
+        return Host(self, number, f"host{number}", f"{NETWORK}.{10 + number}", folder)
 
     def names_for(self, host: Host) -> str:
         """/etc/hosts of a host."""
         lines = ["127.0.0.1 localhost"]
         if self.loopback_names:
             lines.append(f"127.0.1.1 {host.name}")
-        for number in range(16):  # also those that come later
+        for number in range(MOST):  # also those that come later
             name, address = f"host{number}", f"{NETWORK}.{10 + number}"
             if name != host.name or not self.loopback_names:
                 lines.append(f"{address} {name}")
@@ -319,7 +334,7 @@ class Bed:
         self._switch = _start_first([*command, str(self.folder)], self.folder / "switch.log")
 
     def close(self) -> None:
-        for host in self.hosts:
+        for host in [*self.hosts, *self.services]:
             host.kill()
         if self._switch is not None:
             self._switch.kill()

@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend
 from meanflow_tune.search.store.trials import current_name
 from tests.support.hosts.namespaces import Bed, Host, HostProcess, wait_until
 from tests.support.hosts.ray_hosts import RayHosts
-from tests.support.hosts.traces import Rank, training
+from tests.support.hosts.traces import ALIVE_SECONDS, Rank, ranks, training
 
 HERE = Path(__file__).parent
 STUDY = "fixed_space"
@@ -44,11 +44,13 @@ def undisturbed(bed: Bed, host: Host, trials: int, workers: int) -> "Results":
 
 @dataclass
 class PacedSearch:
-    """A search on the cluster. slots: trials at once; options: further ones of the command."""
+    """A search on the cluster. slots: trials at once, None for as many as fit; options: further ones of the
+    command.
+    """
 
     cluster: RayHosts
     trials: int = 12
-    slots: int = 2
+    slots: int | None = 2
     workers: int = 1
     options: tuple[str, ...] = ()
     driver: HostProcess | None = None
@@ -65,19 +67,32 @@ class PacedSearch:
 
     def start(self, host: Host, *options: str) -> HostProcess:
         """Run the command on a host."""
-        words = [f"--cluster={self.cluster.address}", f"--max-concurrent={self.slots}"]
-        words += [f"--workers-per-trial={self.workers}", *self.options, *options]
+        return self._start(host, f"--cluster={self.cluster.address}", *options)
+
+    def start_alone(self, host: Host) -> HostProcess:
+        """Run the command with a Ray of its own."""
+        return self._start(host)
+
+    def _start(self, host: Host, *options: str) -> HostProcess:
+        words = [f"--workers-per-trial={self.workers}", *self.options, *options]
+        if self.slots is not None:
+            words.append(f"--max-concurrent={self.slots}")
         name = f"{self.folder.name}-driver{next(_count)}"
         settings = self.cluster.environment() | {"HOSTS_TRIALS": str(self.trials)}
         self.driver = host.start(command(self.storage, self.trials, *words), name, **settings)
         self.driver_host = host
         return self.driver
 
-    def begin(self, host: Host) -> None:
+    def begin(self, host: Host, slots: int | None = None) -> None:
         """Start it at a slow pace; returns once every slot trains."""
         self.cluster.set_pace(SLOW)
         self.start(host)
-        self.wait_for_slots(START_SECONDS)
+        self.wait_for_slots(START_SECONDS, slots=slots)
+
+    def hosts_of_ranks(self) -> set[str]:
+        """Where ranks train, those beyond the first of a slot included."""
+        now = time.time()
+        return {r.host for r in ranks(self.cluster.trace) if now - r.seen < ALIVE_SECONDS}
 
     def training(self, gone: Callable[[Rank], bool] = lambda rank: False) -> list[Rank]:
         """The first ranks of the slots that train now."""
@@ -90,7 +105,8 @@ class PacedSearch:
         slots: int | None = None,
     ) -> list[Rank]:
         """Until so many slots train (all of them), not counting ranks that are `gone`."""
-        wanted = self.slots if slots is None else slots
+        wanted = slots or self.slots
+        assert wanted is not None
         found: list[Rank] = []
 
         def all_train() -> bool:
@@ -184,14 +200,22 @@ def assert_undisturbed(
     found: Results, expected: Results, trials: int, uri: str | None = None
 ) -> None:
     """Nothing lost, nothing doubled, every value the same as in a run that nothing happened to."""
-    assert found.states() == dict.fromkeys(range(trials), "COMPLETE")
-    values, table = expected.values(), expected.table()
-    assert found.values() == {number: values[number] for number in range(trials)}
-    mine = found.table()
-    assert not mine.index.duplicated().any(), "a rung twice in the table"
-    pd.testing.assert_frame_equal(mine, table.loc[list(range(trials))], check_exact=True)
-    histories = expected.mlflow_histories()
-    assert found.mlflow_histories(uri) == {number: histories[number] for number in range(trials)}
+    numbers = range(trials)
+    _assert_equal("states", found.states(), dict.fromkeys(numbers, "COMPLETE"))
+    values = expected.values()
+    _assert_equal("values", found.values(), {number: values[number] for number in numbers})
+    table = found.table()
+    assert not table.index.duplicated().any(), "a rung twice in the table"
+    pd.testing.assert_frame_equal(table, expected.table().loc[list(numbers)], check_exact=True)
+    logged = expected.mlflow_histories()
+    wanted = {number: logged[number] for number in numbers}
+    _assert_equal("metrics in MLflow", found.mlflow_histories(uri), wanted)
+
+
+def _assert_equal(what: str, found: dict[int, Any], expected: dict[int, Any]) -> None:
+    for number in sorted({*found, *expected}):
+        mine, theirs = found.get(number), expected.get(number)
+        assert mine == theirs, f"{what} of trial {number}: {mine}, undisturbed {theirs}"
 
 
 def leftovers(search: PacedSearch, shared_memory: dict[str, set[str]]) -> list[str]:

@@ -1,6 +1,7 @@
 """A Ray cluster on the hosts of a bed: the head on one of them, workers under their supervisor."""
 
 import json
+import os
 import shlex
 import signal
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any
 
 from meanflow_tune.files import write_atomic
 from tests.support.hosts.namespaces import Bed, Host, HostProcess, wait_until
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, SET_UP_FAULTS
 
 PORT = 6379
 SUPERVISOR = ROOT / "deploy" / "ray-worker-supervisor"
@@ -60,8 +61,18 @@ class RayHosts:
             path.write_text(self.token)
             mode = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
         self.trace.mkdir(exist_ok=True)
-        paced = {"HOSTS_TRACE": str(self.trace), "HOSTS_PACE": str(self.bed.shared / "pace")}
-        return {**mode, **paced, "RAY_DISABLE_DOCKER_CPU_WARNING": "1", **self.variables}
+        tests = {
+            "HOSTS_TRACE": str(self.trace),
+            "HOSTS_PACE": str(self.bed.shared / "pace"),
+            "SET_UP_FAULT": str(self.set_up_fault),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(SET_UP_FAULTS)]),
+        }
+        return {**mode, **tests, "RAY_DISABLE_DOCKER_CPU_WARNING": "1", **self.variables}
+
+    @property
+    def set_up_fault(self) -> Path:
+        """A file that says what the next rank to make its process group does, see `set_up_faults`."""
+        return self.bed.shared / "set-up-fault"
 
     @property
     def trace(self) -> Path:
