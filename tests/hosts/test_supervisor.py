@@ -120,6 +120,7 @@ def test_it_joins_again_after_ray_has_ended_and_cleans_first(supervised: Supervi
     assert "has ended with status 7; joining again in 1 s" in supervised.log.read_text()
 
 
+@pytest.mark.slow
 def test_the_pause_grows(supervised: Supervised) -> None:
     supervised.start(SUPERVISOR_LONGEST="2")
     for count in (1, 2, 3):
