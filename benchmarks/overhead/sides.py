@@ -14,7 +14,7 @@ from benchmarks.overhead import short_space, stock
 from benchmarks.overhead.bookkeeping import NullSink
 from benchmarks.overhead.stock import Tell
 from benchmarks.overhead.trials import run_trivial
-from meanflow_tune.cluster.session import end_process
+from meanflow_tune.cluster.connection.session import end_process
 from meanflow_tune.driver.driver import Driver
 from meanflow_tune.driver.stage import Stage
 from meanflow_tune.driver.tracking import drain

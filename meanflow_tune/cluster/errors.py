@@ -15,3 +15,11 @@ class HostUnfit(ClusterError):
 
 class SlotsLost(ClusterError):
     """No slot is left to run trials; the study is kept and the search can be resumed."""
+
+
+class TokenRefused(ClusterError):
+    """A Ray head answers, but wants a token that it was not given."""
+
+
+class ClusterLost(ClusterError):
+    """The cluster's head has ended, or another one answers at its address; the search can be resumed."""

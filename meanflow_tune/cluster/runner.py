@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from meanflow_tune import this_machine
 from meanflow_tune.cluster.broker import Broker
+from meanflow_tune.cluster.connection.head_watch import Abandon, HeadWatch, WatchedStop
+from meanflow_tune.cluster.connection.local_ray import start_local
+from meanflow_tune.cluster.connection.session import join
 from meanflow_tune.cluster.errors import HostUnfit
 from meanflow_tune.cluster.layout import Layout, plan_layout
-from meanflow_tune.cluster.session import join, start_local
 from meanflow_tune.cluster.signals import Interrupt, Stop
 from meanflow_tune.records import Director, RunJob
 
@@ -36,6 +38,7 @@ class Runner:
     layout: Layout
     storage: Path
     description: str
+    head: HeadWatch
 
     @property
     def slots(self) -> int:
@@ -58,13 +61,17 @@ class Runner:
         interrupt: Interrupt,
         run_job: RunJob,
         verbose: bool = False,
+        require_token: bool = False,
+        wait_for_cluster: float | None = None,
+        abandon: Abandon | None = None,
         warn: Callable[[str], None] = logger.warning,
     ) -> Iterator["Runner"]:
         """cluster: an address, "" for RAY_ADDRESS or this host's cluster, None for a private Ray.
 
         study, epoch: its folder, and that of the lease of this driver, which frees what earlier drivers
-        hold. run_job: what slots do with a job; must be picklable. warn: gets
-        a line where memory may run out.
+        hold. run_job: what slots do with a job; must be picklable. warn: gets a line where memory may run
+        out, or the cluster is open to others. require_token, wait_for_cluster: see `join`; abandon: see
+        `HeadWatch`.
 
         Raises ClusterError where the cluster or one of its hosts cannot be used.
         """
@@ -76,7 +83,12 @@ class Runner:
                 gpus = _private_gpus(workers, gpus_per_worker)
                 session = stack.enter_context(start_local(cpus, gpus, verbose))
             else:
-                session = stack.enter_context(join(cluster or None, verbose=verbose))
+                session = stack.enter_context(
+                    join(cluster or None, verbose, require_token, wait_for_cluster)
+                )
+            for note in session.notes:
+                warn(note)
+            head = session.watch_head(abandon)
             stack.enter_context(interrupt)
             from meanflow_tune.cluster.broker_handle import start_broker
             from meanflow_tune.cluster.preflight import check_hosts, check_resources
@@ -100,7 +112,7 @@ class Runner:
             watch = Slots(spec, wanted, Owner(study, epoch), capacity.grows)
             stack.enter_context(watch)
             where = "Ray on this machine" if local else f"Ray cluster at {session.address}"
-            yield cls(broker, watch, layout, storage, f"{where}: {layout}")
+            yield cls(broker, watch, layout, storage, f"{where}: {layout}", head)
 
     def search(self, director: Director, name: str, interrupt: Stop) -> None:
         """Run `director`'s trials until it is exhausted or `interrupt` was requested."""
@@ -108,7 +120,8 @@ class Runner:
 
         self.broker.call(Broker.begin_search)
         folder, label = self.storage / RAY_FOLDER, name.replace("/", "-")
-        run_search(director, self.broker, folder, label, self.watch, interrupt)
+        stop = WatchedStop(interrupt, self.head)
+        run_search(director, self.broker, folder, label, self.watch, stop)
 
 
 def _private_gpus(workers: int, gpus_per_worker: float | None) -> int:

@@ -6,12 +6,32 @@ the main thread only, and Ray Train runs `run_worker` in another one; so a callb
 group sets the worker's handler by a task, which Ray runs in the main thread.
 """
 
+import math
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any, Protocol
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Within so many seconds, a second signal is the first one on another way: `timeout` sends SIGTERM to its
+# child and then to the group, wrappers forward a Ctrl-C that the terminal has sent to all.
+_TOGETHER = {signal.SIGINT: 0.3, signal.SIGTERM: 2.0}
+_taken: dict[int, float] = {}
+
+
+def _is_new(number: int) -> bool:
+    """Whether a signal is not one that has been taken just now."""
+    now = time.monotonic()
+    new = now - _taken.get(number, -math.inf) > _TOGETHER[signal.Signals(number)]
+    if new:
+        _taken[number] = now
+    return new
+
+
+def stop_at_once(number: int, frame: FrameType | None) -> None:
+    """A handler that raises KeyboardInterrupt."""
+    if _is_new(number):
+        raise KeyboardInterrupt
 
 
 class Stop(Protocol):
@@ -53,7 +73,7 @@ class Interrupt:
 
     def __enter__(self) -> "Interrupt":
         if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._handle) for s in _SIGNALS}
+            self._before = {s: signal.signal(s, self._handle) for s in _TOGETHER}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -63,6 +83,8 @@ class Interrupt:
         self._before = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not _is_new(number):
+            return
         if self.requested:
             raise KeyboardInterrupt
         self.request()
@@ -94,6 +116,7 @@ def listen_for_notice() -> None:
     """Take SIGTERM as a notice; a second one goes to the previous handler. For the main thread."""
     global _before
     _before = signal.signal(signal.SIGTERM, _handle_notice)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked in a private Ray
 
 
 def _handle_notice(number: int, frame: FrameType | None) -> None:

@@ -12,13 +12,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from meanflow_tune.cluster.errors import ClusterError
+from meanflow_tune.cluster.errors import ClusterError, ClusterLost
 from meanflow_tune.cluster.runner import Runner
-from meanflow_tune.cluster.session import check_reachable
 from meanflow_tune.cluster.signals import AnyOf, Interrupt
 from meanflow_tune.driver import search_tracking, tracking
 from meanflow_tune.driver.conclusion import Conclusion
 from meanflow_tune.driver.handling.user_requests import UserRequests
+from meanflow_tune.driver.lost_cluster import Abandon, abandon, check_cluster, lost
 from meanflow_tune.driver.resume import check_study_storage, prepare_study, put_aside
 from meanflow_tune.driver.search_log import SearchLog
 from meanflow_tune.driver.stage import Stage
@@ -63,20 +63,20 @@ from meanflow_tune.training import job
 log = logging.getLogger(__name__)
 
 
-def run(request: SearchRequest, command: str, quiet: bool = False, verbose: bool = False) -> int:
+def run(
+    request: SearchRequest,
+    command: str,
+    quiet: bool = False,
+    verbose: bool = False,
+    give_up: Abandon | None = None,
+) -> int:
     """Search, confirm, and report. Returns the exit status; raises UserError with its own.
 
-    command: what a user types to resume, for messages.
+    command: what a user types to resume, for messages; give_up: ends the process, from a thread, where the
+    main one is stuck inside Ray, whose head is lost.
     """
     usable_folder(request.storage)
-    if request.cluster is not None:
-        try:
-            check_reachable(request.cluster)
-        except ValueError as error:
-            raise UserError(f"--cluster {request.cluster}: {error}.") from None
-        except ClusterError as error:
-            raise UserError(str(error), EXIT_UNUSABLE) from None
-    check_study_storage(request)
+    check_cluster(request)
     warning = tracking.check_tracking(request)
     plan = make_plan(request)
     if request.resume == "must" and not (request.folder / MANIFEST_NAME).exists():
@@ -88,11 +88,13 @@ def run(request: SearchRequest, command: str, quiet: bool = False, verbose: bool
         with take_lease(request, view) as lease, view:
             if warning:
                 view.error(warning)
-            return Driver(plan, lease, view, command, verbose).run()
+            return Driver(plan, lease, view, command, verbose, give_up=give_up).run()
     except StudyInUse as error:
         raise UserError(str(error), EXIT_IN_USE) from error
     except (StudyChanged, SpaceError) as error:
         raise UserError(str(error)) from error
+    except ClusterLost as error:
+        raise lost(error) from error
     except (StorageError, LeaseLost, ClusterError) as error:
         raise UserError(str(error), EXIT_UNUSABLE, repeat=True) from error
     except OSError as error:
@@ -122,6 +124,7 @@ class Driver:
         verbose: bool,
         make_sink: Callable[[], Sink] | None = None,
         run_job: RunJob | None = None,
+        give_up: Abandon | None = None,
     ) -> None:
         self.plan, self.request = plan, plan.request
         self.lease, self.view, self.command, self.verbose = lease, view, command, verbose
@@ -131,6 +134,7 @@ class Driver:
         teachers, system = str(self.request.teachers), self.request.system_metrics
         train = partial(job.run_job, cache=teachers, fence=check_epoch, system_metrics=system)
         self._run_job: RunJob = run_job or train
+        self._give_up = give_up
         self.search_log = SearchLog(plan.request.folder, view.error)
         view.log = self.search_log.write
         view.state["faults"] = self.search_log.state()
@@ -161,6 +165,9 @@ class Driver:
                 self.interrupt.request()
             except SearchStopped as error:
                 stopped = error
+            except ClusterError:
+                self.status.end()
+                raise
             except OSError as error:
                 # Interrupted by the user while a write waited for space.
                 if not (self.interrupt.requested and is_full(error)):
@@ -352,6 +359,11 @@ class Driver:
             interrupt=self.interrupt,
             verbose=self.verbose,
             run_job=self._run_job,
+            require_token=request.require_token,
+            wait_for_cluster=request.wait_for_cluster,
+            abandon=lambda error: abandon(
+                error, self.lease.release, self.view, self.status, self._give_up
+            ),
             warn=self.view.error,
         ) as runner:
             self.view.event(runner.description)

@@ -1,19 +1,24 @@
 """The command `tune`: parse, call, and turn errors into one line and an exit status."""
 
 import argparse
+import os
 import signal
 import sys
+from collections.abc import Mapping
+from functools import partial
 from typing import NoReturn
 
+from meanflow_tune.cluster.signals import stop_at_once
 from meanflow_tune.driver.cli import check_modes, search_request, tune_parser
 from meanflow_tune.driver.output import outlive_terminal, say, steady_output
+from meanflow_tune.driver.search_process import Ending, Report, run_in_child
 from meanflow_tune.files import hide_password
-from meanflow_tune.plan.request import EXIT_INTERRUPTED, SearchRequest, UserError
+from meanflow_tune.plan.request import EXIT_INTERRUPTED, EXIT_UNUSABLE, SearchRequest, UserError
 from meanflow_tune.report.commands import search_command
 
 
-def main(argv: list[str] | None = None, prog: str = "tune.py") -> int:
-    """Returns the exit status. prog: how the user called it."""
+def main(argv: list[str] | None = None, prog: str = "tune.py", own_process: bool = False) -> int:
+    """Returns the exit status. prog: how the user called it; own_process: whether it may fork."""
     arguments = tune_parser(prog).parse_args(argv)
     command = ""
     try:
@@ -35,23 +40,91 @@ def main(argv: list[str] | None = None, prog: str = "tune.py") -> int:
             or arguments.dashboard
         ):
             return _handle(arguments, request)
-        from meanflow_tune.driver.driver import run
-        from meanflow_tune.driver.handling.on_end import reporting_end
-
         command = hide_password(search_command(sys.argv, request))
-        with reporting_end(request) as end:
-            end.status = run(request, command, quiet=arguments.quiet, verbose=arguments.verbose)
-        return end.status
+        shown = {"quiet": arguments.quiet, "verbose": arguments.verbose}
+        if own_process and request.cluster is not None:
+            return _supervise(request, command, prog, **shown)
+        return _search(request, command, prog, **shown)
     except UserError as error:
         if arguments.verbose:
             raise
-        again = f"\n  {command}" if command and error.repeat else ""
-        say(f"{prog}: {error}{again}")
+        _say_error(prog, error, command)
         return error.status
     except KeyboardInterrupt:
         how = f"Resume with:\n  {command}" if command else "Nothing was started."
         say(f"{prog}: interrupted; nothing was lost. {how}")
         return EXIT_INTERRUPTED
+
+
+def _search(request: SearchRequest, command: str, prog: str, **shown: bool) -> int:
+    """Search in this process; its errors are the caller's to say."""
+    from meanflow_tune.driver.driver import run
+    from meanflow_tune.driver.handling.on_end import reporting_end
+
+    def abandon(error: UserError) -> NoReturn:
+        _say_error(prog, error, command)
+        _run_on_end(request, error.status, str(error))
+        os._exit(error.status)
+
+    with reporting_end(request) as end:
+        end.status = run(request, command, **shown, give_up=abandon)
+    return end.status
+
+
+def _supervise(request: SearchRequest, command: str, prog: str, **shown: bool) -> int:
+    """Search in a child process; again, where its cluster is lost and the user wants to wait."""
+    search = partial(_search_as_child, request, command, prog, shown)
+    while (ending := run_in_child(search)).lost:
+        if request.wait_for_cluster is None:
+            _say_error(prog, UserError(ending.lost, EXIT_UNUSABLE, repeat=True), command)
+            break
+        say(f"{prog}: {ending.lost}; waiting up to {request.wait_for_cluster:.0f} s for a cluster")
+    _run_on_end(request, ending.status, ending.lost or ending.error)
+    return ending.status
+
+
+def _search_as_child(
+    request: SearchRequest, command: str, prog: str, shown: Mapping[str, bool], report: Report
+) -> int:
+    """Search, say errors, and report to the parent, which says that the cluster is lost."""
+    from meanflow_tune.driver.driver import run
+
+    def abandon(error: UserError) -> NoReturn:
+        report(Ending(error.status, lost=str(error)))
+        os._exit(error.status)
+
+    ending = Ending(1)
+    try:
+        ending = Ending(run(request, command, **shown, give_up=abandon))
+    except UserError as error:
+        if error.lost:
+            ending = Ending(error.status, lost=str(error))
+        elif shown["verbose"]:
+            raise
+        else:
+            ending = Ending(error.status, error=str(error))
+            _say_error(prog, error, command)
+    except KeyboardInterrupt:
+        ending = Ending(EXIT_INTERRUPTED)
+        raise
+    except BaseException as error:
+        ending = Ending(1, error=f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        report(ending)
+    return ending.status
+
+
+def _run_on_end(request: SearchRequest, status: int, error: str) -> None:
+    if request.on_end is not None:
+        from meanflow_tune.driver.handling.on_end import End, environment, run_command
+
+        run_command(request.on_end, environment(request, End(status, error)))
+
+
+def _say_error(prog: str, error: UserError, command: str) -> None:
+    again = f"\n  {command}" if command and error.repeat else ""
+    say(f"{prog}: {error}{again}")
 
 
 def _handle(arguments: argparse.Namespace, request: SearchRequest) -> int:
@@ -72,10 +145,11 @@ def _handle(arguments: argparse.Namespace, request: SearchRequest) -> int:
 
 def run_process(argv: list[str] | None = None, prog: str = "tune.py") -> NoReturn:
     """`main` as a process of its own."""
-    from meanflow_tune.cluster.session import end_process
+    from meanflow_tune.cluster.connection.session import end_process
 
     steady_output()
     outlive_terminal()
     # Like Ctrl-C also before and after the time in which a stop waits for a safe point.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    end_process(main(argv, prog))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop_at_once)
+    end_process(main(argv, prog, own_process=True))

@@ -126,6 +126,15 @@ class SearchRequest(Settings):
     """also confirm with and without the factor of the space's QUESTION, on the same seeds"""
     cluster: Annotated[str | None, Option(WHERE, "ADDRESS", bare="")] = None
     """join a running Ray cluster: ADDRESS, else RAY_ADDRESS, else this machine's"""
+    wait_for_cluster: Annotated[
+        float | None, Option(WHERE, "TIME", parse=duration), Field(gt=0.0)
+    ] = Field(
+        default=None,
+        description="wait so long, such as 10m, for a cluster that does not answer, at the start or when its "
+        "head ends, and continue by itself, instead of stopping with the command that resumes",
+    )
+    require_token: Annotated[bool, Option(WHERE)] = False
+    """refuse a cluster that takes no token (RAY_AUTH_MODE=token): anyone on its network can run code there"""
     workers_per_trial: Annotated[Count, Option(WHERE, "N")] = 1
     """data-parallel ranks per trial"""
     max_concurrent: Annotated[Count | None, Option(WHERE, "K")] = None
@@ -230,15 +239,17 @@ class UserError(Exception):
     """A mistake or an obstacle that a user can fix: one line, and the exit status.
 
     message: its middle is left out where a value in it is very long; repeat: the remedy is to run the
-    same command again, which is then shown.
+    same command again, which is then shown; lost: the cluster that the search ran on has ended.
     """
 
-    def __init__(self, message: str, status: int = EXIT_USAGE, repeat: bool = False) -> None:
+    def __init__(
+        self, message: str, status: int = EXIT_USAGE, repeat: bool = False, lost: bool = False
+    ) -> None:
         if len(message) > LONGEST_MESSAGE:
             part = LONGEST_MESSAGE // 2
             message = f"{message[:part]} … {message[-part:]}"
         super().__init__(message)
-        self.status, self.repeat = status, repeat
+        self.status, self.repeat, self.lost = status, repeat, lost
 
 
 # SQLite takes paths of at most 511 bytes, and MLflow's database is made in a folder next to its own.

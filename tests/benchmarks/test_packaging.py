@@ -2,7 +2,6 @@
 
 import ast
 import os
-import socket
 import tomllib
 import zipfile
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 import pytest
 
 from benchmarks.overhead.sides_run import environment
-from meanflow_tune.cluster import session
+from meanflow_tune.cluster.connection import session
 from meanflow_tune.cluster.errors import ClusterUnreachable
 from meanflow_tune.tracking.models.logged_model import save_student
 from tests.support.paths import ROOT
+from tests.support.servers.heads import head
 from tests.support.stories import make_student
 
 INSTALLED = ("meanflow_tune", "search_spaces")
@@ -65,8 +65,8 @@ def test_hosts_of_a_cluster_are_sent_the_package_only(monkeypatch: pytest.Monkey
         raise RuntimeError("enough")
 
     monkeypatch.setattr(ray, "init", init)
-    with socket.create_server(("127.0.0.1", 0)) as head, pytest.raises(ClusterUnreachable):
-        session.join(f"127.0.0.1:{head.getsockname()[1]}")
+    with head(b"one") as port, pytest.raises(ClusterUnreachable):
+        session.join(f"127.0.0.1:{port}")
     assert sent == [[str(ROOT / "meanflow_tune")]]
 
 

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.support.paths import ROOT
 from tests.support.ports import free_ports
+from tests.support.processes.listening import listening
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(800)]
 
@@ -22,7 +23,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(800)]
 LEFT = """
 import sys, os
 sys.path.insert(0, os.getcwd())
-from meanflow_tune.cluster import session
+from meanflow_tune.cluster.connection import session
 from meanflow_tune.cluster.slots.watch import free_resources
 with session.join("{address}"):
     from ray.util import placement_group_table
@@ -82,15 +83,24 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
+def pids(folder: Path) -> list[int]:
+    return list(descendants(folder))
+
+
 def marked(folder: Path) -> list[str]:
-    """Command lines of the processes that descend from a driver of this folder."""
-    found = []
+    return list(descendants(folder).values())
+
+
+def descendants(folder: Path) -> dict[int, str]:
+    """Command lines of the processes that descend from a driver of this folder, by pid."""
+    found = {}
     for process in Path("/proc").iterdir():
         try:
             mine = f"MARK={folder}\0".encode() in (process / "environ").read_bytes()
             alive = (process / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
             if process.name.isdigit() and mine and alive:
-                found.append((process / "cmdline").read_text().replace("\0", " "))
+                line = (process / "cmdline").read_text().replace("\0", " ")
+                found[int(process.name)] = line
         except OSError:
             continue
     return found
@@ -110,14 +120,31 @@ def test_ctrl_c_ends_jobs_at_a_safe_point(tmp_path: Path) -> None:
         assert [line for line in lines if not line.startswith(("report", "end"))] == []
 
 
-def test_sigterm_to_the_driver_is_like_ctrl_c(tmp_path: Path) -> None:
-    """Spot instances, `kill` and job schedulers: to the driver alone, and with time left."""
+def test_sigterm_to_everything_is_like_ctrl_c_and_nothing_listens_on_a_network(
+    tmp_path: Path,
+) -> None:
+    """`timeout` sends it to the driver and to its group, `scancel` and `systemctl stop` to every process:
+    the driver needs the others until its trials are at a safe point."""
     with driver(tmp_path) as process:
         wait_for(lambda: {"report 0 100", "report 1 100"} <= set(terminal(tmp_path)))
+        listeners = {pid: listening(pid) for pid in pids(tmp_path)}
+        assert any(listeners.values())
+        open_to_others = [
+            (descendants(tmp_path).get(pid), str(host), port)
+            for pid, found in listeners.items()
+            for host, port in found
+            if not host.is_loopback
+        ]
+        assert open_to_others == []
         process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGTERM)
+        for pid in pids(tmp_path):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
         assert process.wait() == 130, terminal(tmp_path)
         ends = sorted(line for line in terminal(tmp_path) if line.startswith("end"))
         assert ends == ["end 0 running", "end 1 running"]
+        assert "at once" not in terminal(tmp_path)
 
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:

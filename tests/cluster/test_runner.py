@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from meanflow_tune import this_machine
-from meanflow_tune.cluster import session
 from meanflow_tune.cluster.broker import Broker
+from meanflow_tune.cluster.connection import local_ray, session
 from meanflow_tune.cluster.errors import HostUnfit, SlotsLost
 from meanflow_tune.records import Outcome, RunJob
 from tests.support.paths import SET_UP_FAULTS
@@ -33,7 +33,7 @@ def ray_session(set_up_fault: Path) -> Iterator[session.Session]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SET_UP_FAULT", str(set_up_fault))
         patch.setenv("PYTHONPATH", str(SET_UP_FAULTS), prepend=os.pathsep)
-        with session.start_local(cpus=4) as started:
+        with local_ray.start_local(cpus=4) as started:
             yield started
 
 

@@ -26,6 +26,7 @@ from ray.util.placement_group import PlacementGroup
 from meanflow_tune.cluster import signals
 from meanflow_tune.cluster.slots.rendezvous import use_own_interface
 from meanflow_tune.cluster.slots.spec import SlotSpec
+from meanflow_tune.cluster.slots.store_address import listen_on_one_address
 from meanflow_tune.cluster.worker import run_worker
 
 # Parts of Ray Train that a slot does not need; some are processes of 200 MB that take 3 s to start. The
@@ -132,6 +133,7 @@ class _BeforeMeeting(WorkerGroupCallback):
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         worker_group.execute(use_own_interface)
+        worker_group.execute(listen_on_one_address)
 
 
 class _AfterMeeting(WorkerGroupCallback):

@@ -17,7 +17,7 @@ import ray
 from ray.util.placement_group import PlacementGroup
 
 from meanflow_tune.cluster.broker import Broker
-from meanflow_tune.cluster.errors import SlotsLost
+from meanflow_tune.cluster.errors import ClusterLost, SlotsLost
 from meanflow_tune.cluster.faults import one_cause
 from meanflow_tune.cluster.slots.owner import Owner
 from meanflow_tune.cluster.slots.spec import SlotSpec
@@ -86,6 +86,8 @@ class Slots:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, ClusterLost):
+            return  # nothing is left to free, and every call of Ray would hang
         # A second Ctrl-C does not wait: the end of the session ends the processes.
         self.stop(0.0 if kind is not None and issubclass(kind, KeyboardInterrupt) else 20.0)
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from meanflow_tune.cluster import session
+from meanflow_tune.cluster.connection import local_ray, session
 from meanflow_tune.cluster.signals import Interrupt
 from tests.support.processes.fake_training import run_job
 from tests.support.processes.toy_director import ToyDirector
@@ -32,7 +32,7 @@ def main(folder: Path, address: str | None) -> int:
     from meanflow_tune.cluster.slots.watch import Slots
     from meanflow_tune.cluster.tuner import run_search
 
-    started = session.join(address) if address else session.start_local(cpus=2)
+    started = session.join(address) if address else local_ray.start_local(cpus=2)
     with started, Interrupt() as interrupt:
         if address:
             print(f"hosts {len(check_hosts(folder))}", flush=True)

@@ -144,6 +144,6 @@ def main(point: str, arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    from meanflow_tune.cluster.session import end_process
+    from meanflow_tune.cluster.connection.session import end_process
 
     end_process(main(sys.argv[1], sys.argv[2:]))

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 
 if __name__ == "__main__":
-    from meanflow_tune.cluster.session import end_process
+    from meanflow_tune.cluster.connection.session import end_process
     from meanflow_tune.search.store import lease
 
     lease.pid_namespace = lambda: "another boot of another host"

@@ -1,0 +1,1 @@
+"""How a search gets a Ray: joined or started, watched, and left."""

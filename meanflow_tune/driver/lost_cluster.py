@@ -1,0 +1,50 @@
+"""A cluster that cannot be reached at the start, or ends during the search, as errors of the command."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
+
+from meanflow_tune.cluster.connection.address import check_reachable
+from meanflow_tune.cluster.errors import ClusterError, ClusterLost
+from meanflow_tune.driver.output import say
+from meanflow_tune.driver.status_writer import StatusWriter
+from meanflow_tune.plan.request import EXIT_UNUSABLE, SearchRequest, UserError
+from meanflow_tune.report.live import View
+
+Abandon = Callable[[UserError], NoReturn]
+
+
+def check_cluster(request: SearchRequest) -> None:
+    """Raises UserError unless a head answers where the request's cluster is, or comes up in time."""
+    if request.cluster is None:
+        return
+    try:
+        check_reachable(request.cluster, request.wait_for_cluster, say)
+    except ValueError as error:
+        raise UserError(f"--cluster {request.cluster}: {error}.") from None
+    except ClusterError as error:
+        raise UserError(str(error), EXIT_UNUSABLE) from None
+
+
+def lost(error: ClusterLost) -> UserError:
+    """What a user is told of a lost cluster."""
+    return UserError(str(error), EXIT_UNUSABLE, repeat=True, lost=True)
+
+
+def abandon(
+    error: ClusterLost,
+    release: Callable[[], None],
+    view: View,
+    status: StatusWriter,
+    end: Abandon | None,
+) -> None:
+    """End a search, and by `end` its process, while the main thread is stuck inside Ray.
+
+    release: gives the lease back.
+    """
+    if end is None:
+        return
+    for call in (status.end, view.close, release):
+        with suppress(Exception):
+            call()
+    end(lost(error))
