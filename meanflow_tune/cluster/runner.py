@@ -2,10 +2,11 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from meanflow_tune import this_machine
@@ -65,13 +66,14 @@ class Runner:
         wait_for_cluster: float | None = None,
         abandon: Abandon | None = None,
         warn: Callable[[str], None] = logger.warning,
+        modules: Mapping[str, Path] = MappingProxyType({}),
     ) -> Iterator["Runner"]:
         """cluster: an address, "" for RAY_ADDRESS or this host's cluster, None for a private Ray.
 
         study, epoch: its folder, and that of the lease of this driver, which frees what earlier drivers
         hold. run_job: what slots do with a job; must be picklable. warn: gets a line where memory may run
         out, or the cluster is open to others. require_token, wait_for_cluster: see `join`; abandon: see
-        `HeadWatch`.
+        `HeadWatch`. modules: files of this host that run_job needs, see `shipping.stage`.
 
         Raises ClusterError where the cluster or one of its hosts cannot be used.
         """
@@ -81,10 +83,10 @@ class Runner:
                 # A private Ray counts at least what one trial needs, so that one always fits.
                 cpus = max(this_machine.processors(), math.ceil(workers * cpus_per_worker))
                 gpus = _private_gpus(workers, gpus_per_worker)
-                session = stack.enter_context(start_local(cpus, gpus, verbose))
+                session = stack.enter_context(start_local(cpus, gpus, verbose, modules))
             else:
                 session = stack.enter_context(
-                    join(cluster or None, verbose, require_token, wait_for_cluster)
+                    join(cluster or None, verbose, require_token, wait_for_cluster, modules)
                 )
             for note in session.notes:
                 warn(note)

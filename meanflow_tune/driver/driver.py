@@ -365,6 +365,7 @@ class Driver:
                 error, self.lease.release, self.view, self.status, self._give_up
             ),
             warn=self.view.error,
+            modules=self.plan.space.modules,
         ) as runner:
             self.view.event(runner.description)
             self.status.slots = lambda: runner.slots

@@ -5,9 +5,10 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from meanflow_tune.cluster.connection.ray_folder import own_folder
@@ -19,25 +20,37 @@ from meanflow_tune.cluster.connection.session import (
     set_environment,
 )
 from meanflow_tune.cluster.errors import ClusterError
+from meanflow_tune.cluster.shipping import stage
 
 OBJECT_STORE_BYTES = 200 * 2**20
 LOOPBACK = "127.0.0.1"
 
 
-def start_local(cpus: int | None = None, gpus: int | None = None, verbose: bool = False) -> Session:
+def start_local(
+    cpus: int | None = None,
+    gpus: int | None = None,
+    verbose: bool = False,
+    modules: Mapping[str, Path] = MappingProxyType({}),
+) -> Session:
     """A private Ray on this machine, which ends with this process, also after a kill.
+
+    modules: what its processes can import besides installed packages, see `shipping.stage`.
 
     Its own folder and token keep others out, and a signal to the process group of the driver does not
     reach it. Raises ClusterError where it does not start.
     """
     folder = own_folder()
     token = secrets.token_hex(32)
+    shipped = folder.path / "modules"
+    stage(modules, shipped)
+    paths = [str(shipped), *filter(None, [os.environ.get("PYTHONPATH")])]
     before = set_environment(
         {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": token,
             "RAY_AUTH_TOKEN_PATH": None,
             "RAY_ADDRESS": None,
+            **({"PYTHONPATH": os.pathsep.join(paths)} if modules else {}),
             # A job of another cluster may have started us; what it injects is for that one.
             "RAY_JOB_CONFIG_JSON_ENV_VAR": None,
         }

@@ -4,12 +4,15 @@ import importlib
 import logging
 import os
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from meanflow_tune.cluster.connection.address import (
@@ -27,6 +30,7 @@ from meanflow_tune.cluster.connection.head_watch import (
 )
 from meanflow_tune.cluster.connection.job_environment import with_job
 from meanflow_tune.cluster.errors import ClusterError, ClusterUnreachable
+from meanflow_tune.cluster.shipping import stage
 
 # In every process of a search, whatever the user has set: a pickle in an artifact is code.
 CLOSED = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
@@ -140,24 +144,28 @@ def join(
     verbose: bool = False,
     require_token: bool = False,
     wait: float | None = None,
+    modules: Mapping[str, Path] = MappingProxyType({}),
 ) -> Session:
     """Join the cluster at `address`, else at RAY_ADDRESS, else the one this host belongs to.
 
     require_token: refuse one that takes no token; wait: seconds for a head that does not answer, or does not
-    know this host yet. Raises ClusterError, without `wait` within 10 s where no head answers or it refuses
+    know this host yet; modules: what its processes can import besides this package, see `shipping.stage`.
+    Raises ClusterError, without `wait` within 10 s where no head answers or it refuses
     our token.
     """
     deadline = time.monotonic() + (wait or 0.0)
     while True:
         try:
-            return _join(*find_address(address), verbose, require_token)
+            return _join(*find_address(address), verbose, require_token, modules)
         except ClusterUnreachable:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(RETRY_SECONDS)
 
 
-def _join(host: str, port: int, verbose: bool, require_token: bool) -> Session:
+def _join(
+    host: str, port: int, verbose: bool, require_token: bool, modules: Mapping[str, Path]
+) -> Session:
     access = authenticate(host, port, require_token)
     before = set_environment({MODE: access.mode, **_PATIENT})
     import ray
@@ -165,9 +173,15 @@ def _join(host: str, port: int, verbose: bool, require_token: bool) -> Session:
     reread_environment()
     hush(verbose)
     package = Path(__file__).resolve().parents[2]
-    ours = {"py_modules": [str(package)], "env_vars": {k: os.environ[k] for k in _QUIET}}
+    variables = {k: os.environ[k] for k in _QUIET}
     try:
-        with with_job(ours, {**CLOSED, MODE: access.mode}) as runtime_env:
+        with ExitStack() as stack:
+            staging = stack.enter_context(tempfile.TemporaryDirectory(prefix="mft-modules-"))
+            ours = {
+                "py_modules": [str(package), *stage(modules, Path(staging))],
+                "env_vars": variables,
+            }
+            runtime_env = stack.enter_context(with_job(ours, {**CLOSED, MODE: access.mode}))
             context = ray.init(
                 address=f"{host}:{port}",
                 runtime_env=runtime_env,
