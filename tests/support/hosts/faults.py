@@ -5,7 +5,9 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+from tests.support.hosts.mlflow_host import MlflowHost
 from tests.support.hosts.namespaces import Host, wait_until
 from tests.support.hosts.paced_search import PacedSearch
 from tests.support.hosts.ray_hosts import RayHosts
@@ -19,11 +21,12 @@ END_SECONDS = 180.0  # in which a driver that lost its cluster ends
 class Faults:
     """Breaks something under a running search; every method returns the seconds to its recovery.
 
-    choose: picks one of several things to break.
+    choose: picks one of several things to break; mlflow: the server, if there is one.
     """
 
     search: PacedSearch
-    choose: Callable[[list[Rank]], Rank] = lambda found: found[0]
+    choose: Callable[[list[Any]], Any] = lambda found: found[0]
+    mlflow: MlflowHost | None = None
 
     @property
     def cluster(self) -> RayHosts:
@@ -31,7 +34,7 @@ class Faults:
 
     def rank(self) -> float:
         """`kill -9` of a rank of a slot that trains."""
-        rank = self.choose(self.search.training())
+        rank = self.choose(sorted(self.search.training(), key=lambda rank: (rank.host, rank.pid)))
         since = time.time()
         self._kill(rank)
         same = (rank.host, rank.pid)
@@ -114,16 +117,29 @@ class Faults:
         self._whole()
         return self.search.recover(RECOVERY_SECONDS, lambda r: r.started < since, since)
 
+    def tracking(self) -> float:
+        """`kill -9` of the MLflow server, which starts again; nothing waits for it."""
+        assert self.mlflow is not None
+        since = time.time()
+        self.mlflow.stop()
+        self.search.wait_for_slots(RECOVERY_SECONDS)
+        seconds = time.time() - since
+        self.mlflow.start()
+        return seconds
+
     def _victim(self) -> tuple[Host, Callable[[Rank, float], bool]]:
-        """A host with a slot that is neither the head's nor the driver's; which ranks a fault there ends."""
+        """A host that is neither the head's nor the driver's, where possible with a slot; and which ranks a
+        fault there ends.
+        """
         spared = {self.cluster.head, self.search.driver_host}
-        names = {host.name: host for host in self.cluster.bed.hosts if host not in spared}
-        rank = self.choose([rank for rank in self.search.training() if rank.host in names])
+        hosts = [host for host in self.cluster.bed.hosts if host not in spared]
+        busy = {rank.host for rank in self.search.training()}
+        host = self.choose([host for host in hosts if host.name in busy] or hosts)
 
         def gone(other: Rank, since: float) -> bool:
-            return other.host == rank.host and other.started < since
+            return other.host == host.name and other.started < since
 
-        return names[rank.host], gone
+        return host, gone
 
     def _kill(self, rank: Rank) -> None:
         host = next(host for host in self.cluster.bed.hosts if host.name == rank.host)

@@ -62,6 +62,10 @@ class PacedSearch:
         self.folder.mkdir()
 
     @property
+    def hosts(self) -> list[Host]:
+        return self.cluster.bed.hosts
+
+    @property
     def storage(self) -> Path:
         return self.folder / "runs"
 
