@@ -162,19 +162,21 @@ def run(steps: list[Step], trials: int, fast: bool) -> Measured:
     return measured
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.cluster.chaos", description=__doc__)
-    parser.add_argument("--seed", type=int, default=0, help="of the walk (default: 0)")
-    parser.add_argument("--faults", type=int, default=30, help="length of the walk (default: 30)")
-    parser.add_argument("--trials", type=int, default=120, help="of the search (default: 120)")
-    parser.add_argument(
-        "--table", action="store_true", help="each fault in turn, and their seconds"
-    )
-    parser.add_argument("--repeat", type=int, default=2, help="times per fault of the table (2)")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m tests.cluster.chaos", description=__doc__)
+    made.add_argument("--seed", type=int, default=0, help="of the walk (default: 0)")
+    made.add_argument("--faults", type=int, default=30, help="length of the walk (default: 30)")
+    made.add_argument("--trials", type=int, default=120, help="of the search (default: 120)")
+    made.add_argument("--table", action="store_true", help="each fault in turn, and their seconds")
+    made.add_argument("--repeat", type=int, default=2, help="times per fault of the table (2)")
+    made.add_argument(
         "--default-health", action="store_true", help="Ray's own health settings, not the fast ones"
     )
-    given = parser.parse_args(argv)
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    given = parser().parse_args(argv)
     if given.table:
         steps = one_after_another(given.repeat, given.default_health)
     else:
@@ -189,7 +191,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{'table' if given.table else f'seed {given.seed}'}: {error}", file=sys.stderr)
         return 1
     except pytest.skip.Exception as missing:
-        parser.error(str(missing))
+        parser().error(str(missing))
     print("\n".join(measured.lines()))
     return 0
 

@@ -8,6 +8,7 @@ import shlex
 
 import pytest
 
+from tests.cluster.chaos import parser as chaos_parser
 from tests.support.docs.pages import CURRENT, PAGES, blocks, prose
 from tests.support.docs.programs import PARSERS, PROGRAMS
 from tests.support.paths import PACKAGE, ROOT
@@ -111,6 +112,7 @@ def test_options_are_known() -> None:
     known = " ".join(
         [help_of(parser) for parser in PARSERS.values()]
         + [help_of(PARSERS["scripts/benchmark.py"], word) for word in SUBCOMMANDS]
+        + [help_of(chaos_parser())]
     )
     options = set(re.findall(r"--[a-z][a-z-]*", known))
     for name, text in CURRENT.items():

@@ -14,6 +14,7 @@ from meanflow_tune.driver.cli import sample_parser, search_request, train_parser
 from meanflow_tune.driver.console import COMMANDS, console_parser
 from meanflow_tune.driver.report_command import report_parser
 from scripts.benchmark import parser as benchmark_parser
+from tests.cluster.chaos import parser as chaos_parser
 from tests.support.paths import ROOT
 
 Words = Sequence[str]
@@ -146,6 +147,16 @@ def _optuna_dashboard(words: Words) -> None:
         _cli.main()
 
 
+def _supervisor(words: Words) -> None:
+    """It takes environment variables, and no arguments."""
+    if words:
+        raise NotUnderstood(f"deploy/ray-worker-supervisor takes no arguments, but got {words}")
+
+
+def _chaos(words: Words) -> None:
+    parse(chaos_parser(), words)
+
+
 def _pytest(words: Words) -> None:
     """Names of files and tests; test_commands.py collects the tests of each command."""
     for word in words:
@@ -160,7 +171,9 @@ PROGRAMS: dict[str, Callable[[Words], None]] = {
     "make": _make,
     "mlflow": _click("mlflow.cli", "cli"),
     "optuna-dashboard": _optuna_dashboard,
+    "deploy/ray-worker-supervisor": _supervisor,
     "pytest": _pytest,
     "ray": _click("ray.scripts.scripts", "cli"),
+    "tests.cluster.chaos": _chaos,
     "torchrun": _torchrun,
 }
