@@ -322,8 +322,3 @@ def sqlite_below(url: str, folder: Path) -> str:
 def mlflow_uri(storage: Path) -> str:
     """The SQLite database of MLflow that all studies of a storage folder share."""
     return sqlite_url(storage / "mlflow.db")
-
-
-def hide_password(text: str) -> str:
-    """Text without the user's name and password in the URLs that it contains."""
-    return re.sub(r"(?<=://)[^\s/'\"]+@", "***@", text)

@@ -19,7 +19,8 @@ FAMILIES = {
     "data",
     "metrics",
 }
-BASE = {"settings", "records", "files", "arrays", "checksums", "curves", "formats", "this_machine"}
+FILES_OF = {"arrays", "checksums", "curves", "files", "formats"}
+BASE = {"records", "settings", "this_machine", "urls", *FILES_OF}
 CONFIG = {"core", "core.jets", "config", *FAMILIES, *BASE}
 TRAINING = {"objective", "training", "student_files", *CONFIG}
 STORE = {"search", "search.store", *BASE}
@@ -36,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "this_machine": set(),
     "arrays": {"checksums", "files"},
     "checksums": {"files"},
+    "urls": set(),
     "curves": {"files"},
     "student_files": {"checksums", "files", "formats"},
     "core": {"core.jets"},

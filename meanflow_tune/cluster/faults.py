@@ -8,6 +8,7 @@ from typing import Any
 
 from meanflow_tune.cluster.job_queue import Delivery
 from meanflow_tune.cluster.slot_records import Slot
+from meanflow_tune.urls import hide_password
 
 CAUSE_LENGTH = 300
 _TRACEBACK = "Traceback (most recent call last):"
@@ -95,5 +96,5 @@ def one_cause(text: str) -> str:
         lines = [line for line in rest.splitlines() if line.strip()]
         text = f"{head} {lines[-1] if lines else ''}"
     shown = "".join(c if c.isprintable() else " " for c in text)
-    line = " ".join(shown.split())
+    line = hide_password(" ".join(shown.split()))
     return line if len(line) <= CAUSE_LENGTH else f"{line[: CAUSE_LENGTH - 1]}…"

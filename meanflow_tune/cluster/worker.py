@@ -21,6 +21,7 @@ from meanflow_tune.cluster.broker import Broker
 from meanflow_tune.cluster.broker_handle import BrokerHandle
 from meanflow_tune.cluster.process_use import ProcessUse
 from meanflow_tune.records import Job, Outcome, Report, RunJob
+from meanflow_tune.urls import hide_password
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -199,7 +200,7 @@ def outcome_of(error: Exception) -> Outcome | None:
         return None
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f'File "{place.filename}", line {place.lineno}, in {place.name}'
-    reason = " ".join(f"{type(error).__name__}: {error} ({where})".split())
+    reason = hide_password(" ".join(f"{type(error).__name__}: {error} ({where})".split()))
     if shortage is not None:
         return Outcome("out_of_memory", reason, violation=shortage)
     return Outcome("failed", reason, deterministic=True)

@@ -17,6 +17,7 @@ from meanflow_tune.plan.insight import insight_of
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.request import EXIT_ALL_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from meanflow_tune.report.answer import Answer, answer
+from meanflow_tune.report.commands import with_remedy
 from meanflow_tune.report.last_screen import show_last_screen
 from meanflow_tune.report.live import View
 from meanflow_tune.report.result_files import write_files
@@ -75,7 +76,9 @@ class Conclusion:
         if self.faults and (self.interrupted or self.stopped):
             self.view.error(self.faults)
         if self.interrupted:
-            self.view.error(f"\nInterrupted; nothing was lost. Resume with:\n  {self.command}")
+            self.view.error(
+                f"\nInterrupted; nothing was lost. Resume with:\n  {with_remedy(self.command)}"
+            )
             return EXIT_INTERRUPTED
         if self.stopped:
             return EXIT_ALL_FAILED
@@ -118,6 +121,6 @@ class Conclusion:
                 return [], error
             self.view.error(
                 f"no space for the results in {folder}; run the same command again to write them:"
-                f"\n  {self.command}"
+                f"\n  {with_remedy(self.command)}"
             )
             return [], None

@@ -128,8 +128,8 @@ class Driver:
     ) -> None:
         self.plan, self.request = plan, plan.request
         self.lease, self.view, self.command, self.verbose = lease, view, command, verbose
-        given = plan.request.storage, plan.request.tracking_uri, lease.check, view.event
-        mlflow = partial(MlflowSink, *given, repair=self._repair)
+        where = plan.request.storage, plan.request.tracking_uri
+        mlflow = partial(MlflowSink, *where, lease.check, view.event, self._repair)
         self._make_sink: Callable[[], Sink] = make_sink or mlflow
         teachers, system = str(self.request.teachers), self.request.system_metrics
         train = partial(job.run_job, cache=teachers, fence=check_epoch, system_metrics=system)

@@ -14,12 +14,21 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 from meanflow_tune.report.characters import FALLBACK, clean
+from meanflow_tune.urls import hide_password
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 # The reader is gone for good; anything else, such as a full disk, may pass.
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ECONNRESET)
+
+
+class _Hiding(io.TextIOWrapper):
+    """Hides passwords of URLs, also those in a traceback or in a log of a library."""
+
+    def write(self, text: str, /) -> int:
+        super().write(hide_password(text))
+        return len(text)
 
 
 class _Steady(io.FileIO):
@@ -73,7 +82,7 @@ def _steady(stream: TextIO | None, descriptor: int) -> TextIO:
             return stream
     terminal = os.isatty(descriptor)
     buffer = io.BufferedWriter(_Steady(descriptor, "w", closefd=False))
-    return io.TextIOWrapper(
+    return _Hiding(
         buffer,
         encoding=stream.encoding if stream is not None else "utf-8",
         errors=FALLBACK if descriptor == 1 else "backslashreplace",

@@ -26,9 +26,10 @@ from meanflow_tune.search.store.manifest import (
     environment,
     with_source,
 )
-from meanflow_tune.search.store.storage import JOURNAL_NAME, Storage, is_server, shown_url
+from meanflow_tune.search.store.storage import JOURNAL_NAME, Storage, is_server
 from meanflow_tune.search.study.generations import Target, count_trials, make_generation
 from meanflow_tune.search.study.import_trials import find_origin, import_study
+from meanflow_tune.urls import hide_password
 
 # Optuna may be unable to follow changes of these in place.
 RENEWING = ("space_hash", "objective")
@@ -43,7 +44,7 @@ def check_study_storage(request: SearchRequest) -> None:
     name = VARIABLE if os.environ.get(VARIABLE) == url else "--study-storage"
     if request.tracking_uri is not None and same_database(url, request.tracking_uri):
         raise UserError(
-            f"{name} and the tracking URI name one database, {shown_url(url)}, and both Optuna and MLflow"
+            f"{name} and the tracking URI name one database, {hide_password(url)}, and both Optuna and MLflow"
             " keep the version of their tables in a table alembic_version: give each a database."
         )
     try:
@@ -125,7 +126,7 @@ def _refuse_empty(old: Manifest | None, trials: int, request: SearchRequest) -> 
     folder = request.folder / "trials"
     there = sum(1 for _ in folder.glob("[0-9]*")) if folder.is_dir() else 0
     if there:
-        place = shown_url(request.study_storage or str(request.folder / JOURNAL_NAME))
+        place = hide_password(request.study_storage or str(request.folder / JOURNAL_NAME))
         raise StorageError(
             f"{place} holds no trial of study {request.study}, but {folder} has {there}; name the database "
             "that holds them by --study-storage, restore it from a backup, or put the old study aside by "
@@ -151,7 +152,7 @@ def _manifest(plan: Plan) -> Manifest:
         startup_trials=request.startup_trials,
         trials=request.trials,
         time_budget=request.time_budget,
-        study_storage=shown_url(request.study_storage) if request.study_storage else None,
+        study_storage=hide_password(request.study_storage) if request.study_storage else None,
         **environment(),
     )
 

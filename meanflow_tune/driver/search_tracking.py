@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from meanflow_tune.driver.stage import Stage, submit
-from meanflow_tune.files import hide_password
 from meanflow_tune.plan.findings import Findings, implausible_trials
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.registration import registration
@@ -25,6 +24,7 @@ from meanflow_tune.tracking.mlflow_sink import MlflowSink
 from meanflow_tune.tracking.outbox import Outbox
 from meanflow_tune.tracking.replay import Replayer, Sink
 from meanflow_tune.tracking.source import source_tags
+from meanflow_tune.urls import hide_password
 
 log = logging.getLogger(__name__)
 

@@ -28,6 +28,7 @@ from meanflow_tune.search.store.database_lease import AnyLease
 from meanflow_tune.search.store.storage import JOURNAL_NAME
 from meanflow_tune.search.store.time_budget import TimeBudget
 from meanflow_tune.search.store.trials import best_record
+from meanflow_tune.urls import hide_passwords
 
 # A forecast is reused for one write per this many trials: it reads all of them and changes little.
 TRIALS_PER_REUSE = 100
@@ -110,7 +111,9 @@ class StatusWriter:
         state = {key: self._view.state.get(key) for key in keys} | study
         state["waiting"] = [*stage.waiting, *backlog_lines(self._stages)]
         state |= {KEY: FORMAT, "time": time.time(), "ended": self._stopped.is_set()}
-        write_atomic(self._plan.request.folder / STATUS_NAME, json.dumps(state, indent=1))
+        write_atomic(
+            self._plan.request.folder / STATUS_NAME, json.dumps(hide_passwords(state), indent=1)
+        )
         self._view.beat()
 
     def _study(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from meanflow_tune.driver.stage import Stage
 from meanflow_tune.plan.request import EXIT_UNUSABLE, SearchRequest, UserError
+from meanflow_tune.report.commands import with_remedy
 from meanflow_tune.report.live import View
 from meanflow_tune.search.store.manifest import MANIFEST_NAME
 from meanflow_tune.tracking.tracking_uri import NoAnswer, UnusableUri, check_uri
@@ -88,12 +89,12 @@ def drain(stages: Iterable[Stage], view: View, seconds: float, command: str) -> 
         if status.pending + status.repairs:
             view.error(
                 f"{left} events of {stage.name} are waiting for MLflow ({why}); they are kept, "
-                f"and running the same command again sends them:\n  {command}"
+                f"and running the same command again sends them:\n  {with_remedy(command)}"
             )
         else:
             view.error(
                 f"what MLflow has of {stage.name} could not be compared with the study ({why}); running the "
-                f"same command again does that:\n  {command}"
+                f"same command again does that:\n  {with_remedy(command)}"
             )
 
 

@@ -1,10 +1,11 @@
 """The command `tune`: parse, call, and turn errors into one line and an exit status."""
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NoReturn
 
@@ -12,15 +13,16 @@ from meanflow_tune.cluster.signals import stop_at_once
 from meanflow_tune.driver.cli import check_modes, search_request, tune_parser
 from meanflow_tune.driver.output import outlive_terminal, say, steady_output
 from meanflow_tune.driver.search_process import Ending, Report, run_in_child
-from meanflow_tune.files import hide_password
 from meanflow_tune.plan.request import EXIT_INTERRUPTED, EXIT_UNUSABLE, SearchRequest, UserError
-from meanflow_tune.report.commands import search_command
+from meanflow_tune.report.commands import search_command, with_remedy
+
+Again = Callable[[], str]  # the command to repeat, for a user
 
 
 def main(argv: list[str] | None = None, prog: str = "tune.py", own_process: bool = False) -> int:
     """Returns the exit status. prog: how the user called it; own_process: whether it may fork."""
     arguments = tune_parser(prog).parse_args(argv)
-    command = ""
+    again: Again | None = None
     try:
         check_modes(arguments)
         request = search_request(arguments)
@@ -40,29 +42,32 @@ def main(argv: list[str] | None = None, prog: str = "tune.py", own_process: bool
             or arguments.dashboard
         ):
             return _handle(arguments, request)
-        command = hide_password(search_command(sys.argv, request))
+        command = search_command(sys.argv, request)
+        again = partial(_again, command, request, _state(request))
         shown = {"quiet": arguments.quiet, "verbose": arguments.verbose}
         if own_process and request.cluster is not None:
-            return _supervise(request, command, prog, **shown)
-        return _search(request, command, prog, **shown)
+            return _supervise(request, command, again, prog, **shown)
+        return _search(request, command, again, prog, **shown)
     except UserError as error:
         if arguments.verbose:
             raise
-        _say_error(prog, error, command)
+        _say_error(prog, error, again)
         return error.status
     except KeyboardInterrupt:
-        how = f"Resume with:\n  {command}" if command else "Nothing was started."
+        how = "Nothing was started."
+        if again is not None:
+            how = f"Resume with:\n  {again()}"
         say(f"{prog}: interrupted; nothing was lost. {how}")
         return EXIT_INTERRUPTED
 
 
-def _search(request: SearchRequest, command: str, prog: str, **shown: bool) -> int:
+def _search(request: SearchRequest, command: str, again: Again, prog: str, **shown: bool) -> int:
     """Search in this process; its errors are the caller's to say."""
     from meanflow_tune.driver.driver import run
     from meanflow_tune.driver.handling.on_end import reporting_end
 
     def abandon(error: UserError) -> NoReturn:
-        _say_error(prog, error, command)
+        _say_error(prog, error, again)
         _run_on_end(request, error.status, str(error))
         os._exit(error.status)
 
@@ -71,12 +76,12 @@ def _search(request: SearchRequest, command: str, prog: str, **shown: bool) -> i
     return end.status
 
 
-def _supervise(request: SearchRequest, command: str, prog: str, **shown: bool) -> int:
+def _supervise(request: SearchRequest, command: str, again: Again, prog: str, **shown: bool) -> int:
     """Search in a child process; again, where its cluster is lost and the user wants to wait."""
-    search = partial(_search_as_child, request, command, prog, shown)
+    search = partial(_search_as_child, request, command, again, prog, shown)
     while (ending := run_in_child(search)).lost:
         if request.wait_for_cluster is None:
-            _say_error(prog, UserError(ending.lost, EXIT_UNUSABLE, repeat=True), command)
+            _say_error(prog, UserError(ending.lost, EXIT_UNUSABLE, repeat=True), again)
             break
         say(f"{prog}: {ending.lost}; waiting up to {request.wait_for_cluster:.0f} s for a cluster")
     _run_on_end(request, ending.status, ending.lost or ending.error)
@@ -84,7 +89,12 @@ def _supervise(request: SearchRequest, command: str, prog: str, **shown: bool) -
 
 
 def _search_as_child(
-    request: SearchRequest, command: str, prog: str, shown: Mapping[str, bool], report: Report
+    request: SearchRequest,
+    command: str,
+    again: Again,
+    prog: str,
+    shown: Mapping[str, bool],
+    report: Report,
 ) -> int:
     """Search, say errors, and report to the parent, which says that the cluster is lost."""
     from meanflow_tune.driver.driver import run
@@ -103,7 +113,7 @@ def _search_as_child(
             raise
         else:
             ending = Ending(error.status, error=str(error))
-            _say_error(prog, error, command)
+            _say_error(prog, error, again)
     except KeyboardInterrupt:
         ending = Ending(EXIT_INTERRUPTED)
         raise
@@ -122,9 +132,27 @@ def _run_on_end(request: SearchRequest, status: int, error: str) -> None:
         run_command(request.on_end, environment(request, End(status, error)))
 
 
-def _say_error(prog: str, error: UserError, command: str) -> None:
-    again = f"\n  {command}" if command and error.repeat else ""
-    say(f"{prog}: {error}{again}")
+def _say_error(prog: str, error: UserError, again: Again | None) -> None:
+    repeated = f"\n  {again()}" if again is not None and error.repeat else ""
+    say(f"{prog}: {error}{repeated}")
+
+
+def _state(request: SearchRequest) -> tuple[float, ...]:
+    """Changes when a search puts its folder aside, and when it has taken its options into its manifest."""
+    from meanflow_tune.search.store.manifest import MANIFEST_NAME
+
+    seen: list[float] = []
+    for path in (request.folder, request.folder / MANIFEST_NAME):
+        with contextlib.suppress(OSError):
+            found = path.stat()
+            seen += [found.st_ino] if path == request.folder else [found.st_ino, found.st_mtime_ns]
+    return tuple(seen)
+
+
+def _again(command: str, request: SearchRequest, seen: tuple[float, ...]) -> str:
+    """The command to repeat: as it was called where the search has not begun yet."""
+    begun = _state(request) != seen
+    return with_remedy(command if begun else search_command(sys.argv, request, begun=False))
 
 
 def _handle(arguments: argparse.Namespace, request: SearchRequest) -> int:

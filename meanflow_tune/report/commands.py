@@ -1,14 +1,21 @@
 """The commands that a user is shown: absolute and quoted, so that they work from any folder."""
 
+import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from meanflow_tune.files import sqlite_below
 from meanflow_tune.plan.request import SearchRequest
+from meanflow_tune.urls import HIDDEN, has_hidden, hide_password
 
 INSTALLED = "meanflow-tune"
+# What a search does once, when it begins: again, it would put the new study aside, take it from its own
+# driver, or accept changes that nobody has seen.
+ONE_OFF = ("--resume=fresh", "--take-over", "--accept-changes")
+# Where an option's value can stand instead, out of sight of `ps` and of the shell's history.
+VARIABLES = {"--study-storage": "OPTUNA_STORAGE", "--tracking-uri": "MLFLOW_TRACKING_URI"}
 # Options whose value may be a path from the current folder.
 PATHS = (
     *("--storage", "--space", "--import-study", "--tracking-uri", "--study-storage"),
@@ -16,16 +23,63 @@ PATHS = (
 )
 
 
-def search_command(called: Sequence[str], request: SearchRequest) -> str:
+def search_command(
+    called: Sequence[str],
+    request: SearchRequest,
+    begun: bool = True,
+    environment: Mapping[str, str] = os.environ,
+) -> str:
     """The command that resumes a search. called: as the user did, `sys.argv`.
 
-    It names the storage folder, whose default depends on the current folder, and takes no lease over: that
-    is decided anew each time.
+    It names what depends on the current folder or the environment, and hides passwords. begun: the search
+    has done what its options ask for once, such as `--resume fresh`; they are left out.
     """
-    words = [word for word in shlex.split(called_command(called)) if word != "--take-over"]
-    if not any(word.partition("=")[0] == "--storage" for word in words):
-        words += ["--storage", str(request.storage)]
-    return shlex.join(words)
+    words = shlex.split(called_command(called))
+    if begun:
+        words = _without_one_off(words)
+    for option, value in (
+        ("--storage", str(request.storage)),
+        ("--study-storage", request.study_storage),
+        ("--tracking-uri", request.tracking_uri),
+    ):
+        if value is not None and not any(word.partition("=")[0] == option for word in words):
+            words += [option, _absolute(option, value)]
+    address = environment.get("RAY_ADDRESS")
+    if address and request.cluster == "" and "--cluster" in words:
+        words.insert(words.index("--cluster") + 1, address)
+    return shlex.join(hide_password(word) for word in words)
+
+
+def with_remedy(command: str) -> str:
+    """A command of `search_command`, and how to use it where a password is hidden in it."""
+    if not has_hidden(command):
+        return command
+    used = [
+        f"{variable} instead of {option}"
+        for option, variable in VARIABLES.items()
+        if any(has_hidden(value) for value in values_of(command, option))
+    ]
+    return f"{command}\n  (put the hidden part in the place of {HIDDEN}" + (
+        f", or set {' and '.join(used)})" if used else ")"
+    )
+
+
+def values_of(command: str, option: str) -> list[str]:
+    """The values that an option has in a command."""
+    words = shlex.split(command)
+    pairs = zip(words, [*words[1:], ""], strict=True)
+    joined = [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
+    return [following for word, following in pairs if word == option] + joined
+
+
+def _without_one_off(words: Sequence[str]) -> list[str]:
+    kept: list[str] = []
+    for word in words:
+        if word == "fresh" and kept and kept[-1] == "--resume":
+            kept.pop()
+        elif word not in ONE_OFF:
+            kept.append(word)
+    return kept
 
 
 def called_command(called: Sequence[str]) -> str:

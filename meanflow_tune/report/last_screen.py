@@ -14,6 +14,7 @@ from meanflow_tune.plan.plan import Plan
 from meanflow_tune.report import summary
 from meanflow_tune.report.answer import Answer
 from meanflow_tune.report.safe_console import make_console
+from meanflow_tune.urls import hide_password
 
 SUMMARY = "summary.txt"
 FILE_WIDTH = 100
@@ -47,7 +48,7 @@ def show_last_screen(
         shown("show where the results are", places, None)
 
     def write() -> bool:
-        write_atomic(kept, text.getvalue())
+        write_atomic(kept, hide_password(text.getvalue()))
         return True
 
     text = io.StringIO()

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from meanflow_tune.files import OnlyShown, hide_password
+from meanflow_tune.files import OnlyShown
 from meanflow_tune.plan.confirm import title
 from meanflow_tune.plan.findings import Findings
 from meanflow_tune.plan.insight import insight_of
@@ -17,7 +17,13 @@ from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import INFEASIBLE
 from meanflow_tune.report.answer import Answer, answer
 from meanflow_tune.report.answer_tables import show_answer
-from meanflow_tune.report.commands import changed, extended, mlflow_command, train_command
+from meanflow_tune.report.commands import (
+    changed,
+    extended,
+    mlflow_command,
+    train_command,
+    with_remedy,
+)
 from meanflow_tune.report.tables import (
     show_audit,
     show_final,
@@ -29,6 +35,7 @@ from meanflow_tune.report.tables import (
 from meanflow_tune.report.text import better, headed
 from meanflow_tune.search.analysis.plausibility import explain
 from meanflow_tune.search.objectives import Objectives
+from meanflow_tune.urls import hide_password
 
 FEW_ROWS = 2  # of the final table, which the table of the answer shows as well
 LOCAL_SERVER = "http://127.0.0.1:5000"
@@ -127,6 +134,8 @@ def show_places(
         lines.append(("train the leader's configuration alone", train))
     for what, line in lines:
         console.print(f"  {what}:\n    {line}", soft_wrap=True)
+    if (remedy := with_remedy(command)) != command:
+        console.print(remedy.removeprefix(command).strip(), soft_wrap=True)
 
 
 def _in_mlflow(uri: str, page: str | None) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meanflow_tune.checksums import Damaged, refuse_damaged
-from meanflow_tune.files import hide_password, sqlite_path, sqlite_url
+from meanflow_tune.files import sqlite_path, sqlite_url
 from meanflow_tune.tracking.audit import EVENTS_TAG, PARENT_TAG, SETTLED, compare, receipt, subject
 from meanflow_tune.tracking.experiments import STUDY_TAG, find_experiment
 from meanflow_tune.tracking.mlflow_store import (
@@ -30,6 +30,7 @@ from meanflow_tune.tracking.replay import Audit, Rejected
 from meanflow_tune.tracking.run_names import milliseconds
 from meanflow_tune.tracking.run_tree import RunTree, every_run
 from meanflow_tune.tracking.runs_view import runs_page
+from meanflow_tune.urls import hide_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

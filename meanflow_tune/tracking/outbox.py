@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from meanflow_tune.files import WritePolicy, write_atomic, write_once
+from meanflow_tune.urls import hide_passwords
 
 _HEAD = re.compile(rb'\{"kind": "\w*", "key": (null|"(?:[^"\\]|\\.)*"), ')
 
@@ -92,7 +93,12 @@ class Outbox:
         with self.changed:
             if key is not None and key in self._keys:
                 return False
-            data = {"kind": kind, "key": key, "time": time.time(), "payload": payload}
+            data = {
+                "kind": kind,
+                "key": key,
+                "time": time.time(),
+                "payload": hide_passwords(payload),
+            }
             line = (json.dumps(data) + "\n").encode()
             self.write_policy(lambda: self._append(line), self.folder)
             self._size += len(line)

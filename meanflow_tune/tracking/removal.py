@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
-from meanflow_tune.files import hide_password, sqlite_path
+from meanflow_tune.files import sqlite_path
 from meanflow_tune.tracking.experiments import own_experiment
 from meanflow_tune.tracking.mlflow_store import connect
 from meanflow_tune.tracking.run_tree import every_run
+from meanflow_tune.urls import hide_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

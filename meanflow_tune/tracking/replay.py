@@ -13,9 +13,10 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
-from meanflow_tune.files import hide_password, write_atomic
+from meanflow_tune.files import write_atomic
 from meanflow_tune.tracking.outbox import Event, Outbox, parse
 from meanflow_tune.tracking.rejections import Rejections
+from meanflow_tune.urls import hide_password
 
 
 class Rejected(Exception):

@@ -19,7 +19,8 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
-from meanflow_tune.files import hide_password, sqlite_path
+from meanflow_tune.files import sqlite_path
+from meanflow_tune.urls import hide_password
 
 SECONDS = 8.0  # for all of a check, name resolution included
 _ANSWER = 4.0  # seconds for a connection, or between two parts of an answer
@@ -185,8 +186,8 @@ def check_sqlite(uri: str) -> None:
     """Raises UnusableUri unless the file is a database of this MLflow, or can be made."""
     path = sqlite_path(uri)
     if path is None:
-        raise UnusableUri(f"{uri}: names no file; give sqlite:///FILE.")
-    path = path.absolute()
+        raise UnusableUri(f"{hide_password(uri)}: names no file; give sqlite:///FILE.")
+    uri, path = hide_password(uri), path.absolute()
     folder = path.parent
     if not folder.is_dir():
         raise UnusableUri(

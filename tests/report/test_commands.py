@@ -3,6 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from meanflow_tune.report.commands import (
     mlflow_command,
     search_command,
     train_command,
+    with_remedy,
 )
 
 
@@ -86,3 +88,81 @@ def test_training_resumes_from_another_folder(
         "--set",
         "seed=1",
     ]
+
+
+@pytest.fixture
+def unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPTUNA_STORAGE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def resumed(given: list[str], **options: Any) -> list[str]:
+    """The words after `tune.py` of the command that resumes this one."""
+    command = search_command(["/x/tune.py", *given], request_of(given), **options)
+    return shlex.split(command)[2:]
+
+
+@pytest.mark.usefixtures("unset")
+@pytest.mark.parametrize(
+    "once", [["--resume", "fresh"], ["--resume=fresh"], ["--accept-changes"]], ids=" ".join
+)
+def test_what_is_done_once_is_not_repeated(once: list[str]) -> None:
+    kept = ["--study", "fresh", "--storage", "/r", "--resume", "must", "--trials", "9", "-v"]
+    if "--resume" in once[0]:
+        kept = [word for word in kept if word not in ("--resume", "must")]
+    assert resumed([*kept, *once]) == kept
+    assert resumed([*once, *kept]) == kept
+    assert resumed([*kept, *once], begun=False) == [*kept, *once], "it has not been done yet"
+
+
+@pytest.mark.usefixtures("unset")
+def test_a_takeover_is_not_repeated() -> None:
+    request = request_of(["--storage", "/r"])
+    words = search_command(["/x/tune.py", "--take-over", "--storage", "/r"], request)
+    assert shlex.split(words)[2:] == ["--storage", "/r"]
+
+
+@pytest.mark.usefixtures("unset")
+def test_what_came_from_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPTUNA_STORAGE", "postgresql://me@host/studies")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    words = resumed(["--storage", "/r", "--cluster"])
+    monkeypatch.undo()
+    asked = request_of(words)
+    assert asked.tracking_uri == "http://host:5000"
+    assert asked.cluster == "head:6379"
+    assert words[words.index("--study-storage") + 1] == "postgresql://***@host/studies"
+    assert resumed(["--storage", "/r", "--cluster", "other:1"])[-1] == "other:1"
+
+
+@pytest.mark.usefixtures("unset")
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_hidden_password_can_be_filled_in_or_set(joined: bool) -> None:
+    url, server = "postgresql://me:pa/ss@host/studies", "http://me:secret@host:5000"
+    given = ["--storage", "/r"]
+    for option, value in (("--study-storage", url), ("--tracking-uri", server)):
+        given += [f"{option}={value}"] if joined else [option, value]
+    command = search_command(["/x/tune.py", *given], request_of(given))
+    assert "secret" not in command
+    assert "ss@host" not in command
+    filled = command.replace("***", "me:secret")
+    asked = request_of(shlex.split(filled)[2:])
+    assert asked.tracking_uri == server
+    assert asked.study_storage == "postgresql://me:secret@host/studies"
+    shown, remedy = with_remedy(command).split("\n")
+    assert shown == command
+    assert remedy == (
+        "  (put the hidden part in the place of ***, or set OPTUNA_STORAGE instead of --study-storage and "
+        "MLFLOW_TRACKING_URI instead of --tracking-uri)"
+    )
+    plain = search_command(["/x/tune.py"], request_of(["--storage", "/r"]))
+    assert with_remedy(plain) == plain
+
+
+@pytest.mark.usefixtures("unset")
+def test_a_password_in_the_command_at_the_end_is_hidden() -> None:
+    given = ["--storage", "/r", "--on-end", "curl 'https://hooks/x?token=abc' -d \"$S\""]
+    command = search_command(["/x/tune.py", *given], request_of(given))
+    assert "abc" not in command
+    assert with_remedy(command).endswith("  (put the hidden part in the place of ***)")

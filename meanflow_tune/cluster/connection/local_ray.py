@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from meanflow_tune.cluster.connection.command_line import hide_arguments
 from meanflow_tune.cluster.connection.ray_folder import own_folder
 from meanflow_tune.cluster.connection.session import (
     Session,
@@ -59,6 +60,7 @@ def start_local(
     import ray
 
     reread_environment()
+    hide_arguments()
     hush(verbose)
     try:
         with _on_loopback(), _out_of_reach(started):

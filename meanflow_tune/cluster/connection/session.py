@@ -22,6 +22,7 @@ from meanflow_tune.cluster.connection.address import (
     parse_address,
 )
 from meanflow_tune.cluster.connection.authentication import MODE, authenticate
+from meanflow_tune.cluster.connection.command_line import hide_arguments
 from meanflow_tune.cluster.connection.head_watch import (
     LOCAL_LOST_SECONDS,
     LOST_SECONDS,
@@ -171,6 +172,7 @@ def _join(
     import ray
 
     reread_environment()
+    hide_arguments()
     hush(verbose)
     package = Path(__file__).resolve().parents[2]
     variables = {k: os.environ[k] for k in _QUIET}

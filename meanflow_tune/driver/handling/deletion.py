@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from meanflow_tune.files import hide_password, sqlite_below
+from meanflow_tune.files import sqlite_below
 from meanflow_tune.plan.request import (
     EXIT_IN_USE,
     EXIT_INTERRUPTED,
@@ -23,11 +23,12 @@ from meanflow_tune.search.errors import LeaseLost, StorageError, StudyInUse
 from meanflow_tune.search.store.database_lease import AnyLease, acquire_lease
 from meanflow_tune.search.store.lease import LEASE_NAME, read_lease
 from meanflow_tune.search.store.manifest import MANIFEST_NAME, Manifest
-from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage, shown_url
+from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.search.store.trials import trial_states
 from meanflow_tune.search.study.relocate import recorded_url, studies_of
 from meanflow_tune.tracking.outbox import read_uid
 from meanflow_tune.tracking.removal import Tracked, Unreachable, find_tracked, remove_tracked
+from meanflow_tune.urls import has_hidden, hide_password
 
 KEEP = "--keep-mlflow"
 
@@ -98,7 +99,7 @@ def _delete(request: SearchRequest, lease: AnyLease, yes: bool, keep_mlflow: boo
         storage = open_storage(url, lease.check)
         for name, study in studies_of(storage, request.study).items():
             storage.delete_study(study._study_id)
-            print(f"  {name} is deleted from {shown_url(url)}")
+            print(f"  {name} is deleted from {hide_password(url)}")
     gone = request.storage / f".deleted-{request.study}-{secrets.token_hex(4)}"
     lease.check()
     os.rename(folder, gone)
@@ -135,7 +136,7 @@ def _what_goes(
             if "@" not in name:
                 count = len(trial_states(storage, name))
                 what = "confirmation, " if name != request.study else ""
-                where = f" in {shown_url(url)}" if url is not None else ""
+                where = f" in {hide_password(url)}" if url is not None else ""
                 lines.append(f"  {what}{count} trial{'s' * (count != 1)}{where}")
     except StorageError as error:
         lines.append(f"  trials that cannot be read ({error})")
@@ -164,9 +165,9 @@ def _database(request: SearchRequest) -> str | None:
     except StorageError:  # what is left of the study can be deleted without it
         stored = sqlite_below(stored, request.storage)
     given = request.study_storage
-    if given is not None and shown_url(given) == stored:
+    if given is not None and hide_password(given) == hide_password(stored):
         return given
-    if "***" in stored:
+    if has_hidden(stored):
         raise UserError(
             f"--delete-study: the study is in {stored}, which needs a password: give it by --study-storage."
         )

@@ -21,6 +21,7 @@ from meanflow_tune.search.store.manifest import Manifest
 from meanflow_tune.search.store.storage import open_storage
 from meanflow_tune.search.store.trials import best_record, read_records
 from meanflow_tune.search.study.relocate import find_study
+from meanflow_tune.urls import hide_password
 
 log = logging.getLogger(__name__)
 LIMIT_SECONDS = 60.0
@@ -68,7 +69,7 @@ def environment(request: SearchRequest, end: End) -> dict[str, str]:
         "MEANFLOW_TUNE_FOLDER": str(request.folder),
         "MEANFLOW_TUNE_STATUS": STATUS_OF.get(end.status, "error"),
         "MEANFLOW_TUNE_EXIT_STATUS": str(end.status),
-        "MEANFLOW_TUNE_ERROR": " ".join(end.error.split()),
+        "MEANFLOW_TUNE_ERROR": hide_password(" ".join(end.error.split())),
         "MEANFLOW_TUNE_BEST_VALUE": best.get("value", ""),
         "MEANFLOW_TUNE_BEST_TRIAL": best.get("trial", ""),
         "MEANFLOW_TUNE_TRIALS": best.get("trials", ""),

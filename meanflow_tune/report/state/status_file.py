@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from meanflow_tune.files import hide_password
 from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.report.state.host_state import HostState, read_hosts
 from meanflow_tune.report.state.trial_rows import StudyState, read_state
 from meanflow_tune.report.state.values import number, text, texts
+from meanflow_tune.urls import hide_password
 
 STATUS_NAME = "status.json"
 STALE_SECONDS = 15.0

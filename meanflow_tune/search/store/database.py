@@ -15,9 +15,10 @@ from optuna.storages import BaseStorage, get_storage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from meanflow_tune.files import WritePolicy, hide_password, write_once
+from meanflow_tune.files import WritePolicy, write_once
 from meanflow_tune.search.errors import DatabaseDown, StorageError, UnusableDatabase
 from meanflow_tune.search.store.proxy import StorageProxy
+from meanflow_tune.urls import hide_password
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from meanflow_tune.files import hide_password
 from meanflow_tune.search.errors import Holder, LeaseLost, StorageError, StudyInUse, one_line
 from meanflow_tune.search.store.database import (
     IDLE_SECONDS,
@@ -34,6 +33,7 @@ from meanflow_tune.search.store.lease import (
     process_start,
     read_lease,
 )
+from meanflow_tune.urls import hide_password
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -4,7 +4,6 @@ import gc
 import io
 import json
 import os
-import re
 import shutil
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -29,6 +28,7 @@ from meanflow_tune.files import (
 from meanflow_tune.search.errors import StorageError
 from meanflow_tune.search.store.database import DatabaseStorage, check_database
 from meanflow_tune.search.store.proxy import FencedStorage
+from meanflow_tune.urls import hide_password
 
 # The type of a study's storage, for packages that do not import Optuna.
 Storage: TypeAlias = BaseStorage
@@ -46,11 +46,6 @@ def is_url(location: str | Path) -> bool:
 def is_server(location: str | Path) -> bool:
     """Whether a storage location is a database on a server."""
     return is_url(location) and not str(location).startswith("sqlite")
-
-
-def shown_url(url: str) -> str:
-    """A URL without its password, for messages and files."""
-    return re.sub(r"://[^@/]*@", "://***@", url)
 
 
 class JournalLock(JournalFileSymlinkLock):
@@ -254,10 +249,10 @@ def _open_database(
         inner = get_storage(url)
     except Exception as error:  # any driver, each with its own errors
         raise StorageError(
-            f"cannot open the study storage {shown_url(url)}: {type(error).__name__};"
+            f"cannot open the study storage {hide_password(url)}: {type(error).__name__};"
             " check that the database is up and that its driver is installed"
         ) from error
-    return FencedStorage(inner, fence, shown_url(url), sqlite_path(url), write_policy)
+    return FencedStorage(inner, fence, hide_password(url), sqlite_path(url), write_policy)
 
 
 @contextmanager

@@ -18,9 +18,10 @@ from optuna.trial import FrozenTrial
 from meanflow_tune.files import sqlite_below, sqlite_path
 from meanflow_tune.search.errors import StorageError
 from meanflow_tune.search.store.manifest import Manifest
-from meanflow_tune.search.store.storage import JOURNAL_NAME, free_name, is_url, shown_url
+from meanflow_tune.search.store.storage import JOURNAL_NAME, free_name, is_url
 from meanflow_tune.search.store.trials import CONFIG
 from meanflow_tune.search.study.generations import add_trials
+from meanflow_tune.urls import has_hidden, hide_password
 
 COPIED, MOVED = "copied", "moved_to"
 
@@ -76,7 +77,7 @@ def open_study(
     storage = open_at(target)
     if source is None:
         return storage
-    if "***" in str(source):
+    if has_hidden(str(source)):
         raise StorageError(
             f"study {name} is in {source}, which needs a password: give it by --study-storage; to move"
             " the study, use a URL without a password first (clients read it from ~/.pgpass, for example)"
@@ -102,7 +103,8 @@ def _source(folder: Path, url: str | None) -> str | Path | None:
         if url is None:
             raise
         return None  # what was named instead has to hold the study
-    return None if before == (shown_url(url) if url else None) else before
+    same = url is not None and hide_password(before) == hide_password(url)
+    return None if same else before
 
 
 def _transfer(
@@ -116,7 +118,7 @@ def _transfer(
     old, new = studies_of(source, name), studies_of(target, name)
     if name not in old or MOVED in old[name].user_attrs:
         return
-    shown = [shown_url(str(location)) for location in (source_location, target_location)]
+    shown = [hide_password(str(location)) for location in (source_location, target_location)]
     unfinished = name in new and new[name].user_attrs.get(COPIED) != "whole"
     if (
         name not in new

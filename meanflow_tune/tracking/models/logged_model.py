@@ -17,6 +17,7 @@ from meanflow_tune.checksums import Damaged, refuse_damaged
 from meanflow_tune.student_files import CONFIG, WEIGHTS, check_export
 from meanflow_tune.tracking.mlflow_store import connect
 from meanflow_tune.tracking.models import carried_code
+from meanflow_tune.urls import hide_password
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,7 +151,7 @@ def download_student(uri: str, tracking_uri: str, place: Path) -> Path:
     except (MlflowException, OSError) as error:
         why = str(error).strip().splitlines()[0].rstrip(".")
         raise ModelUnavailable(
-            f"{uri}: not available from MLflow at {tracking_uri} ({why})."
+            f"{uri}: not available from MLflow at {hide_password(tracking_uri)} ({hide_password(why)})."
         ) from None
     found = next((file.parent for file in place.rglob(f"{DATA}/{CONFIG}")), None)
     if found is None:
