@@ -73,7 +73,7 @@ def quality_of(record: TrialRecord) -> Quality:
         return _read(source, Path(source).stat().st_mtime_ns)
     except FileNotFoundError:
         return Quality()
-    except (Damaged, OSError, KeyError, ValueError) as error:
+    except OSError as error:
         log.warning("%s cannot be read: %s", source, error)
         return Quality()
 
@@ -81,6 +81,14 @@ def quality_of(record: TrialRecord) -> Quality:
 @cache
 def _read(source: str, changed: int) -> Quality:
     """Cached until the file changes, because a status asks for those of all trials every second."""
+    try:
+        return _quality_in(source)
+    except (Damaged, KeyError, ValueError) as error:
+        log.warning("%s cannot be read: %s", source, error)
+        return Quality()
+
+
+def _quality_in(source: str) -> Quality:
     arrays = read_arrays(Path(source))
     euler = json.loads(str(arrays["teacher_metrics"]))
     # Files of earlier revisions have no such figures.

@@ -18,7 +18,7 @@ from meanflow_tune.report.characters import one_line
 from meanflow_tune.report.running import running_lines
 from meanflow_tune.report.safe_console import make_console
 from meanflow_tune.report.state.fault_lines import fault_lines
-from meanflow_tune.report.state.host_lines import show_hosts
+from meanflow_tune.report.state.host_lines import slot_lines
 from meanflow_tune.report.state.standing import outlook_lines, standing_lines
 from meanflow_tune.report.state.status_file import (
     STALE_SECONDS,
@@ -67,8 +67,8 @@ def show_status(request: SearchRequest, everything: bool = False) -> int:
         "show the running trials": lambda: _print_lines(
             console, running_lines(rows, console.width, most)
         ),
-        "show the slots": lambda: show_hosts(
-            console, status.hosts if held else (), None if everything else SLOTS
+        "show the slots": lambda: _print_lines(
+            console, slot_lines(status.hosts if held else (), None if everything else SLOTS)
         ),
         "show the faults": lambda: _print_lines(console, fault_lines(status.faults, everything)),
         "show what MLflow refused": lambda: _print_lines(

@@ -1,6 +1,7 @@
 """The supervisor of a slot: an actor on the host of its first rank, which restarts its ranks."""
 
 import logging
+import socket
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from meanflow_tune.cluster.broker import Broker
 from meanflow_tune.cluster.faults import one_cause
+from meanflow_tune.cluster.process_use import host_label
 from meanflow_tune.cluster.slots.spec import SlotSpec
 
 # Starts in a row that may fail before the slot gives up its hosts: they may be the cause.
@@ -67,7 +69,8 @@ class Supervisor:
             raise StartFailed(f"{cause} ({self._failures} times in a row)") from None
         pause = pause_after(self._failures)
         action = f"restarts in {pause:.0f} s" if pause else "restarts at once"
-        call, here = self._spec.broker.call, ray.util.get_node_ip_address()
+        call = self._spec.broker.call
+        here = host_label(socket.gethostname(), ray.util.get_node_ip_address())
         if starting or fault:
             call(Broker.slot_fault, self._slot, here if starting else "", cause, action)
         call(Broker.slot_state, self._slot, "restarting", f"{cause}; {action}")

@@ -1,17 +1,16 @@
-"""Hosts and their slots: one line each in the live view, and a table of slots in `--status`."""
+"""Hosts and their slots: one line per host in the live view, and one per slot in `--status`."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console
 from rich.text import Text
 
 from meanflow_tune.report.state.host_state import Gpu, HostState, SlotState
-from meanflow_tune.report.text import about, counted, make_table
+from meanflow_tune.report.text import about, counted
 
 GAP = "  "
-SHORTEST = 24  # of the words on a host's slots
+SHORTEST = 34  # of the words on a host's slots
 WRONG = "yellow"
 GIB = 2**30
 
@@ -33,47 +32,39 @@ def host_lines(hosts: Sequence[HostState], width: int, most: int) -> list[Text]:
     return [_cut(line, width) for line in lines[:most]]
 
 
-def show_hosts(console: Console, hosts: Sequence[HostState], most: int | None) -> None:
-    """Print a table of hosts and slots; of more than `most` slots, those where something is wrong."""
-    if not hosts:
-        return
+def slot_lines(hosts: Sequence[HostState], most: int | None) -> list[Text]:
+    """Each host with a line per slot; of more than `most` slots, those where something is wrong."""
     rows = [(host, slot) for host in hosts for slot in host.slots]
+    lines = []
     if most is not None and len(rows) > most:
-        console.print(_summary(hosts))
+        lines.append(Text(_summary(hosts)))
         rows = [row for row in rows if not row[1].well]
-    shown = rows[:most]
-    if not shown:
-        return
-    gpus = any(host.gpus for host in hosts)
-    names = ("GPU", "GPU memory") if gpus else ()
-    table = make_table("host", "slot", "state", "trial", "for", "memory", *names, text=4)
-    before = None
+    shown, before = rows[:most], None
+    width = max((cell_len(slot.slot) for _, slot in shown), default=0)
     for host, slot in shown:
-        first, before = host is not before, host
-        cells = _gpu_cells(host.gpus) if gpus else ()
-        table.add_row(
-            host.host if first else "",
-            slot.slot,
-            slot.state if slot.well or not slot.waits_for else f"{slot.state}: {slot.waits_for}",
-            slot.trial,
-            "" if slot.well else about(slot.seconds),
-            size(slot.memory),
-            *(cell if first else "" for cell in cells),
-            style="" if slot.well else WRONG,
-        )
-    console.print(table)
+        if host is not before:
+            parts = _filled([host.host, size(host.memory), *_gpu_cells(host.gpus)])
+            lines.append(Text(GAP.join(parts), style="bold"))
+        before = host
+        words = _filled([f"{_state_words(slot)}", slot.trial])
+        name = slot.slot + " " * (width - cell_len(slot.slot))
+        style = "" if slot.well else WRONG
+        lines.append(Text(f"  {name}{GAP}{', '.join(words)}", style=style))
     if left := len(rows) - len(shown):
-        console.print(f"and {counted(left, 'more slot')} that do not run", style=WRONG)
+        lines.append(Text(f"and {counted(left, 'more slot')} that do not run", style=WRONG))
+    return lines
 
 
 def size(count: int) -> str:
     """Bytes: `1.2 GiB`; "" for none."""
     if not count:
         return ""
-    return f"{count / GIB:.1f} GiB" if count >= 0.1 * GIB else f"{count / 2**20:.0f} MiB"
+    return f"{count / GIB:,.1f} GiB" if count >= 0.1 * GIB else f"{count / 2**20:.0f} MiB"
 
 
 def _aligned(hosts: Sequence[HostState], width: int) -> list[Text]:
+    if not hosts:
+        return []
     rows = [(h.host, _slot_words(h.slots), size(h.memory), *_gpu_cells(h.gpus)) for h in hosts]
     used = [any(row[k] for row in rows) for k in range(5)]
     for left_out in ((), (4,), (4, 2), (4, 2, 3)):  # what goes first where there is no room
@@ -113,8 +104,14 @@ def _slot_words(slots: Sequence[SlotState]) -> str:
 
 
 def _wrong_words(slot: SlotState) -> str:
+    return f"{slot.slot} {_state_words(slot)}"
+
+
+def _state_words(slot: SlotState) -> str:
+    if slot.well:
+        return slot.state
     why = f": {slot.waits_for}" if slot.waits_for else ""
-    return f"{slot.slot} {slot.state} for {about(slot.seconds)}{why}"
+    return f"{slot.state} for {about(slot.seconds)}{why}"
 
 
 def _gpu_cells(gpus: Sequence[Gpu]) -> tuple[str, str]:
@@ -127,7 +124,7 @@ def _gpu_cells(gpus: Sequence[Gpu]) -> tuple[str, str]:
         low, high = f"{known[0]:.0f}", f"{known[-1]:.0f}"
         name += f" {high} %" if low == high else f" {low}-{high} %"
     used, total = (sum(gpu.used for gpu in gpus), sum(gpu.total for gpu in gpus))
-    return name, f"{used / GIB:.1f}/{total / GIB:.0f} GiB"
+    return name, f"{used / GIB:,.{int(used < 100 * GIB)}f}/{total / GIB:,.0f} GiB"
 
 
 def _summary(hosts: Sequence[HostState]) -> str:

@@ -64,10 +64,12 @@ class HostState:
 def hosts_of(snapshot: Mapping[str, Any], title: Callable[[int], str]) -> list[dict[str, Any]]:
     """The hosts of a broker's snapshot, for status.json; title: what a user calls a trial.
 
-    A slot is listed on each host of its ranks.
+    A slot is listed on each host of its ranks, and on none once it has ended.
     """
     hosts: dict[str, dict[str, Any]] = {}
     for name, slot in sorted(snapshot.get("slots", {}).items(), key=lambda item: _order(item[0])):
+        if slot.get("state") == "ended":
+            continue
         ranks = slot.get("ranks", {}).values()
         named = [rank["host"] for rank in ranks if rank.get("host")] or slot.get("hosts", ())
         for host in dict.fromkeys(named or [NO_HOST]):
