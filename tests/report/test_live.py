@@ -2,6 +2,7 @@
 
 import io
 import sys
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -80,3 +81,41 @@ def test_a_low_terminal_shows_as_many_trials_as_it_has_room_for(
     assert len(lines) < 12
     assert lines[0].startswith("s  0/64 trials")
     assert lines[-2:] == ["and 34 more", "f"]
+
+
+def host(number: int, state: str = "running", why: str = "") -> dict[str, Any]:
+    slot = {"slot": f"slot-{number}", "state": state, "waits_for": why, "seconds": 12.0}
+    return {"host": f"node{number} (10.0.0.{number})", "slots": [slot | {"memory": 2**30}]}
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 60), (80, 12), (40, 10)])
+def test_a_hundred_hosts_fit_the_screen(
+    width: int, height: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console = SafeConsole(file=io.StringIO(), force_terminal=True, width=width, height=height)
+    monkeypatch.setattr(live, "make_console", lambda: console)
+    view = View()
+    hosts = [host(n) for n in range(98)]
+    hosts += [host(98, "restarting", "rank 1: killed"), host(99, "waiting", "1 CPU on any host")]
+    rows = [{"name": f"trial {n}", "what": "proposed", "phase": "train"} for n in range(98)]
+    view.state |= {"study": "s", "total": 500, "running": rows, "slots": hosts, "forecast": "f"}
+    lines = ["".join(part.text for part in line) for line in view._draw()._content]
+    assert len(lines) < height
+    assert all(len(line) <= width for line in lines)
+    assert any(line.startswith("100 hosts, 100 slots: 98 running, 1 ") for line in lines)
+    if height > 12:
+        assert any("slot-98 restarting for 12 s: rank 1: k" in line for line in lines)
+        assert any("slot-99 waiting for 12 s: 1 CPU" in line for line in lines)
+    assert lines[-1] == "f"
+
+
+def test_a_few_hosts_have_a_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = SafeConsole(file=io.StringIO(), force_terminal=True, width=80, height=24)
+    monkeypatch.setattr(live, "make_console", lambda: console)
+    view = View()
+    view.state |= {"study": "s", "total": 5, "running": [], "slots": [host(7), host(8, "ready")]}
+    lines = ["".join(part.text for part in line) for line in view._draw()._content]
+    assert lines[1:] == [
+        "node7 (10.0.0.7)  1 running  1.0 GiB",
+        "node8 (10.0.0.8)  1 ready    1.0 GiB",
+    ]
