@@ -35,6 +35,7 @@ STUDY = "runs/second_order"
 # Run here as printed, in a folder with a finished study: each with the files that it makes.
 RUN = {
     "python scripts/tune.py --status": [],
+    "python scripts/tune.py --status --all": [],
     "python scripts/tune.py --dry-run": [],
     "python scripts/sample.py runs/second_order/best.json --nfe 1,2,4 --out samples.png": [
         "samples.png"
