@@ -18,12 +18,12 @@ from ray.tune.search import Searcher
 from meanflow_tune.cluster.broker import Broker
 from meanflow_tune.cluster.broker_handle import BrokerHandle
 from meanflow_tune.cluster.errors import SlotsLost
+from meanflow_tune.cluster.relays import EVENT, JOB, Relay, Seats
 from meanflow_tune.cluster.signals import Interrupt, Stop
 from meanflow_tune.cluster.slots.watch import Slots
 from meanflow_tune.records import Director, Job, Outcome, Report
 
 POLL_SECONDS = 1.0
-JOB, EVENT = "job", "event"
 # Restarts of a relay whose process died; its job continues meanwhile.
 _RELAY_RETRIES = 5
 
@@ -44,17 +44,13 @@ def run_search(
     bridge = _Bridge(director, broker, slots, interrupt or Interrupt())
     label = f"{name}-{uuid.uuid4().hex[:8]}"
     folder = Path(storage_dir).absolute() / "tune"
-    # Pinned to the driver's host: a host that is lost takes no relay with it.
-    host = f"node:{ray.util.get_node_ip_address()}"
-    trainable = tune.with_resources(
-        tune.with_parameters(relay, broker=broker), {"memory": 1e6, host: 0.001}
-    )
+    seats = Seats(broker)
     tuner = tune.Tuner(
-        trainable,
+        tune.with_resources(Relay, {"memory": 1.0}),  # nominal: see `Seats`
         tune_config=tune.TuneConfig(
             num_samples=-1,
             search_alg=_Searcher(bridge),
-            scheduler=_Scheduler(bridge),
+            scheduler=_Scheduler(bridge, seats),
             reuse_actors=True,
             trial_name_creator=_short_name,
             trial_dirname_creator=_short_name,
@@ -72,6 +68,8 @@ def run_search(
         bridge.raise_error()
         bridge.last_poll()
     finally:
+        with suppress(ray.exceptions.RayError):
+            seats.close()
         shutil.rmtree(folder / label, ignore_errors=True)
 
 
@@ -118,7 +116,7 @@ class _Bridge:
     def trial_complete(self, trial_id: str) -> None:
         """Tune has ended a trial. If its job has not ended, Tune gave up restarting its relay."""
         if trial_id in self.running and self.error is None:
-            reason = "its relay process on the driver's host crashed repeatedly"
+            reason = "the process of its relay on the driver's host crashed repeatedly"
             self._guard(lambda: self._end(trial_id, Outcome("running", reason)))
 
     def poll(self) -> None:
@@ -204,9 +202,13 @@ class _Scheduler(FIFOScheduler):
     Tune is never told to stop a trial, since that would end processes and leak reservations.
     """
 
-    def __init__(self, bridge: _Bridge) -> None:
+    def __init__(self, bridge: _Bridge, seats: Seats) -> None:
         super().__init__()
-        self._bridge = bridge
+        self._bridge, self._seats = bridge, seats
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        # Before the trial's actor is started. Tune's own parameter for this cannot be reached from Tuner.
+        tune_controller._actor_manager._resource_manager = self._seats
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if EVENT in result and not result.get("done"):
@@ -235,21 +237,3 @@ class _Poll(tune.Callback):
 
 def _short_name(trial: Any) -> str:
     return str(trial.trial_id)
-
-
-def relay(config: dict[str, str], broker: BrokerHandle) -> None:
-    """A Tune trial: hands its job to the broker and the broker's events to Tune.
-
-    config: {"job": JSON text}; text, since Ray Tune splits keys of a config at "/". Reports
-    {"event": JSON text}, so that neither a NaN nor a missing metric means anything to Tune. Restarted
-    after its process died, it replays all events: the driver takes each once.
-    """
-    job = json.loads(config[JOB])
-    broker.call(Broker.submit, job)
-    seen = 0
-    while True:
-        for event in broker.call(Broker.events, job["number"], seen):
-            seen += 1
-            tune.report({EVENT: json.dumps(event)})
-            if event["kind"] == "end":
-                return
