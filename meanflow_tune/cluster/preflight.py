@@ -3,6 +3,7 @@
 import os
 import secrets
 import sys
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -80,15 +81,45 @@ def _check(answer: dict[str, Any], nonce: str, ours: dict[str, str], folder: Pat
             f"host {host} cannot use the storage {folder} ({answer['error'] or 'other content'}). "
             "--storage must be a folder that all hosts share, at the same path, and may write."
         )
+    _check_versions(host, answer["versions"], ours)
+
+
+def _check_versions(host: str, found: dict[str, str], ours: dict[str, str]) -> None:
     differing = [
-        f"{p} {answer['versions'].get(p, 'missing')} instead of {v}"
+        f"{p} {found.get(p, 'missing')} instead of {v}"
         for p, v in ours.items()
-        if answer["versions"].get(p) != v
+        if found.get(p) != v
     ]
     if differing:
         raise HostUnfit(
             f"host {host} has {', '.join(differing)}. Install the same versions on all hosts."
         )
+
+
+@dataclass(frozen=True)
+class HostNeeds:
+    """What a host must have to run ranks, for those that join while a search runs.
+
+    folder: of the study, which exists and must be writable; versions: of Python and the packages.
+    """
+
+    folder: str
+    versions: dict[str, str]
+
+    @classmethod
+    def of_driver(cls, folder: Path) -> "HostNeeds":
+        """What this process has."""
+        return cls(str(folder.absolute()), _versions())
+
+    def check_here(self) -> None:
+        """Raises HostUnfit. Runs in each rank, before the ranks meet."""
+        host = os.uname().nodename
+        if not os.access(self.folder, os.R_OK | os.W_OK | os.X_OK):
+            raise HostUnfit(
+                f"host {host} does not see the study's folder {self.folder}, or may not write there. "
+                "--storage must be a folder that all hosts share, at the same path."
+            )
+        _check_versions(host, _versions(), self.versions)
 
 
 def _describe_host(folder: str, name: str) -> dict[str, Any]:

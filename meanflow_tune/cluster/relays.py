@@ -57,11 +57,14 @@ class Relays:
     starts their trials again: they replay all events, of which the driver takes each once.
     """
 
-    def __init__(self, broker: BrokerHandle) -> None:
-        self._broker = broker
+    def __init__(self) -> None:  # nothing given, so that Ray can restart it at any time
         self._seats: dict[str, Relay] = {}
+        self._broker: BrokerHandle
 
-    async def open(self, seat: str, config: dict[str, Any], storage: Any) -> None:
+    async def open(
+        self, seat: str, broker: BrokerHandle, config: dict[str, Any], storage: Any
+    ) -> None:
+        self._broker = broker
         self._seats[seat] = Relay(config, storage)
         await self._submit(self._seats[seat])
 
@@ -100,7 +103,8 @@ class Seats(ResourceManager):
     def __init__(self, broker: BrokerHandle) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         remote = ray.remote(num_cpus=0, max_restarts=-1, max_concurrency=100_000)(Relays)
-        self._relays = remote.options(scheduling_strategy=here).remote(broker)
+        self._relays = remote.options(scheduling_strategy=here).remote()
+        self._broker = broker
 
     def close(self) -> None:
         """End the actor."""
@@ -116,7 +120,7 @@ class Seats(ResourceManager):
         return True
 
     def acquire_resources(self, resource_request: ResourceRequest) -> "_Acquired":
-        return _Acquired(resource_request, self._relays)
+        return _Acquired(resource_request, self._relays, self._broker)
 
     def free_resources(self, acquired_resource: AcquiredResources) -> None:
         pass
@@ -128,9 +132,10 @@ class Seats(ResourceManager):
 @dataclass
 class _Acquired(AcquiredResources):
     relays: Any
+    broker: BrokerHandle
 
     def annotate_remote_entities(self, entities: list[Any]) -> list[Any]:
-        return [_SeatClass(self.relays) for _ in entities]
+        return [_SeatClass(self.relays, self.broker) for _ in entities]
 
 
 @dataclass(frozen=True)
@@ -138,10 +143,11 @@ class _SeatClass:
     """In place of an actor's class."""
 
     relays: Any
+    broker: BrokerHandle
 
     def remote(self, config: dict[str, Any], storage: Any) -> "_Seat":
         seat = uuid.uuid4().hex
-        return _Seat(self.relays, seat, self.relays.open.remote(seat, config, storage))
+        return _Seat(self.relays, seat, self.relays.open.remote(seat, self.broker, config, storage))
 
 
 class _Seat:

@@ -4,7 +4,8 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -93,9 +94,10 @@ class Runner:
             head = session.watch_head(abandon)
             stack.enter_context(interrupt)
             from meanflow_tune.cluster.broker_handle import start_broker
-            from meanflow_tune.cluster.preflight import check_hosts, check_resources
+            from meanflow_tune.cluster.preflight import HostNeeds, check_hosts, check_resources
             from meanflow_tune.cluster.slots.capacity import Capacity
             from meanflow_tune.cluster.slots.owner import Owner
+            from meanflow_tune.cluster.slots.rendezvous import check_meeting
             from meanflow_tune.cluster.slots.spec import SlotSpec
             from meanflow_tune.cluster.slots.watch import Slots
 
@@ -108,9 +110,15 @@ class Runner:
                 warn(layout.warning)
             if not local:
                 check_hosts(storage)
+                if workers > 1:
+                    check_meeting(tuple(layout.resources))
             broker = start_broker()
-            spec = SlotSpec.of(broker, workers, layout.resources, run_job)
-            wanted = (lambda: layout.slots) if local else capacity.slots(layout, max_concurrent)
+            needs = None if local else HostNeeds.of_driver(study)
+            spec = SlotSpec.of(broker, workers, layout.resources, run_job, needs)
+            wanted: Callable[[], int] = partial(int, layout.slots)  # one host does not change
+            if not local:
+                wanted = capacity.slots(layout, max_concurrent)
+                layout = replace(layout, slots=wanted())
             watch = Slots(spec, wanted, Owner(study, epoch), capacity.grows)
             stack.enter_context(watch)
             where = "Ray on this machine" if local else f"Ray cluster at {session.address}"

@@ -4,8 +4,18 @@ import fcntl
 import os
 import socket
 import struct
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from meanflow_tune.cluster.errors import HostUnfit
+from meanflow_tune.cluster.faults import one_cause
+
+MEETING_SECONDS = 30.0  # without the time that a process takes to import torch
+START_SECONDS = 120.0
 
 # Set per rank, unless the user has set them where Ray was started.
 _SIOCGIFADDR = 0x8915  # netdevice(7): the address of an interface
@@ -37,3 +47,68 @@ def interface_of(address: str) -> str | None:
             if answer[20:24] == wanted:
                 return name
     return None
+
+
+def check_meeting(resources: Sequence[str] = ("CPU",)) -> None:
+    """Let one process of each host that can run ranks meet the others once, as ranks do.
+
+    resources: of a rank. Raises HostUnfit, which names two hosts, where they do not reach each other.
+    """
+    nodes = [n for n in ray.nodes() if n["Alive"] and all(r in n["Resources"] for r in resources)]
+    trouble = _meet(nodes) if len(nodes) > 1 else ""
+    if not trouble:
+        return
+    pairs = [(nodes[0], other) for other in nodes[1:]]
+    first, second, why = next(
+        ((a, b, why) for a, b in pairs if (why := _meet([a, b]))), (*pairs[0], trouble)
+    )
+    raise HostUnfit(
+        f"the ranks of a trial on the hosts {_name(first)} and {_name(second)} cannot meet ({why}). Let each "
+        "reach all ports of the other, or give the interface that connects them, as GLOO_SOCKET_IFNAME "
+        "and NCCL_SOCKET_IFNAME in the environment of `ray start`; or use --workers-per-trial 1."
+    )
+
+
+def _name(node: dict[str, Any]) -> str:
+    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+
+
+def _meet(nodes: Sequence[dict[str, Any]]) -> str:
+    """Why processes on these nodes do not meet; "" where they do."""
+    first = nodes[0]
+    port = ray.get(_on(first, _free_port).remote(), timeout=START_SECONDS)
+    url = f"tcp://{first['NodeManagerAddress']}:{port}"
+    asked = [_on(n, _join_group).remote(url, rank, len(nodes)) for rank, n in enumerate(nodes)]
+    try:
+        ray.get(asked, timeout=START_SECONDS + MEETING_SECONDS)
+    except ray.exceptions.RayTaskError as error:
+        return one_cause(str(error.cause))
+    except ray.exceptions.RayError as error:
+        return one_cause(str(error))
+    finally:
+        for task in asked:
+            ray.cancel(task, force=True)
+    return ""
+
+
+def _on(node: dict[str, Any], function: Any) -> Any:
+    there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    # A process of its own, which ends with the group that it made.
+    remote = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(function)
+    return remote.options(scheduling_strategy=there)
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("", 0))
+        return int(found.getsockname()[1])
+
+
+def _join_group(url: str, rank: int, size: int) -> None:
+    use_own_interface()
+    import torch.distributed as dist
+
+    patience = timedelta(seconds=MEETING_SECONDS)
+    dist.init_process_group("gloo", init_method=url, rank=rank, world_size=size, timeout=patience)
+    dist.barrier()
+    dist.destroy_process_group()

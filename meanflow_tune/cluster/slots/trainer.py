@@ -17,6 +17,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import (
     DefaultPlacementGroupHandle,
@@ -24,6 +25,7 @@ from ray.train.v2._internal.execution.worker_group.placement_group_handle import
 from ray.util.placement_group import PlacementGroup
 
 from meanflow_tune.cluster import signals
+from meanflow_tune.cluster.preflight import HostNeeds
 from meanflow_tune.cluster.slots.rendezvous import use_own_interface
 from meanflow_tune.cluster.slots.spec import SlotSpec
 from meanflow_tune.cluster.slots.store_address import listen_on_one_address
@@ -93,7 +95,7 @@ class _SlotTrainer(TorchTrainer):
         on_start: Callable[[], None],
         started: list[_SlotGroup],
     ) -> None:
-        self._on_start = on_start
+        self._on_start, self._needs = on_start, spec.needs
         self._group_class = type("SlotGroup", (_SlotGroup,), {"group": group, "started": started})
         memory = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fsspec.filesystem("memory")))
         super().__init__(
@@ -116,9 +118,10 @@ class _SlotTrainer(TorchTrainer):
     def _create_default_callbacks(self) -> list[Any]:
         made = super()._create_default_callbacks()
         used = [c for c in made if type(c).__name__ not in _UNUSED]
-        return [_BeforeMeeting(), *used, _AfterMeeting(self._on_start)]
+        return [_BeforeMeeting(self._needs), *used, _AfterMeeting(self._on_start)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        arguments["scaling_policy"] = _NoDemand(self.scaling_config)
         controller = _controller_class(self._group_class)(**arguments)
         asyncio.run(controller.run())
         return controller.get_result()
@@ -128,10 +131,25 @@ def _controller_class(group_class: type[_SlotGroup]) -> type[TrainController]:
     return type("SlotController", (TrainController,), {"worker_group_cls": group_class})
 
 
+class _NoDemand(FixedScalingPolicy):
+    """Asks no autoscaler, by an actor that would outlive the search: the placement group does."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        pass
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
+
+
 class _BeforeMeeting(WorkerGroupCallback):
     """Before the ranks make their process group."""
 
+    def __init__(self, needs: HostNeeds | None) -> None:
+        self._needs = needs
+
     def after_worker_group_start(self, worker_group: Any) -> None:
+        if self._needs is not None:
+            worker_group.execute(self._needs.check_here)
         worker_group.execute(use_own_interface)
         worker_group.execute(listen_on_one_address)
 
