@@ -8,6 +8,7 @@ from pathlib import Path
 
 from meanflow_tune.cluster.signals import Interrupt
 from meanflow_tune.driver import search_tracking, tracking
+from meanflow_tune.driver.retention import Retention
 from meanflow_tune.driver.search_tracking import SearchTracking
 from meanflow_tune.driver.stage import Stage
 from meanflow_tune.driver.status_writer import StatusWriter
@@ -44,6 +45,7 @@ class Conclusion:
     stopped: bool
     shown: OnlyShown
     write_policy: WaitForSpace
+    retention: Retention
     faults: str = ""
 
     def run(
@@ -72,6 +74,8 @@ class Conclusion:
         status.end()  # again, with what MLflow got and refused meanwhile
         exhausted = self.stages[0].exhausted()
         if self.state == "completed" and exhausted and not tracked.waits():
+            remove = partial(self.retention.search_ended, self.findings)
+            self.shown("remove what is not kept", remove, None)
             search_tracking.remove_others(self.plan.request, self.findings)
         if self.faults and (self.interrupted or self.stopped):
             self.view.error(self.faults)

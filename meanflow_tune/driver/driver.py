@@ -20,6 +20,7 @@ from meanflow_tune.driver.conclusion import Conclusion
 from meanflow_tune.driver.handling.user_requests import UserRequests
 from meanflow_tune.driver.lost_cluster import Abandon, abandon, check_cluster, lost
 from meanflow_tune.driver.resume import prepare_study, put_aside
+from meanflow_tune.driver.retention import Retention
 from meanflow_tune.driver.search_log import SearchLog
 from meanflow_tune.driver.stage import Stage
 from meanflow_tune.driver.status_writer import StatusWriter
@@ -143,6 +144,7 @@ class Driver:
         self.interrupt = Interrupt()
         self.shown = OnlyShown(view.error, (LeaseLost,))
         self.write_policy = WaitForSpace(view.error, lambda: self.interrupt.requested)
+        self.retention = Retention(self.request, plan.objectives, lease.check)
         # Waits, too: a lease in a database cannot be checked while its server is down.
         self.fence = partial(self.write_policy, lease.check, self.request.folder)
 
@@ -266,6 +268,7 @@ class Driver:
         rest = total, self.interrupt, self.write_policy, tracked.tracker, tracked.model_of
         stage = Stage(*known, *rest)
         self.stages.append(stage)
+        stage.tidy = lambda: self.retention.trial_ended(stage.ledger.records())
         # Also while the confirmation runs: they are about the search.
         stage.handle_requests = partial(self.stages[0].apply_requests, self.user_requests)
         stage.tell_faults = self._tell_faults
@@ -389,5 +392,6 @@ class Driver:
             shown=self.shown,
             write_policy=self.write_policy,
             faults=self.search_log.summary(),
+            retention=self.retention,
         )
         return conclusion.run(self._tracking, self.status, self.background, self.time_budget.note)

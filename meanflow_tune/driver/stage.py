@@ -81,6 +81,7 @@ class Stage:
         self.tell_faults: Callable[[Sequence[Mapping[str, Any]], Callable[[int], str]], None]
         self.tell_faults = lambda faults, title: None
         self.waiting: list[str] = []  # what waits for what, as of the last tick
+        self.tidy: Callable[[], None] = lambda: None  # what a trial that has ended leaves on disk
         self._outbox = outbox
         self._refused: dict[int, str] = {}  # trial -> why its report could not be used
         self._full: str | None = None  # the full folder that was announced
@@ -171,6 +172,7 @@ class Stage:
             told = outcome == STOPPED_BY_USER or outcome.status in (*INFEASIBLE, "failed")
             why = f": {outcome.reason}" if told else ""
             self.view.event(f"{title} {record.status}{value}{why}", record.status)
+            submit(self.background, self._tidied)
         self._refresh()
 
     def end(self) -> None:
@@ -221,6 +223,9 @@ class Stage:
         elif self._full is not None and not waiting:
             self._space.end(self._full)
             self._full = None
+
+    def _tidied(self) -> None:
+        self._shown("remove checkpoints that are not kept", self.tidy, None)
 
     def _title(self, number: int) -> str:
         return f"{self._label} {number}"

@@ -6,9 +6,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
+from meanflow_tune.driver.disk_watch import DiskWatch
 from meanflow_tune.driver.stage import Stage
 from meanflow_tune.driver.tracking import backlog_lines, tracking_lines
 from meanflow_tune.files import OnlyShown, write_atomic
@@ -61,6 +62,7 @@ class StatusWriter:
         self._stopped = threading.Event()
         self._writing = threading.Lock()
         self._shown = OnlyShown(view.error, (LeaseLost,))
+        self._disk = DiskWatch(plan, view.error, lambda: self.slots())
         self._ahead: tuple[Any, Outlook] = None, Outlook()
         self._looks = 0  # since it was made
 
@@ -137,12 +139,19 @@ class StatusWriter:
         single = objectives.single
         best = best_record(records, single.direction) if single is not None else None
         found = implausible_trials(records, objectives)
+        confirmed = () if stage is search else stage.ledger.records()
+        look = partial(self._disk.look, records, confirmed)
+        nothing: list[str] = []
+        disk = self._shown("look at the disk", look, nothing)
         return {
             "best": best_so_far(records, single.direction, self._plan.space.reference)
             if single is not None
             else "",
             "teacher": teacher_quality(first_known(records)),
-            "warnings": explain(found, best.number if best is not None else None, single is None),
+            "warnings": [
+                *disk,
+                *explain(found, best.number if best is not None else None, single is None),
+            ],
         }
 
     @cached_property

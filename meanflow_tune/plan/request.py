@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 from meanflow_tune.files import mlflow_uri, sqlite_below
 from meanflow_tune.settings import Settings
 
+BEST = r"best:[1-9][0-9]{0,5}"
 Count = Annotated[int, Field(ge=1)]
 STORAGE = Path("runs")
 TEACHERS = "teachers"
@@ -160,6 +161,13 @@ class SearchRequest(Settings):
     """an MLflow server (default: MLFLOW_TRACKING_URI, else DIR/mlflow.db)"""
     keep_models: Annotated[str, Option(KEEP, "all|best:N|none")] = "all"
     """whose models MLflow logs and the disk keeps; what best.json and the registry need always stays"""
+    keep_checkpoints: Annotated[str, Option(KEEP, "all|last|best:N")] = Field(
+        default="all",
+        description="of trials that have ended. all: their last three; last: the last one; best:N: the last "
+        "one of the N best; what resumes, and what best.json and the report need, always stays",
+    )
+    keep_samples: Annotated[str, Option(KEEP, "all|best:N|none")] = "all"
+    """whose samples and pictures stay when the search has ended; those of the answer always stay"""
     system_metrics: Annotated[bool, Option(KEEP)] = False
     """log the use of processor, memory and GPU while trials train"""
     resume: Annotated[Literal["auto", "must", "fresh"], Option(KEEP)] = "auto"
@@ -206,18 +214,34 @@ class SearchRequest(Settings):
             )
         return gpus
 
-    @field_validator("keep_models")
+    @field_validator("keep_models", "keep_samples")
     @classmethod
-    def _check_keep_models(cls, text: str) -> str:
-        if text not in ("all", "none") and not re.fullmatch(r"best:[1-9][0-9]{0,5}", text):
+    def _check_kept(cls, text: str) -> str:
+        if text not in ("all", "none") and not re.fullmatch(BEST, text):
             raise ValueError("must be all, none or best:N, such as best:5")
+        return text
+
+    @field_validator("keep_checkpoints")
+    @classmethod
+    def _check_keep_checkpoints(cls, text: str) -> str:
+        if text not in ("all", "last") and not re.fullmatch(BEST, text):
+            raise ValueError("must be all, last or best:N, such as best:5")
         return text
 
     @property
     def best_models(self) -> int | None:
         """How many of the best trials keep their models; None: all."""
-        count = self.keep_models.partition(":")[2] or "0"
-        return None if self.keep_models == "all" else int(count)
+        return _best(self.keep_models)
+
+    @property
+    def best_samples(self) -> int | None:
+        """How many of the best trials keep their samples; None: all."""
+        return _best(self.keep_samples)
+
+    @property
+    def best_checkpoints(self) -> int | None:
+        """How many of the best trials keep a checkpoint; None: all."""
+        return _best(self.keep_checkpoints)
 
     @property
     def folder(self) -> Path:
@@ -233,6 +257,14 @@ class SearchRequest(Settings):
     def mlflow_uri(self) -> str:
         """The tracking server given, or the storage's own SQLite file."""
         return self.tracking_uri or mlflow_uri(self.storage)
+
+
+def _best(kept: str) -> int | None:
+    """N of `best:N`, 0 of `none`, None of any other."""
+    if kept == "none":
+        return 0
+    count = kept.partition(":")[2]
+    return int(count) if count else None
 
 
 class UserError(Exception):

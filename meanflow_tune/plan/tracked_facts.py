@@ -25,6 +25,8 @@ OPTIONS = (
     "confirm_seeds",
     "workers_per_trial",
     "keep_models",
+    "keep_checkpoints",
+    "keep_samples",
 )
 DIGEST_LENGTH = 36  # of a data set in MLflow
 

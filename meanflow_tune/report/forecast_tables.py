@@ -14,6 +14,7 @@ from meanflow_tune.cluster.layout import Layout
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.plan.calibration import Calibration, Sizes, computed_sizes
 from meanflow_tune.plan.confirm import planned_runs, question_of
+from meanflow_tune.plan.disk_forecast import DiskForecast
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import TrialRecord
@@ -27,7 +28,6 @@ from meanflow_tune.search.analysis.forecast import (
     trials_within,
     wall_seconds,
 )
-from meanflow_tune.training.checkpoints import KEPT
 from meanflow_tune.training.resources import Resources
 from meanflow_tune.training.world import World
 
@@ -51,6 +51,12 @@ def confirmation_work(plan: Plan, images: int) -> Work:
     request = plan.request
     runs = planned_runs(plan.space, request.confirm, request.confirm_seeds, question_of(plan))
     return Work(runs * images, runs, runs)
+
+
+def further_runs(plan: Plan) -> float:
+    """Whole runs besides the trials' own: the most of a confirmation, and the expected repeats."""
+    ladder = ladder_of(plan)
+    return confirmation_work(plan, ladder.images[-1]).trials + ladder.repeats * ladder.repeated
 
 
 @dataclass(frozen=True)
@@ -227,30 +233,27 @@ class Forecast:
         """Checkpoints, samples and models of a trial and in all, against what is free."""
         sizes, source = self._sizes()
         request = self.plan.request
-        numbers = self._ladder.reach
-        runs = self._confirmation.trials + request.repeats * self._ladder.repeated
-        kept = min(KEPT, len(self._rungs))
-        a_trial = kept * sizes.checkpoint + len(self._rungs) * sizes.samples + 2 * sizes.model
-        checkpoints = (sum(numbers[:kept]) + runs) * sizes.checkpoint
-        outputs = (sum(numbers) + runs) * sizes.samples + 2 * (numbers[-1] + runs) * sizes.model
-        total = checkpoints + outputs
-        free = shutil.disk_usage(request.storage).free
+        runs = further_runs(self.plan)
+        disk = DiskForecast(request, sizes, self._ladder.reach, runs, self._slots)
+        total, free = disk.total, shutil.disk_usage(request.storage).free
         self.console.print()
         self.console.print(headed("Disk", f", {source}, without pictures"))
         self._print(
-            f"per trial: {size(a_trial)} ({kept} checkpoints of {size(sizes.checkpoint)}, "
+            f"per trial: {size(disk.trial)} ({disk.kept} checkpoints of {size(sizes.checkpoint)}, "
             f"{len(self._rungs)} times samples of {size(sizes.samples)}, the model of "
-            f"{size(sizes.model)} twice, once for MLflow)"
+            f"{size(sizes.model)}{' twice, once for MLflow' if disk.copies == 2 else ''})"
         )
         self._print(
-            f"about {size(total)} in all: checkpoints {size(checkpoints)}, outputs {size(outputs)}; "
-            f"{size(free)} are free in {request.storage}"
+            f"about {size(total)} in all: checkpoints {size(disk.checkpoints)} (--keep-checkpoints "
+            f"{request.keep_checkpoints}), outputs {size(disk.outputs)}; {size(free)} are free in "
+            f"{request.storage}"
         )
         if total > free:
+            smaller = " --keep-checkpoints last," if request.keep_checkpoints == "all" else ""
             self._print(
                 headed(
                     f"does not fit: {size(total - free)} are missing;",
-                    " choose a larger disk for --storage, or fewer trials",
+                    f" choose a larger disk for --storage,{smaller} or fewer trials",
                     "bold red",
                 )
             )

@@ -133,7 +133,8 @@ def _of_folder(folder: Path, name: str, warn: Callable[[str], None]) -> Student:
         raise StudentError(
             f"{name}: every checkpoint in {folder / 'checkpoints'} is damaged; run the trial again."
             if damaged
-            else f"{name}: the run has no checkpoint yet; wait for its first rung, or resume it."
+            else f"{name}: the run has no checkpoint yet, or --keep-checkpoints removed it; wait for its "
+            f"first rung, resume it, or train {folder / CONFIG} again."
         )
     return _of_checkpoint(checkpoint)
 

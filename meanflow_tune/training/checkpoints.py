@@ -6,6 +6,8 @@ kill at any moment leaves either a whole new checkpoint or the previous one.
 
 import pickle
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,24 @@ def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Path | None:
             return path
         warn(f"checkpoint {path} is damaged ({why}); falling back to the previous one")
     return None
+
+
+def keep_newest(folder: Path, count: int) -> None:
+    """Remove all checkpoints but the `count` newest valid ones, where there are that many.
+
+    One that cannot be removed stays. Without a valid one, nothing is removed unless `count` is 0.
+    """
+    if sum(1 for _ in folder.glob("*.pt")) <= count:
+        return
+    whole = (path for path, why in checked(folder) if not why)
+    valid = list(islice(whole, count))
+    if count and not valid:
+        return
+    for path in folder.glob("*.pt"):
+        if path not in valid:
+            with suppress(OSError):
+                path.with_suffix(".sha256").unlink(missing_ok=True)
+                path.unlink()
 
 
 def set_aside(path: Path) -> Path:

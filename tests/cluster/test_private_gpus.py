@@ -34,6 +34,8 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **given: Any) -> tupl
         "cpus_per_worker": 1.0,
         "gpus_per_worker": None,
         "storage": tmp_path,
+        "study": tmp_path / "s",
+        "epoch": 1,
         "interrupt": Interrupt(),
         "run_job": run_job,
     }

@@ -62,6 +62,8 @@ OPTIONS = [
     ("--study-storage", None, None),
     ("--tracking-uri", None, None),
     ("--keep-models", "all", None),
+    ("--keep-checkpoints", "all", None),
+    ("--keep-samples", "all", None),
     ("--system-metrics", False, None),
     ("--resume", "auto", ["auto", "must", "fresh"]),
     ("--take-over", False, None),

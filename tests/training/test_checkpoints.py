@@ -9,7 +9,12 @@ import torch
 
 from meanflow_tune.checksums import Damaged
 from meanflow_tune.training import checkpoints
-from meanflow_tune.training.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
+from meanflow_tune.training.checkpoints import (
+    keep_newest,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
 
 
 def filled(folder: Path) -> list[str]:
@@ -24,6 +29,28 @@ def test_the_newest_of_the_last_three_is_loaded_and_older_ones_go(tmp_path: Path
     path = newest_checkpoint(tmp_path, pytest.fail)
     assert path is not None
     assert load_checkpoint(path)["step"] == 30
+
+
+def test_what_is_kept_is_the_newest_valid_one(tmp_path: Path) -> None:
+    filled(tmp_path)
+    (tmp_path / f"{30:012d}.pt").write_bytes(b"torn")
+    keep_newest(tmp_path, 3)
+    assert len(list(tmp_path.iterdir())) == 6
+    keep_newest(tmp_path, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"{20:012d}.pt",
+        f"{20:012d}.sha256",
+    ]
+    keep_newest(tmp_path, 0)
+    assert not list(tmp_path.iterdir())
+    keep_newest(tmp_path / "none", 0)
+
+
+def test_without_a_valid_one_the_damaged_ones_stay(tmp_path: Path) -> None:
+    for path in [tmp_path / name for name in filled(tmp_path)]:
+        path.write_bytes(b"torn")
+    keep_newest(tmp_path, 1)
+    assert len(list(tmp_path.glob("*.pt"))) == 3
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "no checksum", "bad checksum", "empty"])
