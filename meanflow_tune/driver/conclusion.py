@@ -8,7 +8,7 @@ from pathlib import Path
 
 from meanflow_tune.cluster.signals import Interrupt
 from meanflow_tune.driver import search_tracking, tracking
-from meanflow_tune.driver.retention import Retention
+from meanflow_tune.driver.disk.retention import Retention
 from meanflow_tune.driver.search_tracking import SearchTracking
 from meanflow_tune.driver.stage import Stage
 from meanflow_tune.driver.status_writer import StatusWriter

@@ -17,10 +17,10 @@ from meanflow_tune.cluster.runner import Runner
 from meanflow_tune.cluster.signals import AnyOf, Interrupt
 from meanflow_tune.driver import search_tracking, tracking
 from meanflow_tune.driver.conclusion import Conclusion
+from meanflow_tune.driver.disk.retention import Retention
 from meanflow_tune.driver.handling.user_requests import UserRequests
 from meanflow_tune.driver.lost_cluster import Abandon, abandon, check_cluster, lost
 from meanflow_tune.driver.resume import prepare_study, put_aside
-from meanflow_tune.driver.retention import Retention
 from meanflow_tune.driver.search_log import SearchLog
 from meanflow_tune.driver.stage import Stage
 from meanflow_tune.driver.status_writer import StatusWriter

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
-from meanflow_tune.driver.disk_watch import DiskWatch
+from meanflow_tune.driver.disk.free_space import DiskWatch
 from meanflow_tune.driver.stage import Stage
 from meanflow_tune.driver.tracking import backlog_lines, tracking_lines
 from meanflow_tune.files import OnlyShown, write_atomic

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from meanflow_tune.driver.retention import Retention
+from meanflow_tune.driver.disk.retention import Retention
 from meanflow_tune.plan.findings import Findings, find
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.request import SearchRequest

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meanflow_tune.driver.disk_watch import SECONDS, DiskWatch, measured_sizes
+from meanflow_tune.driver.disk.free_space import SECONDS, DiskWatch, measured_sizes
 from meanflow_tune.plan.calibration import Sizes
 from meanflow_tune.plan.plan import Plan, make_plan
 from meanflow_tune.plan.request import SearchRequest
