@@ -71,6 +71,7 @@ OPTIONS = [
     ("--accept-changes", False, None),
     ("--import-study", None, None),
     ("--status", False, None),
+    ("--all", False, None),
     ("--smoke-test", False, None),
     ("--dry-run", False, None),
     ("--calibrate", False, None),
