@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from meanflow_tune.cluster import session
+from meanflow_tune.cluster.connection import session
 from meanflow_tune.cluster.layout import Layout
 from tests.support.processes.fake_training import run_job
 from tests.support.processes.nodes import Nodes, nodes

@@ -162,8 +162,9 @@ class Slots:
                 ray.get(run)
             except ray.exceptions.RayTaskError as error:
                 self._restart(slot, now, one_cause(str(error.cause)))
-            except ray.exceptions.RayError:
-                self._restart(slot, now, self._lost_hosts(slot) or "its supervisor's process died")
+            except ray.exceptions.RayError:  # the list of hosts may lag behind
+                cause = self._lost_hosts(slot) or "its supervisor's process or host was lost"
+                self._restart(slot, now, cause)
             else:
                 self._free(slot)
                 self._enter(slot, now, "ended", one_cause(unusable.get(slot.name, "")))
