@@ -127,12 +127,12 @@ def running(cluster: Cluster, count: int = 2) -> watch.Slots:
     return made
 
 
-def test_a_silent_slot_starts_anew_while_others_run(cluster: Cluster) -> None:
+def test_a_silent_slot_starts_again_while_others_run(cluster: Cluster) -> None:
     made = running(cluster)
     cluster.slots["slot-1"]["silent_s"] = watch.SILENCE_SECONDS + 1
     tick(cluster, made)
     (fault,) = cluster.said_of("slot-1", Broker.slot_fault)
-    assert fault == ("b", "its ranks were silent for 121 s", "starts anew in 1 s")
+    assert fault == ("b", "its ranks were silent for 121 s", "starts again in 1 s")
     assert cluster.killed == ["slot-1"]
     assert cluster.said_of("slot-0", Broker.slot_fault) == []
     tick(cluster, made)
@@ -151,7 +151,7 @@ def test_ranks_that_never_meet_are_given_up_with_a_growing_pause(
         tick(cluster, made, watch.START_SECONDS + 1)
         _, cause, action = cluster.said_of("slot-0", Broker.slot_fault)[-1]
         assert cause == "its ranks did not start within 300 s"
-        assert action == f"starts anew in {pause:.0f} s"
+        assert action == f"starts again in {pause:.0f} s"
         assert cluster.held == {}, "nothing is held during the pause"
         if pause < 4.0:
             tick(cluster, made, pause)

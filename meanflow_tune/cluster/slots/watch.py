@@ -3,7 +3,7 @@
 Each slot has a placement group of the driver's, which holds the resources of its ranks (and which an
 autoscaler sees as demand), and a supervisor on the host of its first rank. What the supervisor cannot
 repair, such as its own death or a lost host, ends here: the placement group is removed, which ends all
-that runs in it, and the slot starts anew with another one.
+that runs in it, and the slot starts again with another one.
 """
 
 import contextlib
@@ -204,11 +204,11 @@ class Slots:
                 slot.failures = 0
 
     def _restart(self, slot: _Slot, now: float, cause: str) -> None:
-        """Free all that a slot holds, and start it anew after a pause."""
+        """Free all that a slot holds, and start it again after a pause."""
         slot.failures += 1
         slot.cause = cause
         pause = pause_after(slot.failures)
-        action = f"starts anew in {pause:.0f} s"
+        action = f"starts again in {pause:.0f} s"
         self._send(Broker.slot_fault, slot.name, ", ".join(slot.hosts), cause, action)
         self._free(slot)
         slot.due, slot.nodes = now + pause, {}
