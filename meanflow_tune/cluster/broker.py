@@ -237,11 +237,12 @@ class Broker:
         await self._notify()
 
     async def slot_fault(self, slot: str, host: str, cause: str, action: str) -> None:
-        """A slot's processes ended or could not start; action: what its supervisor does about it.
+        """A slot's processes ended or could not start; action: what the slot does, as in `restarts in 2 s`.
 
         One record with what becomes of the slot's job; none where the broker itself ended them.
         """
         state = self._slots.setdefault(slot, Slot(slot, "", self._clock()))
+        action = f"the slot {action}"
         if state.ending:
             state.ending = False
         elif state.number is None or state.told:

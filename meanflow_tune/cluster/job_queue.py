@@ -82,16 +82,16 @@ class Retries:
         leaving: the slot's host is going away; stopping: the whole search stops.
         """
         if delivery.stopping:
-            return "was to stop and is not restarted"
+            return "the trial was to stop and is not restarted"
         start = f"from {delivery.saved:,} images" if delivery.saved else "from the start"
         if stopping:
-            return f"the next run of the command resumes it {start}"
-        where = f"restarts {start} on the next free slot"
+            return f"the next run of the command resumes the trial {start}"
+        where = f"the trial restarts {start} on the next free slot"
         if leaving:
             return f"{where} (counts as no attempt)"
         tried = delivery.retries + 1
         if tried > self.limit:
-            return f"given up after {tried} attempts"
+            return f"the trial is given up after {tried} attempts"
         return f"{where} in {self.pause(tried):.0f} s (attempt {tried + 1} of {self.limit + 1})"
 
 

@@ -27,7 +27,7 @@ from meanflow_tune.report.state.status_file import (
     trusted_trials,
 )
 from meanflow_tune.report.state.trial_rows import StudyState, show_trials
-from meanflow_tune.report.text import counted, headed
+from meanflow_tune.report.text import counted, hanging, headed
 from meanflow_tune.search.errors import StorageError
 from meanflow_tune.search.store.lease import has_died, read_lease
 from meanflow_tune.search.store.manifest import Manifest
@@ -129,7 +129,7 @@ def _unreadable(error: StorageError) -> UserError:
 
 def _print_lines(console: Console, lines: Sequence[Text]) -> None:
     for line in lines:
-        console.print(line)
+        console.print(hanging(line, console.width))
 
 
 def _show_counts(console: Console, study: StudyState, total: int) -> None:
@@ -174,8 +174,7 @@ def _show_waiting(
             console.print(f"waiting: {'; '.join(lines)}")
         return
     console.print("waiting:")
-    for line in lines:
-        console.print(f"  {one_line(line)}")
+    _print_lines(console, [Text(f"  {one_line(line)}") for line in lines])
 
 
 def _listed(numbers: Sequence[int], count: int) -> str:

@@ -3,10 +3,14 @@
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
+from rich.console import Console
 from rich.text import Text
 
 from meanflow_tune.report.safe_console import AdaptiveTable
 from meanflow_tune.search.objectives import SearchObjective
+
+NARROW = 20  # columns, below which nothing is indented
 
 COLOURS = {
     "completed": "green",
@@ -32,6 +36,19 @@ def make_table(*names: str, text: int = 1) -> AdaptiveTable:
 def headed(head: str, rest: str = "", style: str = "bold") -> Text:
     """A line whose first words stand out. Neither part is read as markup."""
     return Text.assemble((head, style), rest)
+
+
+def hanging(line: Text, width: int) -> Text:
+    """A line that begins with blanks, with its further lines indented by two more."""
+    blanks = len(line.plain) - len(line.plain.lstrip(" "))
+    room = width - blanks - 2
+    if not blanks or line.no_wrap or cell_len(line.plain) <= width or room < NARROW:
+        return line
+    first, *rest = line.wrap(Console(width=width), width)
+    first.rstrip()
+    more = Text(" ").join(rest).wrap(Console(width=width), room)
+    indent = " " * (blanks + 2)
+    return Text("\n").join([first, *(Text(indent, style=line.style) + part for part in more)])
 
 
 def better(objective: SearchObjective) -> str:

@@ -39,7 +39,7 @@ async def faults(broker: Broker, taken: int = 0) -> list[dict[str, Any]]:
     return found
 
 
-RESTARTS = "restarts from 4,096 images on the next free slot in 1 s (attempt 2 of 4)"
+RESTARTS = "the trial restarts from 4,096 images on the next free slot in 1 s (attempt 2 of 4)"
 
 
 def test_a_rank_that_ended_and_the_next_start_of_its_slot_are_one_fault() -> None:
@@ -71,13 +71,13 @@ def test_what_a_supervisor_says_is_one_fault_with_what_becomes_of_the_job() -> N
         broker = Broker(clock=Clock())
         await busy(broker)
         await broker.fault("a", "a1", 7, "rank 0: Connection closed by peer")
-        await broker.slot_fault("a", "hostB", "rank 1: killed", "its processes restart in 2 s")
+        await broker.slot_fault("a", "hostB", "rank 1: killed", "restarts in 2 s")
         await broker.slot_state("a", "restarting", "rank 1: killed", ["hostA"])
         await broker.register("a", "a2")
         (fault,) = await faults(broker)
         assert (fault["host"], fault["number"], fault["lost"]) == ("hostB", 7, 1024)
         assert fault["cause"] == "rank 1: killed"
-        assert fault["action"] == f"its processes restart in 2 s; {RESTARTS}"
+        assert fault["action"] == f"the slot restarts in 2 s; {RESTARTS}"
         # A further failure of the start, with no job: another fault.
         await broker.slot_fault("a", "hostB", "no free CPU", "tries again in 4 s")
         (_, later) = await faults(broker)
@@ -153,7 +153,7 @@ def test_the_last_attempt_is_given_up() -> None:
         first, second = await faults(broker)
         assert first["cause"] == "its processes ended"
         assert first["action"].endswith("(attempt 2 of 2)")
-        assert (second["action"], second["lost"]) == ("given up after 2 attempts", 0)
+        assert (second["action"], second["lost"]) == ("the trial is given up after 2 attempts", 0)
 
     run(scene())
 
@@ -257,7 +257,7 @@ def test_a_fault_while_the_search_stops_is_left_to_its_next_run() -> None:
         await broker.stop_all()
         await broker.register("a", "a2")
         (fault,) = await faults(broker)
-        assert fault["action"] == "the next run of the command resumes it from 4,096 images"
+        assert fault["action"] == "the next run of the command resumes the trial from 4,096 images"
 
     run(scene())
 
@@ -273,7 +273,7 @@ def test_a_report_was_saved() -> None:
         await broker.register("a", "a2")
         (fault,) = await faults(broker)
         assert fault["lost"] == 0
-        assert fault["action"].startswith("restarts from 8,192 images")
+        assert fault["action"].startswith("the trial restarts from 8,192 images")
 
     run(scene())
 

@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+from rich.text import Text
+
+from meanflow_tune.report.text import hanging
+
 LINES = """
 from meanflow_tune.report.safe_console import make_console
 console = make_console()
@@ -24,3 +28,13 @@ def test_a_reader_that_leaves_ends_nothing() -> None:
         process.stdin.close()
         assert process.wait(60) == 0
         assert process.stderr.read() == b""
+
+
+def test_further_lines_of_an_indented_one_hang() -> None:
+    line = Text("  one two three four five six seven", style="yellow")
+    found = hanging(line, 26)
+    assert found.plain.splitlines() == ["  one two three four five", "    six seven"]
+    assert hanging(line, 80) is line
+    assert hanging(line, 12) is line, "no room"
+    flat = Text("one two three four five six seven eight")
+    assert hanging(flat, 26) is flat

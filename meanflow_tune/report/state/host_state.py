@@ -8,7 +8,8 @@ from meanflow_tune.report.state.values import mappings, number, text
 
 QUIET_SECONDS = 10.0  # after which a slot whose processes run counts as silent
 NO_HOST = "no host yet"
-WELL = ("running", "ready")
+ANSWERING = ("running", "ready")
+WELL = (*ANSWERING, "starting")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class SlotState:
 
     @property
     def well(self) -> bool:
-        """Whether it runs a trial or could."""
+        """Whether it runs a trial, could, or is about to."""
         return self.state in WELL
 
 
@@ -86,7 +87,7 @@ def _slot(
     slot: Mapping[str, Any], here: list[Mapping[str, Any]], title: Callable[[int], str]
 ) -> dict[str, Any]:
     state, silent = slot.get("state", "ready"), slot["silent_s"]
-    if state in WELL and (slot["lost"] or silent > QUIET_SECONDS):
+    if state in ANSWERING and (slot["lost"] or silent > QUIET_SECONDS):
         state = "silent"
     return {
         "state": state,

@@ -16,14 +16,14 @@ def fault(number: int = 0, **more: Any) -> dict[str, Any]:
         "trial": "trial 7",
         "lost": 1024,
         "cause": "the process of rank 1 died",
-        "action": "restarts at once; restarts from 4,096 images on the next free slot in 1 s "
-        "(attempt 2 of 4)",
+        "action": "the slot restarts at once; the trial restarts from 4,096 images on the next free "
+        "slot in 1 s (attempt 2 of 4)",
     } | more
 
 
 LINE = (
-    "slot-0 on node7 (10.0.0.7): the process of rank 1 died; trial 7 lost 1,024 images; restarts at "
-    "once; restarts from 4,096 images on the next free slot in 1 s (attempt 2 of 4)"
+    "slot-0 on node7 (10.0.0.7): the process of rank 1 died; trial 7 lost 1,024 images; the slot "
+    "restarts at once; the trial restarts from 4,096 images on the next free slot in 1 s (attempt 2 of 4)"
 )
 
 
