@@ -5,6 +5,21 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+SHOWN = 120  # characters of a setting in a message
+
+
+class _Twice(ValueError):
+    """A key stands twice in one JSON object, of which the last would count."""
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _Twice(f"the key {twice!r} is given twice; leave one out.")
+    return found
+
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings to dotted keys; lists of mappings are numbered, lists of scalars become JSON."""
@@ -31,26 +46,37 @@ def override(data: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]
     out: dict[str, Any] = json.loads(json.dumps(data))
     for setting in settings:
         path, equals, text = setting.partition("=")
+        shown = setting if len(setting) <= SHOWN else f"{setting[:SHOWN]}..."
         if not equals:
             raise ValueError(
-                f"--set {setting}: write it as path=value, for example budget.images=40000."
+                f"--set {shown}: write it as path=value, for example budget.images=40000."
             )
         try:
-            value = json.loads(text)
+            value = json.loads(text, object_pairs_hook=_refuse_twice)
+        except _Twice as error:
+            raise ValueError(f"--set {shown}: {error}") from None
+        except RecursionError:
+            raise ValueError(
+                f"--set {shown}: the value is nested too deeply for any setting; give plain settings."
+            ) from None
         except json.JSONDecodeError as error:
             if text.lstrip()[:1] in ("{", "["):
                 raise ValueError(
-                    f"--set {setting}: the value is not JSON ({error.msg} at character "
+                    f"--set {shown}: the value is not JSON ({error.msg} at character "
                     f'{error.pos + 1}); write it like \'{path}={{"kind": "uniform"}}\' or '
                     f"'{path}=[1, 2]', in single quotes."
                 ) from None
             value = text
+        except ValueError:  # of an integer with thousands of digits
+            raise ValueError(
+                f"--set {shown}: the number has too many digits; give a smaller one."
+            ) from None
         *parents, leaf = path.strip().split(".")
         place: Any = out
         for index, part in enumerate([*parents, leaf]):
             if not isinstance(place, dict) or part not in place:
                 raise ValueError(
-                    f"--set {setting}: `{path}` is not a setting; {_nearest(path, out)}"
+                    f"--set {shown}: `{path[:SHOWN]}` is not a setting; {_nearest(path[:SHOWN], out)}"
                 )
             if index < len(parents):
                 place = place[part]

@@ -127,10 +127,12 @@ def _refuse_empty(old: Manifest | None, trials: int, request: SearchRequest) -> 
     there = sum(1 for _ in folder.glob("[0-9]*")) if folder.is_dir() else 0
     if there:
         place = hide_password(request.study_storage or str(request.folder / JOURNAL_NAME))
+        copies = sorted(path.name for path in request.folder.glob(f"{JOURNAL_NAME}.*-[0-9]*"))
+        beside = f" (a copy next to it: {', '.join(copies)})" if copies else ""
         raise StorageError(
             f"{place} holds no trial of study {request.study}, but {folder} has {there}; name the database "
-            "that holds them by --study-storage, restore it from a backup, or put the old study aside by "
-            "--resume fresh"
+            f"that holds them by --study-storage, restore it from a backup{beside}, or put the old study"
+            " aside by --resume fresh"
         )
 
 

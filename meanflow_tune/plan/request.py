@@ -16,11 +16,17 @@ from meanflow_tune.files import mlflow_uri, sqlite_below
 from meanflow_tune.settings import Settings
 
 BEST = r"best:[1-9][0-9]{0,5}"
-Count = Annotated[int, Field(ge=1)]
+MOST = 1_000_000  # of anything that is counted
+Count = Annotated[int, Field(ge=1, le=MOST)]
+MOST_TRIALS = 100_000  # a study of more cannot be read back in a reasonable time
+TEN_YEARS = 3.2e8  # seconds
 STORAGE = Path("runs")
 TEACHERS = "teachers"
 
 LONGEST_MESSAGE = 1600  # characters of an error
+
+# What is in a storage folder besides studies, or in a study's folder.
+RESERVED = {TEACHERS, "mlartifacts", "mlruns", "confirm", "trials", "outbox"}
 
 EXIT_OK, EXIT_USAGE, EXIT_ALL_FAILED = 0, 2, 3
 EXIT_IN_USE, EXIT_UNUSABLE, EXIT_INTERRUPTED = 4, 5, 130
@@ -78,15 +84,19 @@ class SearchRequest(Settings):
     """module of search_spaces, or a .py file"""
     study: Annotated[str, Option(WHAT, "NAME"), Field(max_length=100)]
     """name of the study (default: the space's name)"""
-    trials: Annotated[Count, Option(WHAT, "N")] = Field(
+    trials: Annotated[int, Option(WHAT, "N")] = Field(
         default=32,
+        ge=1,
+        le=MOST_TRIALS,
         description=f"trials in total, baselines included; the smoke test makes {SMOKE_TRIALS}",
     )
     settings: Annotated[tuple[str, ...], Option(WHAT, "PATH=VALUE", flag="--set")] = ()
     """fix a setting of every trial, for example budget.images=64000; may be repeated"""
-    time_budget: Annotated[float | None, Option(WHAT, "TIME", parse=duration), Field(gt=0.0)] = None
+    time_budget: Annotated[
+        float | None, Option(WHAT, "TIME", parse=duration), Field(gt=0.0, le=TEN_YEARS)
+    ] = None
     """stop at a safe point after this much time, summed over all runs of the command: 90s, 45m, 2h, 1d12h"""
-    seed: Annotated[int, Option(WHAT, "N"), Field(ge=0)] = 0
+    seed: Annotated[int, Option(WHAT, "N"), Field(ge=0, lt=2**63)] = 0
     """seed of the search, from which those of training, teacher and evaluation latents follow unless set"""
     sampler: Annotated[Literal["tpe", "gp", "cmaes", "nsgaii", "qmc", "random"], Option(HOW)] = (
         "tpe"
@@ -100,7 +110,7 @@ class SearchRequest(Settings):
     """stop weak trials at rungs: successive halving, the median rule, or none"""
     reduction: Annotated[float, Option(HOW, "F"), Field(gt=1.0, le=100.0)] = 4.0
     """asha: at a rung the best 1/F of the trials continue"""
-    grace: Annotated[int, Option(HOW, "IMAGES"), Field(ge=0)] = 0
+    grace: Annotated[int, Option(HOW, "IMAGES"), Field(ge=0, lt=2**63)] = 0
     """images before which no trial is stopped"""
     brackets: Annotated[int, Option(HOW, "N"), Field(ge=1, le=8)] = 1
     """asha: trials take turns in N brackets, the k-th of which spares the first k rungs"""
@@ -140,11 +150,12 @@ class SearchRequest(Settings):
     """data-parallel ranks per trial"""
     max_concurrent: Annotated[Count | None, Option(WHERE, "K")] = None
     """concurrent trials (default: what the processors allow)"""
-    cpus_per_worker: Annotated[float, Option(WHERE, "F"), Field(gt=0)] = 1.0
+    cpus_per_worker: Annotated[float, Option(WHERE, "F"), Field(ge=0.0001, le=10_000)] = 1.0
     """processors per rank"""
     gpus_per_worker: Annotated[float | None, Option(WHERE, "F")] = Field(
         default=None,
         ge=0,
+        le=1000,
         description="GPUs per rank; 0.5: two trials share a GPU, each with half of its memory (default: 1 "
         "where the cluster has enough, else 0)",
     )
@@ -190,6 +201,11 @@ class SearchRequest(Settings):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise ValueError(
                 "must start with a letter or digit and contain only letters, digits, '.', '_' and '-'"
+            )
+        # Also in other letters: a file system that ignores their case would mix the two.
+        if name.casefold() in RESERVED or name.casefold().startswith("mlflow.db"):
+            raise ValueError(
+                "is reserved for what lies next to the studies in their storage; give another name"
             )
         return name
 

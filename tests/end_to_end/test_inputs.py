@@ -170,6 +170,80 @@ def test_a_space_with_a_fault(tmp_path: Path, name: str, mode: str) -> None:
     assert not (runs / "space").exists()
 
 
+DEEP = "x" + ".x" * 10_000
+RESERVED = "is reserved for what lies next to the studies"
+
+# Options, and what the line says; all are status 2.
+OPTIONS: list[tuple[list[str], str]] = [
+    (["--set", f"{DEEP}=1"], r"--set x\.x.*\.\.\.: .* is not a setting; known: data, "),
+    (["--set=model=" + "[" * 100_000], "--set model=.*nested too deeply for any setting"),
+    (["--set=model=" + '{"a":' * 20_000 + "1" + "}" * 20_000], "nested too deeply"),
+    (["--set=budget.images=" + "9" * 1_000_000], "--set budget.images=9.*too many digits"),
+    (["--set=budget.images=" + "x" * 1_000_000], "budget.images: .* unable to parse string"),
+    (["--set=budget.images=1", "--set=budget.images=2"], "`budget.images` is set twice"),
+    (['--set=budget={"images": 1, "images": 2}'], "the key 'images' is given twice"),
+    (["--set=optimizer.warmup=NaN"], "optimizer.warmup: Input should be a finite number"),
+    (["--set=optimizer.weight_decay=1e999"], "optimizer.weight_decay: .* finite number"),
+    (["--set=seed=99999999999999999999999"], "seed: Input should be less than"),
+    (['--set=seed={"a": 1}'], "seed: Input should be a valid integer"),
+    (["--set==3"], "`` is not a setting"),
+    (["--set="], "write it as path=value"),
+    (["--set=budget.images=\udcff"], "budget.images: .* unable to parse"),
+    (["--trials=1000000000"], "--trials: .* less than or equal to 100000 .got 1000000000"),
+    (["--trials=" + "9" * 5000], "--trials: invalid int value: '9+"),
+    (["--trials=-1"], "--trials: .* greater than or equal to 1 .got -1"),
+    (["--trials=1.5"], r"--trials: invalid int value: '1.5' \(--help lists the options\)"),
+    (["--trials="], "--trials: invalid int value: ''"),
+    (["--study="], "--study: must start with a letter or digit .*got ''"),
+    (["--study=.."], "--study: must start with a letter or digit"),
+    (["--study=a\0b"], "--study: must start with a letter or digit"),
+    (["--study=" + "a" * 101], "--study: .* at most 100 characters"),
+    *(([f"--study={name}"], RESERVED) for name in ("teachers", "Teachers", "mlflow.db", "confirm")),
+    *(([f"--study={name}"], RESERVED) for name in ("MLFLOW.DB", "mlflow.db-wal", "mlartifacts")),
+    (["--study=.ray"], "--study: must start with a letter or digit"),
+    (["--seed=-1"], "--seed: .* greater than or equal to 0"),
+    (["--seed=99999999999999999999"], "--seed: .* less than 9223372036854775808"),
+    (["--startup-trials=1000000000000"], "--startup-trials: .* equal to 1000000"),
+    (["--max-failures=0"], "--max-failures: .* equal to 1"),
+    (["--reduction=nan"], "--reduction: .* finite number"),
+    (["--reduction=1"], "--reduction: .* greater than 1"),
+    (["--grace=-1"], "--grace: .* equal to 0"),
+    (["--grace=1" + "0" * 30], "--grace: .* less than 9223372036854775808"),
+    (["--protect=2"], "--protect: .* less than or equal to 1"),
+    (["--workers-per-trial=1000000000"], "--workers-per-trial: .* equal to 1000000"),
+    (["--max-concurrent=1000000000"], "--max-concurrent: .* equal to 1000000"),
+    (["--cpus-per-worker=inf"], "--cpus-per-worker: .* finite number"),
+    (["--cpus-per-worker=1e300"], "--cpus-per-worker: .* equal to 10000"),
+    (["--cpus-per-worker=1e-300"], "--cpus-per-worker: .* equal to 0.0001"),
+    (["--gpus-per-worker=1e9"], "--gpus-per-worker: .* equal to 1000"),
+    (["--time-budget=0s"], "--time-budget: .* greater than 0"),
+    (["--time-budget=-1h"], "--time-budget: must be a time such as 90s"),
+    (["--time-budget=" + "9" * 30 + "d"], "--time-budget: .* less than or equal to 320000000"),
+    (["--time-budget=" + "9" * 400 + "d"], "--time-budget: .* finite number"),
+    (["--objectives="], "--objectives: .* must be NAME@NFE"),
+    (["--objectives=" + "a@1," * 10_000 + "a@1"], "--objectives: "),
+    (["--keep-models=best:0"], "--keep-models: must be all, none or best:N"),
+    (["--sampler="], "--sampler: invalid choice: ''"),
+    (["--no-such-option"], "unrecognized arguments: --no-such-option"),
+    (["--space="], "--space '': names no search space; give a module"),
+    (["--space=/"], "--space '/': names no search space"),
+    (["--space=a\0.py"], r"--space 'a\\x00.py': names no search space"),
+    (["--space=../x"], "--space ../x: search space '../x' is unknown; known: "),
+    (["--space=nope.py"], "--space nope.py: there is no search space at "),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), OPTIONS, ids=lambda value: str(value)[:40])
+def test_an_option_with_a_fault(tmp_path: Path, options: list[str], message: str) -> None:
+    given = ["--storage", tmp_path / "runs", "--dry-run"]
+    refused(2, message, "--space", TINY_SPACE, *given, *options)
+
+
+def test_a_hundred_thousand_trials_are_forecast(tmp_path: Path) -> None:
+    given = ["--storage", tmp_path / "runs", "--dry-run", "--trials=100000"]
+    assert call("--space", TINY_SPACE, *given) == (0, [])
+
+
 @pytest.mark.parametrize("prefix", [b"", b"\xef\xbb\xbf"], ids=["CRLF", "BOM"])
 def test_line_ends_and_byte_order_marks_of_editors_are_no_fault(
     tmp_path: Path, prefix: bytes

@@ -18,6 +18,7 @@ import numpy as np
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.search.pruning.rules import Rungs
 
+EXACT = 4000  # trials at a rung
 PRIOR = 4.0  # weight of the expected share at a rung, as a number of observed trials
 
 
@@ -63,10 +64,14 @@ def passing_share(rule: Rungs, count: int, skipped: int = 0) -> float:
 
     After i values, the next one is better than a value with b better ones with probability
     (b + 1) / (i + 1). Backwards from the last arrival this gives the probability of never being among
-    the best.
+    the best. That takes a time that grows with the square of the count; above EXACT it is extrapolated
+    by the law that the share approaches its limit by, the inverse square root.
     """
     if count <= skipped:
         return 1.0
+    if count > EXACT:
+        few, many = (passing_share(rule, n, min(skipped, n // 2)) for n in (EXACT // 4, EXACT))
+        return many - (few - many) * (1.0 - math.sqrt(EXACT / count))
     passed = 0.0
     never = np.ones(count + 1)  # after the last arrival nothing changes
     for arrived in range(count, skipped, -1):
