@@ -54,8 +54,10 @@ class DiskForecast:
             return (sum(self.reach[: self.kept]) + self.kept * self.runs) * self.sizes.checkpoint
         whole = min(self.slots + ANSWER, trials)
         best = self.request.best_checkpoints
-        ended = trials + self.runs if best is None else min(best, trials)
-        return (whole * self.kept + ended) * self.sizes.checkpoint
+        others = trials + self.runs - whole
+        return (whole * self.kept + (others if best is None else min(best, others))) * (
+            self.sizes.checkpoint
+        )
 
     @property
     def outputs(self) -> float:

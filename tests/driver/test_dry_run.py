@@ -159,7 +159,11 @@ def test_a_calibration_gives_the_times(
     assert "about 3 min in all with 1 at once" in words  # 6 times 23 s and 60 s
     assert "Disk, measured" in words
     assert "does not fit:" in words
-    assert "choose a larger disk for --storage" in words
+    assert "choose a larger disk for --storage, --keep-checkpoints last, or fewer trials" in words
+    assert "checkpoints 36 GB (--keep-checkpoints all)" in words  # 6 trials of 3 times 2 GB
+    last = request.model_copy(update={"keep_checkpoints": "last"})
+    words = flat(shown(capsys, last, calibrating=True))
+    assert "checkpoints 28 GB (--keep-checkpoints last)" in words  # 4 times 3, and 2
 
 
 def test_verbose_draws_the_families(

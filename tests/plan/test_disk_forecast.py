@@ -27,9 +27,12 @@ def test_everything_is_kept_by_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keep", "checkpoints"),
     [
-        ("last", 8 + 2 + 4 * 3),  # one each, and three of a running trial and those of the answer
-        ("best:2", 2 + 4 * 3),
-        ("best:50", 8 + 4 * 3),
+        (
+            "last",
+            4 * 3 + 6,
+        ),  # three of the running trial and of those of the answer, one of the others
+        ("best:2", 4 * 3 + 2),
+        ("best:50", 4 * 3 + 6),
     ],
 )
 def test_fewer_checkpoints_take_less(tmp_path: Path, keep: str, checkpoints: int) -> None:

@@ -3,19 +3,23 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from meanflow_tune.driver import driver
 from meanflow_tune.driver.disk.retention import Retention
 from meanflow_tune.plan.findings import Findings, find
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.request import SearchRequest
-from meanflow_tune.records import TrialRecord
+from meanflow_tune.records import Job, Outcome, TrialRecord
 from meanflow_tune.search.errors import LeaseLost
 from meanflow_tune.search.objectives import Objectives
 from meanflow_tune.training.checkpoints import newest_checkpoint, save_checkpoint
 from tests.support.confirmation import GAP, SEARCH, SEARCH_SEED, SPACE, record
+from tests.support.drivers.made_up import MadeUp, replace_ray
+from tests.support.paths import TINY_SPACE
 
 
 def allow() -> None:
@@ -165,3 +169,50 @@ def test_samples_of_the_answer_stay(tmp_path: Path, keep: str, expected: list[in
 def test_what_the_options_take(tmp_path: Path, field: str, text: str, allowed: str) -> None:
     with pytest.raises(ValueError, match=allowed):
         SearchRequest(study="toy", storage=tmp_path, **{field: text})
+
+
+class Saving(MadeUp):
+    """Trials that leave checkpoints and samples; notes how many checkpoints lie there as each one starts."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder, self.seen = folder, list[int]()
+
+    def train(self, stage: Any, job: Job) -> Outcome:
+        stage.background.submit(lambda: None).result()  # what was to be removed is
+        self.seen.append(len(list(self.folder.glob("trials/*/checkpoints/*.pt"))))
+        place = Path(job.folder)
+        for images in (10, 20, 30):
+            save_checkpoint(place / "checkpoints", images, {"weight": torch.zeros(1)})
+        (place / "samples").mkdir()
+        return super().train(stage, job)
+
+
+@pytest.mark.parametrize("keep", ["all", "last"])
+def test_a_search_removes_them_as_its_trials_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str
+) -> None:
+    """Six trials, of which the first two are baselines and the last is the best."""
+    made_up = Saving(tmp_path / "s")
+    replace_ray(monkeypatch, made_up)
+    request = SearchRequest(
+        space=str(TINY_SPACE),
+        study="s",
+        trials=6,
+        storage=tmp_path,
+        scheduler="none",
+        confirm=0,
+        keep_checkpoints=keep,
+        keep_samples="all" if keep == "all" else "none",
+    )
+    assert driver.run(request, "again", quiet=True) == 0
+    there = [len(list(tmp_path.glob(f"s/trials/{n:05d}/checkpoints/*.pt"))) for n in range(6)]
+    samples = sorted(int(path.parent.name) for path in tmp_path.glob("s/trials/*/samples"))
+    if keep == "all":
+        assert made_up.seen == [0, 3, 6, 9, 12, 15]
+        assert there == [3] * 6
+        assert samples == list(range(6))
+    else:
+        assert made_up.seen == [0, 3, 6, 9, 12, 13], "of 2, 3 and 4, the best two keep all"
+        assert there == [1, 3, 1, 1, 1, 3], "the reference and the leader"
+        assert samples == [1, 5]
