@@ -92,6 +92,7 @@ class Runner:
             for note in session.notes:
                 warn(note)
             head = session.watch_head(abandon)
+            stack.enter_context(head.explaining())
             stack.enter_context(interrupt)
             from meanflow_tune.cluster.broker_handle import start_broker
             from meanflow_tune.cluster.preflight import HostNeeds, check_hosts, check_resources
@@ -128,10 +129,11 @@ class Runner:
         """Run `director`'s trials until it is exhausted or `interrupt` was requested."""
         from meanflow_tune.cluster.tuner import run_search
 
-        self.broker.call(Broker.begin_search)
         folder, label = self.storage / RAY_FOLDER, name.replace("/", "-")
         stop = WatchedStop(interrupt, self.head)
-        run_search(director, self.broker, folder, label, self.watch, stop)
+        with self.head.explaining():
+            self.broker.call(Broker.begin_search)
+            run_search(director, self.broker, folder, label, self.watch, stop)
 
 
 def _private_gpus(workers: int, gpus_per_worker: float | None) -> int:

@@ -23,7 +23,8 @@ def check_cluster(request: SearchRequest) -> None:
     except ValueError as error:
         raise UserError(f"--cluster {request.cluster}: {error}.") from None
     except ClusterError as error:
-        raise UserError(str(error), EXIT_UNUSABLE) from None
+        waited = request.wait_for_cluster is not None
+        raise UserError(str(error), EXIT_UNUSABLE, repeat=waited) from None
 
 
 def lost(error: ClusterLost) -> UserError:

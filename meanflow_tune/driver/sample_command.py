@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from meanflow_tune.driver.cli import sample_parser, usable_device
+from meanflow_tune.driver.home import ensure_home
 from meanflow_tune.driver.output import say, steady_output
 from meanflow_tune.plan.request import (
     EXIT_INTERRUPTED,
@@ -174,6 +175,7 @@ def main(
 def run_process(argv: list[str] | None = None, prog: str = "sample.py") -> NoReturn:
     """`main` as a process of its own."""
     steady_output()
+    ensure_home()
     interruption = Interruption()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interruption.handle)

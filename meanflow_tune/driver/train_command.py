@@ -9,6 +9,7 @@ import time
 from typing import Any, NoReturn
 
 from meanflow_tune.driver.cli import train_parser, usable_device
+from meanflow_tune.driver.home import ensure_home
 from meanflow_tune.driver.output import outlive_terminal, say, steady_output
 from meanflow_tune.records import Job, Report
 
@@ -140,6 +141,7 @@ def main(argv: list[str] | None = None, prog: str = "train.py") -> int:
 def run_process(argv: list[str] | None = None, prog: str = "train.py") -> NoReturn:
     """`main` as a process of its own, maybe one rank of several."""
     steady_output()
+    ensure_home()
     outlive_terminal()
     status = main(argv, prog)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from meanflow_tune.cluster.signals import stop_at_once
 from meanflow_tune.driver.cli import check_modes, search_request, tune_parser
+from meanflow_tune.driver.home import ensure_home
 from meanflow_tune.driver.output import outlive_terminal, say, steady_output
 from meanflow_tune.driver.search_process import Ending, Report, run_in_child
 from meanflow_tune.plan.request import EXIT_INTERRUPTED, EXIT_UNUSABLE, SearchRequest, UserError
@@ -173,10 +174,12 @@ def _handle(arguments: argparse.Namespace, request: SearchRequest) -> int:
 
 def run_process(argv: list[str] | None = None, prog: str = "tune.py") -> NoReturn:
     """`main` as a process of its own."""
-    from meanflow_tune.cluster.connection.session import end_process
+    from meanflow_tune.cluster.connection.session import CLOSED, end_process
 
     steady_output()
     outlive_terminal()
+    ensure_home()
+    os.environ.update(CLOSED)
     # Like Ctrl-C also before and after the time in which a stop waits for a safe point.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop_at_once)

@@ -6,7 +6,8 @@ Ray's core calls `_exit` once a head has been silent for a minute, and aborts wh
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from meanflow_tune.cluster.errors import ClusterError, ClusterLost, TokenRefused
 from meanflow_tune.cluster.signals import Stop
@@ -42,6 +43,7 @@ class HeadWatch:
         self._lost_seconds, self._abandon = lost_seconds, abandon
         self._stopped, self._changed = threading.Event(), threading.Condition()
         self._heard = time.monotonic()
+        self._asked, self._answered = 0, True
         self._noticed = False
         self._error: ClusterLost | None = None
         self.thread = threading.Thread(target=self._run, name="head watch", daemon=True)
@@ -79,6 +81,35 @@ class HeadWatch:
             self._noticed = True
             raise self._error
 
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """An error in the block becomes ClusterLost if the head is lost, which is its cause then."""
+        try:
+            yield
+        except ClusterLost:
+            raise
+        except Exception as error:
+            if not _may_come_from_ray(error):
+                raise
+            self._wait_for_answer()
+            if self._error is not None:
+                self._noticed = True
+                raise self._error from error
+            raise
+
+    def _wait_for_answer(self) -> None:
+        """Until the head has answered a question that is asked from now on, or is lost."""
+        asked = self._asked
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    self.lost
+                    or self._stopped.is_set()
+                    or not self.thread.is_alive()
+                    or (self._asked > asked + 1 and self._answered)
+                )
+            )
+
     def notice(self) -> None:
         """Tell that the main thread is not stuck, and is ending the search."""
         self._noticed = True
@@ -86,7 +117,11 @@ class HeadWatch:
     def _run(self) -> None:
         while not self._stopped.wait(PERIOD_SECONDS):
             cause = self._cause()
-            if cause:
+            if not cause:
+                with self._changed:
+                    self._asked += 1
+                    self._changed.notify_all()
+            else:
                 self._error = ClusterLost(
                     f"the Ray cluster at {self._where} is lost: {cause}; nothing was lost but work since "
                     "the last rungs"
@@ -111,13 +146,20 @@ class HeadWatch:
             found = self._expected
         except ClusterError as error:
             log.debug("the head does not answer: %s", error)
+            self._answered = False
             if self.silence < self._lost_seconds:
                 return ""
             return f"its head has not answered for {self.silence:.0f} s"
         if found != self._expected:
             return "its head was started anew, which ended all that ran there"
-        self._heard = time.monotonic()
+        self._heard, self._answered = time.monotonic(), True
         return ""
+
+
+def _may_come_from_ray(error: Exception) -> bool:
+    root = type(error).__module__.partition(".")[0]
+    disk = isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError)
+    return isinstance(error, ClusterError) or (root in ("ray", "grpc", "builtins") and not disk)
 
 
 class WatchedStop:
