@@ -11,9 +11,9 @@ from typing import NoReturn
 
 from meanflow_tune.cluster.signals import stop_at_once
 from meanflow_tune.driver.cli import check_modes, search_request, tune_parser
-from meanflow_tune.driver.home import ensure_home
 from meanflow_tune.driver.output import outlive_terminal, say, steady_output
-from meanflow_tune.driver.search_process import Ending, Report, run_in_child
+from meanflow_tune.driver.process.home import ensure_home
+from meanflow_tune.driver.process.search_process import Ending, Report, run_in_child
 from meanflow_tune.plan.request import EXIT_INTERRUPTED, EXIT_UNUSABLE, SearchRequest, UserError
 from meanflow_tune.report.commands import search_command, with_remedy
 

@@ -13,7 +13,7 @@ from tests.support.paths import ROOT
 
 CODE = """
 import os, signal, sys, time
-from meanflow_tune.driver.search_process import Ending, run_in_child
+from meanflow_tune.driver.process.search_process import Ending, run_in_child
 def search(report):
 {body}
 ending = run_in_child(search)

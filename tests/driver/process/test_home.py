@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from meanflow_tune.driver import home
-from meanflow_tune.driver.home import ensure_home
+from meanflow_tune.driver.process import home
+from meanflow_tune.driver.process.home import ensure_home
 from tests.support.needs import unavailable
 from tests.support.paths import ROOT, TINY_SPACE
 
