@@ -1,0 +1,1 @@
+"""What a cluster lacks for a search, found before the search does."""
