@@ -4,7 +4,13 @@ import argparse
 import sys
 
 from meanflow_tune import __version__
-from meanflow_tune.driver import report_command, sample_command, train_command, tune_command
+from meanflow_tune.driver import (
+    doctor_command,
+    report_command,
+    sample_command,
+    train_command,
+    tune_command,
+)
 from meanflow_tune.driver.cli import make_parser
 
 PROG = "meanflow-tune"
@@ -13,9 +19,10 @@ COMMANDS = {
     "train": "train one configuration, such as the best.json of a search",
     "sample": "draw samples from a trained student",
     "report": "write the report of a study, or compare several",
+    "doctor": "check what a search needs, on all hosts of a cluster",
 }
 DESCRIPTION = """Search hyper-parameters of second-order MeanFlow training, train one configuration, and
-sample from what was trained, and report on it."""
+sample from what was trained, report on it, and check a cluster."""
 EXAMPLES = """examples:
   meanflow-tune tune --smoke-test
   meanflow-tune train --config runs/second_order/best.json --output runs/best
@@ -50,4 +57,6 @@ def main(argv: list[str] | None = None) -> None:
         train_command.run_process(words, prog)
     if name == "report":
         report_command.run_process(words, prog)
+    if name == "doctor":
+        doctor_command.run_process(words, prog)
     sample_command.run_process(words, prog)

@@ -1,4 +1,4 @@
-"""deploy/slurm.sh against stubs of Slurm, Ray and the driver: what starts where, tokens, signals, requeueing."""
+"""deploy/slurm.sh against stubs of Slurm, Ray and the driver: starts, tokens, signals, requeueing."""
 
 import os
 import signal

@@ -18,7 +18,7 @@ ANSWER_SECONDS = 120.0
 
 
 def examine_hosts(storage: Path | str, example: dict[str, Any] | None) -> list[Finding]:
-    """Findings of each living host. example: a configuration of the search, None to leave out data and GPUs."""
+    """Findings of each living host. example: a configuration; None leaves out its data set and the GPUs."""
     folder = Path(storage).absolute()
     with _nonce(folder) as (name, nonce):
         ours = describe_host(str(folder), name, example)
@@ -46,7 +46,8 @@ def examine_here(storage: Path | str, example: dict[str, Any] | None) -> list[Fi
         began = time.time()
         ours = describe_host(str(folder), name, example)
         answer = Answer("", ours, began, time.time(), float(len(ours.gpus)))
-    return list(check_host(answer, nonce, ours, folder))
+    found = check_host(answer, nonce, ours, folder)
+    return [finding for finding in found if finding.check != "clock"]  # its own
 
 
 @contextmanager

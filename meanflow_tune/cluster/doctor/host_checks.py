@@ -59,7 +59,7 @@ def check_alike(answers: list[Answer]) -> Iterator[Finding]:
 def _storage(answer: Answer, nonce: str, folder: Path) -> Finding:
     facts = answer.facts
     if facts.nonce == nonce and not facts.error:
-        return Finding("storage", answer.host, "ok", f"{folder} is shared and can be written")
+        return Finding("storage", answer.host, "ok", f"{folder} can be written")
     return Finding(
         "storage",
         answer.host,

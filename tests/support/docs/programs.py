@@ -12,6 +12,7 @@ import pytest
 
 from meanflow_tune.driver.cli import sample_parser, search_request, train_parser, tune_parser
 from meanflow_tune.driver.console import COMMANDS, console_parser
+from meanflow_tune.driver.doctor_command import doctor_parser
 from meanflow_tune.driver.report_command import report_parser
 from scripts.benchmark import parser as benchmark_parser
 from tests.cluster.chaos import parser as chaos_parser
@@ -23,6 +24,7 @@ PARSERS: dict[str, argparse.ArgumentParser] = {
     "scripts/train.py": train_parser(),
     "scripts/sample.py": sample_parser(),
     "scripts/report.py": report_parser(),
+    "scripts/doctor.py": doctor_parser(),
     "scripts/benchmark.py": benchmark_parser(),
 }
 # Their arguments are files and servers, of which only the reader's machine knows.

@@ -1,0 +1,46 @@
+"""The command `doctor` on this machine; on a cluster: tests/end_to_end/test_cluster.py."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from meanflow_tune.driver.doctor_command import main
+
+SPACE = ("--space", "eight_gaussians")
+
+
+def test_a_good_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = main([*SPACE, "--storage", str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert status == 0, shown
+    for check in ("search space", "storage", "tracking server", "versions", "GPU", "data set"):
+        assert re.search(rf"^ok +{check} ", shown, re.MULTILINE), shown
+    assert "0 faults" in shown
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--storage", "/proc/none"], r"FAULT +storage +.*/proc/none: cannot be written"),
+        (["--tracking-uri", "http://127.0.0.1:9"], r"FAULT +tracking server +.*127\.0\.0\.1:9"),
+        (["--space", "no_such_space"], r"FAULT +search space +.*no_such_space"),
+        (["--cluster", "127.0.0.1:9"], r"FAULT +cluster +.*127\.0\.0\.1:9"),
+        (["--study-storage", "nodb://x/y"], r"FAULT +database"),
+    ],
+)
+def test_a_fault_is_named_and_the_rest_still_checked(
+    options: list[str], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [*SPACE, "--storage", str(tmp_path), *options]
+    status = main(given)
+    shown = capsys.readouterr().out
+    assert status == 5, shown
+    assert re.search(line, " ".join(shown.split()).replace("FAULT", "\nFAULT")), shown
+    assert "1 fault," in shown
+
+
+def test_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--workers-per-trial", "0"]) == 2
+    assert "--workers-per-trial: " in capsys.readouterr().err
