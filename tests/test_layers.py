@@ -65,7 +65,16 @@ ALLOWED: dict[str, set[str]] = {
 # Libraries that only one part may import.
 OWNED = {"ray": "cluster", "mlflow": "tracking", "optuna": "search"}
 # Folders of tests that mirror no part of the package.
-OTHER_TESTS = {"benchmarks", "browser", "contracts", "deploy", "docs", "end_to_end", "hosts", "support"}
+OTHER_TESTS = {
+    "benchmarks",
+    "browser",
+    "contracts",
+    "deploy",
+    "docs",
+    "end_to_end",
+    "hosts",
+    "support",
+}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -2,14 +2,15 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
+from rich.text import Text
 
-from meanflow_tune.cluster.doctor.findings import Finding, faults, gathered
+from meanflow_tune.cluster.doctor.diagnosis import Finding, faults, gathered
 from meanflow_tune.cluster.errors import ClusterError
 from meanflow_tune.driver.cli import make_parser, search_request, tune_parser
 from meanflow_tune.driver.output import say, steady_output
@@ -22,6 +23,7 @@ from meanflow_tune.plan.request import (
     UserError,
     usable_folder,
 )
+from meanflow_tune.report.safe_console import AdaptiveTable, make_console
 from meanflow_tune.search.errors import StorageError
 
 DESCRIPTION = """Check what a search needs, on this machine or on all hosts of a Ray cluster, and say what to
@@ -35,6 +37,8 @@ EXAMPLES = """examples:
 
 exit status: 0 nothing is wrong (there may be warnings); 2 bad usage; 5 a fault that no search survives;
 130 interrupted"""
+
+MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "fault": ("FAULT", "bold red")}
 
 
 def doctor_parser(prog: str = "doctor.py") -> argparse.ArgumentParser:
@@ -172,12 +176,23 @@ def _diagnose_cluster(
             doctor.add(examine_hosts(folder, example))
 
 
+def show(console: Console, findings: Iterable[Finding]) -> None:
+    """A table: green what is good, yellow or red the rest with its remedy."""
+    table = AdaptiveTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+    for heading in ("", "check", "where", "found"):
+        table.add_column(heading, overflow="fold")
+    for one in findings:
+        mark, style = MARKS[one.level]
+        found = Text(one.found)
+        if one.remedy:
+            found.append(f"\n{one.remedy}", style=style)
+        table.add_row(Text(mark, style=style), one.check, one.where, found)
+    console.print(table)
+
+
 def main(argv: list[str] | None = None, prog: str = "doctor.py") -> int:
     """Parse, check, print; returns the exit status. prog: how the user called it."""
     arguments = doctor_parser(prog).parse_args(argv)
-    from meanflow_tune.report.doctor_table import show_findings
-    from meanflow_tune.report.safe_console import make_console
-
     console = make_console()
     try:
         with _progress() as say_running:
@@ -189,8 +204,8 @@ def main(argv: list[str] | None = None, prog: str = "doctor.py") -> int:
     except KeyboardInterrupt:
         say(f"{prog}: interrupted; nothing was changed.")
         return EXIT_INTERRUPTED
-    found = gathered(doctor.findings)
-    show_findings(console, [(f.check, f.level, f.where, f.found, f.remedy) for f in found])
+    found = gathered(doctor.diagnosis)
+    show(console, found)
     wrong = len(faults(found))
     warnings = sum(f.level == "warning" for f in found)
     console.print(f"\n{_count(wrong, 'fault')}, {_count(warnings, 'warning')}.")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,6 +28,11 @@ class Unusable(Exception):
 
 
 _resources: dict[tuple[str, World], Resources] = {}
+
+
+def data_fingerprint(config: dict[str, Any]) -> str:
+    """Of the data set of a configuration, as it is on this host."""
+    return TrialConfig.from_dict(config).data.load().fingerprint
 
 
 def run_job(

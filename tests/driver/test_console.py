@@ -14,6 +14,7 @@ from rich.console import Console
 from meanflow_tune import __version__
 from meanflow_tune.driver import console
 from meanflow_tune.driver.cli import sample_parser, train_parser, tune_parser
+from meanflow_tune.driver.doctor_command import doctor_parser
 from meanflow_tune.driver.report_command import report_parser
 from meanflow_tune.driver.train_command import main as train
 from meanflow_tune.plan.request import SearchRequest
@@ -56,6 +57,7 @@ def test_a_command_has_the_help_of_its_script(name: str) -> None:
         "train": train_parser,
         "sample": sample_parser,
         "report": report_parser,
+        "doctor": doctor_parser,
     }[name]()
     assert f"scripts/{name}.py" in (script.epilog or "")
 

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from meanflow_tune.cluster.doctor.findings import Finding
+from meanflow_tune.cluster.doctor.diagnosis import Finding
 from meanflow_tune.cluster.doctor.host_checks import Answer, check_alike, check_host
 from meanflow_tune.cluster.doctor.host_facts import HostFacts, describe_host
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from meanflow_tune.cluster.doctor.findings import Finding
-from meanflow_tune.cluster.doctor.host_facts import HostFacts
+from meanflow_tune.cluster.doctor.diagnosis import Finding
+from meanflow_tune.cluster.doctor.host_facts import HostFacts, differing_versions
 
 GIB = 2**30
 FEW_OPEN_FILES = 4096
@@ -97,17 +97,12 @@ def _space(answer: Answer, folder: Path) -> Iterator[Finding]:
 
 def _versions(answer: Answer, ours: HostFacts) -> Finding:
     there = answer.facts.versions
-    differing = [
-        f"{package} {there.get(package, 'missing')} instead of {version}"
-        for package, version in ours.versions.items()
-        if there.get(package) != version
-    ]
-    if differing:
+    if differing := differing_versions(there, ours.versions):
         return Finding(
             "versions",
             answer.host,
             "fault",
-            f"has {', '.join(differing)}",
+            f"has {differing}",
             "Install the same versions on all hosts (pip install -c constraints.txt).",
         )
     listed = ", ".join(f"{package} {version}" for package, version in there.items())

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -75,6 +76,15 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
+def differing_versions(found: Mapping[str, str], wanted: Mapping[str, str]) -> str:
+    """The packages that have another version than wanted, in words; "" where none has."""
+    return ", ".join(
+        f"{package} {found.get(package, 'missing')} instead of {version}"
+        for package, version in wanted.items()
+        if found.get(package) != version
+    )
+
+
 def _free(folder: Path) -> int | None:
     try:
         return shutil.disk_usage(folder).free
@@ -107,9 +117,9 @@ def _gpu_driver() -> str:
 
 
 def _data(example: dict[str, Any]) -> dict[str, str]:
-    from meanflow_tune.config import TrialConfig
+    from meanflow_tune.training.job import data_fingerprint
 
     try:
-        return {"data": TrialConfig.from_dict(example).data.load().fingerprint}
+        return {"data": data_fingerprint(example)}
     except Exception as problem:
         return {"data_error": " ".join(f"{type(problem).__name__}: {problem}".split())[:300]}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from meanflow_tune.cluster.doctor.findings import Finding, faults, gathered
+from meanflow_tune.cluster.doctor.diagnosis import Finding, faults, gathered
 from meanflow_tune.cluster.doctor.host_checks import GIB, Answer, check_alike, check_host
 from meanflow_tune.cluster.doctor.host_facts import HostFacts, describe_host
 
