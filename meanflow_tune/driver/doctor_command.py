@@ -204,7 +204,7 @@ def main(argv: list[str] | None = None, prog: str = "doctor.py") -> int:
     except KeyboardInterrupt:
         say(f"{prog}: interrupted; nothing was changed.")
         return EXIT_INTERRUPTED
-    found = gathered(doctor.diagnosis)
+    found = gathered(doctor.findings)
     show(console, found)
     wrong = len(faults(found))
     warnings = sum(f.level == "warning" for f in found)

@@ -26,7 +26,7 @@ class LoudDirector(ToyDirector):
 
 def main(folder: Path, address: str | None) -> int:
     from meanflow_tune.cluster.broker_handle import start_broker
-    from meanflow_tune.cluster.preflight import check_hosts
+    from meanflow_tune.cluster.doctor.examination import examine_hosts
     from meanflow_tune.cluster.slots.owner import Owner
     from meanflow_tune.cluster.slots.spec import SlotSpec
     from meanflow_tune.cluster.slots.watch import Slots
@@ -35,7 +35,8 @@ def main(folder: Path, address: str | None) -> int:
     started = session.join(address) if address else local_ray.start_local(cpus=2)
     with started, Interrupt() as interrupt:
         if address:
-            print(f"hosts {len(check_hosts(folder))}", flush=True)
+            hosts = {finding.where for finding in examine_hosts(folder, None)}
+            print(f"hosts {len(hosts)}", flush=True)
         broker = start_broker()
         config = json.loads((folder / "config.json").read_text())
         director = LoudDirector([config] * 3, folder)
