@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meanflow_tune import this_machine
 from meanflow_tune.cluster.broker import Broker
@@ -62,6 +62,7 @@ class Runner:
         epoch: int,
         interrupt: Interrupt,
         run_job: RunJob,
+        example: dict[str, Any] | None = None,
         verbose: bool = False,
         require_token: bool = False,
         wait_for_cluster: float | None = None,
@@ -72,8 +73,9 @@ class Runner:
         """cluster: an address, "" for RAY_ADDRESS or this host's cluster, None for a private Ray.
 
         study, epoch: its folder, and that of the lease of this driver, which frees what earlier drivers
-        hold. run_job: what slots do with a job; must be picklable. warn: gets a line where memory may run
-        out, or the cluster is open to others. require_token, wait_for_cluster: see `join`; abandon: see
+        hold. run_job: what slots do with a job; must be picklable. example: a configuration, whose data set
+        every host of a cluster must have. warn: gets a line where memory may run out, a host is doubtful, or
+        the cluster is open to others. require_token, wait_for_cluster: see `join`; abandon: see
         `HeadWatch`. modules: files of this host that run_job needs, see `shipping.stage`.
 
         Raises ClusterError where the cluster or one of its hosts cannot be used.
@@ -110,9 +112,10 @@ class Runner:
             if layout.warning:
                 warn(layout.warning)
             if not local:
-                check_hosts(storage)
-                if workers > 1:
-                    check_meeting(tuple(layout.resources))
+        hold. run_job: what slots do with a job; must be picklable. example: a configuration, whose data set
+        every host of a cluster must have. warn: gets a line where memory may run out, a host is doubtful, or
+        the cluster is open to others. require_token, wait_for_cluster: see `join`; abandon: see
+        `HeadWatch`. modules: files of this host that run_job needs, see `shipping.stage`.
             broker = start_broker()
             needs = None if local else HostNeeds.of_driver(study)
             spec = SlotSpec.of(broker, workers, layout.resources, run_job, needs)

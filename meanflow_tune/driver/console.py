@@ -5,13 +5,13 @@ import sys
 
 from meanflow_tune import __version__
 from meanflow_tune.driver import (
-    doctor_command,
     report_command,
     sample_command,
     train_command,
     tune_command,
 )
 from meanflow_tune.driver.cli import make_parser
+from meanflow_tune.driver.doctor import doctor_command
 
 PROG = "meanflow-tune"
 COMMANDS = {

@@ -362,6 +362,7 @@ class Driver:
             interrupt=self.interrupt,
             verbose=self.verbose,
             run_job=self._run_job,
+            example=self.plan.examples[0].to_dict(),
             require_token=request.require_token,
             wait_for_cluster=request.wait_for_cluster,
             abandon=lambda error: abandon(

@@ -45,6 +45,7 @@ DRIVER = """#!/bin/bash
 [ "$1" = -c ] && exec {python} "$@"
 echo "tune ${{*:2}}" >> "$SAID"
 trap 'echo "tune stops" >> "$SAID"; exit 130' TERM
+until grep -q "^ray.*--address" "$SAID"; do sleep .05; done
 [ "$DRIVER_ENDS" != "" ] && exit "$DRIVER_ENDS"
 while :; do sleep .1; done
 """

@@ -14,7 +14,7 @@ from rich.console import Console
 from meanflow_tune import __version__
 from meanflow_tune.driver import console
 from meanflow_tune.driver.cli import sample_parser, train_parser, tune_parser
-from meanflow_tune.driver.doctor_command import doctor_parser
+from meanflow_tune.driver.doctor.doctor_command import doctor_parser
 from meanflow_tune.driver.report_command import report_parser
 from meanflow_tune.driver.train_command import main as train
 from meanflow_tune.plan.request import SearchRequest

@@ -1,6 +1,7 @@
 """A search on a running Ray cluster of two nodes, killed, and resumed on a cluster started afresh."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
 from tests.support.ports import free_ports
 from tests.support.processes.commands import (
     TRIALS,
@@ -72,6 +74,12 @@ def test_kill_the_driver_stop_the_cluster_start_afresh_go_on(tmp_path: Path) -> 
         wait_for(storage, driver, 2)
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait()
+        doctor = [sys.executable, str(ROOT / "scripts/doctor.py"), "--cluster", address]
+        told = run([*doctor, "--storage", str(storage)], timeout=300, **mode)
+    assert told.returncode == 0, told.stdout + told.stderr
+    for check in ("storage", "versions", "clock", "data set"):
+        assert re.search(rf"^ok +{check} .*127\.0\.0\.1", told.stdout, re.MULTILINE), told.stdout
+    assert re.search(r"^warning +token +.*anyone who reaches its ports", told.stdout, re.MULTILINE)
     before = {t.number: t.value for t in study(storage).trials if t.state.name == "COMPLETE"}
     with two_nodes() as address:
         # By the environment this time, as `--cluster` without an address.

@@ -12,7 +12,7 @@ import pytest
 
 from meanflow_tune.driver.cli import sample_parser, search_request, train_parser, tune_parser
 from meanflow_tune.driver.console import COMMANDS, console_parser
-from meanflow_tune.driver.doctor_command import doctor_parser
+from meanflow_tune.driver.doctor.doctor_command import doctor_parser
 from meanflow_tune.driver.report_command import report_parser
 from scripts.benchmark import parser as benchmark_parser
 from tests.cluster.chaos import parser as chaos_parser

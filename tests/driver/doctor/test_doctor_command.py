@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from meanflow_tune.driver.doctor_command import main
+from meanflow_tune.driver.doctor.doctor_command import main
 
 SPACE = ("--space", "eight_gaussians")
 

@@ -1,0 +1,100 @@
+"""Runs the checks of the doctor, one after another, and collects what they find."""
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from meanflow_tune.cluster.doctor.diagnosis import Finding
+from meanflow_tune.cluster.errors import ClusterError
+from meanflow_tune.driver.cli import search_request, tune_parser
+from meanflow_tune.plan.request import SearchRequest, UserError, usable_folder
+from meanflow_tune.search.errors import StorageError
+
+
+class Doctor:
+    """Collects findings; each check says on a terminal that it is running."""
+
+    def __init__(self, say_running: Callable[[str], None]) -> None:
+        self.findings: list[Finding] = []
+        self._say = say_running
+
+    @contextmanager
+    def checking(self, check: str, good: str = "") -> Iterator[None]:
+        """One check on the driver's side: an error that a user can fix is a fault, its end is `good`."""
+        self._say(check)
+        try:
+            yield
+        except (UserError, ClusterError, StorageError, ValueError) as error:
+            self.findings.append(Finding(check, "", "fault", _sentence(str(error))))
+        else:
+            if good:
+                self.findings.append(Finding(check, "", "ok", good))
+
+    def add(self, findings: list[Finding]) -> None:
+        self.findings += findings
+
+
+def _sentence(text: str) -> str:
+    return " ".join(text.split())
+
+
+def asked_search(arguments: argparse.Namespace) -> SearchRequest:
+    """The search that would be started with these options. Raises UserError as it does."""
+    words = ["--space", arguments.space, "--storage", str(arguments.storage)]
+    words += ["--workers-per-trial", arguments.workers_per_trial]
+    for flag in ("cluster", "study_storage", "tracking_uri"):
+        value = getattr(arguments, flag)
+        if value is not None:
+            words.append(f"--{flag.replace('_', '-')}")
+            words += [value] if value else []
+    return search_request(tune_parser().parse_args(words))
+
+
+def diagnose(request: SearchRequest, require_token: bool, doctor: Doctor) -> None:
+    from meanflow_tune.driver.tracking import check_tracking
+    from meanflow_tune.plan.plan import make_plan
+
+    example = None
+    with doctor.checking("search space", f"{request.space} can be searched"):
+        example = make_plan(request).examples[0].to_dict()
+    folder = None
+    with doctor.checking("storage"):
+        folder = usable_folder(request.storage)
+    if folder is None:
+        return
+    with doctor.checking("tracking server", "MLflow answers, or its file can be made"):
+        if warning := check_tracking(request):
+            raise UserError(warning)
+    if request.study_storage is not None:
+        from meanflow_tune.search.store.database import check_database
+
+        with doctor.checking("database", "answers"):
+            check_database(request.study_storage)
+    if request.cluster is None:
+        from meanflow_tune.cluster.doctor.examination import examine_here
+
+        with doctor.checking("this machine"):
+            doctor.add(examine_here(folder, example))
+        return
+    _diagnose_cluster(request, require_token, folder, example, doctor)
+
+
+def _diagnose_cluster(
+    request: SearchRequest,
+    require_token: bool,
+    folder: Path,
+    example: dict[str, object] | None,
+    doctor: Doctor,
+) -> None:
+    from meanflow_tune.cluster.connection.session import join
+
+    where = request.cluster or None
+    with doctor.checking("cluster"), join(where, require_token=require_token) as session:
+        from meanflow_tune.cluster.doctor.examination import examine_hosts
+
+        doctor.add([Finding("token", "", "warning", note) for note in session.notes])
+        if not session.notes:
+            doctor.add([Finding("token", "", "ok", "the cluster asks for one")])
+        with doctor.checking("hosts"):
+            doctor.add(examine_hosts(folder, example))
