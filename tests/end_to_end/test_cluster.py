@@ -75,7 +75,7 @@ def test_kill_the_driver_stop_the_cluster_start_afresh_go_on(tmp_path: Path) -> 
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait()
         doctor = [sys.executable, str(ROOT / "scripts/doctor.py"), "--cluster", address]
-        told = run([*doctor, "--storage", str(storage)], timeout=300, **mode)
+        told = run([*doctor, f"--storage={storage}"], timeout=300, **mode)
     assert told.returncode == 0, told.stdout + told.stderr
     for check in ("storage", "versions", "clock", "data set"):
         assert re.search(rf"^ok +{check} .*127\.0\.0\.1", told.stdout, re.MULTILINE), told.stdout
