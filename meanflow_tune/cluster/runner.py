@@ -112,10 +112,9 @@ class Runner:
             if layout.warning:
                 warn(layout.warning)
             if not local:
-        hold. run_job: what slots do with a job; must be picklable. example: a configuration, whose data set
-        every host of a cluster must have. warn: gets a line where memory may run out, a host is doubtful, or
-        the cluster is open to others. require_token, wait_for_cluster: see `join`; abandon: see
-        `HeadWatch`. modules: files of this host that run_job needs, see `shipping.stage`.
+                check_hosts(storage, example, warn)
+                if workers > 1:
+                    check_meeting(tuple(layout.resources))
             broker = start_broker()
             needs = None if local else HostNeeds.of_driver(study)
             spec = SlotSpec.of(broker, workers, layout.resources, run_job, needs)

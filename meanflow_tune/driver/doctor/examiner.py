@@ -98,3 +98,8 @@ def _diagnose_cluster(
             doctor.add([Finding("token", "", "ok", "the cluster asks for one")])
         with doctor.checking("hosts"):
             doctor.add(examine_hosts(folder, example))
+        if request.workers_per_trial > 1:
+            from meanflow_tune.cluster.slots.rendezvous import check_meeting
+
+            with doctor.checking("rendezvous", "ranks on all hosts meet"):
+                check_meeting()
