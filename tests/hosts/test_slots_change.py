@@ -20,7 +20,7 @@ def test_two_hosts_that_are_127_0_1_1_to_themselves_share_a_trial(
     """The default of Debian and Ubuntu; gloo takes the address of a host's name."""
     names = [host.run(["hostname", "-i"]).stdout.strip() for host in cluster.bed.hosts]
     assert names == ["127.0.1.1"] * 3
-    search = PacedSearch(cluster, slots=1, workers=2)
+    search = PacedSearch(cluster, trials=4, slots=1, workers=2)
     search.begin(cluster.bed.hosts[0])
     assert len(search.hosts_of_ranks()) == 2
     conclude(search)
@@ -31,7 +31,7 @@ def test_a_rank_dies_while_its_slot_starts(
     times: int, cluster: RayHosts, conclude: Conclude
 ) -> None:
     """In the set-up of the process group, where Ray Train forgets what the group holds."""
-    search = PacedSearch(cluster, slots=1, workers=2)
+    search = PacedSearch(cluster, trials=4, slots=1, workers=2)
     cluster.set_pace(0.3)
     search.start(cluster.bed.hosts[0])
     for _ in range(times):
