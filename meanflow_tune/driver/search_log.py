@@ -14,6 +14,7 @@ from meanflow_tune.report.characters import one_line
 from meanflow_tune.report.state.fault_lines import fault_line, fault_summary
 from meanflow_tune.report.state.status_file import STATUS_NAME
 from meanflow_tune.report.state.values import mappings, number
+from meanflow_tune.urls import hide_password
 
 LOG_NAME = "search.log"
 KEPT = 20  # faults in status.json
@@ -39,7 +40,7 @@ class SearchLog:
 
     def write(self, text: str) -> None:
         """Append a line. A failure is told once and ends nothing."""
-        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {one_line(text.strip())}\n"
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {one_line(hide_password(text.strip()))}\n"
 
         def append() -> None:
             # Opened for each line: the folder may be put aside, and a full disk cleared.

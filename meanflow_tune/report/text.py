@@ -44,11 +44,17 @@ def hanging(line: Text, width: int) -> Text:
     room = width - blanks - 2
     if not blanks or line.no_wrap or cell_len(line.plain) <= width or room < NARROW:
         return line
-    first, *rest = line.wrap(Console(width=width), width)
-    first.rstrip()
-    more = Text(" ").join(rest).wrap(Console(width=width), room)
+    first, *rest = _wrapped(line, width)
+    more = _wrapped(Text(" ").join(rest), room)
     indent = " " * (blanks + 2)
     return Text("\n").join([first, *(Text(indent, style=line.style) + part for part in more)])
+
+
+def _wrapped(line: Text, width: int) -> list[Text]:
+    parts = list(line.wrap(Console(width=width), width))
+    for part in parts:
+        part.rstrip()
+    return parts
 
 
 def better(objective: SearchObjective) -> str:

@@ -69,9 +69,10 @@ def test_what_a_user_is_told_is_logged_line_by_line(
     view = View(quiet=True)
     view.log = SearchLog(tmp_path, view.error).write
     view.event("trial 0 started\x1b[2J\nand more", "failed")
-    view.error("no space")
+    view.error("no answer from http://me:secret@host/mlflow")
     lines = (tmp_path / LOG_NAME).read_text().splitlines()
-    assert [line[20:] for line in lines] == ["trial 0 started and more", "no space"]
+    told = ["trial 0 started and more", "no answer from http://***@host/mlflow"]
+    assert [line[20:] for line in lines] == told
     assert lines[0][:2] == "20"
     assert capsys.readouterr().out == ""
 

@@ -31,9 +31,13 @@ def test_a_reader_that_leaves_ends_nothing() -> None:
 
 
 def test_further_lines_of_an_indented_one_hang() -> None:
-    line = Text("  one two three four five six seven", style="yellow")
+    line = Text("  one two three four five six seven eight nine ten eleven", style="yellow")
     found = hanging(line, 26)
-    assert found.plain.splitlines() == ["  one two three four five", "    six seven"]
+    assert found.plain.splitlines() == [
+        "  one two three four five",
+        "    six seven eight nine",
+        "    ten eleven",
+    ]
     assert hanging(line, 80) is line
     assert hanging(line, 12) is line, "no room"
     flat = Text("one two three four five six seven eight")
