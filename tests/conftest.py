@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.servers.postgresql import PostgresServer, running_postgres
+from tests.support.servers.s3 import S3Server, running_s3
 
 DESELECTED = ("slow", "cluster", "hosts")
 
@@ -23,6 +24,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server for all tests of a process, each of which names its own database."""
     with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """An S3 server for all tests of a process, each of which names its own bucket."""
+    with running_s3() as server:
         yield server
 
 

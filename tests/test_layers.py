@@ -54,13 +54,14 @@ ALLOWED: dict[str, set[str]] = {
     "search.study": SEARCH,
     "search.analysis": SEARCH,
     "tracking": {"student_files", *CONFIG},
-    "sampling": {"tracking", *TRAINING},
+    "sampling": {"remote", "tracking", *TRAINING},
+    "remote": {*STORE, *TRAINING},
     "cluster": {"training", *BASE},
     "plan": {*STUDY, *TRAINING},
-    "results": PLAN,
-    "report": {"cluster", "results", "sampling", *PLAN},
+    "results": {"remote", *PLAN},
+    "report": {"cluster", "remote", "results", "sampling", *PLAN},
     # The only one above all others.
-    "driver": {"cluster", "report", "results", "sampling", "tracking", *PLAN},
+    "driver": {"cluster", "remote", "report", "results", "sampling", "tracking", *PLAN},
 }
 # Libraries that only one part may import.
 OWNED = {"ray": "cluster", "mlflow": "tracking", "optuna": "search"}

@@ -27,10 +27,17 @@ def check_resources(
 
 
 def check_hosts(
-    storage: Path | str, example: dict[str, Any] | None, say: Callable[[str], None]
+    storage: Path | str,
+    example: dict[str, Any] | None,
+    say: Callable[[str], None],
+    shared: bool = True,
 ) -> None:
-    """Raises HostUnfit for each fault of a host. example: see `examine_hosts`; say: is told the warnings."""
-    found = gathered(examine_hosts(storage, example))
+    """Raises HostUnfit for each fault of a host. example: see `examine_hosts`; say: is told the warnings.
+
+    shared: whether hosts must see one folder `storage`; otherwise `HostNeeds.reach` is asked in each rank.
+    """
+    every = examine_hosts(storage, example)
+    found = gathered(one for one in every if shared or one.check != "storage")
     if wrong := faults(found):
         raise HostUnfit("\n  ".join(one.line() for one in wrong))
     for one in found:
@@ -42,21 +49,28 @@ def check_hosts(
 class HostNeeds:
     """What a host must have to run ranks, for those that join while a search runs.
 
-    folder: of the study, which exists and must be writable; versions: of Python and the packages.
+    folder: of the study, which exists and must be writable; versions: of Python and the packages; reach:
+    raises where the storage cannot be reached, in place of a look at a folder.
     """
 
     folder: str
     versions: dict[str, str]
+    reach: Callable[[], None] | None = None
 
     @classmethod
-    def of_driver(cls, folder: Path) -> "HostNeeds":
+    def of_driver(cls, folder: Path, reach: Callable[[], None] | None = None) -> "HostNeeds":
         """What this process has."""
-        return cls(str(folder.absolute()), installed_versions())
+        return cls(str(folder.absolute()), installed_versions(), reach)
 
     def check_here(self) -> None:
         """Raises HostUnfit. Runs in each rank, before the ranks meet."""
         host = os.uname().nodename
-        if not os.access(self.folder, os.R_OK | os.W_OK | os.X_OK):
+        if self.reach is not None:
+            try:
+                self.reach()
+            except (OSError, ValueError) as error:
+                raise HostUnfit(f"host {host} cannot reach the storage: {error}.") from None
+        elif not os.access(self.folder, os.R_OK | os.W_OK | os.X_OK):
             raise HostUnfit(
                 f"host {host} does not see the study's folder {self.folder}, or may not write there. "
                 "--storage must be a folder that all hosts share, at the same path."

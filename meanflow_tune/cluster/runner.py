@@ -69,6 +69,7 @@ class Runner:
         abandon: Abandon | None = None,
         warn: Callable[[str], None] = logger.warning,
         modules: Mapping[str, Path] = MappingProxyType({}),
+        reach: Callable[[], None] | None = None,
     ) -> Iterator["Runner"]:
         """cluster: an address, "" for RAY_ADDRESS or this host's cluster, None for a private Ray.
 
@@ -76,7 +77,8 @@ class Runner:
         hold. run_job: what slots do with a job; must be picklable. example: a configuration, whose data set
         every host of a cluster must have. warn: gets a line where memory may run out, a host is doubtful, or
         the cluster is open to others. require_token, wait_for_cluster: see `join`; abandon: see
-        `HeadWatch`. modules: files of this host that run_job needs, see `shipping.stage`.
+        `HeadWatch`. modules: files of this host that run_job needs, see `shipping.stage`. reach: called
+        on each host, raises where it cannot reach the storage; None for a storage that is a folder.
 
         Raises ClusterError where the cluster or one of its hosts cannot be used.
         """
@@ -112,11 +114,11 @@ class Runner:
             if layout.warning:
                 warn(layout.warning)
             if not local:
-                check_hosts(storage, example, warn)
+                check_hosts(storage, example, warn, shared=reach is None)
                 if workers > 1:
                     check_meeting(tuple(layout.resources))
             broker = start_broker()
-            needs = None if local else HostNeeds.of_driver(study)
+            needs = None if local else HostNeeds.of_driver(study, reach)
             spec = SlotSpec.of(broker, workers, layout.resources, run_job, needs)
             wanted: Callable[[], int] = partial(int, layout.slots)  # one host does not change
             if not local:

@@ -22,6 +22,8 @@ from meanflow_tune.plan.request import (
     SearchRequest,
     UserError,
 )
+from meanflow_tune.remote.arguments import file_or_url, local_path, storage_path
+from meanflow_tune.remote.location import UnusableRemote
 from meanflow_tune.settings import first_fault
 
 DESCRIPTION = """Search hyper-parameters of second-order MeanFlow training.
@@ -228,7 +230,11 @@ def search_request(arguments: argparse.Namespace) -> SearchRequest:
         given.setdefault("trials", SMOKE_TRIALS)
         given["settings"] = (*SMOKE_SETTINGS, *given.get("settings", ()))
     _refuse_twice(getattr(arguments, "settings", ()))
-    given["storage"] = Path(given.get("storage", STORAGE)).expanduser().absolute()
+    reads = arguments.status or arguments.dashboard is not None or arguments.dry_run
+    try:
+        given["storage"] = storage_path(given.get("storage", STORAGE), "read" if reads else "work")
+    except UnusableRemote as error:
+        raise UserError(f"--storage {error}.") from None
     return make_request(given)
 
 
@@ -264,12 +270,16 @@ def train_parser(prog: str = "train.py") -> argparse.ArgumentParser:
     """The command line of train.py."""
     p = make_parser(prog, TRAIN_DESCRIPTION, TRAIN_EXAMPLES)
     p.add_argument(
-        "--config", required=True, type=Path, metavar="FILE", help="a TrialConfig as JSON"
+        "--config",
+        required=True,
+        type=file_or_url,
+        metavar="FILE",
+        help="a TrialConfig as JSON, or its URL",
     )
     p.add_argument(
         "--output",
         required=True,
-        type=Path,
+        type=local_path,
         metavar="DIR",
         help="folder for checkpoints, samples, metrics.json and the model",
     )
@@ -283,7 +293,7 @@ def train_parser(prog: str = "train.py") -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--cache",
-        type=Path,
+        type=local_path,
         default=STORAGE / TEACHERS,
         metavar="DIR",
         help="cache of teachers (default: %(default)s)",
@@ -359,7 +369,7 @@ def sample_parser(prog: str = "sample.py") -> argparse.ArgumentParser:
         "FILE",
         "a grid with one column per NFE (.png, .svg), or arrays seeds, labels, latents, samples@NFE "
         "(.npz)" + shown,
-        type=Path,
+        type=local_path,
         default=Path("samples.png"),
     )
     option("--device", "NAME", "cpu, cuda ... (default: cuda where there is one, else cpu)")
@@ -372,29 +382,9 @@ def sample_parser(prog: str = "sample.py") -> argparse.ArgumentParser:
     return p
 
 
-def usable_device(name: str) -> str:
-    """The device that --device names; auto: this rank's GPU, or the CPU. Raises UserError."""
-    import torch
-
-    if name == "auto":
-        rank = os.environ.get("LOCAL_RANK", 0)
-        return f"cuda:{rank}" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        why = str(error).strip().splitlines()[0].rstrip(".")
-        if why.startswith("Expected one of"):  # all that torch knows
-            why = "torch knows no such device"
-        raise UserError(
-            f"--device {name}: cannot be used ({why}); take cpu, or leave it out."
-        ) from None
-    return name
-
-
 def numbers(least: int) -> Callable[[str], list[int]]:
     """A converter of whole numbers from `least` on, separated by commas."""
-    convert = whole(least)
-    return lambda text: [convert(part) for part in text.split(",")]
+    return lambda text: [whole(least)(part) for part in text.split(",")]
 
 
 def whole(least: int) -> Callable[[str], int]:

@@ -18,9 +18,10 @@ from meanflow_tune.cluster.signals import AnyOf, Interrupt
 from meanflow_tune.driver import search_tracking, tracking
 from meanflow_tune.driver.conclusion import Conclusion
 from meanflow_tune.driver.disk.retention import Retention
+from meanflow_tune.driver.handling import remote_study
 from meanflow_tune.driver.handling.user_requests import UserRequests
 from meanflow_tune.driver.lost_cluster import Abandon, abandon, check_cluster, lost
-from meanflow_tune.driver.resume import prepare_study, put_aside
+from meanflow_tune.driver.resume import check_study_storage, prepare_study, put_aside
 from meanflow_tune.driver.search_log import SearchLog
 from meanflow_tune.driver.stage import Stage
 from meanflow_tune.driver.status_writer import StatusWriter
@@ -38,6 +39,7 @@ from meanflow_tune.plan.request import (
     usable_folder,
 )
 from meanflow_tune.records import RunJob, TrialRecord
+from meanflow_tune.remote.study_copy import StudyCopy
 from meanflow_tune.report.live import View
 from meanflow_tune.search.errors import (
     LeaseLost,
@@ -78,7 +80,9 @@ def run(
     """
     usable_folder(request.storage)
     check_cluster(request)
+    check_study_storage(request)
     warning = tracking.check_tracking(request)
+    copy = remote_study.prepare(request)
     plan = make_plan(request)
     if request.resume == "must" and not (request.folder / MANIFEST_NAME).exists():
         raise UserError(f"--resume must: there is no study {request.study} in {request.storage}.")
@@ -86,10 +90,10 @@ def run(
     try:
         if request.resume == "fresh":
             put_aside(request, partial(take_lease, request, view))
-        with take_lease(request, view) as lease, view:
+        with take_lease(request, view) as lease, view, remote_study.copied(copy, lease, view):
             if warning:
                 view.error(warning)
-            return Driver(plan, lease, view, command, verbose, give_up=give_up).run()
+            return Driver(plan, lease, view, command, verbose, give_up=give_up, copy=copy).run()
     except StudyInUse as error:
         raise UserError(str(error), EXIT_IN_USE) from error
     except (StudyChanged, SpaceError) as error:
@@ -113,7 +117,7 @@ class Driver:
 
     make_sink: what tracking is sent to, MLflow by default. run_job: what a worker does with a job
     (must be picklable), training by default. A benchmark passes others, and calls `open`,
-    or its steps, in place of `run`.
+    or its steps, in place of `run`. copy: of a study in an object store.
     """
 
     def __init__(
@@ -126,15 +130,19 @@ class Driver:
         make_sink: Callable[[], Sink] | None = None,
         run_job: RunJob | None = None,
         give_up: Abandon | None = None,
+        copy: StudyCopy | None = None,
     ) -> None:
         self.plan, self.request = plan, plan.request
         self.lease, self.view, self.command, self.verbose = lease, view, command, verbose
+        self._copy = copy
         where = plan.request.storage, plan.request.tracking_uri
-        mlflow = partial(MlflowSink, *where, lease.check, view.event, self._repair)
+        repair = partial(remote_study.repair, lease.check, copy, view.event)
+        given = *where, lease.check, view.event, repair, remote_study.artifacts(copy)
+        mlflow = partial(MlflowSink, *given)
         self._make_sink: Callable[[], Sink] = make_sink or mlflow
         teachers, system = str(self.request.teachers), self.request.system_metrics
         train = partial(job.run_job, cache=teachers, fence=check_epoch, system_metrics=system)
-        self._run_job: RunJob = run_job or train
+        self._run_job = run_job or remote_study.jobs(copy, self.request) or train
         self._give_up = give_up
         self.search_log = SearchLog(plan.request.folder, view.error)
         view.log = self.search_log.write
@@ -147,12 +155,6 @@ class Driver:
         self.retention = Retention(self.request, plan.objectives, lease.check)
         # Waits, too: a lease in a database cannot be checked while its server is down.
         self.fence = partial(self.write_policy, lease.check, self.request.folder)
-
-    def _repair(self, export: Path, why: str) -> None:
-        from meanflow_tune.sampling.student_sources import remake_export
-
-        self.lease.check()
-        remake_export(export, why, self.view.event)
 
     def run(self) -> int:
         """Returns the exit status."""
@@ -267,6 +269,7 @@ class Driver:
         known = name, ledger, tracked.outbox, tracked.replayer, self.view, self.background, label
         rest = total, self.interrupt, self.write_policy, tracked.tracker, tracked.model_of
         stage = Stage(*known, *rest)
+        stage.fetch = partial(remote_study.fetch_trial, self._copy)
         self.stages.append(stage)
         stage.tidy = lambda: self.retention.trial_ended(stage.ledger.records())
         # Also while the confirmation runs: they are about the search.
@@ -288,25 +291,23 @@ class Driver:
             return None
         folder = self.request.folder / "confirm"
         ledger, total = found
-        stage = self._stage(self._confirm_name, folder, ledger, "confirmation", total, stack)
+        name = confirm.study_name(self.request)
+        stage = self._stage(name, folder, ledger, "confirmation", total, stack)
         stage.catch_up()
         return stage
 
     def _confirm_ledger(self, search: Stage) -> tuple[Ledger, int] | None:
         """The ledger of the confirmation and the number of its runs known by now; None without any."""
-        records = search.ledger.records()
-        return confirm.make_ledger(
-            self.plan, self.storage, records, self._confirmed(), self.fence, self.lease.epoch
-        )
-
-    @property
-    def _confirm_name(self) -> str:
-        return confirm.study_name(self.request)
+        given = search.ledger.records(), self._confirmed(), self.fence, self.lease.epoch
+        return confirm.make_ledger(self.plan, self.storage, *given)
 
     def _confirmed(self) -> list[TrialRecord]:
         """The runs of the confirmation; none where its study does not exist yet."""
+        request = self.request
         try:
-            return read_records(self.storage, self._confirm_name, self.request.folder / "confirm")
+            return read_records(
+                self.storage, confirm.study_name(request), request.folder / "confirm"
+            )
         except StorageError:
             return []
 
@@ -370,6 +371,7 @@ class Driver:
             ),
             warn=self.view.error,
             modules=self.plan.space.modules,
+            reach=None if self._copy is None else self._copy.store.check,
         ) as runner:
             self.view.event(runner.description)
             self.status.slots = lambda: runner.slots

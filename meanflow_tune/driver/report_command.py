@@ -20,6 +20,8 @@ from meanflow_tune.plan.request import (
     UserError,
     usable_folder,
 )
+from meanflow_tune.remote.arguments import storage_path
+from meanflow_tune.remote.location import UnusableRemote
 
 if TYPE_CHECKING:
     from meanflow_tune.report.page.study_view import StudyView
@@ -50,10 +52,10 @@ def report_parser(prog: str = "report.py") -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--storage",
-        type=Path,
-        default=STORAGE,
+        type=str,
+        default=str(STORAGE),
         metavar="DIR",
-        help="folder of studies and teachers (default: %(default)s)",
+        help="folder of studies and teachers, or its URL (default: %(default)s)",
     )
     p.add_argument(
         "--study-storage",
@@ -137,7 +139,14 @@ def page_path(out: Path | None, folder: Path) -> Path:
 
 def _report(arguments: argparse.Namespace, prog: str, interruption: Interruption) -> int:
     """Raises UserError, KeyboardInterrupt and OSError."""
-    folders = study_folders(arguments.storage.expanduser().absolute(), arguments.study)
+    from meanflow_tune.driver.handling.remote_study import fetch_studies
+
+    try:
+        storage = storage_path(arguments.storage)
+    except UnusableRemote as error:
+        raise UserError(f"--storage {error}.") from None
+    fetch_studies(storage, arguments.study)
+    folders = study_folders(storage, arguments.study)
     figures = None
     if arguments.figures is not None:
         figures = usable_folder(arguments.figures, "--figures")
@@ -146,6 +155,7 @@ def _report(arguments: argparse.Namespace, prog: str, interruption: Interruption
     from meanflow_tune.report.page.study_view import open_study_view
 
     def views() -> "list[StudyView]":
+        fetch_studies(storage, [folder.name for folder in folders])
         return [open_study_view(folder, arguments.study_storage) for folder in folders]
 
     found = views()

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from meanflow_tune.driver.cli import sample_parser, usable_device
+from meanflow_tune.driver.cli import sample_parser
+from meanflow_tune.driver.handling.device import usable_device
 from meanflow_tune.driver.output import say, steady_output
 from meanflow_tune.driver.process.home import ensure_home
 from meanflow_tune.plan.request import (

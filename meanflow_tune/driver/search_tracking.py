@@ -13,6 +13,7 @@ from meanflow_tune.plan.registration import registration
 from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.plan.tracked_facts import datasets, figures, first_view, search_facts, verdicts
 from meanflow_tune.records import TrialRecord
+from meanflow_tune.remote.study_copy import delete_stored
 from meanflow_tune.report.answer import Answer
 from meanflow_tune.report.description import describe
 from meanflow_tune.report.result_files import model_of
@@ -138,5 +139,6 @@ def _remove(folders: Iterable[Path | None]) -> None:
             continue
         try:
             shutil.rmtree(folder)
+            delete_stored(folder)
         except OSError as error:
             log.warning("the model %s stays: %s", folder, error.strerror)

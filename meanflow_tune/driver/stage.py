@@ -82,6 +82,8 @@ class Stage:
         self.tell_faults = lambda faults, title: None
         self.waiting: list[str] = []  # what waits for what, as of the last tick
         self.tidy: Callable[[], None] = lambda: None  # what a trial that has ended leaves on disk
+        # A trial's files, which lie elsewhere where the storage is remote. In the background thread.
+        self.fetch: Callable[[Path], None] = lambda folder: None
         self._outbox = outbox
         self._refused: dict[int, str] = {}  # trial -> why its report could not be used
         self._full: str | None = None  # the full folder that was announced
@@ -232,9 +234,14 @@ class Stage:
 
     def _track_end(self, record: TrialRecord, outcome: Outcome) -> None:
         # In the background thread, so that it comes after the last report.
-        submit(self.background, self.tracker.ended, record, outcome, self._logged(record))
+        submit(self.background, self._tell_end, record, outcome)
+
+    def _tell_end(self, record: TrialRecord, outcome: Outcome) -> None:
+        self.fetch(Path(record.folder))
+        self.tracker.ended(record, outcome, self._logged(record))
 
     def _track_report(self, record: TrialRecord, report: Report) -> None:
+        self.fetch(Path(record.folder))
         try:
             drawn = self._outbox.write_policy(
                 lambda: self._drawn(record, report, full=True), Path(record.folder)

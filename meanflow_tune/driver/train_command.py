@@ -8,7 +8,8 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from meanflow_tune.driver.cli import train_parser, usable_device
+from meanflow_tune.driver.cli import train_parser
+from meanflow_tune.driver.handling.device import usable_device
 from meanflow_tune.driver.output import outlive_terminal, say, steady_output
 from meanflow_tune.driver.process.home import ensure_home
 from meanflow_tune.records import Job, Report

@@ -15,6 +15,7 @@ from meanflow_tune.driver.output import outlive_terminal, say, steady_output
 from meanflow_tune.driver.process.home import ensure_home
 from meanflow_tune.driver.process.search_process import Ending, Report, run_in_child
 from meanflow_tune.plan.request import EXIT_INTERRUPTED, EXIT_UNUSABLE, SearchRequest, UserError
+from meanflow_tune.remote.location import shown_storage, storage_of
 from meanflow_tune.report.commands import search_command, with_remedy
 
 Again = Callable[[], str]  # the command to repeat, for a user
@@ -27,6 +28,8 @@ def main(argv: list[str] | None = None, prog: str = "tune.py", own_process: bool
     try:
         check_modes(arguments)
         request = search_request(arguments)
+        if storage_of(request.storage) is not None:
+            _prepare_remote(arguments, request)
         # Imports wait until the usage is right: torch alone takes seconds.
         if arguments.dry_run:
             from meanflow_tune.driver.dry_run import dry_run
@@ -154,6 +157,25 @@ def _again(command: str, request: SearchRequest, seen: tuple[float, ...]) -> str
     """The command to repeat: as it was called where the search has not begun yet."""
     begun = _state(request) != seen
     return with_remedy(command if begun else search_command(sys.argv, request, begun=False))
+
+
+def _prepare_remote(arguments: argparse.Namespace, request: SearchRequest) -> None:
+    """Where the storage is a URL: refuse what needs a folder, and fetch what a reading command shows."""
+    named = {
+        "--stop-trial": arguments.stop_trial,
+        "--enqueue": arguments.enqueue,
+        "--delete-study": arguments.delete_study,
+    }
+    refused = [flag for flag, given in named.items() if given]
+    if refused:
+        raise UserError(
+            f"{refused[0]}: not for a storage that is a URL ({shown_storage(request.storage)}), whose driver"
+            " hears nothing from another terminal; stop the search and change its command."
+        )
+    if arguments.status or arguments.dashboard is not None or arguments.dry_run:
+        from meanflow_tune.driver.handling.remote_study import fetch_status
+
+        fetch_status(request)
 
 
 def _handle(arguments: argparse.Namespace, request: SearchRequest) -> int:

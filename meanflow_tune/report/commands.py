@@ -103,6 +103,8 @@ def _absolute(option: str, value: str) -> str:
     """The value of one of PATHS, where it is a path."""
     if ":///" in value:  # a relative --study-storage is one from the storage folder, which is named
         return value if option == "--study-storage" else sqlite_below(value, Path())
+    if "://" in value:
+        return value
     path = Path(value).expanduser()
     is_path = {
         "--space": path.suffix == ".py",

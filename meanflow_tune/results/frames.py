@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meanflow_tune.formats import KEY, FormatError, check_format
+from meanflow_tune.remote.location import UnusableRemote, is_remote
+from meanflow_tune.remote.reading import fetch_study_at
 from meanflow_tune.results.errors import ResultsError
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ class StudyTables:
 
 
 def load(folder: str | Path) -> StudyTables:
-    """The tables that a search wrote into its study's folder when it last ended.
+    """The tables that a search wrote into its study's folder, or at its URL, when it last ended.
 
     Of a study of an earlier revision, without metrics.parquet, both are made by `tabulate` instead.
     Nothing is written.
@@ -37,7 +39,7 @@ def load(folder: str | Path) -> StudyTables:
     Raises:
         ResultsError: there is no study, it has no results yet, or they cannot be read.
     """
-    folder = Path(folder)
+    folder = _here(folder)
     trials, metrics = folder / TRIALS, folder / METRICS
     if not trials.is_file():
         _check_study(folder)
@@ -65,7 +67,7 @@ def tabulate(folder: str | Path) -> StudyTables:
     Raises:
         ResultsError: there is no study in this folder, or it cannot be read.
     """
-    folder = Path(folder)
+    folder = _here(folder)
     _check_study(folder)
     from meanflow_tune.results.metrics_table import RunKinds, metrics_table
     from meanflow_tune.results.parquet import results_table
@@ -85,6 +87,16 @@ def tabulate(folder: str | Path) -> StudyTables:
         results_table([*records, *confirmed], names, objectives.values, kind_of),
         metrics_table(records, confirmed, objectives, manifest.seed),
     )
+
+
+def _here(folder: str | Path) -> Path:
+    """The study's folder, or the local copy of one at a URL. Raises ResultsError."""
+    if not is_remote(folder):
+        return Path(folder)
+    try:
+        return fetch_study_at(str(folder))
+    except UnusableRemote as error:
+        raise ResultsError(str(error)) from None
 
 
 def _read_study(folder: Path) -> "tuple[Manifest, list[TrialRecord], list[TrialRecord]]":

@@ -21,6 +21,8 @@ from meanflow_tune.core.module_state import load_whole_state, rebuilding_generat
 from meanflow_tune.data.errors import DataUnavailable
 from meanflow_tune.files import mlflow_uri
 from meanflow_tune.formats import FormatError
+from meanflow_tune.remote.location import UnusableRemote, is_remote
+from meanflow_tune.remote.reading import fetch_student
 from meanflow_tune.sampling.errors import StudentError
 from meanflow_tune.student_files import CONFIG, WEIGHTS, export_student
 from meanflow_tune.tracking.models.logged_model import DATA, ModelUnavailable, download_student
@@ -65,7 +67,10 @@ def load_student(
                 raise StudentError(str(error)) from None
             student = _of_folder(folder, text, warn)
     else:
-        path = Path(source).expanduser()
+        try:
+            path = fetch_student(text) if is_remote(text) else Path(source).expanduser()
+        except UnusableRemote as error:
+            raise StudentError(f"{error}.") from None
         if not path.exists():
             raise StudentError(f"{text}: no such file or folder; {EXPECTED}.")
         if path.is_dir():

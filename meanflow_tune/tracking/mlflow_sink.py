@@ -68,7 +68,7 @@ class MlflowSink:
     server, which places artifacts itself, or a database; None for the storage's own. fence: called
     before each call of MLflow; raises once another driver has taken the study over. say: gets a line
     about what a user would not expect. repair: makes a damaged export again, called with its folder and
-    the reason.
+    the reason. artifacts: the URL of their root, where it is not in the folder.
     """
 
     def __init__(
@@ -78,8 +78,10 @@ class MlflowSink:
         fence: Callable[[], None] = lambda: None,
         say: Callable[[str], None] = log.warning,
         repair: Callable[[Path, str], None] = refuse_damaged,
+        artifacts: str | None = None,
     ) -> None:
         self._storage, self._fence, self._say = storage, fence, say
+        self._artifacts = artifacts
         self._uri = uri or default_uri(storage)
         self._remote = self._uri.startswith("http")
         self.target = target_of(self._uri, storage)
@@ -179,7 +181,11 @@ class MlflowSink:
         if study not in self._experiments:
 
             def place(name: str) -> str | None:
-                return None if self._remote else (default_artifacts(self._storage) / name).as_uri()
+                if self._remote:
+                    return None
+                if self._artifacts is not None:
+                    return f"{self._artifacts}/{name}"
+                return (default_artifacts(self._storage) / name).as_uri()
 
             self._experiments[study] = find_experiment(
                 self._client(), study, self._uids[study], place, self._say

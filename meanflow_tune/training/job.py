@@ -17,7 +17,7 @@ from meanflow_tune.training.curve import no_system
 from meanflow_tune.training.disk_wait import Interrupted, unfenced, write_or_wait
 from meanflow_tune.training.loop import train
 from meanflow_tune.training.memory import memory_shortage
-from meanflow_tune.training.resources import Resources
+from meanflow_tune.training.resources import Resources, SharedFiles, SharedFolder
 from meanflow_tune.training.run import Run
 from meanflow_tune.training.system_metrics import SystemSampler
 from meanflow_tune.training.world import World
@@ -45,13 +45,15 @@ def run_job(
     cache: str,
     fence: Callable[[Path, int], None] | None = None,
     system_metrics: bool = False,
+    shared: SharedFiles | None = None,
 ) -> Outcome:
     """Run one job to its end on this rank; every rank of the slot calls it with the same job.
 
     cache: the folder of teachers (`<storage>/teachers`). fence: called with the job's folder and epoch
     before each write, raises when another driver has taken the study over; None where there is no
     study. The trained student of a completed trial is left in `<job folder>/model`. system_metrics: add
-    the use of this host to the training curves.
+    the use of this host to the training curves. shared: how
+    teachers and classifiers reach hosts that do not see this disk.
 
     Where the decision at the last rung asks for them, the job's repeats follow, in
     `<job folder>/repeats/K`. A repeat that diverges ends the trial as diverged, with the seed in the
@@ -64,6 +66,7 @@ def run_job(
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     resources = _resources.setdefault((cache, world), Resources(Path(cache), world))
+    resources.shared = shared or SharedFolder()
     check = unfenced if fence is None else partial(fence, folder, job.epoch)
     system = SystemSampler(device) if system_metrics else no_system
     given = reporter, resources, check, system

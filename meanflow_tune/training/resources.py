@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import filelock
 import torch
@@ -58,6 +59,26 @@ class NotCached(LookupError):
     """A teacher or classifier is missing or damaged, and is not to be made here; one line."""
 
 
+class SharedFiles(Protocol):
+    """Where other hosts get a teacher or classifier from, where they do not see this host's disk."""
+
+    def fetch(self, path: Path) -> None:
+        """Make `path` there if another host has made it."""
+
+    def send(self, path: Path) -> None:
+        """Give `path` to other hosts; where one was faster, take its."""
+
+
+class SharedFolder:
+    """Hosts that see one folder need nothing."""
+
+    def fetch(self, path: Path) -> None:
+        pass
+
+    def send(self, path: Path) -> None:
+        pass
+
+
 class Resources:
     """Caches by content. All methods are collective: every rank of the world calls them.
 
@@ -66,6 +87,7 @@ class Resources:
 
     def __init__(self, root: Path, world: World, makes: bool = True) -> None:
         self.root, self.world, self.makes = root, world, makes
+        self.shared: SharedFiles = SharedFolder()
         self._data: dict[str, DataSplit] = {}
         self._nets: dict[Path, nn.Module] = {}
         self._states: dict[Path, Mapping[str, Tensor]] = {}
@@ -172,6 +194,7 @@ class Resources:
             path.parent.mkdir(parents=True, exist_ok=True)
         written, tries = False, 0
         while True:
+            self.shared.fetch(path)
             if not self.makes and not path.is_file():
                 raise NotCached(f"{path} is not in the cache")
             if leads and not path.exists():
@@ -199,6 +222,8 @@ class Resources:
                     write = partial(write_checked, path, partial(save_file, make()))
                     write_or_wait(self.world, reporter, path.parent, write)
                     written = True
+                    if leads:
+                        self.shared.send(path)
             finally:
                 lock.release()
 

@@ -13,6 +13,7 @@ from meanflow_tune.driver.search_tracking import needed
 from meanflow_tune.plan.findings import Findings
 from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import TrialRecord
+from meanflow_tune.remote.study_copy import delete_stored
 from meanflow_tune.report.result_files import model_of
 from meanflow_tune.search.objectives import Objectives
 from meanflow_tune.training.checkpoints import keep_newest
@@ -93,6 +94,7 @@ class Retention:
                 self._fence()
                 try:
                     shutil.rmtree(folder)
+                    delete_stored(folder)
                 except OSError as error:
                     log.warning("the samples %s stay: %s", folder, error.strerror)
 

@@ -1,0 +1,157 @@
+"""The driver's copy of a study: what a host that vanished had sent, and another host's later state."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from meanflow_tune.remote import study_copy
+from meanflow_tune.remote.location import local_folder
+from meanflow_tune.remote.object_store import ObjectStore
+from meanflow_tune.remote.study_copy import MANIFEST, StudyCopy, delete_stored, fetch_study
+from meanflow_tune.search.errors import LeaseLost
+
+STUDY = "digits"
+
+
+class Host:
+    """A host with an empty disk of its own, on which drivers work one after another."""
+
+    def __init__(self, root: Path, store: ObjectStore) -> None:
+        self.root, self.store, self.folder = root, store, root / STUDY
+        self.said: list[str] = []
+
+    def drive(self, epoch: int) -> StudyCopy:
+        copy = StudyCopy(self.store, self.root, STUDY)
+        copy.fetch_manifest()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "lease.json").write_text(json.dumps({"epoch": epoch}))
+        copy.begin(lambda: None, self.said.append)
+        return copy
+
+    def write(self, name: str, text: str) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def read(self, name: str) -> str | None:
+        path = self.folder / name
+        return path.read_text() if path.exists() else None
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ObjectStore:
+    return ObjectStore(f"file://{tmp_path / 'store'}")
+
+
+@pytest.fixture
+def hosts(tmp_path: Path, store: ObjectStore) -> tuple[Host, Host]:
+    return Host(tmp_path / "one", store), Host(tmp_path / "other", store)
+
+
+def test_another_host_takes_what_was_sent(hosts: tuple[Host, Host]) -> None:
+    one, other = hosts
+    copy = one.drive(1)
+    one.write(MANIFEST, "{}")
+    one.write("outbox/events.jsonl", "first\n")
+    one.write("trials/00000/checkpoints/1.pt", "large")
+    one.write("lease.lock", "")
+    copy.end()
+    one.write("outbox/events.jsonl", "first\nunsent\n")
+    second = other.drive(2)
+    assert other.read("outbox/events.jsonl") == "first\n"
+    assert other.read("lease.json") == '{"epoch": 2}'
+    assert other.read("trials/00000/checkpoints/1.pt") is None
+    assert not any("lease.lock" in file.name for file in one.store.files(STUDY))
+    other.write("outbox/events.jsonl", "first\nof the other\n")
+    other.write("best.json", "{}")
+    second.end()
+    third = one.drive(3)
+    assert one.read("outbox/events.jsonl") == "first\nof the other\n"
+    assert one.read("best.json") == "{}"
+    third.end()
+
+
+def test_a_host_that_drove_last_keeps_what_it_had_not_sent(hosts: tuple[Host, Host]) -> None:
+    one, _ = hosts
+    one.write(MANIFEST, "{}")
+    one.drive(1).end()
+    one.write("outbox/events.jsonl", "unsent\n")
+    one.drive(2).end()
+    assert one.store.read(f"{STUDY}/outbox/events.jsonl") == b"unsent\n"
+
+
+def test_changes_are_sent_meanwhile(
+    hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_copy, "PAUSE_SECONDS", 0.05)
+    one, _ = hosts
+    copy = one.drive(1)
+    for text in ("a", "b"):
+        one.write("status.json", text)
+        end = time.monotonic() + 10
+        while one.store.read(f"{STUDY}/status.json") != text.encode():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    sent = copy.sent
+    copy.end()
+    assert copy.sent == sent  # nothing twice
+    assert one.said == []
+
+
+def test_a_storage_that_does_not_answer_is_named_once_and_caught_up(
+    hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_copy, "PAUSE_SECONDS", 0.02)
+    one, _ = hosts
+    copy = one.drive(1)
+
+    def refuse(store: ObjectStore, path: Path, name: str) -> int:
+        raise OSError("no route to host")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectStore, "send", refuse)
+        one.write("status.json", "a")
+        time.sleep(0.3)
+        with pytest.raises(OSError, match="no route"):
+            copy.end()
+    (line,) = one.said
+    assert "could not copy the study's files to" in line
+    copy.end()
+    assert one.store.read(f"{STUDY}/status.json") == b"a"
+
+
+def test_a_driver_that_lost_its_lease_sends_nothing(hosts: tuple[Host, Host]) -> None:
+    one, _ = hosts
+    copy = one.drive(1)
+
+    def lost() -> None:
+        raise LeaseLost("gone")
+
+    copy._fence = lost
+    one.write("status.json", "late")
+    with pytest.raises(LeaseLost):
+        copy.end()
+    assert one.store.read(f"{STUDY}/status.json") is None
+
+
+def test_a_removed_model_is_removed_from_the_storage(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEANFLOW_TUNE_CACHE", str(tmp_path / "cache"))
+    root = local_folder(store.url)
+    store.write(f"{STUDY}/trials/00001/model/config.json", b"{}")
+    store.write(f"{STUDY}/trials/00001/config.json", b"{}")
+    delete_stored(root / STUDY / "trials" / "00001" / "model")
+    assert [file.name for file in store.files(STUDY)] == [f"{STUDY}/trials/00001/config.json"]
+    delete_stored(tmp_path / "elsewhere")  # no copy of anything
+
+
+def test_a_reader_fetches_neither_checkpoints_nor_models(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    for name in (MANIFEST, "trials/1/checkpoints/1.pt", "trials/1/model/config.json", "a.lock"):
+        store.write(f"{STUDY}/{name}", b"{}")
+    folder = fetch_study(store, tmp_path / "reader", STUDY)
+    assert [p.name for p in folder.rglob("*") if p.is_file()] == [MANIFEST]
