@@ -124,6 +124,12 @@ def put_if_absent(source: Path, target: Path) -> None:
         os.close(descriptor)
 
 
+def is_below(path: Path | str, *folders: Path) -> bool:
+    """Whether a path leads into one of these folders, with `..` and links followed."""
+    real = Path(os.path.realpath(path))
+    return any(real.is_relative_to(os.path.realpath(folder)) for folder in folders)
+
+
 def is_full(error: BaseException) -> bool:
     """Whether a write failed because the disk, or a quota, is full.
 

@@ -74,6 +74,7 @@ OTHER_TESTS = {
     "docs",
     "end_to_end",
     "hosts",
+    "security",
     "support",
 }
 

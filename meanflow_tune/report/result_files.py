@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -44,7 +45,7 @@ def with_pictures(record: TrialRecord, report: Report) -> Report:
         return report
     artifacts = dict(report.artifacts)
     arrays = read_arrays(Path(source))
-    for key in [key for key in arrays if key.startswith("student@")]:
+    for key in [key for key in arrays if re.fullmatch(r"student@[0-9]+", key)]:
         nfe = key.partition("@")[2]
         path = Path(source).with_name(f"{Path(source).stem}-nfe{nfe}.png")
         if not is_whole(path):

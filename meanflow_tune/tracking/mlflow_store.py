@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from meanflow_tune.files import mlflow_uri, put_if_absent, sqlite_path, sqlite_url
+from meanflow_tune.files import is_below, mlflow_uri, put_if_absent, sqlite_path, sqlite_url
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,6 +51,7 @@ def connect(uri: str) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     from mlflow import MlflowClient
@@ -147,7 +148,8 @@ def current_path(path: str, study: str, storage: Path) -> Path:
     given = Path(path)
     _, found, inside = path.rpartition(f"/{study}/")
     moved = storage / study / inside
-    return moved if found and not given.exists() and moved.exists() else given
+    stays = given.exists() and is_below(given, storage, storage / study)
+    return moved if found and not stays and moved.exists() else given
 
 
 def _root(experiment: str, place: str | None, name: str) -> str | None:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from meanflow_tune.config.overrides import flatten
 from meanflow_tune.curves import CURVE, CurvePoint, read_curve
+from meanflow_tune.files import is_below
 from meanflow_tune.tracking.mlflow_store import current_path
 from meanflow_tune.tracking.models.registry import Registry
 from meanflow_tune.tracking.outbox import Event
+from meanflow_tune.tracking.replay import Rejected
 from meanflow_tune.tracking.run_names import milliseconds, model_name, run_name, tag_texts
 from meanflow_tune.tracking.run_writer import RunWriter
 from meanflow_tune.tracking.runs_view import VIEW_TAG, view_state
@@ -267,7 +269,11 @@ class RunTree:
             self._client().log_artifact(run, str(self._place(p, path)))
 
     def _place(self, p: Mapping[str, Any], path: str) -> Path:
-        return current_path(path, p["study"], self._storage)
+        """Where a file of the study is now. Raises Rejected for one that is not in its storage folder."""
+        place = current_path(path, p["study"], self._storage)
+        if not is_below(place, self._storage, self._storage / p["study"]):
+            raise Rejected(f"{path} is not in the storage folder {self._storage}")
+        return place
 
 
 def trial_params(p: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def picture_of(storage: Path) -> dict[str, Any]:
 
 def test_a_search_is_one_tree_of_runs(storage: Path, tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
-    tell(Tracker(outbox, STUDY), tmp_path / "files")
+    tell(Tracker(outbox, STUDY), storage / "files")
     with Replayer(outbox, MlflowSink(storage)) as replayer:
         assert replayer.drain(PATIENCE) == 0
         assert replayer.status().rejected == 0
@@ -150,7 +150,7 @@ def ms(images: int) -> int:
 
 def test_pictures_are_named_as_mlflow_names_them(storage: Path, tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
-    tell(Tracker(outbox, STUDY), tmp_path / "files")
+    tell(Tracker(outbox, STUDY), storage / "files")
     sink = MlflowSink(storage)
     for event in events(outbox):
         sink.apply(event)
@@ -229,9 +229,8 @@ def test_a_crash_after_every_single_write_doubles_nothing(
     storage: Path, tmp_path: Path, empty_database: Path
 ) -> None:
     outbox = Outbox(tmp_path)
-    tell(Tracker(outbox, STUDY), tmp_path / "files")
-    smooth = tmp_path / "smooth"
-    smooth.mkdir()
+    tell(Tracker(outbox, STUDY), storage / "files")
+    smooth = tmp_path  # the files are below it, too
     shutil.copy(empty_database, smooth / "mlflow.db")
     once = MlflowSink(smooth)
     for event in events(outbox):
@@ -259,7 +258,7 @@ def test_what_a_driver_that_slept_in_the_middle_of_a_write_did_late_is_mended(
     """MLflow takes a write of anybody: a finished trial was "running" again, and a run was doubled."""
     outbox = Outbox(tmp_path)
     tracker = Tracker(outbox, STUDY)
-    tell(tracker, tmp_path / "files")
+    tell(tracker, storage / "files")
     reports = (make_report(32, 0.5), make_report(64, 0.25))
     done = make_record(0, "completed", reports, "backward")
     pruned = make_record(1, "pruned", (make_report(32, 0.4),))
@@ -365,7 +364,7 @@ with Replayer(Outbox(Path(sys.argv[1])), sink) as replayer:
 
 def test_kill_9_after_a_run_was_made_makes_no_second_one(storage: Path, tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
-    tell(Tracker(outbox, STUDY), tmp_path / "files")
+    tell(Tracker(outbox, STUDY), storage / "files")
     outbox.close()
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     script = [sys.executable, "-c", KILLED, str(tmp_path), str(storage)]
@@ -448,7 +447,7 @@ def test_a_damaged_model_is_made_again_or_rejected_with_the_remedy(
     storage: Path, tmp_path: Path
 ) -> None:
     outbox = Outbox(tmp_path)
-    tell(Tracker(outbox, STUDY), tmp_path / "files")
+    tell(Tracker(outbox, STUDY), storage / "files")
     (model,) = (event for event in events(outbox) if event.kind == "model_exported")
     folder = Path(model.payload["model"])
     whole = (folder / WEIGHTS).read_bytes()
@@ -467,6 +466,29 @@ def test_a_damaged_model_is_made_again_or_rejected_with_the_remedy(
     assert [each for each, _ in asked] == [folder]
     ((_, status),) = picture_of(storage)["models"]
     assert status.endswith("READY")
+
+
+def test_no_file_outside_the_storage_folder_is_sent(storage: Path, tmp_path: Path) -> None:
+    """Whoever can write an outbox must not make the driver of another user publish that user's files."""
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"secret")
+    (storage / STUDY).mkdir()
+    (storage / STUDY / "link.png").symlink_to(secret)
+    outbox, sink = Outbox(tmp_path), MlflowSink(storage)
+    tracker = Tracker(outbox, STUDY)
+    tracker.trial_started(Job(STUDY, 0, {"seed": 1}, "/nowhere", 0, 1), make_record(0))
+    for number, path in enumerate(
+        (secret, storage / ".." / "secret.png", storage / STUDY / "link.png"), start=1
+    ):
+        tracker.reported(make_record(0), make_report(32 * number, 0.5, {"samples": str(path)}))
+    tracker.ended(make_record(0, "completed"), Outcome("completed"), tmp_path)
+    started, *others = events(outbox)
+    sink.apply(started)
+    refused = [event for event in others if event.kind in ("reported", "model_exported")]
+    assert len(refused) == 4
+    for event in refused:
+        with pytest.raises(Rejected, match=r"is not in the storage folder"):
+            sink.apply(event)
 
 
 def test_a_damaged_picture_holds_up_nothing(storage: Path, tmp_path: Path) -> None:

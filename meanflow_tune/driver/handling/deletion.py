@@ -44,6 +44,11 @@ def delete_study(request: SearchRequest, yes: bool, keep_mlflow: bool) -> int:
             f"--delete-study: there is no study {request.study} in {request.storage}; name it by --study"
             " and --storage."
         )
+    if folder.is_symlink():
+        raise UserError(
+            f"--delete-study: {folder} is a symbolic link to {os.path.realpath(folder)}, and what it leads to"
+            " is not deleted; give that study's own --storage, or remove the link."
+        )
     if not yes and not sys.stdin.isatty():
         raise UserError(
             "--delete-study: there is no terminal to ask on; add --yes to delete anyway."

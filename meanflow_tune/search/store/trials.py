@@ -4,6 +4,7 @@ A search is an Optuna study; a generation above the first is a study NAME@k, whi
 complete. Nothing here writes.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -157,12 +158,19 @@ class TrialCache(Generic[T]):
 
 
 def relocate_artifacts(report: Report, folder: Path) -> Report:
-    """The report with the paths of its artifacts in `folder`, where the trial's folder is now."""
+    """The report with the paths of its artifacts in `folder`, where the trial's folder is now.
+
+    What the study says is elsewhere is left out: whoever can write the study must not name any file of a
+    user who reads it.
+    """
     marker = f"/trials/{folder.name}/"
     artifacts = {}
     for name, path in report.artifacts.items():
         _, found, inside = path.rpartition(marker)
-        artifacts[name] = str(folder / inside) if found else path
+        place = str(folder / inside) if found else path
+        # Of text alone: ten thousand trials must not ask the file system for each.
+        if os.path.normpath(place).startswith(f"{folder}{os.sep}"):
+            artifacts[name] = place
     return report if artifacts == report.artifacts else replace(report, artifacts=artifacts)
 
 

@@ -47,7 +47,7 @@ def find_origin(text: str, storage: Path) -> Path:
         StudyChanged: there is no such folder.
     """
     folder = Path(text).expanduser() if "/" in text else storage / text
-    if not folder.is_dir():
+    if not folder.is_dir() or text in ("", ".", ".."):
         raise StudyChanged(
             f"--import-study {text}: there is no study folder {folder}; give the name of a study of"
             f" {storage}, or FOLDER/STUDY"

@@ -180,13 +180,13 @@ def test_artifacts_are_found_where_the_folder_is_now(tmp_path: Path) -> None:
     paths = {
         "samples": "/old/runs/toy/trials/00003/samples/100.npz",
         "other": "/somewhere/else.png",
+        "up": "/old/runs/toy/trials/00003/../../../../secret.png",
     }
     report = Report(100, {}, {}, 0.0, artifacts=paths)
     moved = relocate_artifacts(report, tmp_path / "toy" / "trials" / "00003")
     assert moved.artifacts == {
         "samples": str(tmp_path / "toy/trials/00003/samples/100.npz"),
-        "other": "/somewhere/else.png",
-    }
+    }, "no file outside the trial's folder is read, shown or sent"
     same = relocate_artifacts(moved, tmp_path / "toy" / "trials" / "00003")
     assert same is moved
 
