@@ -6,6 +6,7 @@ suspended during a write, and wakes after another took over, still completes tha
 or doubled is corrected when the search ends (`trials_settled`).
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -173,7 +174,8 @@ class RunTree:
         self._write.tag(run, tags | ({"not_finite": ", ".join(missing)} if missing else {}))
         for name, path in report["artifacts"].items():
             if name == CURVE:
-                self._write.curve(run, _points(self._place(p, path)))
+                with contextlib.suppress(Rejected):  # it is only looked at
+                    self._write.curve(run, _points(self._place(p, path)))
             if path.endswith(".png"):
                 self._write.picture(run, name, self._place(p, path), step, at)
 

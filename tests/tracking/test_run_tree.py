@@ -25,7 +25,7 @@ POINTS = [CurvePoint(8 * n, START + n, 1.0 / n, 1e-3, 2.0, {"load": 0.5}) for n 
 
 @pytest.fixture(scope="module")
 def sink(tmp_path_factory: pytest.TempPathFactory) -> MlflowSink:
-    return MlflowSink(tmp_path_factory.mktemp("storage"))
+    return MlflowSink(tmp_path_factory.getbasetemp())  # each test's files are below it
 
 
 class Told:
