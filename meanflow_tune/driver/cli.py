@@ -3,17 +3,17 @@
 import argparse
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import groupby
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from meanflow_tune.driver.output import OneLineParser
 from meanflow_tune.plan.request import (
-    EXIT_USAGE,
     SMOKE_SETTINGS,
     SMOKE_TRIALS,
     STORAGE,
@@ -21,6 +21,7 @@ from meanflow_tune.plan.request import (
     Option,
     SearchRequest,
     UserError,
+    refuse_repeated,
 )
 from meanflow_tune.remote.arguments import file_or_url, local_path, storage_path
 from meanflow_tune.remote.location import UnusableRemote
@@ -67,15 +68,6 @@ SHORT = {"--verbose": "-v", "--quiet": "-q"}
 FIELDS = SearchRequest.model_fields
 
 
-class _Parser(argparse.ArgumentParser):
-    """Its errors are one line, like all others; `--help` is what lists the options."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(
-            EXIT_USAGE, f"{self.prog}: error: {UserError(message)} (--help lists the options)\n"
-        )
-
-
 def make_parser(prog: str, description: str | None, examples: str) -> argparse.ArgumentParser:
     """A command line that shows its examples as they are and refuses abbreviated options.
 
@@ -84,7 +76,7 @@ def make_parser(prog: str, description: str | None, examples: str) -> argparse.A
     if not prog.endswith(".py"):
         examples = re.sub(r"(?:python )?scripts/(\w+)\.py", r"meanflow-tune \1", examples)
         examples = examples.replace("torchrun", "torchrun --no-python")
-    return _Parser(
+    return OneLineParser(
         prog=prog,
         description=description,
         epilog=examples,
@@ -226,24 +218,16 @@ def search_request(arguments: argparse.Namespace) -> SearchRequest:
             " file."
         )
     given.setdefault("study", f"{stem}-smoke" if arguments.smoke_test else stem)
+    refuse_repeated(given.get("settings", ()))
     if arguments.smoke_test:
         given.setdefault("trials", SMOKE_TRIALS)
         given["settings"] = (*SMOKE_SETTINGS, *given.get("settings", ()))
-    _refuse_twice(getattr(arguments, "settings", ()))
     reads = arguments.status or arguments.dashboard is not None or arguments.dry_run
     try:
         given["storage"] = storage_path(given.get("storage", STORAGE), "read" if reads else "work")
     except UnusableRemote as error:
         raise UserError(f"--storage {error}.") from None
     return make_request(given)
-
-
-def _refuse_twice(settings: Sequence[str]) -> None:
-    """Raise UserError where one path gets two values, of which the last would count."""
-    paths = [setting.partition("=")[0].strip() for setting in settings]
-    for path, setting in zip(paths, settings, strict=True):
-        if paths.count(path) > 1:
-            raise UserError(f"--set {setting}: `{path}` is set twice; leave one out.")
 
 
 def make_request(given: Mapping[str, Any]) -> SearchRequest:

@@ -5,14 +5,16 @@ connection). Then what is printed goes nowhere, and the command runs on, as with
 its folder.
 """
 
+import argparse
 import contextlib
 import errno
 import io
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
+from meanflow_tune.plan.request import EXIT_USAGE, UserError
 from meanflow_tune.report.characters import FALLBACK, clean
 from meanflow_tune.urls import hide_password
 
@@ -95,3 +97,12 @@ def _to_nowhere(descriptor: int) -> None:
     if nowhere != descriptor:
         os.dup2(nowhere, descriptor)
         os.close(nowhere)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Its errors are one line, like all others; `--help` is what lists the options."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(
+            EXIT_USAGE, f"{self.prog}: error: {UserError(message)} (--help lists the options)\n"
+        )

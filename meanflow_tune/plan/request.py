@@ -5,7 +5,7 @@ Every option of `tune.py` is a field here, and its default is stated nowhere els
 
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -335,3 +335,11 @@ def _trouble(path: Path) -> str:
             f"its path has {length} bytes, of which SQLite and the files in it allow {LONGEST_PATH}"
         )
     return ""
+
+
+def refuse_repeated(settings: Sequence[str]) -> None:
+    """Raise UserError where one path of `--set` gets two values, of which the last would count."""
+    paths = [setting.partition("=")[0].strip() for setting in settings]
+    for path, setting in zip(paths, settings, strict=True):
+        if paths.count(path) > 1:
+            raise UserError(f"--set {setting}: `{path}` is set twice; leave one out.")
