@@ -115,7 +115,7 @@ def test_a_rank_that_fails_while_its_slot_starts_costs_a_restart(
     (fault,) = {f["index"]: f for snapshot in seen for f in snapshot["faults"]}.values()
     assert fault["slot"] == "slot-0"
     assert fault["cause"].startswith(f"its ranks did not start: {cause}")
-    assert fault["action"] == "restarts in 1 s"
+    assert fault["action"] == "the slot restarts in 1 s"
 
 
 def test_two_ranks_survive_a_killed_rank_and_a_raising_one(tmp_path: Path) -> None:
