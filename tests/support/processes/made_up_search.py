@@ -1,8 +1,10 @@
 """The command `tune` with trials that are made up: a whole search in seconds, without Ray and MLflow.
 
-python made_up_search.py FOLDER PAUSE [OPTION ...]: a trial takes PAUSE seconds.
+python made_up_search.py FOLDER PAUSE [OPTION ...]: a trial takes PAUSE seconds. MADE_UP_MLFLOW=1 in the
+environment keeps MLflow.
 """
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -48,7 +50,8 @@ def main() -> None:
             yield MadeUp(float(pause))
 
     driver.Runner = Runner  # type: ignore[assignment,misc]
-    driver.MlflowSink = RecordingSink  # type: ignore[assignment,misc]
+    if "MADE_UP_MLFLOW" not in os.environ:
+        driver.MlflowSink = RecordingSink  # type: ignore[assignment,misc]
     words = ["--space", str(TINY_SPACE), "--study", "s", "--storage", str(Path(folder))]
     words += ["--trials", "6", "--confirm", "0", *options]
     sys.argv = ["scripts/tune.py", *words]
