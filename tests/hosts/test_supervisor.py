@@ -189,9 +189,10 @@ def test_a_node_that_the_head_has_given_up_is_replaced(
     assert "asked" not in supervised.calls.read_text()
     head.close()
     time.sleep(5.0)
-    supervised.answer.write_text("1")  # it does
+    supervised.answer.write_text("3")  # the head does not know it, but it has only just started
     with socket.create_server(("127.0.0.1", supervised.head)):
         supervised.wait(lambda: "asked" in supervised.calls.read_text())
+        supervised.answer.write_text("1")  # it does
         time.sleep(1.0)
         assert supervised.starts() == 1
         supervised.answer.write_text("0")  # it does not
