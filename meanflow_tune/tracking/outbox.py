@@ -64,7 +64,7 @@ class Outbox:
         uid = self.folder / "uid"
         if not uid.exists():
             write_atomic(uid, uuid.uuid4().hex)
-        self.uid = uid.read_text()
+        self.uid = _sound_uid(uid)
 
     def _recover(self) -> None:
         """Count the events, collect their keys, cut off a torn last line (never acknowledged)."""
@@ -154,9 +154,22 @@ class Outbox:
 def read_uid(folder: Path) -> str | None:
     """The uid of the outbox in a study's folder; None without one. Creates nothing."""
     try:
-        return (Path(folder) / "outbox" / "uid").read_text()
+        return _sound_uid(Path(folder) / "outbox" / "uid")
     except FileNotFoundError:
         return None
+
+
+def _sound_uid(path: Path) -> str:
+    """The uid in a file. Raises OSError where it is damaged: MLflow would show the study a second time."""
+    text = path.read_bytes()[:100].decode("ascii", errors="replace").strip()
+    if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text) is None:
+        raise OSError(
+            errno.EINVAL,
+            "does not hold the identifier under which MLflow knows the study; restore it from a copy, or"
+            " remove it, and MLflow gets a second search run",
+            str(path),
+        )
+    return text
 
 
 def _key(line: bytes) -> str | None:

@@ -6,6 +6,7 @@ Each case is a line of a table, and runs `main` in this process, up to the momen
 import contextlib
 import io
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,13 @@ class RayStarts(BaseException):
     """The command came as far as starting Ray."""
 
 
+def _ray_starts(**_: Any) -> Iterator[Any]:
+    raise RayStarts
+
+
 @pytest.fixture(autouse=True)
 def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(**_: Any) -> Iterator[Any]:
-        raise RayStarts
-
-    monkeypatch.setattr(Runner, "start", start)
+    monkeypatch.setattr(Runner, "start", _ray_starts)
 
 
 def call(*arguments: str | Path) -> tuple[int | str, list[str]]:
@@ -168,6 +170,88 @@ def test_a_space_with_a_fault(tmp_path: Path, name: str, mode: str) -> None:
     runs = tmp_path / "runs"
     refused(2, message, "--space", file, "--storage", runs, "--trials", "6", mode)
     assert not (runs / "space").exists()
+
+
+NO_TEXT, DIRECTORY = b"\xff\xfe\xfa", None
+MANIFEST = "manifest.json is not a readable manifest: .*; restore it from a copy, or put the study"
+
+# A file of a study, what is in it (None: it is a folder), and what the line says; all are status 5.
+FILES: list[tuple[str, bytes | None, str]] = [
+    *(
+        ("manifest.json", text, MANIFEST)
+        for text in (b"", b"\0" * 4096, NO_TEXT, b"{", b"[]", b"3")
+    ),
+    ("manifest.json", b"[" * 100_000, MANIFEST),
+    ("manifest.json", b"9" * 10_000, MANIFEST),
+    ("manifest.json", b'\xef\xbb\xbf{"study": "space"}', MANIFEST),
+    ("manifest.json", DIRECTORY, MANIFEST),
+    ("lease.json", DIRECTORY, "cannot take the lease of .*Is a directory"),
+    ("lease.lock", DIRECTORY, "cannot take the lease of .*Is a directory"),
+    ("study.journal", DIRECTORY, "cannot open the study storage .*study.journal: .*Is a directory"),
+    *(("outbox/uid", text, "uid: does not hold the identifier") for text in (b"", b"\0", NO_TEXT)),
+    ("outbox/uid", DIRECTORY, "uid: Is a directory"),
+    ("outbox/events.jsonl", DIRECTORY, "events.jsonl: Is a directory"),
+]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The storage of a study that came as far as starting Ray."""
+    storage = tmp_path_factory.mktemp("stored") / "runs"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Runner, "start", _ray_starts)
+        assert call("--space", TINY_SPACE, "--storage", storage, "--quiet")[0] == "ray"
+    return storage
+
+
+@pytest.fixture
+def copied(study: Path, tmp_path: Path) -> Path:
+    shutil.copytree(study, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+@pytest.mark.parametrize(("name", "content", "message"), FILES, ids=lambda v: str(v)[:24])
+def test_a_damaged_file_of_a_study(
+    copied: Path, name: str, content: bytes | None, message: str
+) -> None:
+    """Named, and neither repaired by guesses nor passed over: no second search begins in the folder."""
+    file = copied / TINY_SPACE.stem / name
+    file.unlink()
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    journal = file.with_name("study.journal") if file.parent.name == TINY_SPACE.stem else None
+    before = journal.read_bytes() if journal is not None and journal.is_file() else b""
+    status, lines = call("--space", TINY_SPACE, "--storage", copied, "--quiet")
+    assert status == 5, (status, lines[:3])
+    assert re.search(message, lines[0]), lines[0]
+    # Where the remedy is to run the command again, it follows.
+    assert len(lines) == 1 or (len(lines) == 2 and lines[1].startswith("  ")), lines
+    if journal is not None and journal.is_file():
+        assert journal.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 4096], ids=["empty", "zeros"])
+def test_an_emptied_journal_starts_no_second_search(copied: Path, content: bytes) -> None:
+    folder = copied / TINY_SPACE.stem
+    (folder / "trials" / "00000").mkdir(parents=True)
+    (folder / "study.journal").write_bytes(content)
+    (folder / "study.journal.moved-1").write_bytes(b"")
+    status, lines = call("--space", TINY_SPACE, "--storage", copied, "--quiet")
+    assert status == 5
+    assert "study.journal holds no trial of study tiny_space, but" in lines[0]
+    assert "a copy next to it: study.journal.moved-1" in lines[0]
+    assert (folder / "study.journal").read_bytes() == b""
+
+
+@pytest.mark.parametrize("name", ["status.json", "best.json", "lease.json"])
+@pytest.mark.parametrize("content", [b"", b"\0" * 4096, NO_TEXT, b"[" * 100_000, b"null"])
+def test_what_a_driver_writes_anew_may_be_damaged(copied: Path, name: str, content: bytes) -> None:
+    (copied / TINY_SPACE.stem / name).write_bytes(content)
+    given = "--space", TINY_SPACE, "--storage", copied
+    assert call(*given, "--status") == (0, [])
+    assert call(*given, "--dry-run") == (0, [])
 
 
 DEEP = "x" + ".x" * 10_000

@@ -50,24 +50,24 @@ def load_module(path: Path, shipped: Path) -> LoadedSpace:
     Raises SpaceError, and forgets what was imported, where that fails.
     """
     _forget()
-    before = set(sys.modules)
+    before = sys.modules.copy()
     try:
         module = _run(path, shipped)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever code of a space may raise, also SystemExit
-        for name in set(sys.modules) - before:
-            if _is_own(_file_of(sys.modules[name]), shipped):
+        for name, added in sys.modules.copy().items():
+            if name not in before and _is_own(_file_of(added), shipped):
                 del sys.modules[name]
         text = fault_text(error)
         if isinstance(error, ValueError):
             text = f"{type(error).__name__}: {text}"
         raise SpaceError(f"search space {path}: {text}") from error
     found = {_place(module): path}
-    for name in sorted(set(sys.modules) - before):
-        file = _file_of(sys.modules[name])
-        if file is not None and _is_own(file, shipped):
-            found.setdefault(_place(sys.modules[name]), file)
+    for name, added in sorted(sys.modules.copy().items()):
+        file = _file_of(added)
+        if name not in before and file is not None and _is_own(file, shipped):
+            found.setdefault(_place(added), file)
     for file in sorted(files_in_text(path, shipped)):
         if file.resolve() not in {known.resolve() for known in found.values()}:
             found.setdefault(_place_of_file(file, path, module, shipped), file)
@@ -150,7 +150,7 @@ def _importable(folder: Path) -> Iterator[None]:
 
 def _forget() -> None:
     """Drop the modules of spaces that were loaded before: their files may have changed."""
-    for name, module in list(sys.modules.items()):
+    for name, module in sys.modules.copy().items():  # a thread may import meanwhile
         file = _file_of(module)
         if file is not None and str(file) in _LOADED and not name.startswith(f"{PACKAGE}."):
             del sys.modules[name]

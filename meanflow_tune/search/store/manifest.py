@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import meanflow_tune
-from meanflow_tune.files import write_atomic
+from meanflow_tune.files import read_small, write_atomic
 from meanflow_tune.formats import FORMAT, FormatError, check_format_of
 from meanflow_tune.search.errors import StorageError, StudyChanged, one_line
 from meanflow_tune.settings import Settings
 
 MANIFEST_NAME = "manifest.json"
+LARGEST = 2**26  # bytes of manifest.json, whose history grows
 PACKAGES = ("torch", "ray", "optuna", "mlflow", "numpy", "pydantic", "scikit-learn")
 # They determine no number (our own code has its own hashes).
 UNCOMPARED_PACKAGES = {"mlflow", "meanflow-tune"}
@@ -140,7 +141,7 @@ class Manifest(Settings):
         """
         path = folder / MANIFEST_NAME
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = json.loads(read_small(path, LARGEST))
             if isinstance(data, dict):
                 data["format"] = check_format_of(data, f"study {path.parent}")
             return cls.model_validate(data)
@@ -148,8 +149,11 @@ class Manifest(Settings):
             return None
         except FormatError as error:
             raise StorageError(str(error)) from None
-        except (ValueError, RecursionError) as error:
-            raise StorageError(f"{path} is not a readable manifest: {one_line(error)}") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise StorageError(
+                f"{path} is not a readable manifest: {one_line(error)}; restore it from a copy, or put the"
+                " study aside by --resume fresh"
+            ) from error
 
 
 @dataclass(frozen=True)
