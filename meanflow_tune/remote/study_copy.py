@@ -7,6 +7,7 @@ study since replaces its copy.
 
 import json
 import logging
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable
@@ -87,7 +88,8 @@ class StudyCopy:
     def send(self) -> None:
         """Send what changed since; checkpoints are sent by the workers. Raises LeaseLost."""
         self._fence()
-        self._send(path for path in self.folder.rglob("*") if path.is_file())
+        # Not by rglob, which fails where a worker removes a folder meanwhile.
+        self._send(Path(at) / name for at, _, names in os.walk(self.folder) for name in names)
 
     def _send(self, paths: Iterable[Path]) -> None:
         with self._sending:

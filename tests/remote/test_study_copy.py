@@ -1,8 +1,11 @@
 """The driver's copy of a study: what a host that vanished had sent, and another host's later state."""
 
 import json
+import os
+import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,6 +123,31 @@ def test_a_storage_that_does_not_answer_is_named_once_and_caught_up(
     assert "could not copy the study's files to" in line
     copy.end()
     assert one.store.read(f"{STUDY}/status.json") == b"a"
+
+
+def test_workers_remove_folders_meanwhile(
+    hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker on the driver's host deletes the checkpoints of a trial that has ended."""
+    one, _ = hosts
+    copy = one.drive(1)
+    for number in range(20):
+        one.write(f"trials/{number:05d}/checkpoints/deep/1.pt", "large")
+        one.write(f"trials/{number:05d}/config.json", "{}")
+    scan = os.scandir
+
+    def removing(path: Any) -> Any:
+        found = scan(path)
+        if not isinstance(path, int):  # as rmtree itself calls it
+            shutil.rmtree(Path(path) / "checkpoints", ignore_errors=True)
+        return found
+
+    monkeypatch.setattr("os.scandir", removing)
+    copy.send()
+    monkeypatch.undo()
+    copy.end()
+    stored = [file.name for file in one.store.files(STUDY) if file.name.endswith("config.json")]
+    assert len(stored) == 20
 
 
 def test_a_driver_that_lost_its_lease_sends_nothing(hosts: tuple[Host, Host]) -> None:
