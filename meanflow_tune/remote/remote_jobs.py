@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -154,6 +155,10 @@ class RemoteJobs:
         def fence(folder: Path, epoch: int) -> None:
             patience(lambda: self.check_epoch(store, folder, epoch))
 
+        # Held by rank 0 until it has sent everything, so that no rank of its host clears the folder before.
+        sending = filelock.FileLock(folder.with_name(f"{folder.name}.sending.lock"))
+        if rank == 0:
+            sending.acquire()
         try:
             with filelock.FileLock(folder.with_name(f"{folder.name}.lock")):
                 patience(copy.fetch)
@@ -170,13 +175,21 @@ class RemoteJobs:
             )
             if rank == 0:
                 send()
+                self._clear(copy, folder)
+                log.info("sent %d bytes of %s in %.1f s", copy.sent, folder, copy.seconds)
         except StorageSilent as error:
             return Outcome("running", str(error))
-        # The driver's host keeps all but checkpoints, for its report.
-        study = root / folder.relative_to(root).parts[0]
-        copy.clear(whole=not (study / LEASE).exists())
-        log.info("sent %d bytes of %s in %.1f s", copy.sent, folder, copy.seconds)
+        finally:
+            sending.release()
+        if rank > 0:
+            with suppress(filelock.Timeout), sending.acquire(timeout=0):
+                self._clear(copy, folder)
         return outcome
+
+    def _clear(self, copy: TrialCopy, folder: Path) -> None:
+        """Bound the local copy. The driver's host keeps all but checkpoints, for its report."""
+        study = Path(self.root) / folder.relative_to(self.root).parts[0]
+        copy.clear(whole=not (study / LEASE).exists())
 
     def check_epoch(self, store: ObjectStore, folder: Path, epoch: int) -> None:
         """Raise LeaseLost unless `epoch` is still that of the study, by the storage's copy of its lease."""

@@ -1,13 +1,14 @@
 """Around a job: the epoch in the storage, shared teachers, and a storage that does not answer."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from meanflow_tune.checksums import checksum_file, write_checked
-from meanflow_tune.records import Report, SilentReporter
+from meanflow_tune.records import Job, Outcome, Report, SilentReporter
 from meanflow_tune.remote import remote_jobs
 from meanflow_tune.remote.object_store import ObjectStore
 from meanflow_tune.remote.remote_jobs import (
@@ -18,6 +19,7 @@ from meanflow_tune.remote.remote_jobs import (
     SharedObjects,
     StorageSilent,
 )
+from meanflow_tune.remote.trial_copy import TrialCopy
 from meanflow_tune.search.errors import LeaseLost
 
 TEACHER = "teachers/abc/teacher.safetensors"
@@ -127,3 +129,40 @@ def test_what_is_reported_has_been_sent(store: ObjectStore) -> None:
     reporter = SendingReporter(Inner(), lambda: order.append("sent"))
     assert not reporter.report(Report(images=1, metrics={}, cost={}, time=0.0))
     assert order == ["sent", "reported"]
+
+
+@pytest.mark.parametrize("on_drivers_host", [True, False])
+def test_no_rank_clears_a_folder_that_rank_0_has_not_sent(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_drivers_host: bool
+) -> None:
+    root = tmp_path / "host"
+    folder = root / "study" / "trials" / "00001"
+    jobs = RemoteJobs(store.url, str(root), str(root / "teachers"), False)
+    job = Job("study", 1, {}, str(folder), 0, 1)
+    if on_drivers_host:
+        (root / "study").mkdir(parents=True)
+        (root / "study" / "lease.json").write_text("{}")
+
+    def train(job: Job, rank: int, *_: object, **__: object) -> Outcome:
+        if rank == 0:
+            for name in ("config.json", "checkpoints/1.pt"):
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("{}")
+            # The other rank of this host ends first.
+            thread = threading.Thread(target=jobs, args=(job, 1, 2, "cpu", SilentReporter()))
+            thread.start()
+            thread.join(30)
+            assert (folder / "checkpoints/1.pt").exists()
+        return Outcome("completed")
+
+    monkeypatch.setattr(remote_jobs, "run_job", train)
+    monkeypatch.setattr(TrialCopy, "fetch", lambda copy: None)
+    assert jobs(job, 0, 2, "cpu", SilentReporter()) == Outcome("completed")
+    assert store.read("study/trials/00001/checkpoints/1.pt") == b"{}"
+    assert not (folder / "checkpoints").exists()
+    assert (folder / "config.json").exists() == on_drivers_host
+    # On a host without rank 0.
+    (folder / "checkpoints").mkdir(parents=True)
+    jobs(job, 1, 2, "cpu", SilentReporter())
+    assert not (folder / "checkpoints").exists()
