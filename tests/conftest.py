@@ -7,11 +7,13 @@ node id and --lf name tests: those run whatever their marks. An explicit -m deci
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.servers.postgresql import PostgresServer, running_postgres
-from tests.support.servers.s3 import S3Server, running_s3
+if TYPE_CHECKING:
+    from tests.support.servers.postgresql import PostgresServer
+    from tests.support.servers.s3 import S3Server
 
 DESELECTED = ("slow", "cluster", "hosts")
 
@@ -21,15 +23,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
+def postgres() -> "Iterator[PostgresServer]":
     """A PostgreSQL server for all tests of a process, each of which names its own database."""
+    from tests.support.servers.postgresql import running_postgres
+
     with running_postgres() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[S3Server]:
+def s3() -> "Iterator[S3Server]":
     """An S3 server for all tests of a process, each of which names its own bucket."""
+    from tests.support.servers.s3 import running_s3
+
     with running_s3() as server:
         yield server
 
