@@ -26,7 +26,11 @@ class RayHead:
         self._starts = 0
 
     def start(self) -> None:
-        """Start it and wait until it is up."""
+        """Start it and wait until it is up, again where a busy machine takes longer than Ray's own 30 s."""
+        while not self._start():
+            self.kill()
+
+    def _start(self) -> bool:
         self._starts += 1
         files = Path(self._folder.name)
         words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
@@ -43,8 +47,12 @@ class RayHead:
                 start_new_session=True,
             )
         while "runtime started" not in log.read_text():
-            assert self._process.poll() is None, log.read_text()
+            if self._process.poll() is not None:
+                said = log.read_text()
+                assert "timed out during startup" in said, said
+                return False
             time.sleep(0.2)
+        return True
 
     def kill(self) -> None:
         """As a power cut: all its processes at once."""
