@@ -51,7 +51,8 @@ def own_folder() -> RayFolder:
             _make_private(parent)
             _remove_unused(parent)
             path, lock = _create(parent)
-            return RayFolder(path, lock, tuple(notes))
+            said = tuple(f"Ray's files are in {path}, not in {note}." for note in notes)
+            return RayFolder(path, lock, said)
         except OSError as error:
             notes.append(f"{parent}: {error.strerror or error}")
     raise ClusterError(
