@@ -133,7 +133,8 @@ class Runner:
         """Run `director`'s trials until it is exhausted or `interrupt` was requested."""
         from meanflow_tune.cluster.tuner import run_search
 
-        folder, label = self.storage / RAY_FOLDER, name.replace("/", "-")
+        # "+" is in no study's name, so that no two searches have one label.
+        folder, label = self.storage / RAY_FOLDER, name.replace("/", "+")
         stop = WatchedStop(interrupt, self.head)
         with self.head.explaining():
             self.broker.call(Broker.begin_search)

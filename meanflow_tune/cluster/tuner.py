@@ -1,6 +1,7 @@
 """Ray Tune in front of the slots: its searcher and scheduler ask a `Director`."""
 
 import json
+import re
 import shutil
 import time
 import uuid
@@ -39,11 +40,13 @@ def run_search(
     """Run trials until the director is exhausted or `interrupt` is requested and all have ended.
 
     storage_dir: a folder of the driver's host for Tune's own files, which are removed afterwards, since
-    no restart needs them. Raises SlotsLost, and every exception of the director.
+    no restart needs them; name: of no other search that uses it. Raises SlotsLost, and every exception
+    of the director.
     """
     bridge = _Bridge(director, broker, slots, interrupt or Interrupt())
     label = f"{name}-{uuid.uuid4().hex[:8]}"
     folder = Path(storage_dir).absolute() / "tune"
+    remove_leftovers(folder, name)
     seats = Seats(broker)
     tuner = tune.Tuner(
         tune.with_resources(Relay, {"memory": 1.0}),  # nominal: see `Seats`
@@ -71,6 +74,13 @@ def run_search(
         with suppress(ray.exceptions.RayError):
             seats.close()
         shutil.rmtree(folder / label, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path, name: str) -> None:
+    """Remove Tune's files of earlier drivers of a search, which were killed: it has one at a time."""
+    for left in folder.glob(f"{name}-*"):
+        if re.fullmatch(r"[0-9a-f]{8}", left.name.removeprefix(f"{name}-")):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @dataclass(eq=False)
