@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   python scripts/benchmark.py slots --trials 6 --images 76800
   python scripts/benchmark.py search                overhead per trial, ours and others
   python scripts/benchmark.py search --bookkeeping --resume
+  python scripts/benchmark.py search --slots        more and more simulated slots, until one saturates
   python scripts/benchmark.py derivatives           cost and error of exact derivatives
   python scripts/benchmark.py derivatives --networks dit unet --tables cost --no-compile
   python scripts/benchmark.py derivatives --device cuda --precision bfloat16 --json h100.json

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.machine import machine
+from benchmarks.overhead.scaling import SLOTS, climb, scaling_table
 from benchmarks.overhead.sides_run import Figures, measure
 from benchmarks.overhead.tables import SIDES, bookkeeping_table, resume_table, sides_table
 from meanflow_tune.driver.cli import whole
@@ -63,6 +64,21 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         help=f"instead: resume a study of N stored trials (default: {RESUME})",
     )
     p.add_argument(
+        "--slots",
+        nargs="*",
+        type=whole(1),
+        metavar="N",
+        help="instead: a driver with N simulated slots, then with the next N, until one saturates "
+        f"(default: {' '.join(map(str, SLOTS))})",
+    )
+    p.add_argument(
+        "--seconds",
+        type=whole(1),
+        default=30,
+        metavar="N",
+        help="with --slots: measured for so long per number of slots (default: %(default)s)",
+    )
+    p.add_argument(
         "--json", dest="json_file", type=Path, metavar="FILE", help="write figures there too"
     )
 
@@ -76,6 +92,8 @@ def search(
     patience: int,
     bookkeeping: int | None,
     resume: int | None,
+    slots: Sequence[int] | None,
+    seconds: int,
     json_file: Path | None,
     command: Sequence[str],
 ) -> int:
@@ -94,7 +112,12 @@ def search(
             data["bookkeeping"] = _bookkeeping(Path(folder) / "bookkeeping", bookkeeping)
         if resume is not None:
             data["resume"] = _resume(Path(folder) / "resume", resume)
-        if bookkeeping is None and resume is None:
+        if slots is not None:
+            steps = climb(Path(folder), slots or SLOTS, seconds, _progress)
+            print(f"\n{scaling_table(steps)}", flush=True)
+            data["slots"] = [asdict(one) for one in steps]
+            status = int(any(one.note for one in steps))
+        if bookkeeping is None and resume is None and slots is None:
             kinds = ("trivial",) if skip_real else ("trivial", "short")
             found = _compare(Path(folder), kinds, sides, trials, mlflow, patience)
             data["sides"] = [asdict(one) for one in found]

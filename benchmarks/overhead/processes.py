@@ -61,7 +61,7 @@ class Family:
             self._look()
 
     def _look(self) -> None:
-        table = _processes()
+        table = process_table()
         with self._lock:
             # A parent that has ended since the last sample still identifies its children.
             family = (self.alive & table.keys()) | ({self._root} & table.keys())
@@ -81,7 +81,7 @@ class Family:
             self.alive = family
 
 
-def _processes() -> dict[int, tuple[int, int, float]]:
+def process_table() -> dict[int, tuple[int, int, float]]:
     """pid -> parent, start in ticks since boot, processor seconds."""
     found = {}
     for entry in _PROC.iterdir() if _PROC.exists() else ():

@@ -5,11 +5,11 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from ray import tune
@@ -21,7 +21,6 @@ from meanflow_tune.cluster.broker_handle import BrokerHandle
 from meanflow_tune.cluster.errors import SlotsLost
 from meanflow_tune.cluster.relays import EVENT, JOB, Relay, Seats
 from meanflow_tune.cluster.signals import Interrupt, Stop
-from meanflow_tune.cluster.slots.watch import Slots
 from meanflow_tune.records import Director, Job, Outcome, Report
 
 POLL_SECONDS = 1.0
@@ -29,12 +28,21 @@ POLL_SECONDS = 1.0
 _RELAY_RETRIES = 5
 
 
+class SlotCount(Protocol):
+    """The slots of a search. count: trials at once; tick: looks after the slots, about once a second."""
+
+    @property
+    def count(self) -> int: ...
+
+    def tick(self, snapshot: Mapping[str, Any]) -> None: ...
+
+
 def run_search(
     director: Director,
     broker: BrokerHandle,
     storage_dir: Path | str,
     name: str,
-    slots: Slots,
+    slots: SlotCount,
     interrupt: Stop | None = None,
 ) -> None:
     """Run trials until the director is exhausted or `interrupt` is requested and all have ended.
@@ -92,7 +100,7 @@ class _Bridge:
 
     director: Director
     broker: BrokerHandle
-    slots: Slots
+    slots: SlotCount
     interrupt: Stop
     running: dict[str, int] = field(default_factory=dict)
     error: BaseException | None = None

@@ -27,7 +27,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 BEAT_SECONDS = 1.0
-TICK_SECONDS = 0.5
+TICK_SECONDS = 1.0  # as often as the driver asks: more would be the broker's largest load
 # Shorter than `Broker.lost_after`: a rank that is cut off ends before its job starts elsewhere.
 SILENCE_SECONDS = 40.0
 

@@ -14,7 +14,6 @@ from meanflow_tune.driver.stage import Stage
 from meanflow_tune.driver.status_writer import StatusWriter
 from meanflow_tune.files import OnlyShown, WaitForSpace, is_full
 from meanflow_tune.plan.findings import Findings
-from meanflow_tune.plan.insight import insight_of
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.request import EXIT_ALL_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from meanflow_tune.report.answer import Answer, answer
@@ -23,7 +22,7 @@ from meanflow_tune.report.last_screen import show_last_screen
 from meanflow_tune.report.live import View
 from meanflow_tune.report.result_files import write_files
 
-DRAIN_SECONDS = 120.0
+DRAIN_SECONDS = 60.0
 INTERRUPTED_SECONDS = 5.0
 
 
@@ -108,7 +107,7 @@ class Conclusion:
         """The answer in words; None where it cannot be made, which ends nothing."""
 
         def make() -> Answer | None:
-            return answer(self.plan, self.findings, insight_of(self.plan, self.findings.records))
+            return answer(self.plan, self.findings, self.findings.insight)
 
         return self.shown("put the answer into words", make, None)
 

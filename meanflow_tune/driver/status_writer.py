@@ -14,7 +14,8 @@ from meanflow_tune.driver.stage import Stage
 from meanflow_tune.driver.tracking import backlog_lines, tracking_lines
 from meanflow_tune.files import OnlyShown, write_atomic
 from meanflow_tune.formats import FORMAT, KEY
-from meanflow_tune.plan.findings import first_known, implausible_trials
+from meanflow_tune.plan.findings import implausible_trials
+from meanflow_tune.plan.known_quality import KnownQuality
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.report.forecast_tables import confirmation_work, ladder_of
@@ -65,6 +66,7 @@ class StatusWriter:
         self._disk = DiskWatch(plan, view.error, lambda: self.slots())
         self._ahead: tuple[Any, Outlook] = None, Outlook()
         self._looks = 0  # since it was made
+        self._quality = KnownQuality()
 
     def start(self) -> None:
         threading.Thread(target=self._run, daemon=True).start()
@@ -138,7 +140,8 @@ class StatusWriter:
         objectives = search.ledger.objectives
         single = objectives.single
         best = best_record(records, single.direction) if single is not None else None
-        found = implausible_trials(records, objectives)
+        self._quality.update(records, all_files=self._stopped.is_set())
+        found = implausible_trials(records, objectives, self._quality.limits)
         confirmed = () if stage is search else stage.ledger.records()
         look = partial(self._disk.look, records, confirmed)
         nothing: list[str] = []
@@ -147,7 +150,7 @@ class StatusWriter:
             "best": best_so_far(records, single.direction, self._plan.space.reference)
             if single is not None
             else "",
-            "teacher": teacher_quality(first_known(records)),
+            "teacher": teacher_quality(self._quality.any),
             "warnings": [
                 *disk,
                 *explain(found, best.number if best is not None else None, single is None),

@@ -2,17 +2,21 @@
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from meanflow_tune.driver.stage import Stage
 from meanflow_tune.plan.request import EXIT_UNUSABLE, SearchRequest, UserError
 from meanflow_tune.report.commands import with_remedy
 from meanflow_tune.report.live import View
+from meanflow_tune.report.text import about
 from meanflow_tune.search.store.manifest import MANIFEST_NAME
+from meanflow_tune.tracking.replay import Replayer
 from meanflow_tune.tracking.tracking_uri import NoAnswer, UnusableUri, check_uri
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 BACKLOG = 100  # events that wait for MLflow before anybody needs to know
+STILL_SECONDS = 30.0  # without any event taken, after which the end of a command waits no more
+RATED_SECONDS = 10.0  # after which the time that all events would take is estimated
 
 
 def check_tracking(request: SearchRequest) -> str:
@@ -69,33 +73,66 @@ def backlog_lines(stages: Iterable[Stage]) -> list[str]:
     return lines
 
 
-def drain(stages: Iterable[Stage], view: View, seconds: float, command: str) -> None:
-    """Let MLflow catch up for at most `seconds`, or until its server fails.
+def drain(
+    stages: Iterable[Stage],
+    view: View,
+    seconds: float,
+    command: str,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Let MLflow catch up for at most `seconds`, or until its server fails, stands still or is too slow.
 
     command: that sends what is left.
     """
-    deadline = time.monotonic() + seconds
+    deadline = clock() + seconds
     for stage in _tracked(stages):
         replayer = stage.replayer
-        if replayer.drain(0.5):
-            view.event(f"sending the remaining events to MLflow ({stage.name})")
-        left = replayer.drain(1.0)
-        while left and time.monotonic() < deadline and not replayer.status().error:
-            left = replayer.drain(1.0)
+        left = replayer.drain(0.5)
+        if left:
+            view.event(
+                f"sending the remaining {_events(left)} to MLflow ({stage.name}), for at most "
+                f"{about(max(1.0, deadline - clock()))}"
+            )
+        why = _wait(replayer, deadline, clock)
+        left = replayer.drain(0.0)
         if not left:
             continue
         status = replayer.status()
-        why = status.error or "it is slow"
+        why = status.error or why
         if status.pending + status.repairs:
             view.error(
-                f"{left} events of {stage.name} are waiting for MLflow ({why}); they are kept, "
-                f"and running the same command again sends them:\n  {with_remedy(command)}"
+                f"{_events(left)} of {stage.name} {'is' if left == 1 else 'are'} waiting for MLflow ({why}); "
+                f"nothing is lost, and running the same command again sends the rest:\n  "
+                f"{with_remedy(command)}"
             )
         else:
             view.error(
                 f"what MLflow has of {stage.name} could not be compared with the study ({why}); running the "
                 f"same command again does that:\n  {with_remedy(command)}"
             )
+
+
+def _wait(replayer: Replayer, deadline: float, clock: Callable[[], float]) -> str:
+    """Wait until all is sent, or until waiting is in vain; returns why."""
+    began = moved = clock()
+    first = left = replayer.drain(1.0)
+    while left and not replayer.status().error:
+        now = clock()
+        rate = (first - left) / max(now - began, 1.0)  # events per second
+        if now >= deadline:
+            return "it is slow"
+        if now - moved >= STILL_SECONDS:
+            return f"it has taken none for {STILL_SECONDS:.0f} s"
+        if now - began >= RATED_SECONDS and rate > 0.0 and left / rate > 2.0 * (deadline - now):
+            return f"it takes {rate:.2g} per second, which would be {about(left / rate)}"
+        before, left = left, replayer.drain(1.0)
+        if left != before:
+            moved = clock()
+    return "it is slow"
+
+
+def _events(count: int) -> str:
+    return f"{count:,} event{'' if count == 1 else 's'}"
 
 
 def say_refused(stages: Iterable[Stage], view: View) -> None:

@@ -1,15 +1,17 @@
 """What a search and its confirmation found: the trials that matter, and their results on fresh seeds."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 from meanflow_tune.plan import confirm
 from meanflow_tune.plan.contrast import Contrast, contrast_of, factor_contrasts
+from meanflow_tune.plan.insight import Insight, insight_of
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.quality import Quality, quality_of
 from meanflow_tune.records import TrialRecord
-from meanflow_tune.search.analysis.plausibility import Implausible, find_implausible, marks
+from meanflow_tune.search.analysis.plausibility import Implausible, Limits, find_implausible, marks
 from meanflow_tune.search.analysis.ranking import Row, rank_trials
 from meanflow_tune.search.analysis.significance import PairedComparison, rank_by_differences
 from meanflow_tune.search.objectives import Objectives
@@ -43,6 +45,12 @@ class Findings:
     quality: Quality
     winner: Contrast | None = None
     pairs: tuple[Contrast, ...] = ()
+    make_insight: Callable[[], Insight] = field(default=Insight, compare=False, repr=False)
+
+    @cached_property
+    def insight(self) -> Insight:
+        """What the trials say about the parameters; made once, since it takes a while for many trials."""
+        return self.make_insight()
 
     def facts(self, objectives: Objectives) -> dict[str, Any]:
         """For the tags of the search's run in tracking; empty where no trial completed.
@@ -109,14 +117,17 @@ def find(plan: Plan, records: list[TrialRecord], confirmed: list[TrialRecord]) -
         quality=first_known([*([reference] if reference else []), *order, *records]),
         winner=contrast_of(plan, sides, confirmed, reference, winner),
         pairs=factor_contrasts(plan, sides, confirmed),
+        make_insight=partial(insight_of, plan, records),
     )
 
 
 def implausible_trials(
-    records: Sequence[TrialRecord], objectives: Objectives
+    records: Sequence[TrialRecord],
+    objectives: Objectives,
+    limits_of: Callable[[TrialRecord], Limits] = lambda record: quality_of(record).limits,
 ) -> tuple[Implausible, ...]:
     """Completed trials that are worse than what their own files of samples compare them with."""
-    return find_implausible(records, objectives, lambda record: quality_of(record).limits)
+    return find_implausible(records, objectives, limits_of)
 
 
 def first_known(records: Sequence[TrialRecord]) -> Quality:

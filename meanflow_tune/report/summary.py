@@ -11,7 +11,6 @@ from rich.console import Console
 from meanflow_tune.files import OnlyShown
 from meanflow_tune.plan.confirm import title
 from meanflow_tune.plan.findings import Findings
-from meanflow_tune.plan.insight import insight_of
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import INFEASIBLE
@@ -81,7 +80,7 @@ def show(
     elif not findings.rows and len(findings.order) > 1:
         console.print("Not confirmed on fresh seeds, so nothing is called better.")
     if answered is None:
-        answered = answer(plan, findings, insight_of(plan, findings.records))
+        answered = answer(plan, findings, findings.insight)
     show_part("the answer", show_answer, answered, findings)
 
 

@@ -2,18 +2,19 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from meanflow_tune.driver import driver
 from meanflow_tune.driver.cli import search_request, tune_parser
-from meanflow_tune.driver.tracking import check_tracking
+from meanflow_tune.driver.tracking import RATED_SECONDS, STILL_SECONDS, check_tracking, drain
 from meanflow_tune.plan.request import EXIT_UNUSABLE, EXIT_USAGE, SearchRequest, UserError
 from meanflow_tune.report.status import show_status
 from meanflow_tune.tracking import tracking_uri
 from meanflow_tune.tracking.outbox import Event
-from meanflow_tune.tracking.replay import Rejected, Replayer
+from meanflow_tune.tracking.replay import Rejected, Replayer, ReplayStatus
 from tests.support.drivers.made_up import MadeUp, four_trials, replace_ray
 from tests.support.servers.listeners import answering, silent
 
@@ -139,7 +140,7 @@ def test_what_waits_for_a_failing_server_is_in_the_status(
     monkeypatch.setattr(driver, "MlflowSink", lambda *_, **__: Down())
     assert driver.run(request, "tune --again", quiet=True) == 0
     told = capsys.readouterr().err
-    assert "are waiting for MLflow (ConnectionError: http://***@host is down)" in told
+    assert "waiting for MLflow (ConnectionError: http://***@host is down)" in told
     assert "tune --again" in told
     (line,) = json.loads((request.folder / "status.json").read_text())["tracking"]
     assert "MLflow fails since" in line
@@ -153,3 +154,62 @@ def test_a_search_ends_with_an_audit(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Replayer, "audit", lambda self: audits.append("audit"))
     assert driver.run(four_trials(tmp_path), "again", quiet=True) == 0
     assert audits == ["audit"]
+
+
+class Server:
+    """A replayer whose server takes `rate` events per second of its own clock, of `left` events."""
+
+    def __init__(self, left: int, rate: float) -> None:
+        self.now, self._left, self._rate = 0.0, left, rate
+        self.waits = 0
+
+    def drain(self, timeout: float) -> int:
+        self.waits += 1
+        self.now += timeout
+        return max(0, self._left - int(self.now * self._rate))
+
+    def status(self) -> ReplayStatus:
+        return ReplayStatus(self.drain(0.0), 0, 0, None, None)
+
+    def clock(self) -> float:
+        return self.now
+
+
+def drained(server: Server, seconds: float = 60.0) -> tuple[float, str, str]:
+    """Seconds waited, what the view was told, and its errors."""
+    told: list[str] = []
+    errors: list[str] = []
+    view: Any = SimpleNamespace(event=told.append, error=errors.append)
+    stage: Any = SimpleNamespace(name="toy", replayer=server)
+    drain([stage, stage], view, seconds, "python scripts/tune.py", server.clock)
+    return server.now, "\n".join(told), "\n".join(errors)
+
+
+def test_a_quick_server_is_waited_for_to_the_end() -> None:
+    seconds, told, errors = drained(Server(100, 5.0))
+    assert 20.0 <= seconds <= 22.0
+    assert "sending the remaining 98 events to MLflow (toy), for at most 60 s" in told
+    assert errors == ""
+
+
+def test_a_server_that_takes_nothing_is_left_soon() -> None:
+    seconds, _, errors = drained(Server(4000, 0.0))
+    assert seconds <= STILL_SECONDS + 3.0
+    assert "4,000 events of toy are waiting for MLflow (it has taken none for 30 s)" in errors
+    assert "nothing is lost, and running the same command again sends the rest:" in errors
+    assert "python scripts/tune.py" in errors
+
+
+def test_a_server_that_would_take_an_hour_is_not_waited_for() -> None:
+    seconds, _, errors = drained(Server(4000, 1.0))
+    assert seconds <= RATED_SECONDS + 3.0
+    assert "it takes 0.9 per second, which would be 1 h 14 min" in errors
+
+
+def test_a_slow_server_is_waited_for_nearly_as_long_as_was_said() -> None:
+    seconds, told, errors = drained(Server(100, 1.5))
+    assert "for at most 60 s" in told
+    assert 45.0 <= seconds <= 62.0
+    assert "are waiting for MLflow (it takes 1." in errors
+    assert "(it is slow)" in drained(Server(100, 1.5), seconds=9.0)[2]
+    assert drained(Server(1, 0.0), seconds=5.0)[2].startswith("1 event of toy is waiting")

@@ -1,17 +1,24 @@
 """Both tables are written with the other result files; only what a disk refuses stops a search."""
 
 import errno
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from meanflow_tune import results
 from meanflow_tune.files import OnlyShown
+from meanflow_tune.plan import findings as findings_module
 from meanflow_tune.plan.findings import Findings, find
+from meanflow_tune.plan.insight import Insight
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.request import SearchRequest
+from meanflow_tune.records import TrialRecord
 from meanflow_tune.report import result_files
+from meanflow_tune.report.answer import answer
+from meanflow_tune.report.page.study_view import StudyView
 from meanflow_tune.report.result_files import write_files
+from meanflow_tune.search.store.manifest import Manifest
 from tests.support.confirmation import SPACE
 from tests.support.results.tables import OBJECTIVES, SEED, searched
 from tests.support.rungs import make_rungs
@@ -64,3 +71,22 @@ def test_what_a_disk_refuses_is_raised(
     monkeypatch.setattr(result_files, f"write_{name}", refused)
     with pytest.raises(OSError, match="refused"):
         write_files(plan, found, OnlyShown(lambda line: None))
+
+
+def test_the_importance_of_parameters_is_computed_once_for_page_and_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def counted(plan: Plan, records: Sequence[TrialRecord]) -> Insight:
+        calls.append(len(records))
+        return Insight()
+
+    monkeypatch.setattr(findings_module, "insight_of", counted)
+    plan, found = made(tmp_path)
+    assert calls == []
+    answer(plan, found, found.insight)
+    write_files(plan, found)
+    view = StudyView(plan, found, tmp_path, Manifest.read(plan.request.folder))
+    assert view.insight is found.insight
+    assert calls == [len(found.records)]

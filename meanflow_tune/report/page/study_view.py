@@ -3,14 +3,13 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
 from meanflow_tune.files import sqlite_below
 from meanflow_tune.plan import confirm
 from meanflow_tune.plan.findings import Findings, find
-from meanflow_tune.plan.insight import Insight, insight_of
+from meanflow_tune.plan.insight import Insight
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.request import EXIT_UNUSABLE, SearchRequest, UserError
 from meanflow_tune.records import TrialRecord
@@ -75,10 +74,10 @@ class StudyView:
     def completed(self) -> list[TrialRecord]:
         return [r for r in self.records if r.status == "completed" and r.reports]
 
-    @cached_property
+    @property
     def insight(self) -> Insight:
         """What mattered among the parameters."""
-        return insight_of(self.plan, self.records)
+        return self.findings.insight
 
     def chosen(self) -> list[Chosen]:
         """The reference, the leader and the best proposed trial; one that is several of these once."""

@@ -5,6 +5,7 @@ cancel. A single seed has no interval.
 """
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +24,7 @@ EXACT = 8
 DRAWS = 10_000
 # Trials without repeats that may lead by their own seed; the others come after all of these.
 CONTENDERS = 20
+NEAR = 1e-9  # relative difference below which rounding may decide
 
 Floats = npt.NDArray[np.float64]
 
@@ -141,13 +143,11 @@ def rank_by_differences(records: Iterable[TrialRecord], objective: SearchObjecti
         return Ranking(tuple(single), ())
     contenders, rest = [*repeated, *single[:CONTENDERS]], single[CONTENDERS:]
 
+    table = _Wins([known[record.number] for record in contenders], sign)
+
     def place(record: TrialRecord) -> tuple[int, float, int]:
         mine = known[record.number]
-        won = sum(
-            _mean_difference(mine, known[other.number], sign) < 0
-            for other in contenders
-            if other is not record
-        )
+        won = table.of(mine)
         return -won, sign * math.fsum(mine.values()) / len(mine), record.number
 
     order = (*sorted(contenders, key=place), *rest)
@@ -156,6 +156,64 @@ def rank_by_differences(records: Iterable[TrialRecord], objective: SearchObjecti
     comparisons = (compare(first, record, objective) for record in repeats)
     undecided = (c for c in comparisons if c is not None and c.interval.count > 1 and c.undecided)
     return Ranking(order, tuple(undecided))
+
+
+class _Wins:
+    """How many of the given trials one is better than, without looking at each.
+
+    Trials that were measured on equal seeds are sorted by their mean over those that they share with a
+    trial, so that only those whose mean is nearly that trial's are compared one by one.
+    """
+
+    def __init__(self, scores_of: Sequence[Mapping[str, float]], sign: float) -> None:
+        self._sign = sign
+        self._alike: dict[frozenset[str], list[Mapping[str, float]]] = {}
+        for one in scores_of:
+            self._alike.setdefault(frozenset(one), []).append(one)
+        self._sorted: dict[tuple[frozenset[str], frozenset[str]], _Sorted] = {}
+
+    def of(self, mine: Mapping[str, float]) -> int:
+        """Of the others; `mine` does not win against itself."""
+        return sum(self._against(mine, seeds) for seeds in self._alike)
+
+    def _against(self, mine: Mapping[str, float], seeds: frozenset[str]) -> int:
+        common = seeds.intersection(mine)
+        key = seeds, common
+        if key not in self._sorted:
+            self._sorted[key] = _Sorted.of(self._alike[seeds], common, self._sign)
+        others = self._sorted[key]
+        mean = _mean(mine, common, self._sign)
+        near = NEAR * max(abs(mean), others.largest)
+        first, last = (
+            bisect_left(others.means, mean - near),
+            bisect_right(others.means, mean + near),
+        )
+        close = others.trials[first:last]
+        won = sum(_mean_difference(mine, one, self._sign) < 0 for one in close)
+        return len(others.means) - last + won
+
+
+@dataclass(frozen=True)
+class _Sorted:
+    """Ascending means with their trials; largest: magnitude of a score."""
+
+    means: list[float]
+    trials: list[Mapping[str, float]]
+    largest: float
+
+    @classmethod
+    def of(
+        cls, trials: list[Mapping[str, float]], common: frozenset[str], sign: float
+    ) -> "_Sorted":
+        ranked = sorted(((_mean(one, common, sign), k) for k, one in enumerate(trials)))
+        largest = max(abs(value) for one in trials for value in one.values())
+        return cls([mean for mean, _ in ranked], [trials[k] for _, k in ranked], largest)
+
+
+def _mean(values: Mapping[str, float], seeds: frozenset[str], sign: float) -> float:
+    """Over `seeds`, or over all where there are none."""
+    chosen = [values[seed] for seed in seeds] or list(values.values())
+    return sign * math.fsum(chosen) / len(chosen)
 
 
 def _mean_difference(mine: Mapping[str, float], theirs: Mapping[str, float], sign: float) -> float:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from meanflow_tune.records import Report, TrialRecord
+from meanflow_tune.search.analysis import influence as module
 from meanflow_tune.search.analysis.influence import comparable_rung, influence
 from meanflow_tune.search.objectives import Objectives, SearchObjective
 from tests.support.records import build_record
@@ -101,3 +102,20 @@ def test_too_few_trials_and_those_of_an_earlier_space_say_nothing() -> None:
     assert influence(records[:15], GAP, suggest) is None
     strange = [trial_record(n, {"other": 1.0}, 1.0) for n in range(20)]
     assert influence(strange, GAP, suggest) is None
+
+
+def test_of_very_many_trials_some_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST", 50)
+    asked = 0
+
+    def counted(trial: Any) -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        return suggest(trial)
+
+    rows = drawn(120, random.Random(0))
+    records = [trial_record(n, row, row["decides"]) for n, row in enumerate(rows)]
+    found = influence(records, GAP, counted)
+    assert found is not None
+    assert found.count == asked == 40
+    assert next(iter(found.importances)) == "decides"
