@@ -35,8 +35,8 @@ def main(folder: Path, address: str | None) -> int:
     started = session.join(address) if address else local_ray.start_local(cpus=2)
     with started, Interrupt() as interrupt:
         if address:
-            hosts = {finding.where for finding in examine_hosts(folder, None)}
-            print(f"hosts {len(hosts)}", flush=True)
+            asked = [one for one in examine_hosts(folder, None) if one.check == "versions"]
+            print(f"hosts {len(asked)}", flush=True)
         broker = start_broker()
         config = json.loads((folder / "config.json").read_text())
         director = LoudDirector([config] * 3, folder)
