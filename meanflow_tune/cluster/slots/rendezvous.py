@@ -4,6 +4,7 @@ import fcntl
 import os
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -79,16 +80,20 @@ def _meet(nodes: Sequence[dict[str, Any]]) -> str:
     port = ray.get(_on(first, _free_port).remote(), timeout=START_SECONDS)
     url = f"tcp://{first['NodeManagerAddress']}:{port}"
     asked = [_on(n, _join_group).remote(url, rank, len(nodes)) for rank, n in enumerate(nodes)]
-    try:
-        ray.get(asked, timeout=START_SECONDS + MEETING_SECONDS)
-    except ray.exceptions.RayTaskError as error:
-        return one_cause(str(error.cause))
-    except ray.exceptions.RayError as error:
-        return one_cause(str(error))
-    finally:
-        for task in asked:
-            ray.cancel(task, force=True)
-    return ""
+    troubles: list[str] = []  # the first is the cause, others are of those that waited for it
+    # All of them end, at the latest by the patience of the group. (Ray's core aborts this process where
+    # a task ends while it is cancelled.)
+    deadline = time.monotonic() + START_SECONDS + MEETING_SECONDS
+    while asked:
+        ended, asked = ray.wait(asked, timeout=max(0.0, deadline - time.monotonic()))
+        if not ended:
+            troubles.append("no answer in time")
+            break
+        try:
+            ray.get(ended)
+        except ray.exceptions.RayError as error:
+            troubles.append(one_cause(str(getattr(error, "cause", None) or error)))
+    return troubles[0] if troubles else ""
 
 
 def _on(node: dict[str, Any], function: Any) -> Any:
