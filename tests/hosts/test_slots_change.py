@@ -33,7 +33,9 @@ def test_a_rank_dies_while_its_slot_starts(
     """In the set-up of the process group, where Ray Train forgets what the group holds."""
     search = PacedSearch(cluster, trials=4, slots=1, workers=2)
     cluster.set_pace(0.3)
-    search.start(cluster.bed.hosts[0])
+    driver = search.start(cluster.bed.hosts[0])
+    # Before, hosts are checked by a process group, too.
+    wait_until(lambda: "trial at once" in driver.said(), RECOVERY_SECONDS, search.report)
     for _ in range(times):
         cluster.set_up_fault.write_text("kill")
         wait_until(
