@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from meanflow_tune.checksums import write_checked
 from meanflow_tune.formats import FORMAT, FormatError, check_format
 from meanflow_tune.results.errors import ResultsError
 from meanflow_tune.results.frames import load
@@ -67,12 +68,12 @@ def test_a_damaged_manifest_is_told(tmp_path: Path, text: str) -> None:
 
 def test_a_newer_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, 10, {"step": 3})
-    assert load_checkpoint(path, "cpu") == {"step": 3}
+    assert load_checkpoint(path) == {"step": 3}
     torch.save({"step": 3}, path)
-    assert load_checkpoint(path, "cpu") == {"step": 3}, "of the first format"
+    assert load_checkpoint(path) == {"step": 3}, "of the first format"
     torch.save({"step": 3, "format": FORMAT + 1}, path)
     with pytest.raises(FormatError, match=NEWER):
-        load_checkpoint(path, "cpu")
+        load_checkpoint(path)
 
 
 def test_a_newer_student_is_refused_by_name(tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_a_newer_student_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     data = read_description(tmp_path)
     assert data["format"] == FORMAT
-    path.write_text(json.dumps(data | {"format": FORMAT + 1}))
+    write_checked(path, json.dumps(data | {"format": FORMAT + 1}))
     with pytest.raises(FormatError, match=NEWER):
         read_description(tmp_path)
 

@@ -51,7 +51,7 @@ def test_a_reader_that_leaves_and_a_closed_stream_end_no_search(line: str, tmp_p
     assert "Broken pipe" not in ended.stderr
     assert is_whole(tmp_path)
     for path in (tmp_path / "s").rglob("*"):  # a closed descriptor was not given to a file
-        if path.is_file():
+        if path.is_file() and path.name != "search.log":  # whose lines are these
             assert b"trial 0 started" not in path.read_bytes(), path
 
 

@@ -41,7 +41,7 @@ class Search:
         self.outbox, self.sink, self.applied = Outbox(folder / study), sink, 0
         self.tracker = Tracker(self.outbox, study, Origin({}, [HELD_OUT]))
         self.tracker.search_started({"goal": "?"})
-        model = make_student(folder / "model")
+        model = make_student(folder / study / "model")
         records = [
             make_record(n, "completed", (make_report(64, 0.25),), study=study) for n in range(3)
         ]
@@ -81,8 +81,13 @@ class Search:
 
 
 @pytest.fixture(scope="module")
-def sink(tmp_path_factory: pytest.TempPathFactory) -> MlflowSink:
-    return MlflowSink(tmp_path_factory.mktemp("storage"))
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("storage")
+
+
+@pytest.fixture(scope="module")
+def sink(storage: Path) -> MlflowSink:
+    return MlflowSink(storage)
 
 
 def aliases(api: MlflowClient) -> dict[str, str]:
@@ -96,8 +101,8 @@ def said(api: MlflowClient) -> str:
     return str(api.get_model_version_by_alias(NAME, "candidate").description)
 
 
-def test_a_champion_has_beaten_the_one_before_it(sink: MlflowSink, tmp_path: Path) -> None:
-    first = Search(tmp_path, STUDY, sink)
+def test_a_champion_has_beaten_the_one_before_it(sink: MlflowSink, storage: Path) -> None:
+    first = Search(storage, STUDY, sink)
     api = first.register(1)
     assert aliases(api) == {"candidate": "trial 1", "baseline": "trial 0"}
     assert "Not champion: nothing was retrained" in said(api)
@@ -116,7 +121,7 @@ def test_a_champion_has_beaten_the_one_before_it(sink: MlflowSink, tmp_path: Pat
     assert aliases(api)["candidate"] == "trial 2"
     assert "the champion until then was not among what was confirmed" in said(api)
     # Another study had the champion's configuration among what it confirmed.
-    second = Search(tmp_path, "later", sink)
+    second = Search(storage, "later", sink)
     second.register(2, trial="1", config="c1", aliases=[], better=True)
     versions = api.search_model_versions(f"name = '{NAME}'")
     champion = api.get_model_version_by_alias(NAME, "champion")
@@ -126,9 +131,9 @@ def test_a_champion_has_beaten_the_one_before_it(sink: MlflowSink, tmp_path: Pat
 
 
 def test_a_model_has_the_metrics_of_its_trial_on_the_held_out_data(
-    sink: MlflowSink, tmp_path: Path
+    sink: MlflowSink, storage: Path
 ) -> None:
-    search = Search(tmp_path, "metrics", sink)
+    search = Search(storage, "metrics", sink)
     api = search.register(1)
     experiment = api.get_experiment_by_name("metrics")
     assert experiment is not None
@@ -143,10 +148,12 @@ def test_a_model_has_the_metrics_of_its_trial_on_the_held_out_data(
     assert version.run_id == model.source_run_id
 
 
-def test_mlflow_finds_the_model_by_its_alias(sink: MlflowSink, tmp_path: Path) -> None:
+def test_mlflow_finds_the_model_by_its_alias(
+    sink: MlflowSink, storage: Path, tmp_path: Path
+) -> None:
     from meanflow_tune.tracking.models.logged_model import download_student
 
-    search = Search(tmp_path, "found", sink)
+    search = Search(storage, "found", sink)
     search.register(1)
     uri = mlflow_uri(Path(sink._storage).resolve())
     folder = download_student(f"models:/{NAME}@candidate", uri, tmp_path / "got")
