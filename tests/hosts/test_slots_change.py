@@ -35,14 +35,10 @@ def test_a_rank_dies_while_its_slot_starts(
     cluster.set_pace(0.3)
     driver = search.start(cluster.bed.hosts[0])
     # Before, hosts are checked by a process group, too.
-    wait_until(lambda: "trial at once" in driver.said(), RECOVERY_SECONDS, search.report)
+    _wait(search, lambda: "trial at once" in driver.said())
     for _ in range(times):
         cluster.set_up_fault.write_text("kill")
-        wait_until(
-            lambda: not cluster.set_up_fault.exists(),
-            RECOVERY_SECONDS,
-            lambda: f"no rank has made its process group:\n{search.report()}",
-        )
+        _wait(search, lambda: not cluster.set_up_fault.exists())
     search.wait_for_slots(RECOVERY_SECONDS)
     conclude(search)
 
@@ -63,3 +59,14 @@ def test_a_new_host_adds_a_slot_and_a_lost_one_takes_it_away(
     conclude(search)
     assert search.driver is not None
     assert new.address in search.driver.said(), "which host was lost is not said"
+
+
+def _wait(search: PacedSearch, condition: Callable[[], bool]) -> None:
+    """Until a condition holds, while the driver runs."""
+
+    def holds() -> bool:
+        assert search.driver is not None
+        assert search.driver.poll() is None, search.driver.said()[-3000:]
+        return condition()
+
+    wait_until(holds, RECOVERY_SECONDS, search.report)
