@@ -5,14 +5,15 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import ray
 from ray import tune
+from ray.tune.result_grid import ResultGrid
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -75,13 +76,28 @@ def run_search(
         ),
     )
     try:
-        tuner.fit()
+        with _without_stored_errors():
+            tuner.fit()
         bridge.raise_error()
         bridge.last_poll()
     finally:
         with suppress(ray.exceptions.RayError):
             seats.close()
         shutil.rmtree(folder / label, ignore_errors=True)
+
+
+@contextmanager
+def _without_stored_errors() -> Iterator[None]:
+    """Let Tune's results not unpickle the errors of its trials from files, which a full disk leaves torn.
+
+    Nobody reads those results: what ends a job is told by its events.
+    """
+    read = ResultGrid.__dict__["_populate_exception"]
+    ResultGrid._populate_exception = staticmethod(lambda trial: None)
+    try:
+        yield
+    finally:
+        ResultGrid._populate_exception = read
 
 
 def remove_leftovers(folder: Path, name: str) -> None:

@@ -1,21 +1,20 @@
-"""What a search leaves of Ray Tune's files, without Ray."""
+"""What Tune does with its own files, without a cluster."""
 
-from pathlib import Path
+from types import SimpleNamespace
 
-from meanflow_tune.cluster.tuner import remove_leftovers
+from ray.tune.result_grid import ResultGrid
+
+from meanflow_tune.cluster import tuner
 
 
-def test_files_of_killed_drivers_of_this_search_alone_are_removed(tmp_path: Path) -> None:
-    """Other searches share the folder, whose names may begin with that of this one."""
-    mine = ["digits-0123abcd", "digits-ffffffff"]
-    others = [
-        "digits+confirm-0123abcd",
-        "digits-0123abcd-0123abcd",
-        "digits-two-0123abcd",
-        "digits",
-    ]
-    for name in (*mine, *others):
-        (tmp_path / name / "trial").mkdir(parents=True)
-    remove_leftovers(tmp_path, "digits")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
-    remove_leftovers(tmp_path / "missing", "digits")
+def test_tune_unpickles_no_error_of_a_trial_from_its_files() -> None:
+    """On a full disk such a file is empty, and `Tuner.fit` ended a stopped search with an EOFError."""
+
+    def torn() -> None:
+        raise EOFError("Ran out of input")
+
+    trial = SimpleNamespace(status="ERROR", get_pickled_error=torn)
+    before = ResultGrid.__dict__["_populate_exception"]
+    with tuner._without_stored_errors():
+        assert ResultGrid._populate_exception(trial) is None
+    assert ResultGrid.__dict__["_populate_exception"] is before
