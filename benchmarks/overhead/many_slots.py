@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.overhead.bookkeeping import NullSink
 from benchmarks.overhead.roles import idle_seconds, uses
+from benchmarks.overhead.scaling import EVERY
 from meanflow_tune.cluster.connection.session import end_process
 from meanflow_tune.driver.driver import Driver
 from meanflow_tune.plan.plan import make_plan
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from meanflow_tune.cluster.broker_handle import BrokerHandle
 
 REPORTS = 10  # of a trial
-EVERY = 5.0  # seconds between two reports of a slot
 PER_SPEAKER = 100  # slots for which one process speaks
 START_SECONDS = 300.0  # within which all slots must have reported
 

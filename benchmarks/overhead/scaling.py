@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.overhead.many_slots import EVERY
 from benchmarks.overhead.processes import Family
 from benchmarks.overhead.roles import DRIVER
 from benchmarks.overhead.sides_run import environment
 
+EVERY = 5.0  # seconds between two reports of a slot
 SLOTS = (50, 100, 200, 400, 800)
 LAG = 1.0  # seconds that a verdict may take, for 99 of 100
 DUE = 0.9  # share of the reports that come in time, below which something is saturated

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from meanflow_tune import files, this_machine
+from meanflow_tune import arrays, checksums, files, this_machine
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.files import is_full
 from meanflow_tune.metrics import TeacherGap
@@ -140,11 +140,8 @@ def test_the_samples_and_the_teacher_wait_for_space_too(
             full()
         real(path, content)
 
-    for module in (resources, checkpoints, job, loop.Evaluator.write_samples.__globals__):
-        if isinstance(module, dict):
-            monkeypatch.setitem(module, "write_atomic", each_name_once)
-        else:
-            monkeypatch.setattr(module, "write_atomic", each_name_once)
+    for module in (checksums, arrays, checkpoints, job):
+        monkeypatch.setattr(module, "write_atomic", each_name_once)
     monkeypatch.setattr(disk_wait.time, "sleep", lambda seconds: None)
     reporter = Memory()
     assert run(tmp_path / "full", reporter, tmp_path / "teachers").status == "completed"
@@ -196,22 +193,22 @@ def test_a_trial_with_damaged_checkpoints_says_so_and_gives_the_same_values(
 ) -> None:
     made = Resources(teachers, WORLD)
 
-    def go(folder: Path, said: list[str], interrupt_after: int | None = None) -> Memory:
+    def go(folder: Path, interrupt_after: int | None = None) -> Memory:
         config, reporter = tiny_config(), Memory(interrupt_after=interrupt_after)
         run = Run.start(config, WORLD, made.data(config), made.teacher(config, reporter))
-        train(run, folder, reporter, made.evaluator(config, reporter), warn=said.append)
+        train(run, folder, reporter, made.evaluator(config, reporter))
         return reporter
 
-    whole = go(tmp_path / "whole", [])
+    whole = go(tmp_path / "whole")
     folder = tmp_path / "hurt"
-    go(folder, [], interrupt_after=2)  # checkpoints at two steps, at the rung of four, at nine
-    go(folder, [], interrupt_after=7)
+    go(folder, interrupt_after=2)  # checkpoints at two steps, at the rung of four, at nine
+    go(folder, interrupt_after=7)
     newest = sorted((folder / "checkpoints").glob("*.pt"), reverse=True)
     assert [int(path.stem) // 32 for path in newest] == [9, 4, 2]
     for path in newest[:damaged]:
         path.write_bytes(path.read_bytes()[:-100])
-    said: list[str] = []
-    reporter = go(folder, said)
+    reporter = go(folder)
+    said = reporter.faults
     assert len(said) == damaged
     assert all(path.name in line for path, line in zip(newest, said, strict=False))
     assert [measured(r) for r in reporter.reports] == [measured(r) for r in whole.reports]
