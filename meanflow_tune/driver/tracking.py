@@ -87,13 +87,14 @@ def drain(
     deadline = clock() + seconds
     for stage in _tracked(stages):
         replayer = stage.replayer
+        failures = replayer.status().failures
         left = replayer.drain(0.5)
         if left:
             view.event(
                 f"sending the remaining {_events(left)} to MLflow ({stage.name}), for at most "
                 f"{about(max(1.0, deadline - clock()))}"
             )
-        why = _wait(replayer, deadline, clock)
+        why = _wait(replayer, failures, deadline, clock)
         left = replayer.drain(0.0)
         if not left:
             continue
@@ -112,11 +113,14 @@ def drain(
             )
 
 
-def _wait(replayer: Replayer, deadline: float, clock: Callable[[], float]) -> str:
-    """Wait until all is sent, or until waiting is in vain; returns why."""
+def _wait(replayer: Replayer, failures: int, deadline: float, clock: Callable[[], float]) -> str:
+    """Wait until all is sent, or until waiting is in vain; returns why.
+
+    failures: how many there had been before; the last error may be that of a server which is back.
+    """
     began = moved = clock()
     first = left = replayer.drain(1.0)
-    while left and not replayer.status().error:
+    while left and replayer.status().failures == failures:
         now = clock()
         rate = (first - left) / max(now - began, 1.0)  # events per second
         if now >= deadline:

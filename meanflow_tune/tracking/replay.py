@@ -61,7 +61,7 @@ class Auditor(Protocol):
 class ReplayStatus:
     """Numbers of events (rejected: by all drivers, and not taken since; repairs: to be sent once more).
 
-    auditing: an audit is due; error: of the last attempt, if it failed.
+    auditing: an audit is due; error: of the last attempt, if it failed; failures: of all attempts.
     """
 
     pending: int
@@ -71,6 +71,7 @@ class ReplayStatus:
     failing_since: float | None
     repairs: int = 0
     auditing: bool = False
+    failures: int = 0
 
 
 class Replayer:
@@ -105,6 +106,7 @@ class Replayer:
         self._repairs: list[Event] = []
         self._error: str | None = None
         self._failing_since: float | None = None
+        self._failures = 0
         self._stopping = False
         self._hurry = False
         # A daemon, since a request to a dead server must not hold the end of the process.
@@ -145,6 +147,7 @@ class Replayer:
                 self._failing_since,
                 len(self._repairs),
                 self._auditing,
+                self._failures,
             )
 
     def close(self, timeout: float = 5.0) -> None:
@@ -178,6 +181,7 @@ class Replayer:
             first = (str(error).strip().splitlines() or [""])[0]
             self._error = hide_password(f"{type(error).__name__}: {first}")
             self._failing_since = self._failing_since or time.time()
+            self._failures += 1
             hurried = self._changed.wait_for(lambda: self._stopping or self._hurry, delay)
             self._hurry = False
             return hurried

@@ -157,10 +157,16 @@ def test_a_search_ends_with_an_audit(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 class Server:
-    """A replayer whose server takes `rate` events per second of its own clock, of `left` events."""
+    """A replayer whose server takes `rate` events per second of its own clock, of `left` events.
 
-    def __init__(self, left: int, rate: float) -> None:
+    error: of the last attempt before; fails: whether further attempts fail as well.
+    """
+
+    def __init__(
+        self, left: int, rate: float, error: str | None = None, fails: bool = False
+    ) -> None:
         self.now, self._left, self._rate = 0.0, left, rate
+        self._error, self._fails = error, fails
         self.waits = 0
 
     def drain(self, timeout: float) -> int:
@@ -169,7 +175,8 @@ class Server:
         return max(0, self._left - int(self.now * self._rate))
 
     def status(self) -> ReplayStatus:
-        return ReplayStatus(self.drain(0.0), 0, 0, None, None)
+        failures = int(self._error is not None) + int(self._fails and self.now > 0.0)
+        return ReplayStatus(self.drain(0.0), 0, 0, self._error, None, failures=failures)
 
     def clock(self) -> float:
         return self.now
@@ -213,3 +220,15 @@ def test_a_slow_server_is_waited_for_nearly_as_long_as_was_said() -> None:
     assert "are waiting for MLflow (it takes 1." in errors
     assert "(it is slow)" in drained(Server(100, 1.5), seconds=9.0)[2]
     assert drained(Server(1, 0.0), seconds=5.0)[2].startswith("1 event of toy is waiting")
+
+
+def test_a_server_that_is_back_is_waited_for_although_the_last_attempt_failed() -> None:
+    seconds, _, errors = drained(Server(100, 5.0, error="refused"))
+    assert 20.0 <= seconds <= 22.0
+    assert errors == ""
+
+
+def test_a_server_that_fails_again_is_left_at_once() -> None:
+    seconds, _, errors = drained(Server(100, 0.0, error="refused", fails=True))
+    assert seconds <= 3.0
+    assert "100 events of toy are waiting for MLflow (refused); nothing is lost" in errors
