@@ -69,15 +69,14 @@ def test_a_search_is_the_same_tree_as_in_a_file(postgres: PostgresServer, tmp_pa
     check_uri(uri)
     outbox = Outbox(tmp_path)
     tell(Tracker(outbox, STUDY), tmp_path / "files")
-    send(outbox, tmp_path / "server", uri)
-    (tmp_path / "file").mkdir()
-    send(Outbox(tmp_path), tmp_path / "file", None)
+    for where in (uri, None):
+        send(outbox, tmp_path, where)
     found = tree_of(uri)
     assert len(found) == 4
-    assert found == tree_of(default_uri(tmp_path / "file"))
+    assert found == tree_of(default_uri(tmp_path))
     experiment = connect(uri).get_experiment_by_name(STUDY)
     assert experiment is not None
-    root = default_artifacts(tmp_path / "server") / STUDY
+    root = default_artifacts(tmp_path) / STUDY
     assert experiment.artifact_location == root.as_uri()
     assert any(root.rglob("*.png"))
 
