@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,7 @@ def test_a_job_waits_for_space_and_goes_on_as_if_nothing_had_been(
         return real(*arguments, **keywords)
 
     monkeypatch.setattr(module, name, sometimes)
-    monkeypatch.setattr(disk_wait.time, "sleep", slept.append)
+    monkeypatch.setattr(disk_wait, "time", SimpleNamespace(sleep=slept.append))
     reporter = Memory()
     assert run(tmp_path / "full", reporter, teachers).status == "completed"
     assert slept == [disk_wait.PAUSE_SECONDS] * 3
@@ -142,7 +143,7 @@ def test_the_samples_and_the_teacher_wait_for_space_too(
 
     for module in (checksums, arrays, checkpoints, job):
         monkeypatch.setattr(module, "write_atomic", each_name_once)
-    monkeypatch.setattr(disk_wait.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(disk_wait, "time", SimpleNamespace(sleep=lambda seconds: None))
     reporter = Memory()
     assert run(tmp_path / "full", reporter, tmp_path / "teachers").status == "completed"
     assert {"teacher.safetensors", "config.json", f"{320:012d}.npz"} <= refused
@@ -163,7 +164,7 @@ def test_a_stop_while_the_disk_is_full_keeps_the_last_checkpoint(
             "save_checkpoint",
             lambda folder, images, what: full() if images > 128 else save(folder, images, what),
         )
-        patch.setattr(disk_wait.time, "sleep", lambda seconds: None)
+        patch.setattr(disk_wait, "time", SimpleNamespace(sleep=lambda seconds: None))
         outcome = run(tmp_path / "trial", first, teachers)
     assert outcome.status == "running"
     assert "space" in outcome.reason

@@ -121,9 +121,11 @@ def reason(error: BaseException) -> str:
 
 def is_down(error: BaseException | None) -> bool:
     """Whether an error means that a database's server is down, or was while a statement ran."""
-    from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+    from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
 
     while error is not None:
+        if isinstance(error, PendingRollbackError):
+            return True  # Optuna swallowed the loss of a connection, and used its transaction again
         if isinstance(error, DBAPIError):
             return (
                 isinstance(error, OperationalError | InterfaceError)

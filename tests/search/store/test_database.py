@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import OperationalError
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import OperationalError, PendingRollbackError
 
 from meanflow_tune.files import Unreachable, WaitForSpace
 from meanflow_tune.search.errors import DatabaseDown, LeaseLost, StorageError, UnusableDatabase
-from meanflow_tune.search.store.database import CHECK_SECONDS, check_database
+from meanflow_tune.search.store.database import CHECK_SECONDS, check_database, down_as_error
 from meanflow_tune.search.store.database_lease import TABLE, DatabaseLease, acquire_lease
 from meanflow_tune.search.store.storage import Storage, open_storage
 from tests.support.servers.listeners import silent
@@ -221,6 +222,14 @@ def test_a_reader_writes_nothing(postgres: PostgresServer) -> None:
     with pytest.raises(StorageError, match="for reading only") as caught:
         storage.create_new_study([], NAME)
     assert PASSWORD not in str(caught.value)
+
+
+def test_a_transaction_used_again_after_its_connection_was_lost_is_an_outage() -> None:
+    """Optuna 5.0 catches the loss of a connection while it loads a trial's rows, and reads on."""
+    with pytest.raises(DatabaseDown), down_as_error("postgresql://u@h/d"):
+        raise StorageInternalError("commit") from PendingRollbackError("Can't reconnect")
+    with pytest.raises(StorageInternalError), down_as_error("postgresql://u@h/d"):
+        raise StorageInternalError("commit") from ValueError("a fault of one's own")
 
 
 def refused(url: str) -> StorageError:
