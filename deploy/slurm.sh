@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A search in one Slurm allocation: Ray's head on the first node, workers on the others, the driver beside
-# the head. Submit it from the checkout, with options of tune.py:
+# A search in one Slurm allocation: Ray's head on the first node, workers on the others, the driver next
+# to the head. Submit it from the checkout, with options of tune.py:
 #
 #   sbatch --nodes=4 --gpus-per-node=8 deploy/slurm.sh --storage /shared/runs --workers-per-trial 8
 #

@@ -23,7 +23,8 @@ from meanflow_tune.files import (
     write_atomic,
 )
 from meanflow_tune.search.errors import LeaseLost, StorageError
-from meanflow_tune.search.store.lease import LEASE_NAME, Lease, read_lease
+from meanflow_tune.search.store.holder import LEASE_NAME, read_lease
+from meanflow_tune.search.store.lease import Lease
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.tracking.outbox import Event, Outbox
 from meanflow_tune.tracking.replay import Replayer

@@ -4,7 +4,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from typing import Any
 
@@ -68,6 +68,11 @@ def host_label(name: str, address: str) -> str:
     except ValueError:
         pass
     return name
+
+
+def node_label(node: Mapping[str, Any]) -> str:
+    """`host_label` of one of `ray.nodes()`."""
+    return host_label(node["NodeManagerHostname"], node["NodeManagerAddress"])
 
 
 def _add(found: dict[str, Any], key: str, measure: Callable[[], Any]) -> None:

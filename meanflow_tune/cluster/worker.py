@@ -87,7 +87,7 @@ class Connection:
                     os._exit(1)  # the main thread may hang in a collective or in native code
             except ray.exceptions.RayActorError:
                 os._exit(1)  # the broker has ended, and with it the search
-            except Exception:
+            except Exception:  # the call was lost, or comes late: only a long silence counts
                 if time.monotonic() - heard > SILENCE_SECONDS:
                     os._exit(1)
             signals.wait_for_notice(BEAT_SECONDS)

@@ -41,11 +41,11 @@ def abandon(
 ) -> None:
     """End a search, and by `end` its process, while the main thread is stuck inside Ray.
 
-    release: gives the lease back.
+    release: gives the lease back; end: None where there is no process to end, as in a test.
     """
     if end is None:
         return
     for call in (status.end, view.close, release):
-        with suppress(Exception):
+        with suppress(Exception):  # the process ends in any case
             call()
     end(lost(error))

@@ -13,7 +13,7 @@ from meanflow_tune.cluster.signals import stop_at_once
 from meanflow_tune.driver.cli import check_modes, search_request, tune_parser
 from meanflow_tune.driver.output import outlive_terminal, say, steady_output
 from meanflow_tune.driver.process.home import ensure_home
-from meanflow_tune.driver.process.search_process import Ending, Report, run_in_child
+from meanflow_tune.driver.process.search_process import Ending, Tell, run_in_child
 from meanflow_tune.plan.request import EXIT_INTERRUPTED, EXIT_UNUSABLE, SearchRequest, UserError
 from meanflow_tune.remote.location import shown_storage, storage_of
 from meanflow_tune.report.commands import search_command, with_remedy
@@ -98,7 +98,7 @@ def _search_as_child(
     again: Again,
     prog: str,
     shown: Mapping[str, bool],
-    report: Report,
+    report: Tell,
 ) -> int:
     """Search, say errors, and report to the parent, which says that the cluster is lost."""
     from meanflow_tune.driver.driver import run

@@ -29,7 +29,7 @@ from meanflow_tune.report.state.status_file import (
 from meanflow_tune.report.state.trial_rows import StudyState, show_trials
 from meanflow_tune.report.text import counted, hanging, headed
 from meanflow_tune.search.errors import StorageError
-from meanflow_tune.search.store.lease import has_died, read_lease
+from meanflow_tune.search.store.holder import has_died, read_lease
 from meanflow_tune.search.store.manifest import Manifest
 from meanflow_tune.search.study.inbox import Inbox
 

@@ -12,7 +12,7 @@ from meanflow_tune.driver.report_command import main
 from meanflow_tune.driver.sample_command import Interruption
 from meanflow_tune.plan.request import EXIT_INTERRUPTED, EXIT_OK, EXIT_UNUSABLE, EXIT_USAGE
 from meanflow_tune.report.page import page_files
-from meanflow_tune.search.store.lease import LEASE_NAME, LeaseState
+from meanflow_tune.search.store.holder import LEASE_NAME, LeaseState
 from meanflow_tune.search.store.manifest import Manifest
 from tests.support.page.html_check import faults_of
 from tests.support.page.stored_page_study import store_study

@@ -13,7 +13,8 @@ from meanflow_tune.records import Job, Outcome, Report
 from meanflow_tune.report import last_screen, result_files, summary
 from meanflow_tune.report.live import View
 from meanflow_tune.report.status import show_status
-from meanflow_tune.search.store.lease import LEASE_NAME, Lease
+from meanflow_tune.search.store.holder import LEASE_NAME
+from meanflow_tune.search.store.lease import Lease
 from tests.support.drivers.made_up import MadeUp, four_trials, replace_ray
 from tests.support.paths import TINY_SPACE
 from tests.support.records import build_record, with_samples

@@ -12,7 +12,8 @@ from meanflow_tune.driver import taking_lease
 from meanflow_tune.driver.taking_lease import take_lease
 from meanflow_tune.plan.request import EXIT_IN_USE, SearchRequest, UserError
 from meanflow_tune.report.live import View
-from meanflow_tune.search.store.lease import LEASE_NAME, Lease
+from meanflow_tune.search.store.holder import LEASE_NAME
+from meanflow_tune.search.store.lease import Lease
 from meanflow_tune.search.store.lease_wait import wait_for_lease
 
 

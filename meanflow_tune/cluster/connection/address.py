@@ -9,7 +9,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-from meanflow_tune.cluster.connection.ray_folder import PRIVATE
+from meanflow_tune.cluster.connection.ray_folder import is_private
 from meanflow_tune.cluster.errors import ClusterUnreachable, TokenRefused
 
 PROBE_SECONDS = 3.0
@@ -145,11 +145,13 @@ def _channel(host: str, port: int) -> Any:
 
 
 def _local_head() -> str:
-    """Address of the cluster that this host's Ray processes belong to, private ones of searches left out."""
+    """Address of the cluster that this host's Ray processes belong to; the private ones of searches, of
+    whatever user, are left out.
+    """
     found = set()
     for line in _command_lines():
         words = line.split("\0")
-        if Path(words[0]).name == "raylet" and PRIVATE not in line:
+        if Path(words[0]).name == "raylet" and not is_private(line):
             found |= {w.partition("=")[2] for w in words if w.startswith("--gcs-address=")}
     if len(found) == 1:
         return found.pop()

@@ -31,7 +31,7 @@ class Access:
 
 
 def authenticate(host: str, port: int, require_token: bool = False) -> Access:
-    """Find out what the cluster asks for. Raises ClusterError, within 10 s, where it lets us not in.
+    """Find out what the cluster asks for. Raises ClusterError, within 10 s, where it refuses this process.
 
     require_token: refuse a cluster without tokens, and a token file that others can read.
     """
@@ -65,7 +65,7 @@ def _with_token(host: str, port: int, mode: str, require_token: bool) -> Access:
         raise ClusterError(
             f"{where} refuses the token of {source}: it is not the head's. Copy the head's token there."
         ) from None
-    notes = open_file(source)
+    notes = exposure(source)
     if notes and require_token:
         raise ClusterError(f"--require-token: {notes[0]}")
     return Access("token", token, found, notes)
@@ -83,7 +83,7 @@ def find_token() -> tuple[str, str]:
         return "", str(path)
 
 
-def open_file(source: str) -> tuple[str, ...]:
+def exposure(source: str) -> tuple[str, ...]:
     """A line if the token file can be read by others."""
     path = Path(source)
     try:

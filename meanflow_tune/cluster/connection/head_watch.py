@@ -144,14 +144,16 @@ class HeadWatch:
             if self._expected:
                 return "its head wants another token, so it is another cluster"
             found = self._expected
-        except ClusterError as error:
+        except (
+            Exception
+        ) as error:  # of whatever kind: without this thread, `check` would wait for ever
             log.debug("the head does not answer: %s", error)
             self._answered = False
             if self.silence < self._lost_seconds:
                 return ""
             return f"its head has not answered for {self.silence:.0f} s"
         if found != self._expected:
-            return "its head was started anew, which ended all that ran there"
+            return "its head was restarted, which ended all that ran there"
         self._heard, self._answered = time.monotonic(), True
         return ""
 

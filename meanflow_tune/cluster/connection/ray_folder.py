@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -14,7 +15,8 @@ from pathlib import Path
 
 from meanflow_tune.cluster.errors import ClusterError
 
-PRIVATE = f"/mft-{os.getuid()}"  # in the path of each such folder
+_PREFIX = "mft-"
+PRIVATE = f"/{_PREFIX}{os.getuid()}"  # in the path of each such folder
 LONGEST = 30  # characters of the parent: a socket's path in it has at most 107
 LOCK = "in-use"
 # Where locks do not work, a folder is left alone as long as its files are younger.
@@ -38,6 +40,11 @@ class RayFolder:
         shutil.rmtree(self.path, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.close(self.lock)
+
+
+def is_private(text: str) -> bool:
+    """Whether a command line names such a folder, of any user."""
+    return re.search(rf"/{_PREFIX}\d", text) is not None
 
 
 def own_folder() -> RayFolder:

@@ -13,6 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from meanflow_tune.cluster.doctor.diagnosis import Finding
 from meanflow_tune.cluster.doctor.host_checks import Answer, check_alike, check_host
 from meanflow_tune.cluster.doctor.host_facts import HostFacts, describe_host
+from meanflow_tune.cluster.process_use import node_label
 
 ANSWER_SECONDS = 120.0
 
@@ -29,11 +30,11 @@ def examine_hosts(storage: Path | str, example: dict[str, Any] | None) -> list[F
         for node, began, question in asked:
             try:
                 facts: HostFacts = ray.get(question, timeout=max(1.0, deadline - time.monotonic()))
-            except Exception as error:
+            except Exception as error:  # of Ray, or of the host itself: a finding in any case
                 findings.append(_silent(node, error))
                 continue
             gpus = float(node["Resources"].get("GPU", 0.0))
-            answers.append(Answer(_host(node), facts, began, time.time(), gpus))
+            answers.append(Answer(node_label(node), facts, began, time.time(), gpus))
     for answer in answers:
         findings += check_host(answer, nonce, ours, folder)
     return findings + list(check_alike(answers))
@@ -69,15 +70,11 @@ def _ask(node: dict[str, Any], folder: Path, name: str, example: dict[str, Any] 
     return remote.options(scheduling_strategy=there).remote(str(folder), name, example)
 
 
-def _host(node: dict[str, Any]) -> str:
-    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-
-
 def _silent(node: dict[str, Any], error: Exception) -> Finding:
     text = " ".join(str(error).split())[:300]
     return Finding(
         "host",
-        _host(node),
+        node_label(node),
         "fault",
         f"does not answer a test task ({text})",
         "Take it out of the cluster, or see its Ray logs.",

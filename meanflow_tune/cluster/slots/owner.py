@@ -11,7 +11,7 @@ from ray.util.placement_group import (
     remove_placement_group,
 )
 
-from meanflow_tune.cluster.process_use import host_label
+from meanflow_tune.cluster.process_use import node_label
 
 _PREFIX = "meanflow_tune"
 _SEPARATOR = "/"
@@ -39,10 +39,7 @@ class Owner:
 
     def places(self) -> dict[str, tuple[bool, dict[str, str]]]:
         """By id of each group: whether all of it is placed, and its nodes, id -> host's name."""
-        names = {
-            node["NodeID"]: host_label(node["NodeManagerHostname"], node["NodeManagerAddress"])
-            for node in ray.nodes()
-        }
+        names = {node["NodeID"]: node_label(node) for node in ray.nodes()}
         return {
             key: (
                 entry["state"] == "CREATED",

@@ -14,12 +14,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from meanflow_tune.cluster.errors import HostUnfit
 from meanflow_tune.cluster.faults import one_cause
+from meanflow_tune.cluster.process_use import node_label
 
 MEETING_SECONDS = 30.0  # without the time that a process takes to import torch
 START_SECONDS = 120.0
 
-# Set per rank, unless the user has set them where Ray was started.
 _SIOCGIFADDR = 0x8915  # netdevice(7): the address of an interface
+# Set per rank, unless the user has set them where Ray was started.
 _INTERFACE_VARIABLES = {"GLOO_SOCKET_IFNAME": "{}", "NCCL_SOCKET_IFNAME": "={}"}
 
 
@@ -53,25 +54,21 @@ def interface_of(address: str) -> str | None:
 def check_meeting(resources: Sequence[str] = ("CPU",)) -> None:
     """Let one process of each host that can run ranks meet the others once, as ranks do.
 
-    resources: of a rank. Raises HostUnfit, which names two hosts, where they do not reach each other.
+    resources: of a rank. Raises HostUnfit where they do not reach each other; it names two hosts that do
+    not, if the first host is one of them, else all.
     """
     nodes = [n for n in ray.nodes() if n["Alive"] and all(r in n["Resources"] for r in resources)]
     trouble = _meet(nodes) if len(nodes) > 1 else ""
     if not trouble:
         return
-    pairs = [(nodes[0], other) for other in nodes[1:]]
-    first, second, why = next(
-        ((a, b, why) for a, b in pairs if (why := _meet([a, b]))), (*pairs[0], trouble)
-    )
+    pairs = ([nodes[0], other] for other in nodes[1:])
+    apart, why = next(((pair, why) for pair in pairs if (why := _meet(pair))), (nodes, trouble))
+    *others, last = map(node_label, apart)
     raise HostUnfit(
-        f"the ranks of a trial on the hosts {_name(first)} and {_name(second)} cannot meet ({why}). Let each "
-        "reach all ports of the other, or give the interface that connects them, as GLOO_SOCKET_IFNAME "
+        f"the ranks of a trial on the hosts {', '.join(others)} and {last} cannot meet ({why}). Let each "
+        "reach all ports of the others, or give the interface that connects them, as GLOO_SOCKET_IFNAME "
         "and NCCL_SOCKET_IFNAME in the environment of `ray start`; or use --workers-per-trial 1."
     )
-
-
-def _name(node: dict[str, Any]) -> str:
-    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
 
 
 def _meet(nodes: Sequence[dict[str, Any]]) -> str:

@@ -31,9 +31,8 @@ class Retention:
         self, request: SearchRequest, objectives: Objectives, fence: Callable[[], None]
     ) -> None:
         self._request, self._objectives, self._fence = request, objectives, fence
-        self._left: dict[
-            str, int
-        ] = {}  # folder of a trial -> how many checkpoints it may still have
+        # Folder of a trial -> how many checkpoints it may still have.
+        self._left: dict[str, int] = {}
 
     def trial_ended(self, records: Sequence[TrialRecord]) -> None:
         """Remove checkpoints that no later trial can make worth keeping. records: of all trials."""

@@ -25,7 +25,7 @@ from meanflow_tune.plan.request import (
 from meanflow_tune.report.safe_console import AdaptiveTable, make_console
 
 DESCRIPTION = """Check what a search needs, on this machine or on all hosts of a Ray cluster, and say what to
-mend: storage, free space, tracking server, database, token, versions, clocks, GPUs, data set, and whether
+fix: storage, free space, tracking server, database, token, versions, clocks, GPUs, data set, and whether
 hosts meet. A search with --cluster checks its hosts in the same way."""
 EXAMPLES = """examples:
   python scripts/doctor.py                                            this machine, for the default search

@@ -8,7 +8,8 @@ from meanflow_tune.plan.enqueue import read_enqueued
 from meanflow_tune.plan.plan import make_plan
 from meanflow_tune.plan.request import EXIT_OK, EXIT_UNUSABLE, SearchRequest, UserError
 from meanflow_tune.search.errors import StorageError
-from meanflow_tune.search.store.lease import is_held, read_lease
+from meanflow_tune.search.store.holder import read_lease
+from meanflow_tune.search.store.lease import is_held
 from meanflow_tune.search.store.manifest import Manifest
 from meanflow_tune.search.store.storage import open_storage
 from meanflow_tune.search.store.trials import trial_states

@@ -21,7 +21,7 @@ from meanflow_tune.plan.request import (
 )
 from meanflow_tune.search.errors import LeaseLost, StorageError, StudyInUse
 from meanflow_tune.search.store.database_lease import AnyLease, acquire_lease
-from meanflow_tune.search.store.lease import LEASE_NAME, read_lease
+from meanflow_tune.search.store.holder import LEASE_NAME, read_lease
 from meanflow_tune.search.store.manifest import MANIFEST_NAME, Manifest
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
 from meanflow_tune.search.store.trials import trial_states

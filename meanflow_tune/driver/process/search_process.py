@@ -1,4 +1,4 @@
-"""A search on a joined cluster runs in a child process, so that it can end, or start anew, whatever Ray does.
+"""A search on a joined cluster runs in a child process, so that it can end, or restart, whatever Ray does.
 
 Ray's core may end a process at any moment after the head of its cluster has ended, by `_exit` or an abort,
 and a process that was joined to a lost cluster cannot join another one. The parent imports neither Ray nor
@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Any, NoReturn
@@ -30,11 +31,11 @@ class Ending:
     lost: str = ""
 
 
-Report = Callable[[Ending], None]
+Tell = Callable[[Ending], None]
 
 
-def run_in_child(search: Callable[[Report], int]) -> Ending:
-    """Run `search` in a child process, which is given a function that reports its ending.
+def run_in_child(search: Callable[[Tell], int]) -> Ending:
+    """Run `search` in a child process, which is given a function that reports its ending; the first counts.
 
     In the child this does not return, but raises SystemExit. A child that ends without a report was ended
     by Ray, or by a signal: then this process ends by the same one.
@@ -53,7 +54,7 @@ def run_in_child(search: Callable[[Report], int]) -> Ending:
         said = reports.read()  # until the child has ended
         _, code = os.waitpid(child, 0)
     if said:
-        return Ending(**json.loads(said))
+        return Ending(**json.loads(said.splitlines()[0]))
     number = os.WTERMSIG(code) if os.WIFSIGNALED(code) else 0
     if number == signal.SIGKILL:
         os.kill(parent, number)
@@ -62,11 +63,11 @@ def run_in_child(search: Callable[[Report], int]) -> Ending:
     )
 
 
-def _search(search: Callable[[Report], int], writing: int) -> NoReturn:
+def _search(search: Callable[[Tell], int], writing: int) -> NoReturn:
     from meanflow_tune.cluster.connection.session import end_process
 
     def report(ending: Ending) -> None:
-        os.write(writing, json.dumps(asdict(ending)).encode())
+        os.write(writing, (json.dumps(asdict(ending)) + "\n").encode())
 
     end_process(search(report))
 
@@ -94,4 +95,5 @@ class _Forwarding:
             signal.signal(number, handler)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
-        os.kill(self._child, number)
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(self._child, number)

@@ -18,7 +18,7 @@ from meanflow_tune.search.errors import SpaceError, StorageError
 from meanflow_tune.search.objectives import Objectives
 from meanflow_tune.search.space.draws import AnyTrial
 from meanflow_tune.search.space.load import Space, load_space
-from meanflow_tune.search.store.lease import has_died, read_lease
+from meanflow_tune.search.store.holder import has_died, read_lease
 from meanflow_tune.search.store.manifest import Manifest, is_source_of
 from meanflow_tune.search.store.storage import open_storage
 from meanflow_tune.search.store.trials import read_records

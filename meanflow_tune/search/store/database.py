@@ -26,11 +26,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 CHECK_SECONDS = 8.0  # for all of a check, name resolution included
 CONNECT_SECONDS = 5
-IDLE_SECONDS = (
-    20  # after which the server ends a transaction whose client is suspended, and its locks
-)
+# After which the server ends a transaction whose client is suspended, and its locks.
+IDLE_SECONDS = 20
 _EXTRAS = {"psycopg": "meanflow-tune[postgres]"}
-_PASSING = ("starting up", "shutting down", "in recovery", "too many", "remaining connection slots")
+_TRANSIENT = (
+    "starting up",
+    "shutting down",
+    "in recovery",
+    "too many",
+    "remaining connection slots",
+)
 _READ_ONLY = "25006"  # a standby server, or one that has just been replaced by its standby
 
 
@@ -104,7 +109,7 @@ def check_database(url: str) -> None:
     engine.dispose()
     for error in raised:
         why = reason(error)
-        if "FATAL" in why and not any(words in why for words in _PASSING):
+        if "FATAL" in why and not any(words in why for words in _TRANSIENT):
             raise UnusableDatabase(
                 f"the server of the database {shown} refuses this login ({why}); correct the URL, or create"
                 " the database"
@@ -278,7 +283,7 @@ def _open(url: str) -> BaseStorage:
 
     shown = hide_password(url)
     try:
-        with down_as_error(url), one_at_a_time(url):
+        with down_as_error(url), _one_at_a_time(url):
             return get_storage(RDBStorage(url, engine_kwargs=engine_options(url)))
     except StorageError:
         raise
@@ -292,7 +297,7 @@ def _open(url: str) -> BaseStorage:
 
 
 @contextmanager
-def one_at_a_time(url: str, what: str = "optuna") -> Iterator[None]:
+def _one_at_a_time(url: str) -> Iterator[None]:
     """Let one process after another make tables in a PostgreSQL database; nothing for other databases."""
     if not is_postgresql(url):
         yield
@@ -302,8 +307,9 @@ def one_at_a_time(url: str, what: str = "optuna") -> Iterator[None]:
     engine = make_engine(url)
     try:
         with engine.connect() as connection:
-            named = {"name": f"meanflow_tune {what}"}
-            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), named)
+            connection.execute(
+                text("SELECT pg_advisory_xact_lock(hashtext('meanflow_tune optuna'))")
+            )
             yield
     finally:
         engine.dispose()

@@ -24,15 +24,15 @@ from meanflow_tune.search.store.database import (
     is_postgresql,
     make_engine,
 )
-from meanflow_tune.search.store.lease import (
-    Beat,
-    Lease,
+from meanflow_tune.search.store.holder import (
     LeaseState,
     has_died,
+    is_here,
     pid_namespace,
     process_start,
     read_lease,
 )
+from meanflow_tune.search.store.lease import Beat, Lease
 from meanflow_tune.urls import hide_password
 
 if TYPE_CHECKING:
@@ -161,15 +161,15 @@ class DatabaseLease:
         held, wait = row.state, self._stale_after - row.age
         assert held.pid is not None
         beat = ("database", held.epoch, held.heartbeat)
-        if has_died(held) or (not _is_here(held) and (wait <= 0 or beat in self._silent)):
+        if has_died(held) or (not is_here(held) and (wait <= 0 or beat in self._silent)):
             return
-        free = "" if _is_here(held) else f"; if that driver is dead, it is free in {wait:.0f} s"
+        free = "" if is_here(held) else f"; if that driver is dead, it is free in {wait:.0f} s"
         holder = Holder(held.host, held.pid, row.age, beat, wait)
         raise StudyInUse(
             f"study {self._study} in {hide_password(self._url)} is in use by process {held.pid} on host"
             f" {held.host} (last heartbeat {max(row.age, 0.0):.0f} s ago); stop that process, wait for it,"
             f" or give the search another study name{free}",
-            None if _is_here(held) else holder,
+            None if is_here(held) else holder,
         )
 
     def _execute(self, statement: str, **more: Any) -> int:
@@ -216,8 +216,9 @@ class DatabaseLease:
                     f"UPDATE {TABLE} SET heartbeat = clock_timestamp()"
                     " WHERE study = :study AND token = :token AND pid IS NOT NULL"
                 )
-            except StorageError as error:
-                log.warning("no heartbeat for the lease of %s: %s", self._study, error)
+            except Exception as error:  # whatever it is, the next one may succeed
+                why = hide_password(one_line(error))
+                log.warning("no heartbeat for the lease of %s: %s", self._study, why)
                 continue
             if not held:
                 return
@@ -277,7 +278,3 @@ def _read(connection: "Connection", study: str, lock: str = "") -> _Row | None:
         age = float(fields.pop("age"))
         return _Row(LeaseState(**fields | {"heartbeat": float(fields["heartbeat"])}), age)
     return None
-
-
-def _is_here(held: LeaseState) -> bool:
-    return held.host == socket.gethostname() and held.place == pid_namespace()

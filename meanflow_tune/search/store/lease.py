@@ -19,14 +19,19 @@ from typing import TypeAlias
 
 from meanflow_tune.files import write_atomic
 from meanflow_tune.search.errors import Holder, LeaseLost, StorageError, StudyInUse
-from meanflow_tune.search.store.holder import HOLDER, identity, is_alive, is_copy, is_here
-from meanflow_tune.search.store.holder import LEASE_NAME as LEASE_NAME
-from meanflow_tune.search.store.holder import LeaseState as LeaseState
-from meanflow_tune.search.store.holder import has_died as has_died
-from meanflow_tune.search.store.holder import pid_namespace as pid_namespace
-from meanflow_tune.search.store.holder import process_fields as process_fields
-from meanflow_tune.search.store.holder import process_start as process_start
-from meanflow_tune.search.store.holder import read_lease as read_lease
+from meanflow_tune.search.store.holder import (
+    HOLDER,
+    LEASE_NAME,
+    LeaseState,
+    identity,
+    is_alive,
+    is_copy,
+    is_here,
+    pid_namespace,
+    process_fields,
+    process_start,
+    read_lease,
+)
 
 LOCK_NAME = "lease.lock"
 LOCK_SECONDS = 10.0

@@ -1,4 +1,4 @@
-"""The entry point of a logged model, which carries this file and the package as one zip beside it."""
+"""The entry point of a logged model, which carries this file and the package as one zip next to it."""
 
 import sys
 from pathlib import Path

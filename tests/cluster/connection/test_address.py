@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from meanflow_tune.cluster.connection import address
+from meanflow_tune.cluster.connection.ray_folder import PRIVATE
 from meanflow_tune.cluster.errors import ClusterUnreachable, TokenRefused
 from tests.support.ports import free_ports
 from tests.support.servers.heads import head
@@ -111,11 +112,17 @@ def test_private_rays_of_searches_are_nobodys_cluster(monkeypatch: pytest.Monkey
     def raylet(*words: str) -> str:
         return "\0".join(["/x/raylet", *words])
 
-    ours = raylet("--gcs-address=127.0.0.1:1", f"--temp_dir=/tmp{address.PRIVATE}/0a0b")
+    ours = raylet("--gcs-address=127.0.0.1:1", f"--temp_dir=/tmp{PRIVATE}/0a0b")
+    theirs = raylet("--gcs-address=127.0.0.1:2", "--temp_dir=/tmp/mft-4242-0a/0a0b")
     one, two = raylet("--gcs-address=10.0.0.1:6379"), raylet("--gcs-address=10.0.0.2:6379")
-    for lines, expected in (([ours], "no Ray runs here"), ([ours, one, two], "several")):
+    for lines, expected in (
+        ([ours, theirs], "no Ray runs here"),
+        ([ours, theirs, one, two], "several"),
+    ):
         monkeypatch.setattr(address, "_command_lines", lambda lines=lines: lines)
         with pytest.raises(ClusterUnreachable, match=expected):
             address.find_address(None)
-    monkeypatch.setattr(address, "_command_lines", lambda: [ours, one, one, "/bin/raylet-log\0x"])
+    monkeypatch.setattr(
+        address, "_command_lines", lambda: [ours, theirs, one, one, "/bin/raylet-log\0x"]
+    )
     assert address.find_address(None) == ("10.0.0.1", 6379)

@@ -34,6 +34,14 @@ def head(monkeypatch: pytest.MonkeyPatch) -> Head:
 
 
 @pytest.fixture
+def patient(head: Head) -> Iterator[HeadWatch]:
+    """Never gives a head up, however slow this machine is."""
+    made = HeadWatch(head.ask, b"one", "h:1", lost_seconds=600.0).start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
 def watch(head: Head) -> Iterator[HeadWatch]:
     made = HeadWatch(head.ask, b"one", "h:1", lost_seconds=0.5).start()
     yield made
@@ -56,7 +64,8 @@ def test_one_that_answers_is_no_hindrance(head: Head, watch: HeadWatch) -> None:
         raise ValueError("of another kind")
 
 
-def test_one_that_comes_back_in_time_is_waited_for(head: Head, watch: HeadWatch) -> None:
+def test_one_that_comes_back_in_time_is_waited_for(head: Head, patient: HeadWatch) -> None:
+    watch = patient
     head.cluster = SILENT
     wait_for(lambda: watch.silence > 0.1)
     threading.Timer(0.1, lambda: setattr(head, "cluster", b"one")).start()
@@ -64,8 +73,10 @@ def test_one_that_comes_back_in_time_is_waited_for(head: Head, watch: HeadWatch)
     assert not watch.lost
 
 
-def test_one_that_stays_silent_is_lost(head: Head, watch: HeadWatch) -> None:
-    head.cluster = SILENT
+@pytest.mark.parametrize("error", [SILENT, OSError("no certificate"), ValueError("of a library")])
+def test_one_that_stays_silent_is_lost(head: Head, watch: HeadWatch, error: Exception) -> None:
+    """Whatever the question raises: without its thread, the watch would wait for ever."""
+    head.cluster = error
     wait_for(lambda: watch.silence > 0.1)
     with pytest.raises(ClusterLost, match="h:1 is lost: its head has not answered for") as caught:
         watch.check()
@@ -75,7 +86,7 @@ def test_one_that_stays_silent_is_lost(head: Head, watch: HeadWatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "found, cause", [(b"two", "started anew"), (TokenRefused("x"), "another token")]
+    "found, cause", [(b"two", "was restarted"), (TokenRefused("x"), "another token")]
 )
 def test_another_head_at_the_address_is_a_loss_at_once(
     head: Head, watch: HeadWatch, found: bytes | Exception, cause: str
@@ -98,16 +109,16 @@ def test_an_error_of_ray_is_explained_by_the_loss(head: Head, watch: HeadWatch) 
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
-def test_a_stop_asks_the_head_first_but_does_not_wait_for_it(head: Head, watch: HeadWatch) -> None:
+def test_a_stop_asks_the_head_first_but_does_not_wait_for_it(
+    head: Head, patient: HeadWatch
+) -> None:
     interrupt = Interrupt()
-    stop = WatchedStop(interrupt, watch)
+    stop = WatchedStop(interrupt, patient)
     assert not stop.requested
     interrupt.request()
     head.cluster = SILENT
-    wait_for(lambda: watch.silence > 0.1)
-    began = time.monotonic()
+    wait_for(lambda: patient.silence > 0.1)
     assert stop.requested
-    assert time.monotonic() - began < 0.3
 
 
 def test_the_process_is_ended_if_the_main_thread_is_stuck(head: Head) -> None:
@@ -119,8 +130,8 @@ def test_the_process_is_ended_if_the_main_thread_is_stuck(head: Head) -> None:
     stuck.stop()
 
     noticed = HeadWatch(head.ask, b"one", "h:1", 0.1, told.append).start()
-    wait_for(lambda: noticed.lost)
     noticed.notice()
+    wait_for(lambda: noticed.lost)
     time.sleep(0.4)
     assert len(told) == 1
     # Alive, so that nobody shuts Ray down.

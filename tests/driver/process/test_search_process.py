@@ -37,6 +37,10 @@ def start(body: str) -> subprocess.Popen[str]:
     [
         ("report(Ending(3, 'why')); return 3", "Ending(status=3, error='why', lost='')"),
         ("report(Ending(5, lost='head')); os._exit(1)", "lost='head'"),
+        (
+            "report(Ending(5, lost='head')); report(Ending(0)); os._exit(0)",  # from two threads
+            "lost='head'",
+        ),
         ("os._exit(1)", "lost='the connection to the Ray cluster broke"),
         ("os.abort()", "lost='the connection to the Ray cluster broke"),
     ],

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from meanflow_tune.search.errors import LeaseLost, StorageError, StudyInUse
-from meanflow_tune.search.store.lease import LEASE_NAME, Lease, check_epoch, read_lease
+from meanflow_tune.search.store.holder import LEASE_NAME, read_lease
+from meanflow_tune.search.store.lease import Lease, check_epoch
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
 from tests.support.paths import ROOT
 from tests.support.studies import allow, make_ledger, run_all

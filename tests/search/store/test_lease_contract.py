@@ -14,7 +14,7 @@ import pytest
 
 from meanflow_tune.search.errors import LeaseLost, StudyInUse
 from meanflow_tune.search.store.database_lease import TABLE, AnyLease, acquire_lease
-from meanflow_tune.search.store.lease import read_lease
+from meanflow_tune.search.store.holder import read_lease
 from tests.support.paths import ROOT
 from tests.support.servers.postgresql import PostgresServer
 

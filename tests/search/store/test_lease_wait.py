@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from meanflow_tune.search.errors import Holder, StudyInUse
-from meanflow_tune.search.store.lease import LEASE_NAME, Lease, read_lease
+from meanflow_tune.search.store.holder import LEASE_NAME, read_lease
+from meanflow_tune.search.store.lease import Lease
 from meanflow_tune.search.store.lease_wait import wait_for_lease
 
 STALE = 2.0  # in place of 30 s
