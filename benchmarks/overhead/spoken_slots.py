@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.overhead.bookkeeping import simulated_report
 from meanflow_tune.cluster.broker import Broker
-from meanflow_tune.cluster.worker import BEAT_SECONDS, TICK_SECONDS
+from meanflow_tune.cluster.worker import BEAT_SECONDS
 from meanflow_tune.records import Outcome
 
 # A method of the broker and its arguments; the result is awaited, or not.
@@ -25,6 +25,7 @@ class SpokenSlots:
     def __init__(self, names: Sequence[str], every: float) -> None:
         self._names, self._every = list(names), every
         self._stopping: dict[str, int] = dict.fromkeys(names, 0)
+        self._progress: dict[str, tuple[int, dict[str, Any]] | None] = dict.fromkeys(names)
         self.verdicts: list[float] = []
         self.beats: list[float] = []
 
@@ -57,7 +58,8 @@ class SpokenSlots:
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
-            answer = await send(Broker.beat, *me, False, 0, USE)
+            progress, self._progress[me[0]] = self._progress[me[0]], None
+            answer = await send(Broker.beat, *me, False, 0, USE, progress)
             self.beats.append(loop.time() - began)
             self._stopping[me[0]] = answer["stopping"]
             await asyncio.sleep(BEAT_SECONDS)
@@ -71,9 +73,8 @@ class SpokenSlots:
             images, due = round(share * budget["images"]), loop.time() + self._every
             while (left := due - loop.time()) > 0.0:
                 progress = {"phase": "train", "images": images, "of": budget["images"], "loss": 0.1}
-                ticked = send(Broker.tick, *me, number, progress)
-                await asyncio.sleep(min(TICK_SECONDS, left))
-                del ticked  # its answer is never awaited
+                self._progress[me[0]] = number, progress
+                await asyncio.sleep(min(BEAT_SECONDS, left))
                 if self._stopping[me[0]] >= search_round:
                     await self._done(send, me, number, Outcome("running", "interrupted"))
                     return

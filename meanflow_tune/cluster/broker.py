@@ -131,18 +131,23 @@ class Broker:
         leaving: bool = False,
         rank: int = 0,
         use: dict[str, Any] | None = None,
+        progress: tuple[int, dict[str, Any]] | None = None,
     ) -> dict[str, Any]:
         """A heartbeat. stopping: the round whose jobs must end at a safe point, 0 for none; stopped_job:
         the round and number of the slot's job if it alone must, else None; die: end the process now.
 
         leaving: the process was told that its host is going away, so its slot's job stops as well.
-        use: what the rank takes of its host (`ProcessUse`).
+        use: what the rank takes of its host (`ProcessUse`); progress: a job's number and its live
+        progress, which also shows that it is not stuck.
         """
         if self._stale(slot, incarnation):
             stopping = self._round if self._stopping else 0
             return {"stopping": stopping, "stopped_job": None, "die": True}
         state = self._slots[slot]
         state.heard(rank, use or {}, self._clock())
+        if progress is not None and progress[0] == state.number:
+            state.moved = self._clock()
+            self._jobs[progress[0]].progressed(progress[1])
         if leaving and not state.leaving:
             state.leaving = True
             await self._notify()
@@ -153,14 +158,6 @@ class Broker:
             "stopped_job": (self._round, number) if alone else None,
             "die": False,
         }
-
-    async def tick(
-        self, slot: str, incarnation: str, number: int, progress: dict[str, Any]
-    ) -> None:
-        """Live progress of a job, which also shows that it is not stuck."""
-        if self._holds(slot, incarnation, number):
-            self._slots[slot].moved = self._clock()
-            self._jobs[number].ticked(progress)
 
     async def report(
         self, slot: str, incarnation: str, number: int, report: dict[str, Any]

@@ -32,7 +32,7 @@ class Delivery:
     stopping: bool = False
     ended: bool = False
 
-    def ticked(self, progress: dict[str, Any]) -> None:
+    def progressed(self, progress: dict[str, Any]) -> None:
         """Its ranks continue; `saved`, where they say it, counts the images that a restart keeps."""
         self.progress = dict(progress)
         self.saved = int(progress.get("saved", self.saved))

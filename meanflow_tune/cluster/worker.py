@@ -26,8 +26,7 @@ from meanflow_tune.urls import hide_password
 P = ParamSpec("P")
 R = TypeVar("R")
 
-BEAT_SECONDS = 1.0
-TICK_SECONDS = 1.0  # as often as the driver asks: more would be the broker's largest load
+BEAT_SECONDS = 1.0  # progress goes with them: messages are the broker's largest load
 # Shorter than `Broker.lost_after`: a rank that is cut off ends before its job starts elsewhere.
 SILENCE_SECONDS = 40.0
 
@@ -47,7 +46,8 @@ class Connection:
     """One rank's connection to the broker; a thread sends heartbeats, and ends the process when told.
 
     stopping: the round of the search that is to stop, 0 for none; stopped_job: round and number of a job
-    that alone is to stop, None for none. use: what the rank takes of its host.
+    that alone is to stop, None for none. use: what the rank takes of its host. progress: number of a job and
+    its newest progress, which goes with the next heartbeat.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Connection:
         self.rank, self.use = rank, use
         self.stopping = 0
         self.stopped_job: tuple[int, int] | None = None
+        self.progress: tuple[int, dict[str, Any]] | None = None
         threading.Thread(target=self._beat, name="broker-beat", daemon=True).start()
 
     def call(
@@ -69,8 +70,9 @@ class Connection:
         return self.broker.call(method, self.slot, self.incarnation, *arguments, **keywords)
 
     def _beat(self) -> None:
-        heard = time.monotonic()
+        heard, told = time.monotonic(), None
         while True:
+            progress = self.progress
             try:
                 answer = self.broker.call_within(
                     SILENCE_SECONDS / 2,
@@ -80,8 +82,9 @@ class Connection:
                     signals.notice_given(),
                     self.rank,
                     self.use.latest,
+                    progress if progress is not told else None,
                 )
-                heard, self.stopping = time.monotonic(), answer["stopping"]
+                told, heard, self.stopping = progress, time.monotonic(), answer["stopping"]
                 self.stopped_job = answer["stopped_job"]
                 if answer["die"]:
                     os._exit(1)  # the main thread may hang in a collective or in native code
@@ -101,7 +104,6 @@ class JobReporter:
     number: int
     rank: int
     round: int
-    ticked: float = 0.0
 
     def report(self, report: Report) -> bool:
         if self.rank != 0:
@@ -109,11 +111,8 @@ class JobReporter:
         return self.connection.call(Broker.report, self.number, report.to_dict())
 
     def tick(self, progress: dict[str, Any]) -> None:
-        now = time.monotonic()
-        if self.rank == 0 and now - self.ticked >= TICK_SECONDS:
-            self.ticked = now
-            to = self.connection
-            to.broker.send(Broker.tick, to.slot, to.incarnation, self.number, progress)
+        if self.rank == 0:
+            self.connection.progress = self.number, progress
 
     def fault(self, cause: str, action: str) -> None:
         self.connection.call(Broker.damage, self.number, cause, action)

@@ -294,9 +294,7 @@ def test_a_job_without_progress_discards_its_processes(ticks: bool) -> None:
         await broker.submit(job(0))
         await broker.next_job("a", "a1")
         for clock.now in (50.0, 101.0):
-            await broker.beat("a", "a1")
-            if ticks:
-                await broker.tick("a", "a1", 0, {"images": 1})
+            await broker.beat("a", "a1", progress=(0, {"images": 1}) if ticks else None)
             await broker.snapshot()
         assert (await broker.beat("a", "a1"))["die"] is not ticks
 

@@ -27,10 +27,10 @@ async def busy(broker: Broker, slot: str = "a", number: int = 7) -> None:
     await broker.register(slot, f"{slot}1")
     await broker.submit({"number": number, "attempt": 0})
     assert (await broker.next_job(slot, f"{slot}1"))["kind"] == "job"
-    for rank, host in enumerate(("hostA", "hostB")):
-        await broker.beat(slot, f"{slot}1", False, rank, {"host": host})
     progress = {"phase": "train", "images": 5120, "saved": 4096}
-    await broker.tick(slot, f"{slot}1", number, progress)
+    for rank, host in enumerate(("hostA", "hostB")):
+        told = None if rank else (number, progress)
+        await broker.beat(slot, f"{slot}1", False, rank, {"host": host}, told)
 
 
 async def faults(broker: Broker, taken: int = 0) -> list[dict[str, Any]]:
@@ -223,7 +223,9 @@ def test_a_host_that_goes_away_is_one_fault(saved: bool) -> None:
         await busy(broker)
         await broker.beat("a", "a1", True, 1, {"host": "hostB"})
         if saved:
-            await broker.tick("a", "a1", 7, {"phase": "train", "images": 5120, "saved": 5120})
+            await broker.beat(
+                "a", "a1", progress=(7, {"phase": "train", "images": 5120, "saved": 5120})
+            )
             await broker.done("a", "a1", 7, {"status": "running"})
             assert (await broker.next_job("a", "a1"))["kind"] == "leave"
             await broker.slot_fault("a", "hostB", "a host is going away", "restarts elsewhere")

@@ -2,12 +2,16 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
-from meanflow_tune.cluster import signals
+from meanflow_tune.cluster import signals, worker
 from meanflow_tune.cluster.worker import outcome_of
 
 
@@ -69,3 +73,27 @@ def test_a_rank_without_a_job_ends_at_once(heard: list[str]) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     assert not signals.notice_given()
     assert heard == ["ended"]
+
+
+def test_progress_goes_with_the_next_heartbeat_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+
+    class Heard:
+        """A broker whose slot trains between its heartbeats, and that ends it after the fifth."""
+
+        def call_within(self, seconds: float, *arguments: Any) -> dict[str, Any]:
+            told.append(arguments[-1])
+            if len(told) % 2:
+                for images in (0, len(told)):
+                    worker.JobReporter(connection, 7, 0, 1).tick({"images": images})
+            worker.JobReporter(connection, 7, 1, 1).tick({"images": 99})  # of rank 1
+            return {"stopping": 0, "stopped_job": None, "die": len(told) == 5}
+
+    monkeypatch.setattr(worker, "os", SimpleNamespace(_exit=sys.exit))
+    monkeypatch.setattr(worker, "threading", Mock())  # no thread: the loop runs here
+    monkeypatch.setattr(signals, "wait_for_notice", lambda seconds: None)
+    use: Any = SimpleNamespace(latest={})
+    connection = worker.Connection(cast(Any, Heard()), "slot", "incarnation", 0, use)
+    with pytest.raises(SystemExit):
+        connection._beat()
+    assert told == [None, (7, {"images": 1}), None, (7, {"images": 3}), None]
