@@ -11,8 +11,13 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from meanflow_tune.cluster.doctor.diagnosis import Finding
-from meanflow_tune.cluster.doctor.host_checks import Answer, check_alike, check_host
-from meanflow_tune.cluster.doctor.host_facts import HostFacts, describe_host
+from meanflow_tune.cluster.doctor.host_checks import (
+    Answer,
+    check_alike,
+    check_host,
+    check_tested,
+)
+from meanflow_tune.cluster.doctor.host_facts import HostFacts, describe_host, untested_versions
 from meanflow_tune.cluster.process_use import node_label
 
 ANSWER_SECONDS = 120.0
@@ -37,7 +42,7 @@ def examine_hosts(storage: Path | str, example: dict[str, Any] | None) -> list[F
             answers.append(Answer(node_label(node), facts, began, time.time(), gpus))
     for answer in answers:
         findings += check_host(answer, nonce, ours, folder)
-    return findings + list(check_alike(answers))
+    return [*findings, *check_alike(answers), *check_tested(untested_versions())]
 
 
 def examine_here(storage: Path | str, example: dict[str, Any] | None) -> list[Finding]:
@@ -47,7 +52,7 @@ def examine_here(storage: Path | str, example: dict[str, Any] | None) -> list[Fi
         began = time.time()
         ours = describe_host(str(folder), name, example)
         answer = Answer("", ours, began, time.time(), float(len(ours.gpus)))
-    found = check_host(answer, nonce, ours, folder)
+    found = [*check_host(answer, nonce, ours, folder), *check_tested(untested_versions())]
     return [finding for finding in found if finding.check != "clock"]  # its own
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meanflow_tune.cluster.doctor.diagnosis import Finding
-from meanflow_tune.cluster.doctor.host_facts import HostFacts, differing_versions
+from meanflow_tune.cluster.doctor.host_facts import TESTED, HostFacts, differing_versions
 
 GIB = 2**30
 FEW_OPEN_FILES = 4096
@@ -53,6 +53,19 @@ def check_alike(answers: list[Answer]) -> Iterator[Finding]:
             "warning",
             f"hosts have different GPUs ({listed})",
             "Times and GPU seconds of trials cannot be compared; search on hosts of one kind.",
+        )
+
+
+def check_tested(untested: Mapping[str, str]) -> Iterator[Finding]:
+    """untested: of the driver; its hosts have the same versions."""
+    for package, version in untested.items():
+        yield Finding(
+            "versions",
+            "",
+            "warning",
+            f"{package} {version} has not been tested ({package} {TESTED[package]} has), and the search "
+            "uses parts of it that may change with any release",
+            f"On every host: pip install '{package}=={TESTED[package]}.*'",
         )
 
 

@@ -15,6 +15,9 @@ from typing import Any
 
 # Other versions of these on a worker's host change numbers or break pickled objects.
 PACKAGES = ("ray", "torch", "pydantic", "numpy")
+# Of which parts without a public interface are used (tests/test_private_api.py): any minor release may
+# change those, so that pyproject.toml allows these minor releases only.
+TESTED = {"ray": "2.60", "optuna": "5.0"}
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -67,13 +70,14 @@ def describe_host(folder: str, name: str, example: dict[str, Any] | None) -> Hos
 
 def installed_versions() -> dict[str, str]:
     """Python, and each of PACKAGES."""
-    found = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "missing"
-    return found
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return {"python": python, **{package: _version(package) for package in PACKAGES}}
+
+
+def untested_versions() -> dict[str, str]:
+    """Packages of TESTED that are here in another minor release, with their version."""
+    found = {package: _version(package) for package in TESTED}
+    return {p: v for p, v in found.items() if v.split(".")[:2] != TESTED[p].split(".")}
 
 
 def differing_versions(found: Mapping[str, str], wanted: Mapping[str, str]) -> str:
@@ -83,6 +87,13 @@ def differing_versions(found: Mapping[str, str], wanted: Mapping[str, str]) -> s
         for package, version in wanted.items()
         if found.get(package) != version
     )
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "missing"
 
 
 def _free(folder: Path) -> int | None:

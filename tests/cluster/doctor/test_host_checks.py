@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from meanflow_tune.cluster.doctor import host_facts
 from meanflow_tune.cluster.doctor.diagnosis import Finding, faults, gathered
+from meanflow_tune.cluster.doctor.examination import examine_here
 from meanflow_tune.cluster.doctor.host_checks import GIB, Answer, check_alike, check_host
 from meanflow_tune.cluster.doctor.host_facts import HostFacts, describe_host
 
@@ -104,6 +106,26 @@ def test_different_gpus_are_a_warning() -> None:
     (found,) = check_alike(answers)
     assert "h0: 1 x H200; h1: 1 x A100" in found.found
     assert list(check_alike(answers[:1] * 2)) == []
+
+
+@pytest.mark.parametrize("version", ["2.61.0", "3.60.0", "missing"])
+def test_a_version_that_has_not_been_tested_is_named(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(package: str) -> str:
+        if version == "missing":
+            raise host_facts.metadata.PackageNotFoundError(package)
+        return version if package == "ray" else "5.0.3"
+
+    monkeypatch.setattr(host_facts.metadata, "version", found)
+    doubtful = [
+        f for f in examine_here(tmp_path, None) if f.check == "versions" and f.level != "ok"
+    ]
+    assert {f.level for f in doubtful} == {"warning"}
+    line = doubtful[0].line()
+    assert f"versions: ray {version} has not been tested (ray 2.60 has)" in line
+    assert line.endswith("pip install 'ray==2.60.*'")
+    assert len(doubtful) == (2 if version == "missing" else 1)  # Optuna, too
 
 
 def test_hosts_of_which_the_same_is_said_share_a_line() -> None:
