@@ -4,9 +4,9 @@ The job itself works in the local copy; around it the trial's folder is fetched 
 is waited for while it does not answer, as a disk is while it is full.
 """
 
-import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 import filelock
 
-from meanflow_tune.checksums import checksum_file, recorded
+from meanflow_tune.checksums import checksum_file, digest, recorded
+from meanflow_tune.files import write_atomic
 from meanflow_tune.records import Job, Outcome, Report, Reporter
 from meanflow_tune.remote.object_store import ObjectStore, reason
 from meanflow_tune.remote.trial_copy import LEASE, TrialCopy
@@ -99,18 +100,17 @@ class SharedObjects:
         name, checksum = self._name(path), checksum_file(path)
         if self.store.kind(name) != "file":
             return
-        beside = self.store.read(self._name(checksum))
-        fetched = path.with_name(f".{path.name}.fetched")
+        kept = self.store.read(self._name(checksum))
+        # Several ranks of one host may fetch it at once.
+        fetched = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             self.store.fetch(name, fetched)
-            with open(fetched, "rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if beside is not None and beside.split()[:1] != [found.encode()]:
+            if kept is not None and kept.split()[:1] != [digest(fetched).encode()]:
                 log.warning("%s in %s is damaged; it is made again", name, self.store.shown)
                 self.store.delete(name)
                 return
-            if beside is not None:
-                checksum.write_bytes(beside)
+            if kept is not None:
+                write_atomic(checksum, kept.decode("ascii", "replace"))
             fetched.rename(path)
         finally:
             fetched.unlink(missing_ok=True)

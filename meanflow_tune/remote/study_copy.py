@@ -17,7 +17,13 @@ from typing import Any
 from meanflow_tune.files import OnlyShown
 from meanflow_tune.remote.location import storage_of
 from meanflow_tune.remote.object_store import ObjectStore
-from meanflow_tune.remote.trial_copy import LEASE, TrialCopy, in_checkpoints, is_passing
+from meanflow_tune.remote.trial_copy import (
+    LEASE,
+    TrialCopy,
+    in_checkpoints,
+    is_current,
+    is_temporary,
+)
 from meanflow_tune.search.errors import LeaseLost
 
 PAUSE_SECONDS = 3.0
@@ -49,10 +55,9 @@ class StudyCopy:
 
     def fetch_manifest(self) -> None:
         """Before the lease, since it decides whether there is a study to resume."""
-        data = self.store.read(f"{self._study}/{MANIFEST}")
-        if data is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / MANIFEST).write_bytes(data)
+        name = f"{self._study}/{MANIFEST}"
+        if self.store.kind(name) == "file":
+            self.store.fetch(name, self.folder / MANIFEST)
 
     def begin(self, fence: Callable[[], None], say: Callable[[str], None]) -> None:
         """Fetch what another host did, name this driver's epoch to workers, and send from now on."""
@@ -95,7 +100,7 @@ class StudyCopy:
         with self._sending:
             for path in paths:
                 name = path.relative_to(self._root).as_posix()
-                if is_passing(name) or in_checkpoints(name) or path.name == LOCK:
+                if is_temporary(name) or in_checkpoints(name) or path.name == LOCK:
                     continue
                 try:
                     state = _state(path)
@@ -117,9 +122,9 @@ class StudyCopy:
     def _fetch(self, name: str) -> None:
         for file in self.store.files(name):
             path = self._root / file.name
-            if is_passing(file.name) or in_checkpoints(file.name) or path.name in (LEASE, LOCK):
+            if is_temporary(file.name) or in_checkpoints(file.name) or path.name in (LEASE, LOCK):
                 continue
-            if not path.is_file() or path.stat().st_size != file.size:
+            if not is_current(path, file):
                 self.store.fetch(file.name, path)
             self._states[file.name] = _state(path)
 
@@ -134,13 +139,11 @@ class StudyCopy:
 def fetch_files(store: ObjectStore, root: Path, study: str, names: Iterable[str]) -> None:
     """Fetch these files of a study, as far as they exist, for a command that only reads."""
     for name in names:
-        data = store.read(f"{study}/{name}")
         path = root / study / name
-        if data is None:
-            path.unlink(missing_ok=True)
+        if store.kind(f"{study}/{name}") == "file":
+            store.fetch(f"{study}/{name}", path)
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+            path.unlink(missing_ok=True)
 
 
 def fetch_study(store: ObjectStore, root: Path, study: str, models: bool = False) -> Path:
@@ -148,10 +151,9 @@ def fetch_study(store: ObjectStore, root: Path, study: str, models: bool = False
     for file in store.files(study):
         path = root / file.name
         model = "/model/" in file.name and not models
-        if is_passing(file.name) or in_checkpoints(file.name) or model or path.name == LOCK:
+        if is_temporary(file.name) or in_checkpoints(file.name) or model or path.name == LOCK:
             continue
-        same = path.is_file() and path.stat().st_size == file.size
-        if not (same and path.stat().st_mtime >= file.changed):
+        if not is_current(path, file):
             store.fetch(file.name, path)
     return root / study
 

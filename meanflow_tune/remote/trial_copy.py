@@ -5,12 +5,12 @@ then, so that a host may vanish at any moment. Of a checkpoint the file comes fi
 as on a disk.
 """
 
-import hashlib
 import logging
 import shutil
 import time
 from pathlib import Path
 
+from meanflow_tune.checksums import digest
 from meanflow_tune.remote.object_store import ObjectStore, StoredFile
 
 CHECKPOINTS = "checkpoints"
@@ -19,8 +19,8 @@ LEASE = "lease.json"
 log = logging.getLogger(__name__)
 
 
-def is_passing(name: str) -> bool:
-    """Whether a file is one of a moment: a lock, or the temporary file of a write."""
+def is_temporary(name: str) -> bool:
+    """Whether a file is a lock, or the temporary file of a write."""
     last = name.rpartition("/")[2]
     return last.endswith(".lock") or (last.startswith(".") and last.endswith(".tmp"))
 
@@ -28,6 +28,15 @@ def is_passing(name: str) -> bool:
 def in_checkpoints(name: str) -> bool:
     """Whether a file is a checkpoint or its checksum."""
     return name.rpartition("/")[0].endswith(CHECKPOINTS)
+
+
+def is_current(path: Path, stored: StoredFile) -> bool:
+    """Whether a local file is what the storage has: of the same size, and not written before that."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    return found.st_size == stored.size and found.st_mtime >= stored.changed
 
 
 class TrialCopy:
@@ -50,7 +59,7 @@ class TrialCopy:
             if self._named(path) not in files:
                 path.unlink(missing_ok=True)  # of a study of the same name, or never reported
         for file in files.values():
-            if not in_checkpoints(file.name) and not is_passing(file.name):
+            if not in_checkpoints(file.name) and not is_temporary(file.name):
                 self._fetch(file)
         self._fetch_newest(files)
 
@@ -69,19 +78,21 @@ class TrialCopy:
             checksum = name.removesuffix(".pt") + ".sha256"
             if not name.endswith(".pt") or checksum not in files:
                 continue
-            path = self._fetch(files[name])
-            wanted = self._fetch(files[checksum]).read_bytes().strip()
-            with open(path, "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest().encode() == wanted:
-                    return
+            path, wanted = self._place(name), self._fetch(files[checksum]).read_bytes().strip()
+            # Large, and of the same size whatever is in it: only its checksum tells whether it is here.
+            if not _has(path, wanted):
+                self._store.fetch(name, path)
+            if _has(path, wanted):
+                self._there[name] = _state(path)
+                return
             log.warning(
                 "checkpoint %s in %s is damaged; taking the one before", name, self._store.shown
             )
             path.unlink()
 
     def _fetch(self, file: StoredFile) -> Path:
-        path = self._folder / file.name[len(self._name) + 1 :]
-        if not path.is_file() or path.stat().st_size != file.size:
+        path = self._place(file.name)
+        if not is_current(path, file):
             self._store.fetch(file.name, path)
         self._there[file.name] = _state(path)
         return path
@@ -89,7 +100,7 @@ class TrialCopy:
     def send(self) -> None:
         """Send what is new or changed; checkpoints before their checksums, and both after all others."""
         begun = time.monotonic()
-        paths = {self._named(path): path for path in self._local() if not is_passing(path.name)}
+        paths = {self._named(path): path for path in self._local() if not is_temporary(path.name)}
 
         def order(name: str) -> tuple[int, str]:
             return (0 if not in_checkpoints(name) else 1 if name.endswith(".pt") else 2), name
@@ -119,11 +130,18 @@ class TrialCopy:
         for checkpoints in list(self._folder.rglob(CHECKPOINTS)):
             shutil.rmtree(checkpoints, ignore_errors=True)
 
+    def _place(self, name: str) -> Path:
+        return self._folder / name[len(self._name) + 1 :]
+
     def _local(self) -> list[Path]:
         return [path for path in self._folder.rglob("*") if path.is_file()]
 
     def _named(self, path: Path) -> str:
         return f"{self._name}/{path.relative_to(self._folder).as_posix()}"
+
+
+def _has(path: Path, checksum: bytes) -> bool:
+    return path.is_file() and digest(path).encode() == checksum
 
 
 def _state(path: Path) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import json
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -71,6 +72,28 @@ def test_a_teacher_reaches_other_hosts_and_the_first_wins(
         assert checksum_file(root / TEACHER).read_text() == expected
     shared(store, third).fetch(third / "teachers/none")
     assert not (third / "teachers/none").exists()
+
+
+def test_two_ranks_of_a_host_fetch_a_teacher_at_once(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    shared(store, one).send(made(one, "whole"))
+    pids = iter((11, 12))
+    monkeypatch.setattr(remote_jobs, "os", SimpleNamespace(getpid=lambda: next(pids)))
+    fetch, nested = ObjectStore.fetch, []
+
+    def overtaken(self: ObjectStore, name: str, path: Path) -> None:
+        fetch(self, name, path)
+        if not nested:
+            nested.append(path)
+            shared(store, other)._fetch(other / TEACHER)
+
+    monkeypatch.setattr(ObjectStore, "fetch", overtaken)
+    shared(store, other).fetch(other / TEACHER)
+    assert (other / TEACHER).read_text() == "whole"
+    names = sorted(path.name for path in (other / TEACHER).parent.iterdir())
+    assert names == ["teacher.safetensors", "teacher.safetensors.sha256"]
 
 
 def test_a_damaged_teacher_in_the_storage_is_made_again(store: ObjectStore, tmp_path: Path) -> None:

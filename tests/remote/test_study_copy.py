@@ -12,7 +12,13 @@ import pytest
 from meanflow_tune.remote import study_copy
 from meanflow_tune.remote.location import local_folder
 from meanflow_tune.remote.object_store import ObjectStore
-from meanflow_tune.remote.study_copy import MANIFEST, StudyCopy, delete_stored, fetch_study
+from meanflow_tune.remote.study_copy import (
+    MANIFEST,
+    StudyCopy,
+    delete_stored,
+    fetch_files,
+    fetch_study,
+)
 from meanflow_tune.search.errors import LeaseLost
 
 STUDY = "digits"
@@ -173,6 +179,36 @@ def test_a_removed_model_is_removed_from_the_storage(
     delete_stored(root / STUDY / "trials" / "00001" / "model")
     assert [file.name for file in store.files(STUDY)] == [f"{STUDY}/trials/00001/config.json"]
     delete_stored(tmp_path / "elsewhere")  # no copy of anything
+
+
+def test_a_trials_file_that_changed_is_fetched_although_it_has_the_same_size(
+    hosts: tuple[Host, Host],
+) -> None:
+    one, _ = hosts
+    copy = one.drive(1)
+    one.write("trials/00001/curve.json", "old")
+    past = time.time() - 60.0
+    os.utime(one.folder / "trials/00001/curve.json", (past, past))
+    one.store.write(f"{STUDY}/trials/00001/curve.json", b"new")  # of a worker elsewhere
+    copy.fetch_trial(one.folder / "trials/00001")
+    assert one.read("trials/00001/curve.json") == "new"
+    copy.end()
+
+
+def test_who_reads_a_file_while_it_is_fetched_reads_a_whole_one(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    store.write(f"{STUDY}/{MANIFEST}", b"first")
+    fetch_files(store, tmp_path, STUDY, (MANIFEST, "status.json"))
+    with open(tmp_path / STUDY / MANIFEST) as reader:
+        store.write(f"{STUDY}/{MANIFEST}", b"second")
+        fetch_files(store, tmp_path, STUDY, (MANIFEST, "status.json"))
+        StudyCopy(store, tmp_path, STUDY).fetch_manifest()
+        assert reader.read() == "first"
+    assert (tmp_path / STUDY / MANIFEST).read_text() == "second"
+    store.delete(f"{STUDY}/{MANIFEST}")
+    fetch_files(store, tmp_path, STUDY, (MANIFEST,))
+    assert not (tmp_path / STUDY / MANIFEST).exists()
 
 
 def test_a_reader_fetches_neither_checkpoints_nor_models(

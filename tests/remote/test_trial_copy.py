@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from meanflow_tune.training.checkpoints import load_checkpoint, newest_checkpoin
 from tests.support.servers.s3 import S3Server
 
 TRIAL = "study/trials/00003"
+
+
+TWICE = (("samples", "npz"), ("checkpoints", "pt"))
 
 
 class Killed(BaseException):
@@ -38,7 +42,9 @@ class Host:
         samples = self.folder / "samples" / f"{images:012d}.npz"
         samples.parent.mkdir(exist_ok=True)
         samples.write_bytes(os.urandom(100))
-        save_checkpoint(self.folder / "checkpoints", images, {"images": images})
+        save_checkpoint(
+            self.folder / "checkpoints", images, {"images": images, "noise": os.urandom(16).hex()}
+        )
 
     def images(self) -> int | None:
         """Where it would resume."""
@@ -87,6 +93,25 @@ def test_what_was_not_sent_is_forgotten(url: str, tmp_path: Path) -> None:
     host.train(200)
     host.copy()
     assert host.images() == 100
+
+
+def test_a_host_that_was_replaced_takes_what_the_other_one_stored(url: str, tmp_path: Path) -> None:
+    """Its own files of the same name and size are those of a rung that was never reported."""
+    one, other = Host(tmp_path / "one", url), Host(tmp_path / "other", url)
+    one.copy()
+    one.train(100)
+    samples, checkpoint = (f"{kind}/{100:012d}.{end}" for kind, end in TWICE)
+    past = time.time() - 60.0
+    for path in one.folder.rglob("*.*"):
+        os.utime(path, (past, past))
+    copy = other.copy()
+    other.train(100)
+    copy.send()
+    again = one.copy()
+    for name in (samples, checkpoint):
+        assert (one.folder / name).read_bytes() == (other.folder / name).read_bytes()
+    again.send()
+    assert again.sent == 0
 
 
 def test_a_copy_of_an_earlier_study_of_that_name_is_not_resumed(url: str, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
@@ -62,10 +61,9 @@ def doctor_parser(prog: str = "doctor.py") -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--storage",
-        type=Path,
-        default=STORAGE,
+        default=str(STORAGE),
         metavar="DIR",
-        help="folder that all hosts share (default: %(default)s)",
+        help="folder that all hosts share, or its URL (default: %(default)s)",
     )
     p.add_argument(
         "--study-storage",

@@ -9,6 +9,8 @@ from meanflow_tune.cluster.doctor.diagnosis import Finding
 from meanflow_tune.cluster.errors import ClusterError
 from meanflow_tune.driver.cli import search_request, tune_parser
 from meanflow_tune.plan.request import SearchRequest, UserError, usable_folder
+from meanflow_tune.remote.location import storage_of
+from meanflow_tune.remote.object_store import ObjectStore
 from meanflow_tune.search.errors import StorageError
 
 
@@ -41,7 +43,7 @@ def _sentence(text: str) -> str:
 
 def asked_search(arguments: argparse.Namespace) -> SearchRequest:
     """The search that would be started with these options. Raises UserError as it does."""
-    words = ["--space", arguments.space, "--storage", str(arguments.storage)]
+    words = ["--space", arguments.space, "--storage", arguments.storage]
     words += ["--workers-per-trial", arguments.workers_per_trial]
     for flag in ("cluster", "study_storage", "tracking_uri"):
         value = getattr(arguments, flag)
@@ -52,14 +54,18 @@ def asked_search(arguments: argparse.Namespace) -> SearchRequest:
 
 
 def diagnose(request: SearchRequest, require_token: bool, doctor: Doctor) -> None:
+    """Check everything that the request needs; what is wrong becomes a finding of `doctor`."""
+    from meanflow_tune.driver.handling.remote_study import check_remote
     from meanflow_tune.driver.tracking import check_tracking
     from meanflow_tune.plan.plan import make_plan
 
     example = None
     with doctor.checking("search space", f"{request.space} can be searched"):
         example = make_plan(request).examples[0].to_dict()
-    folder = None
-    with doctor.checking("storage"):
+    folder, remote = None, storage_of(request.storage)
+    with doctor.checking("storage", "can be written from here" if remote else ""):
+        if remote:
+            check_remote(request, ObjectStore(remote[0]))
         folder = usable_folder(request.storage)
     if folder is None:
         return
@@ -97,7 +103,10 @@ def _diagnose_cluster(
         if not session.notes:
             doctor.add([Finding("token", "", "ok", "the cluster asks for one")])
         with doctor.checking("hosts"):
-            doctor.add(examine_hosts(folder, example))
+            # With a storage at a URL, the folder is each host's own copy.
+            shared = storage_of(request.storage) is None
+            found = examine_hosts(folder, example)
+            doctor.add([one for one in found if shared or one.check != "storage"])
         if request.workers_per_trial > 1:
             from meanflow_tune.cluster.slots.rendezvous import check_meeting
 

@@ -31,14 +31,15 @@ def prepare(request: SearchRequest) -> StudyCopy | None:
         return None
     url, root = found
     store = ObjectStore(url)
-    _check(request, store)
+    check_remote(request, store)
     copy = StudyCopy(store, root, request.study)
     with answering(store):
         copy.fetch_manifest()
     return copy
 
 
-def _check(request: SearchRequest, store: ObjectStore) -> None:
+def check_remote(request: SearchRequest, store: ObjectStore) -> None:
+    """Raises UserError unless the storage can be used, with the options of the request."""
     named = f"--storage {store.shown}"
     if not is_postgresql(request.study_storage):
         raise UserError(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meanflow_tune.checksums import Damaged, refuse_damaged
+from meanflow_tune.files import sqlite_path
 from meanflow_tune.student_files import CONFIG, WEIGHTS, check_export
 from meanflow_tune.tracking.mlflow_store import connect
 from meanflow_tune.tracking.models import carried_code
@@ -29,7 +30,6 @@ LOADER = "meanflow_tune_model"  # module at the top of a model's code
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "pydantic", "safetensors", "torch")
 
 _MODEL_ID = re.compile(r"m-[0-9a-f]{32}")
-_SQLITE = "sqlite:///"
 
 
 class ModelUnavailable(LookupError):
@@ -133,8 +133,8 @@ def download_student(uri: str, tracking_uri: str, place: Path) -> Path:
 
     Raises ModelUnavailable; a database that does not exist is not created.
     """
-    database = Path(tracking_uri.removeprefix(_SQLITE))
-    if tracking_uri.startswith(_SQLITE) and not database.is_file():
+    database = sqlite_path(tracking_uri)
+    if database is not None and not database.is_file():
         raise ModelUnavailable(
             f"{uri}: there is no MLflow database {database}; name the server or database by --tracking-uri "
             "or MLFLOW_TRACKING_URI."

@@ -41,6 +41,22 @@ def test_a_fault_is_named_and_the_rest_still_checked(
     assert "1 fault," in shown
 
 
+def test_a_storage_at_a_url(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEANFLOW_TUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    url, database = f"file://{tmp_path}/store", "postgresql://127.0.0.1:9/x"
+    for options, line in (
+        ([], r"FAULT +storage +--storage file://\S+: a journal file needs a file system"),
+        (["--study-storage", database, "--tracking-uri", database], r"ok +storage +can be written"),
+    ):
+        assert main([*SPACE, "--storage", url, *options]) == 5
+        shown = " ".join(capsys.readouterr().out.split())
+        assert re.search(line, shown), shown
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "store"}
+
+
 def test_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--workers-per-trial", "0"]) == 2
     assert "--workers-per-trial: " in capsys.readouterr().err
