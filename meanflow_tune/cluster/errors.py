@@ -17,6 +17,10 @@ class SlotsLost(ClusterError):
     """No slot is left to run trials; the study is kept and the search can be resumed."""
 
 
+class BrokerLost(SlotsLost):
+    """The actor that hands out trials has ended; the cluster may be well."""
+
+
 class TokenRefused(ClusterError):
     """A Ray head answers, but wants a token that it was not given."""
 

@@ -91,7 +91,7 @@ class Runner:
                 session = stack.enter_context(start_local(cpus, gpus, verbose, modules))
             else:
                 session = stack.enter_context(
-                    join(cluster or None, verbose, require_token, wait_for_cluster, modules)
+                    join(cluster or None, verbose, require_token, wait_for_cluster, modules, warn)
                 )
             for note in session.notes:
                 warn(note)

@@ -19,7 +19,7 @@ from ray.tune.search import Searcher
 
 from meanflow_tune.cluster.broker import Broker
 from meanflow_tune.cluster.broker_handle import BrokerHandle
-from meanflow_tune.cluster.errors import SlotsLost
+from meanflow_tune.cluster.errors import BrokerLost
 from meanflow_tune.cluster.relays import EVENT, JOB, Relay, Seats
 from meanflow_tune.cluster.signals import Interrupt, Stop
 from meanflow_tune.records import Director, Job, Outcome, Report
@@ -165,7 +165,11 @@ class _Bridge:
         try:
             snapshot = self._snapshot(60.0)
         except ray.exceptions.RayError as error:
-            raise SlotsLost(f"the broker of the search has ended: {error}") from error
+            raise BrokerLost(
+                "the broker, the actor on this host that hands out trials, has ended "
+                f"({type(error).__name__}); nothing was lost but work since the last rungs. If Ray has ended "
+                "on this host, start it again"
+            ) from error
         self.director.on_tick(snapshot)  # first, since its faults may be why no slot is left
         self.slots.tick(snapshot)
         for number in self.director.to_stop():

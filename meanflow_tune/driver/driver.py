@@ -12,7 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from meanflow_tune.cluster.errors import ClusterError, ClusterLost
+from meanflow_tune.cluster.errors import BrokerLost, ClusterError, ClusterLost
 from meanflow_tune.cluster.runner import Runner
 from meanflow_tune.cluster.signals import AnyOf, Interrupt
 from meanflow_tune.driver import search_tracking, tracking
@@ -20,7 +20,7 @@ from meanflow_tune.driver.conclusion import Conclusion
 from meanflow_tune.driver.disk.retention import Retention
 from meanflow_tune.driver.handling import remote_study
 from meanflow_tune.driver.handling.user_requests import UserRequests
-from meanflow_tune.driver.lost_cluster import Abandon, abandon, check_cluster, lost
+from meanflow_tune.driver.lost_cluster import Abandon, abandon, check_cluster, first_words, lost
 from meanflow_tune.driver.resume import check_study_storage, prepare_study, put_aside
 from meanflow_tune.driver.search_log import SearchLog
 from meanflow_tune.driver.stage import Stage
@@ -98,7 +98,7 @@ def run(
         raise UserError(str(error), EXIT_IN_USE) from error
     except (StudyChanged, SpaceError) as error:
         raise UserError(str(error)) from error
-    except ClusterLost as error:
+    except (ClusterLost, BrokerLost) as error:
         raise lost(error) from error
     except (StorageError, LeaseLost, ClusterError) as error:
         raise UserError(str(error), EXIT_UNUSABLE, repeat=True) from error
@@ -158,7 +158,7 @@ class Driver:
 
     def run(self) -> int:
         """Returns the exit status."""
-        with ExitStack() as stack:
+        with self.search_log.run(self.command) as ended, ExitStack() as stack:
             search = self.open(stack)
             stack.callback(self.status.stop)
             self.status.start()
@@ -176,7 +176,7 @@ class Driver:
                 # Interrupted by the user while a write waited for space.
                 if not (self.interrupt.requested and is_full(error)):
                     raise
-            status = self._conclude(search, stopped)
+            ended(status := self._conclude(search, stopped))
             tracking.say_refused(self.stages, self.view)
         if stopped is not None:
             raise UserError(str(stopped), EXIT_ALL_FAILED, repeat=True) from stopped
@@ -350,7 +350,7 @@ class Driver:
     def start_runner(self) -> Iterator[Runner]:
         """Ray and its workers, up until the end of the block."""
         request = self.request
-        self.view.event("starting Ray and the workers")
+        self.view.event(first_words(request))
         with Runner.start(
             cluster=request.cluster,
             workers=request.workers_per_trial,

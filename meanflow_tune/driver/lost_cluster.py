@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import NoReturn
 
 from meanflow_tune.cluster.connection.address import check_reachable
-from meanflow_tune.cluster.errors import ClusterError, ClusterLost
+from meanflow_tune.cluster.errors import BrokerLost, ClusterError, ClusterLost
 from meanflow_tune.driver.output import say
 from meanflow_tune.driver.status_writer import StatusWriter
 from meanflow_tune.plan.request import EXIT_UNUSABLE, SearchRequest, UserError
@@ -27,8 +28,15 @@ def check_cluster(request: SearchRequest) -> None:
         raise UserError(str(error), EXIT_UNUSABLE, repeat=waited) from None
 
 
-def lost(error: ClusterLost) -> UserError:
-    """What a user is told of a lost cluster."""
+def first_words(request: SearchRequest) -> str:
+    """What a user is told before Ray is up."""
+    if request.cluster is None:
+        return "starting Ray and the workers"
+    return "joining the Ray cluster and starting the workers"
+
+
+def lost(error: ClusterLost | BrokerLost) -> UserError:
+    """What a user is told of a cluster that is lost, or must be joined again."""
     return UserError(str(error), EXIT_UNUSABLE, repeat=True, lost=True)
 
 
@@ -45,7 +53,7 @@ def abandon(
     """
     if end is None:
         return
-    for call in (status.end, view.close, release):
+    for call in (status.end, partial(view.log, f"ended: {error}"), view.close, release):
         with suppress(Exception):  # the process ends in any case
             call()
     end(lost(error))

@@ -2,10 +2,13 @@
 
 import json
 import logging
+import os
+import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,18 @@ class SearchLog:
                 file.write(line)
 
         self._shown(f"write {LOG_NAME}", append, None)
+
+    @contextmanager
+    def run(self, command: str) -> Iterator[Callable[[int], None]]:
+        """One run of the command: its first line, and how it ended. Gives what takes the exit status."""
+        self.write(f"process {os.getpid()} on {socket.gethostname()}: {command}")
+        ended = ["ended"]
+        try:
+            yield lambda status: ended.append(f"with status {status}")
+        except BaseException as error:
+            self.write(f"ended: {str(error) or type(error).__name__}")
+            raise
+        self.write(" ".join(ended))
 
     def take(self, faults: Sequence[Mapping[str, Any]], title: Callable[[int], str]) -> list[str]:
         """The lines of the faults that are new. faults: of a broker's snapshot; title: names a trial."""

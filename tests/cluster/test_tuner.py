@@ -1,10 +1,15 @@
 """What Tune does with its own files, without a cluster."""
 
 from types import SimpleNamespace
+from typing import Any
 
+import pytest
+import ray
 from ray.tune.result_grid import ResultGrid
 
 from meanflow_tune.cluster import tuner
+from meanflow_tune.cluster.errors import BrokerLost
+from meanflow_tune.cluster.signals import Interrupt
 
 
 def test_tune_unpickles_no_error_of_a_trial_from_its_files() -> None:
@@ -18,3 +23,17 @@ def test_tune_unpickles_no_error_of_a_trial_from_its_files() -> None:
     with tuner._without_stored_errors():
         assert ResultGrid._populate_exception(trial) is None
     assert ResultGrid.__dict__["_populate_exception"] is before
+
+
+def test_a_broker_that_has_ended_is_told_without_a_message_of_rpc() -> None:
+    def gone(*_: object) -> None:
+        raise ray.exceptions.ActorUnavailableError("rpc_code: 14", None)
+
+    unused: Any = None
+    broker: Any = SimpleNamespace(call_within=gone)
+    bridge = tuner._Bridge(unused, broker, unused, Interrupt())
+    with pytest.raises(BrokerLost) as caught:
+        bridge.poll()
+    said = str(caught.value)
+    assert "that hands out trials, has ended (ActorUnavailableError); nothing was lost" in said
+    assert "rpc" not in said

@@ -1,6 +1,8 @@
 """search.log, and the faults that a driver tells."""
 
 import json
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +88,23 @@ def test_a_log_that_cannot_be_written_is_told_once(
     for _ in range(3):
         view.event("x")
     assert capsys.readouterr().err.count("could not write search.log") == 1
+
+
+def test_the_log_has_each_command_and_how_it_ended(tmp_path: Path) -> None:
+    log = SearchLog(tmp_path, print)
+    with log.run("tune.py --study-storage postgresql://me:secret@db/x") as ended:
+        ended(130)
+    with pytest.raises(OSError), log.run("tune.py"):
+        raise OSError("no space")
+    with pytest.raises(KeyboardInterrupt), log.run("tune.py"):
+        raise KeyboardInterrupt
+    lines = [line[20:] for line in (tmp_path / LOG_NAME).read_text().splitlines()]
+    begin = f"process {os.getpid()} on {socket.gethostname()}: tune.py"
+    assert lines == [
+        f"{begin} --study-storage postgresql://***@db/x",
+        "ended with status 130",
+        begin,
+        "ended: no space",
+        begin,
+        "ended: KeyboardInterrupt",
+    ]

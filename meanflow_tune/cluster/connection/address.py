@@ -93,7 +93,7 @@ def cluster_id(host: str, port: int, token: str, seconds: float = ANSWER_SECONDS
     if code == grpc.StatusCode.UNIMPLEMENTED:
         found = "is the port of another service, such as Ray Client or a worker"
     elif answers_http(host, port):
-        found = "answers HTTP: is this the dashboard's port?"
+        found = "answers HTTP, as Ray's dashboard does"
     elif code == grpc.StatusCode.DEADLINE_EXCEEDED:
         found = f"accepts a connection but does not answer within {seconds:.0f} s"
     else:
@@ -148,17 +148,39 @@ def _local_head() -> str:
     """Address of the cluster that this host's Ray processes belong to; the private ones of searches, of
     whatever user, are left out.
     """
-    found = set()
-    for line in _command_lines():
-        words = line.split("\0")
-        if Path(words[0]).name == "raylet" and not is_private(line):
-            found |= {w.partition("=")[2] for w in words if w.startswith("--gcs-address=")}
+    found = _heads_of_this_host()
     if len(found) == 1:
         return found.pop()
     problem = "no Ray runs here"
     if found:
         problem = f"several Ray clusters run here ({', '.join(sorted(found))})"
     raise ClusterUnreachable(f"{problem}; say which: --cluster HOST:PORT, or RAY_ADDRESS")
+
+
+def check_node_here(host: str, port: int, seconds: float = ANSWER_SECONDS) -> None:
+    """Raises ClusterUnreachable unless this host is one of the cluster: Ray itself looks for a minute.
+
+    seconds: for a node that is just starting. Hosts have several names, so that only ports are compared.
+    """
+    deadline = time.monotonic() + seconds
+    while not any(head.endswith(f":{port}") for head in _heads_of_this_host()):
+        if time.monotonic() >= deadline:
+            raise ClusterUnreachable(
+                f"a Ray head answers at {host}:{port}, but this host ({socket.gethostname()}) is not in its "
+                "cluster, or its Ray has ended. Run the command on a host of the cluster, or `ray start "
+                f"--address={host}:{port}` here first (with --num-cpus=0 it runs no trials)."
+            )
+        time.sleep(0.5)
+
+
+def _heads_of_this_host() -> set[str]:
+    """What the Ray processes of this host are told of their heads, host:port; without private Rays."""
+    found = set()
+    for line in _command_lines():
+        words = line.split("\0")
+        if Path(words[0]).name == "raylet" and not is_private(line):
+            found |= {w.partition("=")[2] for w in words if w.startswith("--gcs-address=")}
+    return found
 
 
 def _command_lines() -> Iterator[str]:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from meanflow_tune.cluster.connection.address import (
     RETRY_SECONDS,
+    check_node_here,
     cluster_id,
     find_address,
     parse_address,
@@ -146,21 +147,25 @@ def join(
     require_token: bool = False,
     wait: float | None = None,
     modules: Mapping[str, Path] = MappingProxyType({}),
+    say: Callable[[str], None] = lambda text: None,
 ) -> Session:
     """Join the cluster at `address`, else at RAY_ADDRESS, else the one this host belongs to.
 
     require_token: refuse one that takes no token; wait: seconds for a head that does not answer, or does not
-    know this host yet; modules: what its processes can import besides this package, see `shipping.stage`.
-    Raises ClusterError, without `wait` within 10 s where no head answers or it refuses
-    our token.
+    know this host yet, of which `say` gets one line; modules: what its processes can import besides this
+    package, see `shipping.stage`. Raises ClusterError, without `wait` within 10 s where no head answers, it
+    refuses our token, or this host is not in its cluster.
     """
-    deadline = time.monotonic() + (wait or 0.0)
+    deadline, said = time.monotonic() + (wait or 0.0), False
     while True:
         try:
             return _join(*find_address(address), verbose, require_token, modules)
-        except ClusterUnreachable:
+        except ClusterUnreachable as error:
             if time.monotonic() >= deadline:
                 raise
+            if not said:
+                say(f"waiting up to {wait or 0:.0f} s for the Ray cluster: {error}")
+                said = True
             time.sleep(RETRY_SECONDS)
 
 
@@ -168,6 +173,7 @@ def _join(
     host: str, port: int, verbose: bool, require_token: bool, modules: Mapping[str, Path]
 ) -> Session:
     access = authenticate(host, port, require_token)
+    check_node_here(host, port)
     before = set_environment({MODE: access.mode, **_PATIENT})
     import ray
 

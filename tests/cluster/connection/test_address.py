@@ -1,5 +1,6 @@
 """Addresses, and what is found there instead of a Ray head."""
 
+import socket
 import threading
 import time
 from concurrent import futures
@@ -40,7 +41,7 @@ def test_the_dashboards_port_is_named() -> None:
     with answering(200) as port, pytest.raises(ClusterUnreachable) as caught:
         address.check_reachable(f"127.0.0.1:{port}")
     said = str(caught.value)
-    assert said.startswith(f"127.0.0.1:{port} answers HTTP: is this the dashboard's port?")
+    assert said.startswith(f"127.0.0.1:{port} answers HTTP, as Ray's dashboard does; the port")
     assert "6379" in said
     assert "\n" not in said
 
@@ -126,3 +127,27 @@ def test_private_rays_of_searches_are_nobodys_cluster(monkeypatch: pytest.Monkey
         address, "_command_lines", lambda: [ours, theirs, one, one, "/bin/raylet-log\0x"]
     )
     assert address.find_address(None) == ("10.0.0.1", 6379)
+
+
+@pytest.mark.timeout(10)
+def test_a_host_that_is_not_in_the_cluster_is_named_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray itself looks for a node on this host for a minute."""
+    here = "/x/raylet\0--gcs-address=10.0.0.1:6379"
+    monkeypatch.setattr(address, "_command_lines", lambda: [here])
+    address.check_node_here("head", 6379)
+    with pytest.raises(ClusterUnreachable) as caught:
+        address.check_node_here("head", 637, seconds=0.1)
+    said = str(caught.value)
+    assert (
+        f"a Ray head answers at head:637, but this host ({socket.gethostname()}) is not in" in said
+    )
+    assert "`ray start --address=head:637` here first" in said
+
+
+def test_a_node_that_is_just_starting_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = iter([[], [], ["/x/raylet\0--gcs-address=10.0.0.1:6379"]])
+    monkeypatch.setattr(address, "_command_lines", lambda: next(seen))
+    address.check_node_here("10.0.0.1", 6379)
+    assert list(seen) == []
