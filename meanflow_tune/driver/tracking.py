@@ -9,6 +9,8 @@ from meanflow_tune.plan.request import EXIT_UNUSABLE, SearchRequest, UserError
 from meanflow_tune.report.commands import with_remedy
 from meanflow_tune.report.live import View
 from meanflow_tune.report.text import about
+from meanflow_tune.search.errors import DatabaseDown, UnusableDatabase
+from meanflow_tune.search.store.database import check_database, is_postgresql
 from meanflow_tune.search.store.manifest import MANIFEST_NAME
 from meanflow_tune.tracking.replay import Replayer
 from meanflow_tune.tracking.tracking_uri import NoAnswer, UnusableUri, check_uri
@@ -28,19 +30,25 @@ def check_tracking(request: SearchRequest) -> str:
     uri = request.mlflow_uri
     named = request.tracking_uri is not None and os.environ.get(VARIABLE) == request.tracking_uri
     name = VARIABLE if named else "--tracking-uri"
+    database = is_postgresql(uri)
     try:
         check_uri(uri)
+        if database:
+            check_database(uri)  # whether it lets this user in
     except UnusableUri as error:
         raise UserError(f"{name} {error}") from None
-    except NoAnswer as error:
+    except UnusableDatabase as error:
+        raise UserError(f"{name}: {error}.") from None
+    except (NoAnswer, DatabaseDown) as error:
         resuming = request.resume != "fresh" and (request.folder / MANIFEST_NAME).exists()
         if resuming:
             return (
                 f"{name} {error}; the search continues, and its events are kept and sent as soon as MLflow "
                 "answers"
             )
+        start = "Start it" if database else "Start it (`mlflow server`)"
         raise UserError(
-            f"{name} {error}. Start it (`mlflow server`), correct the URI, or leave it out to use "
+            f"{name} {error}. {start}, correct the URI, or leave it out to use "
             f"{request.storage / 'mlflow.db'}.",
             EXIT_UNUSABLE,
         ) from None

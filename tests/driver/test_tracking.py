@@ -16,7 +16,9 @@ from meanflow_tune.tracking import tracking_uri
 from meanflow_tune.tracking.outbox import Event
 from meanflow_tune.tracking.replay import Rejected, Replayer, ReplayStatus
 from tests.support.drivers.made_up import MadeUp, four_trials, replace_ray
+from tests.support.ports import free_ports
 from tests.support.servers.listeners import answering, silent
+from tests.support.servers.postgresql import PostgresServer
 
 REASON = "[bold] no trial 1 [/bold]"
 
@@ -54,6 +56,30 @@ def test_an_unusable_uri_is_refused_before_anything_is_made(
     assert uri in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_database_for_mlflow_that_lets_nobody_in_is_refused(
+    tmp_path: Path, postgres: PostgresServer
+) -> None:
+    """Its port is open, which is not enough."""
+    url = postgres.new_url()
+    assert check_tracking(asked(tmp_path, url)) == ""
+    with pytest.raises(UserError) as caught:
+        check_tracking(asked(tmp_path, f"{url}-none"))
+    said = str(caught.value)
+    assert caught.value.status == EXIT_USAGE
+    assert said.startswith("--tracking-uri: the server of the database postgresql://***@")
+    assert "does not exist); correct the URL, or create the database." in said
+
+
+def test_the_remedy_for_a_database_server_that_is_down_starts_no_mlflow(tmp_path: Path) -> None:
+    port = free_ports(1)
+    with pytest.raises(UserError) as caught:
+        check_tracking(asked(tmp_path, f"postgresql://me@127.0.0.1:{port}/mlflow"))
+    said = str(caught.value)
+    assert caught.value.status == EXIT_UNUSABLE
+    assert "no database server answers" in said
+    assert ". Start it, correct the URI, or leave it out to use " in said
 
 
 def test_the_storages_own_damaged_database_is_refused_too(tmp_path: Path) -> None:

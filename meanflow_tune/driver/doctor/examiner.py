@@ -8,10 +8,12 @@ from pathlib import Path
 from meanflow_tune.cluster.doctor.diagnosis import Finding
 from meanflow_tune.cluster.errors import ClusterError
 from meanflow_tune.driver.cli import search_request, tune_parser
+from meanflow_tune.files import sqlite_path
 from meanflow_tune.plan.request import SearchRequest, UserError, usable_folder
 from meanflow_tune.remote.location import storage_of
 from meanflow_tune.remote.object_store import ObjectStore
 from meanflow_tune.search.errors import StorageError
+from meanflow_tune.urls import hide_password
 
 
 class Doctor:
@@ -69,14 +71,16 @@ def diagnose(request: SearchRequest, require_token: bool, doctor: Doctor) -> Non
         folder = usable_folder(request.storage)
     if folder is None:
         return
-    with doctor.checking("tracking server", "MLflow answers, or its file can be made"):
+    with doctor.checking("tracking server", _tracking(request.mlflow_uri)):
         if warning := check_tracking(request):
             raise UserError(warning)
     if request.study_storage is not None:
-        from meanflow_tune.search.store.database import check_database
+        from meanflow_tune.driver.resume import check_study_storage
 
-        with doctor.checking("database", "answers"):
-            check_database(request.study_storage)
+        file = sqlite_path(request.study_storage)
+        good = "answers" if file is None else f"the study is in {file}"
+        with doctor.checking("database", good):
+            check_study_storage(request)
     if request.cluster is None:
         from meanflow_tune.cluster.doctor.examination import examine_here
 
@@ -84,6 +88,11 @@ def diagnose(request: SearchRequest, require_token: bool, doctor: Doctor) -> Non
             doctor.add(examine_here(folder, example))
         return
     _diagnose_cluster(request, require_token, folder, example, doctor)
+
+
+def _tracking(uri: str) -> str:
+    file = sqlite_path(uri)
+    return f"{hide_password(uri)} answers" if file is None else f"MLflow can use {file}"
 
 
 def _diagnose_cluster(

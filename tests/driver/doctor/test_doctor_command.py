@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from meanflow_tune.driver.doctor.doctor_command import main
+from tests.support.servers.postgresql import PostgresServer
 
 SPACE = ("--space", "eight_gaussians")
 
@@ -39,6 +40,20 @@ def test_a_fault_is_named_and_the_rest_still_checked(
     assert status == 5, shown
     assert re.search(line, " ".join(shown.split()).replace("FAULT", "\nFAULT")), shown
     assert "1 fault," in shown
+
+
+def test_the_databases_of_study_and_mlflow(
+    postgres: PostgresServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, tracking = postgres.new_url(), postgres.new_url()
+    given = [*SPACE, "--storage", str(tmp_path), "--study-storage", study, "--tracking-uri"]
+    assert main([*given, tracking]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"ok tracking server postgresql://\*\*\*@\S+ answers", shown), shown
+    assert "ok database answers" in shown
+    assert main([*given, study]) == 5, "one database for both"
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "FAULT database --study-storage and the tracking URI name one database" in shown
 
 
 def test_a_storage_at_a_url(
