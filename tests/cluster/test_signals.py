@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -11,22 +10,32 @@ from meanflow_tune.cluster import signals
 from meanflow_tune.cluster.signals import Interrupt, stop_at_once
 
 
+class Clock:
+    """Stands still unless it is moved, however slow this machine is."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
 @pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(signals, "_TOGETHER", {signal.SIGINT: 0.1, signal.SIGTERM: 0.3})
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    made = Clock()
+    monkeypatch.setattr(signals, "time", made)
     signals._taken.clear()
-    yield
+    yield made
     signals._taken.clear()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_one_signal_on_two_ways_is_one(number: signal.Signals) -> None:
+def test_one_signal_on_two_ways_is_one(number: signal.Signals, clock: Clock) -> None:
     """`timeout` sends SIGTERM to its child and to the group; a wrapper forwards a Ctrl-C."""
     with Interrupt() as interrupt:
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)
         assert interrupt.requested
-        time.sleep(0.4)
+        clock.now += 2.5
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -87,9 +88,11 @@ class Cluster:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     made = Cluster({"a": 1, "b": 1})
-    monkeypatch.setattr(watch.time, "monotonic", lambda: made.now)
-    for name in ("wait", "get", "kill", "nodes", "available_resources"):
-        monkeypatch.setattr(watch.ray, name, getattr(made, name))
+    # The names in the module, not the modules: other threads use those.
+    monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: made.now))
+    calls = ("wait", "get", "kill", "nodes", "available_resources")
+    ours = {name: getattr(made, name) for name in calls}
+    monkeypatch.setattr(watch, "ray", SimpleNamespace(**ours, exceptions=ray.exceptions))
     monkeypatch.setattr(
         watch, "start_supervisor", lambda slot, spec, group: (slot, f"run {group.name}")
     )

@@ -72,14 +72,14 @@ def test_a_dead_holder_is_waited_for_with_a_countdown(tmp_path: Path, said: Said
         assert (lease.epoch, lease.taken_over) == (2, True)
     holder, left = said.told[0]
     assert (holder.host, holder.pid) == ("elsewhere", 4242)
-    assert holder.age == pytest.approx(0.5, abs=0.3)
-    assert left == pytest.approx(1.5, abs=0.3)
+    assert 0.4 <= holder.age < STALE
+    assert left == pytest.approx(STALE - holder.age, abs=0.01)
     assert said.left == sorted(said.left, reverse=True)
 
 
 def test_a_living_holder_is_heard(tmp_path: Path, said: Said) -> None:
     leave(tmp_path, age=0.1)
-    with beating(tmp_path, 0.2), pytest.raises(StudyInUse, match="4242 on host elsewhere"):
+    with beating(tmp_path, 0.1), pytest.raises(StudyInUse, match="4242 on host elsewhere"):
         wait_for_lease(tmp_path, "s", None, said, stale_after=STALE)
     state = read_lease(tmp_path)
     assert state is not None
@@ -89,7 +89,7 @@ def test_a_living_holder_is_heard(tmp_path: Path, said: Said) -> None:
 def test_a_holder_whose_heartbeats_only_look_old_is_heard(tmp_path: Path, said: Said) -> None:
     """A file server that comes back after minutes, or its clock that was set forward."""
     leave(tmp_path, age=600.0)
-    with beating(tmp_path, 0.3), pytest.raises(StudyInUse, match="heard just now"):
+    with beating(tmp_path, 0.1), pytest.raises(StudyInUse, match="heard just now"):
         wait_for_lease(tmp_path, "s", None, said, stale_after=STALE)
 
 
@@ -111,7 +111,7 @@ def test_take_over_needs_three_missed_heartbeats(tmp_path: Path, said: Said) -> 
 
 def test_take_over_takes_nothing_from_the_living(tmp_path: Path, said: Said) -> None:
     leave(tmp_path, age=0.0)
-    with beating(tmp_path, 0.3), pytest.raises(StudyInUse, match="4242 on host elsewhere"):
+    with beating(tmp_path, 0.1), pytest.raises(StudyInUse, match="4242 on host elsewhere"):
         wait_for_lease(tmp_path, "s", None, said, take_over=True, stale_after=STALE)
 
 
