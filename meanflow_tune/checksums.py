@@ -76,16 +76,16 @@ def is_lost(error: OSError) -> bool:
     return error.errno in _LOST
 
 
-def put_aside(path: Path, checksum: Path | None = None) -> Path:
+def put_aside(path: Path, checksum: Path | None = None, word: str = DAMAGED) -> Path:
     """Rename a damaged file, and its checksum, to `NAME.damaged-TIME`; returns the new path.
 
-    checksum: where it is not NAME.sha256. Raises OSError.
+    checksum: where it is not NAME.sha256; word: in place of `damaged`. Raises OSError.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    kept, number = path.with_name(f"{path.name}.{DAMAGED}-{stamp}"), 1
+    kept, number = path.with_name(f"{path.name}.{word}-{stamp}"), 1
     while kept.exists():
         number += 1
-        kept = path.with_name(f"{path.name}.{DAMAGED}-{stamp}-{number}")
+        kept = path.with_name(f"{path.name}.{word}-{stamp}-{number}")
     os.rename(path, kept)
     checksum = checksum_file(path) if checksum is None else checksum
     if checksum.exists():

@@ -80,7 +80,8 @@ def prepare_study(
             f" manifest in {request.folder}); name that folder by --storage, or give the search"
             " another study name"
         )
-    _refuse_empty(old, held.all, request)
+    if old is not None:
+        _compare_folders(held.all, request, say)
     terms = check_terms(old, new, held.all, request.accept_changes)
     if held.all > request.trials:
         say(
@@ -119,21 +120,31 @@ def prepare_study(
     return terms, terms.manifest
 
 
-def _refuse_empty(old: Manifest | None, trials: int, request: SearchRequest) -> None:
-    """Raise StorageError where the study's folder has trials and its storage none: it is another one."""
-    if old is None or trials:
-        return
+def _compare_folders(trials: int, request: SearchRequest, say: Callable[[str], None]) -> None:
+    """Say where the study's folder has trials that its storage lacks: it is older, or another one.
+
+    Raises StorageError where the storage has none at all.
+    """
     folder = request.folder / "trials"
-    there = sum(1 for _ in folder.glob("[0-9]*")) if folder.is_dir() else 0
-    if there:
-        place = hide_password(request.study_storage or str(request.folder / JOURNAL_NAME))
-        copies = sorted(path.name for path in request.folder.glob(f"{JOURNAL_NAME}.*-[0-9]*"))
-        beside = f" (a copy next to it: {', '.join(copies)})" if copies else ""
-        raise StorageError(
-            f"{place} holds no trial of study {request.study}, but {folder} has {there}; name the database "
-            f"that holds them by --study-storage, restore it from a backup{beside}, or put the old study"
-            " aside by --resume fresh"
+    there = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal()]
+    missing = sum(number >= trials for number in there)
+    if not missing:
+        return
+    place = hide_password(request.study_storage or str(request.folder / JOURNAL_NAME))
+    copies = sorted(path.name for path in request.folder.glob(f"{JOURNAL_NAME}.*-[0-9]*"))
+    beside = f" (a copy next to it: {', '.join(copies)})" if copies else ""
+    if trials:
+        say(
+            f"note: {place} holds {trials} trials of study {request.study}, but {folder} has {missing} later"
+            f" ones: the storage was restored from a backup, or has lost its end{beside}; trials of those"
+            " numbers are run anew, and the folders of others are put aside"
         )
+        return
+    raise StorageError(
+        f"{place} holds no trial of study {request.study}, but {folder} has {len(there)}; name the database "
+        f"that holds them by --study-storage, restore it from a backup{beside}, or put the old study"
+        " aside by --resume fresh"
+    )
 
 
 def _manifest(plan: Plan) -> Manifest:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from meanflow_tune.checksums import put_aside
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.files import write_atomic
 from meanflow_tune.records import Job, Outcome, Reporter
@@ -71,6 +72,10 @@ def run_job(
     system = SystemSampler(device) if system_metrics else no_system
     given = reporter, resources, check, system
     try:
+        if fence is not None:
+            write_or_wait(
+                world, reporter, folder, partial(_leave, folder, config, reporter), fence=check
+            )
         outcome, run = _train(job, config, folder, *given)
         for repeat, seed in enumerate(job.repeats, start=1):
             if outcome.status != "completed" or not run.go_on:
@@ -84,6 +89,25 @@ def run_job(
     except Interrupted as error:
         outcome = Outcome("running", str(error) or "interrupted")
     return outcome
+
+
+def _leave(folder: Path, config: TrialConfig, reporter: Reporter) -> None:
+    """Put a trial's folder aside where it is that of another trial.
+
+    A study that was restored from a backup gives its later numbers a second time, and the files of the first
+    time, which the backup did not know, would end each of those trials.
+    """
+    try:
+        text = (folder / "config.json").read_text(encoding="utf-8")
+        other = TrialConfig.from_dict(json.loads(text)) != config
+    except (OSError, ValueError, TypeError, AttributeError):  # it says nothing
+        return
+    if other:
+        kept = put_aside(folder, word="other")
+        cause = (
+            f"{folder} holds another trial of this number, which the study's storage does not know"
+        )
+        reporter.fault(cause, f"it is kept as {kept.name}, and the trial starts from zero images")
 
 
 def _train(

@@ -202,6 +202,23 @@ def test_an_empty_storage_of_a_study_with_trials_is_refused(tmp_path: Path, kind
     assert "--study-storage, restore it from a backup" in str(refused.value)
 
 
+def test_a_storage_that_is_older_than_the_files_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A journal restored from a backup, or cut short: its later trials are lost, and this says so."""
+    said: list[str] = []
+    monkeypatch.setattr(View, "event", lambda self, text, status="": said.append(text))
+    given = request(tmp_path)
+    check(given, begin=True)
+    for number in (0, 1, 2):
+        (given.folder / "trials" / f"{number:05d}").mkdir(parents=True, exist_ok=True)
+    (given.folder / "trials" / "00007.other-20260101-000000").mkdir()
+    check(given)
+    (line,) = [text for text in said if "restored from a backup" in text]
+    assert "study.journal holds 1 trials of study s, but" in line
+    assert "has 2 later ones" in line
+
+
 def test_a_second_driver_exits_with_4_and_names_the_first(tmp_path: Path) -> None:
     given = request(tmp_path)
     with Lease.acquire(given.folder), pytest.raises(UserError) as refused:

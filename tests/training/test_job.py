@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,27 @@ def test_a_newer_lease_stops_the_writing(tmp_path: Path) -> None:
     assert list(folder.iterdir()) == []
     run_job(job(folder, epoch=2), 0, 1, "cpu", Memory(), cache=cache, fence=check_epoch)
     assert (folder / "checkpoints").exists()
+
+
+def test_the_files_of_another_trial_of_the_same_number_are_put_aside(tmp_path: Path) -> None:
+    """A study restored from a backup gives the numbers that came after it a second time."""
+    folder, cache = tmp_path / "study" / "trials" / "00000", str(tmp_path / "teachers")
+    folder.mkdir(parents=True)
+    with Lease.acquire(tmp_path / "study"):
+        pass
+    other = replace(job(folder), config=tiny_config(seed=5).to_dict())
+    run_job(other, 0, 1, "cpu", Memory(), cache=cache, fence=check_epoch)
+    reporter = Memory()
+    outcome = run_job(job(folder), 0, 1, "cpu", reporter, cache=cache, fence=check_epoch)
+    assert outcome.status == "completed"
+    (kept,) = folder.parent.glob("00000.other-*")
+    assert (kept / "model" / "student.safetensors").is_file()
+    (line,) = reporter.faults
+    assert "holds another trial of this number, which the study's storage does not know" in line
+    assert f"it is kept as {kept.name}, and the trial starts from zero images" in line
+    again = Memory()
+    run_job(job(folder), 0, 1, "cpu", again, cache=cache, fence=check_epoch)
+    assert (again.faults, again.reports) == ([], reporter.reports)
 
 
 def test_a_teacher_is_trained_once_and_found_by_content(
