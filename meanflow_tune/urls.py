@@ -5,9 +5,11 @@ from typing import Any
 
 HIDDEN = "***"
 
-# The user's name goes, too: for some servers it is a token. An HTTP client ends the name of the host at the
-# first slash; a database's password may contain one.
-_HTTP = re.compile(r"(?<=://)[^\s/?#'\"]+@")
+# The user's name goes, too: for some servers it is a token. Not that of a database without a password, whose
+# URL is to be used again as it is shown. An HTTP client ends the name of the host at the first slash; a
+# database's password may contain one.
+_HTTP = re.compile(r"([\w+.-]{0,40}://)([^\s/?#'\"]+)@")
+_NAMES_DATABASE = re.compile(r"(?:postgresql|mysql|mariadb)(?:\+\w+)?://", flags=re.IGNORECASE)
 _OTHER = re.compile(
     r"(?<![Hh][Tt][Tt][Pp]://)(?<![Hh][Tt][Tt][Pp][Ss]://)(?<=://)[^\s:/@'\"]*:[^\s@'\"]*@"
 )
@@ -23,10 +25,16 @@ _PARAMETER = re.compile(
 def hide_password(text: str) -> str:
     """Text without the user's name, password and keys in the URLs that it contains."""
     if "://" in text:
-        text = _HTTP.sub(f"{HIDDEN}@", text)
+        text = _HTTP.sub(_without_user, text)
         text = _OTHER.sub(f"{HIDDEN}@", text)
     # Also of a path alone, which is all that an HTTP client may name in an error.
     return _PARAMETER.sub(rf"\1{HIDDEN}", text) if "=" in text else text
+
+
+def _without_user(found: re.Match[str]) -> str:
+    scheme, user = found.groups()
+    bare = _NAMES_DATABASE.fullmatch(scheme) and not re.search("[:@]", user)
+    return found[0] if bare else f"{scheme}{HIDDEN}@"
 
 
 def hide_passwords(data: Any) -> Any:

@@ -84,6 +84,15 @@ class StudyCopy:
         self.stop()
         self.send()
 
+    def release(self) -> None:
+        """Tell readers of the storage that no driver is at work any more.
+
+        While the lease is held, so that it is no other driver's that is changed. Raises OSError, LeaseLost.
+        """
+        held = json.loads((self.folder / LEASE).read_text(encoding="utf-8"))
+        self._fence()
+        self.store.write(f"{self._study}/{LEASE}", json.dumps({**held, "pid": None}).encode())
+
     def stop(self) -> None:
         """Send no more."""
         self._stop.set()

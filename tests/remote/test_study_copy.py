@@ -59,6 +59,34 @@ def hosts(tmp_path: Path, store: ObjectStore) -> tuple[Host, Host]:
     return Host(tmp_path / "one", store), Host(tmp_path / "other", store)
 
 
+def test_the_storage_tells_that_a_driver_has_ended(hosts: tuple[Host, Host]) -> None:
+    """The lease in the folder is released after the last copy."""
+    one, _ = hosts
+    copy = one.drive(4)
+    one.write("lease.json", json.dumps({"epoch": 4, "pid": 17}))
+    copy.end()
+    copy.release()
+    assert json.loads(one.store.read(f"{STUDY}/lease.json") or b"") == {"epoch": 4, "pid": None}
+    assert json.loads(one.read("lease.json") or "")["pid"] == 17, (
+        "its own is the lease's to release"
+    )
+
+
+def test_the_lease_of_another_driver_is_left_alone(hosts: tuple[Host, Host]) -> None:
+    one, other = hosts
+
+    def lost() -> None:
+        raise LeaseLost("another driver has it")
+
+    copy = one.drive(1)
+    copy.stop()
+    copy._fence = lost
+    other.drive(2).stop()
+    with pytest.raises(LeaseLost):
+        copy.release()
+    assert json.loads(one.store.read(f"{STUDY}/lease.json") or b"") == {"epoch": 2}
+
+
 def test_another_host_takes_what_was_sent(hosts: tuple[Host, Host]) -> None:
     one, other = hosts
     copy = one.drive(1)

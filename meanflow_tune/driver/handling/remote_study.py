@@ -1,7 +1,7 @@
 """A search whose `--storage` is a URL: what it needs, and the copy of its study while a driver works."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -104,9 +104,12 @@ def copied(copy: StudyCopy | None, lease: AnyLease, view: View) -> Iterator[None
         yield
     except BaseException:
         copy.stop()
+        with suppress(Exception):
+            copy.release()
         raise
     with answering(copy.store):
         copy.end()
+        copy.release()
 
 
 def jobs(copy: StudyCopy | None, request: SearchRequest) -> RunJob | None:
