@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import threading
 import time
 from collections import Counter
@@ -95,6 +96,22 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder of this user, closed to others, in a place such as /tmp.
+
+    Raises OSError where something else is there: a link, or what another user made.
+    """
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise OSError(f"{'a symbolic link' if stat.S_ISLNK(found.st_mode) else 'not a folder'}")
+    if found.st_uid != os.getuid():
+        raise OSError(f"belongs to user {found.st_uid}, not to {os.getuid()}")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        folder.chmod(0o700)
 
 
 def without_links(error: OSError) -> bool:

@@ -6,7 +6,6 @@ from pathlib import Path
 from meanflow_tune.remote.location import (
     CACHE,
     UnusableRemote,
-    cache_root,
     is_remote,
     local_folder,
 )
@@ -25,8 +24,8 @@ def storage_path(text: str | Path, purpose: str = "read") -> Path:
         return local_folder(str(text), purpose)
     except OSError as error:
         raise UnusableRemote(
-            f"{hide_password(str(text))}: {cache_root()} cannot hold its local copy"
-            f" ({error.strerror or error}); name another folder by {CACHE}"
+            f"{hide_password(str(text))}: no folder can hold its local copy ({error}); name another one by"
+            f" {CACHE}"
         ) from None
 
 

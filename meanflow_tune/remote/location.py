@@ -11,7 +11,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from meanflow_tune.files import write_atomic
+from meanflow_tune.files import make_private, write_atomic
 from meanflow_tune.urls import hide_password
 
 CACHE = "MEANFLOW_TUNE_CACHE"
@@ -59,14 +59,16 @@ def local_folder(url: str, purpose: str = "work") -> Path:
 
 
 def cache_root() -> Path:
-    """The folder of all local copies on this host."""
+    """The folder of all local copies on this host. Raises OSError where it belongs to somebody else."""
     given = os.environ.get(CACHE)
     if given:
         return Path(given).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if os.path.isabs(base) and os.access(os.path.dirname(base), os.W_OK):
         return Path(base) / "meanflow_tune"
-    return Path(tempfile.gettempdir()) / f"meanflow_tune-cache-{os.getuid()}"
+    own = Path(tempfile.gettempdir()) / f"meanflow_tune-cache-{os.getuid()}"
+    make_private(own)  # in a folder of all users, who may have made it first
+    return own
 
 
 def storage_of(path: Path) -> tuple[str, Path] | None:

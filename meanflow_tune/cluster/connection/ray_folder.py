@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meanflow_tune.cluster.errors import ClusterError
+from meanflow_tune.files import make_private
 
 _PREFIX = "mft-"
 PRIVATE = f"/{_PREFIX}{os.getuid()}"  # in the path of each such folder
@@ -55,7 +56,7 @@ def own_folder() -> RayFolder:
     notes: list[str] = []
     for parent in _parents():
         try:
-            _make_private(parent)
+            make_private(parent)
             _remove_unused(parent)
             path, lock = _create(parent)
             said = tuple(f"Ray's files are in {path}, not in {note}." for note in notes)
@@ -75,19 +76,6 @@ def _parents() -> Iterator[Path]:
     yield from (base / PRIVATE[1:] for base in short)
     # Whoever took the names above cannot know these.
     yield from (base / f"{PRIVATE[1:]}-{secrets.token_hex(2)}" for base in short)
-
-
-def _make_private(folder: Path) -> None:
-    """Make the folder unless it is there, of this user, not a link, and closed to others."""
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode):
-        raise OSError(f"{'a symbolic link' if stat.S_ISLNK(found.st_mode) else 'not a folder'}")
-    if found.st_uid != os.getuid():
-        raise OSError(f"belongs to user {found.st_uid}, not to {os.getuid()}")
-    if stat.S_IMODE(found.st_mode) & 0o077:
-        folder.chmod(0o700)
 
 
 def _create(parent: Path) -> tuple[Path, int]:

@@ -9,6 +9,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from meanflow_tune.files import make_private
+
 # What only caches needs, so that a read-only home stays where credentials are read from.
 _CACHES = {
     "MPLCONFIGDIR": "matplotlib",
@@ -27,11 +29,8 @@ def ensure_home() -> None:
         return
     own = Path(tempfile.gettempdir()) / f"mft-home-{os.getuid()}"
     try:
-        own.mkdir(mode=0o700, exist_ok=True)
-        usable = not own.is_symlink() and own.stat().st_uid == os.getuid()
+        make_private(own)
     except OSError:
-        usable = False
-    if not usable:
         own = Path(tempfile.mkdtemp(prefix="mft-home-"))
     if home is None:
         os.environ["HOME"] = str(own)

@@ -125,6 +125,6 @@ def test_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(folder: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(ray_folder, "_make_private", refuse)
+    monkeypatch.setattr(ray_folder, "make_private", refuse)
     with pytest.raises(ClusterError, match="TMPDIR"):
         own_folder()

@@ -1,5 +1,7 @@
 """What a search with a storage at a URL is refused for, in one line that names the remedy."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ from meanflow_tune.driver.handling.remote_study import prepare
 from meanflow_tune.driver.tune_command import main
 from meanflow_tune.plan.request import UserError
 from meanflow_tune.remote import object_store
-from meanflow_tune.remote.location import local_folder, storage_of
+from meanflow_tune.remote.arguments import storage_path
+from meanflow_tune.remote.location import UnusableRemote, local_folder, storage_of
 from tests.support.servers.s3 import SECRET, S3Server
 
 DATABASE = "--study-storage=postgresql://me:s3cret@db/studies"
@@ -85,6 +88,24 @@ def test_a_store_without_the_bucket_or_an_answer_is_refused_with_5(
         error = refused(f"--storage={url}", DATABASE, TRACKING)
     assert error.status == 5
     assert "nothing within 1 s" in str(error)
+
+
+def test_a_folder_that_somebody_else_has_made_in_tmp_holds_no_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who owns it could name another storage in it, or replace what is read from there."""
+    monkeypatch.delenv("MEANFLOW_TUNE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    copies = tmp_path / f"meanflow_tune-cache-{os.getuid()}"
+    assert copies in storage_path(URL).parents
+    assert copies.stat().st_mode & 0o077 == 0
+    shutil.move(copies, tmp_path / "theirs")
+    copies.symlink_to(tmp_path / "theirs")
+    with pytest.raises(
+        UnusableRemote, match=r"local copy \(a symbolic link\); name another one by"
+    ):
+        storage_path(URL)
 
 
 def test_local_copies_know_their_storage_and_readers_have_their_own(cache: Path) -> None:
