@@ -7,10 +7,10 @@ GIB = 2.0**30
 # Proportional resident memory of a search of eight_gaussians on processors, from /proc/PID/smaps_rollup of
 # its processes while two trials trained:
 #   python scripts/tune.py --space eight_gaussians --trials 6 --set budget.images=256000
-# A rank has torch with a small network; a slot has its controller and its trial in Ray Tune; the rest are
-# the driver and Ray. Larger networks, and CUDA, take more.
+# A rank has torch with a small network; a slot has its supervisor and Ray Train's synchronization actor; the
+# rest are the driver, the relays, the broker and Ray. Larger networks, and CUDA, take more.
 RANK_BYTES = 0.42 * GIB
-SLOT_BYTES = 0.5 * GIB
+SLOT_BYTES = 0.36 * GIB
 REST_BYTES = 1.2 * GIB
 
 
@@ -24,7 +24,7 @@ class MemoryLimit:
     @property
     def fits(self) -> int:
         """How many trials at once."""
-        return max(0, math.floor((self.allowed - REST_BYTES) / self.trial))
+        return max(0, math.floor((self.allowed - REST_BYTES) / self.trial + 1e-9))
 
     def __str__(self) -> str:
         return f"memory: {_gib(self.allowed)} allowed, {_gib(self.trial)} per trial"
