@@ -93,7 +93,7 @@ def quantile(ascending: Sequence[float], share: float) -> float:
 def climb(
     folder: Path, counts: Sequence[int], seconds: float, progress: Callable[[str], None]
 ) -> list[Step]:
-    """A step for each number of slots, in a process of its own, up to the first that saturates."""
+    """A step for each number of slots, in its own process, up to the first that saturates."""
     found: list[Step] = []
     for slots in counts:
         progress(f"{slots} slots for {seconds:.0f} s, and their start")

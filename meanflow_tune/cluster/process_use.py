@@ -12,7 +12,7 @@ SAMPLE_SECONDS = 2.0
 
 
 class ProcessUse:
-    """`latest` is what was measured last, by a thread of its own: a GPU that hangs delays no heartbeat.
+    """`latest` is what was measured last, by its own thread: a GPU that hangs delays no heartbeat.
 
     host: the host's name with its address; pid; memory: resident bytes of this process; and once
     `device` is a GPU that is in use: gpu (its name), gpu_id, gpu_memory and gpu_memory_total (bytes)

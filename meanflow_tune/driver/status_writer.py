@@ -1,4 +1,4 @@
-"""Where a search stands, once a second: for the live view, for status.json, and for `--status`."""
+"""Where a search stands, once per second: for the live view, for status.json, and for `--status`."""
 
 import json
 import threading

@@ -33,7 +33,7 @@ def local_folder(url: str, purpose: str = "work") -> Path:
     """The folder of this host for a copy of the storage at `url`; created, and marked with the URL.
 
     Its path is the same on all hosts where MEANFLOW_TUNE_CACHE, or else the home folder, is. purpose: what
-    only reads has a copy of its own, so that it never replaces a file under a driver.
+    only reads has its own copy, so that it never replaces a file under a driver.
 
     Raises UnusableRemote for a URL of an unknown kind, OSError where the folder cannot be written.
     """

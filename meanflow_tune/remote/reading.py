@@ -1,4 +1,4 @@
-"""Fetching what a command reads, from anywhere in an object store, into a copy of its own."""
+"""Fetching what a command reads, from anywhere in an object store, into its own copy."""
 
 from pathlib import Path
 

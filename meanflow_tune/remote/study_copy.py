@@ -1,7 +1,7 @@
 """A study's folder on the driver's host, kept equal to that in an object store.
 
 The study itself is in a database, so that what is lost of the folder with a host, at most the changes of
-PAUSE_SECONDS, is made again from there by the next driver. A driver that finds that another host drove the
+some seconds, is made again from there by the next driver. A driver that finds that another host drove the
 study since replaces its copy.
 """
 
@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -70,11 +71,15 @@ class StudyCopy:
         what = f"copy the study's files to {self.store.shown}"
 
         def run() -> None:
-            while not self._stop.wait(PAUSE_SECONDS):
+            pause = PAUSE_SECONDS
+            while not self._stop.wait(pause):
+                began = time.thread_time()
                 try:
                     shown(what, self.send, None)
                 except LeaseLost:
                     return
+                # Looking at all files of a large study takes a while; not more than a tenth of the time.
+                pause = max(PAUSE_SECONDS, 10.0 * (time.thread_time() - began))
 
         self._thread = threading.Thread(target=run, name="study-copy", daemon=True)
         self._thread.start()

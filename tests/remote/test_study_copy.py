@@ -1,10 +1,12 @@
 """The driver's copy of a study: what a host that vanished had sent, and another host's later state."""
 
+import itertools
 import json
 import os
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -135,6 +137,26 @@ def test_changes_are_sent_meanwhile(
     copy.end()
     assert copy.sent == sent  # nothing twice
     assert one.said == []
+
+
+def test_a_study_of_many_files_is_looked_at_less_often(
+    hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = hosts
+    copy = StudyCopy(one.store, one.root, STUDY)
+    spent = itertools.accumulate([0.0, 0.01, 0.0, 0.8, 0.0, 0.1])
+    monkeypatch.setattr(study_copy, "time", SimpleNamespace(thread_time=lambda: next(spent)))
+    pauses: list[float] = []
+
+    def wait(pause: float) -> bool:
+        pauses.append(pause)
+        return len(pauses) == 4
+
+    monkeypatch.setattr(copy._stop, "wait", wait)
+    one.write("lease.json", json.dumps({"epoch": 1}))
+    copy.begin(lambda: None, one.said.append)
+    copy.stop()
+    assert pauses == [3.0, 3.0, pytest.approx(8.0), 3.0]
 
 
 def test_a_storage_that_does_not_answer_is_named_once_and_caught_up(

@@ -133,7 +133,7 @@ def _channel(host: str, port: int) -> Any:
     import grpc
 
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    # As Ray: proxies are for the web. A channel of its own, so that no earlier failure delays it.
+    # As Ray: proxies are for the web. Its own channel, so that no earlier failure delays it.
     options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
     if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
         return grpc.insecure_channel(target, options)

@@ -25,7 +25,7 @@ Abandon = Callable[[ClusterLost], None]
 
 
 class HeadWatch:
-    """Asks the head in a thread of its own, once a second.
+    """Asks the head once per second, in its own thread.
 
     ask: the cluster's id, see `cluster_id`; expected: what it answered first. abandon: ends the process,
     called in this thread if no other has noticed the loss for STUCK_SECONDS. where: for messages.

@@ -123,7 +123,7 @@ def _on_loopback() -> Iterator[None]:
 
 @contextmanager
 def _out_of_reach(started: list[int]) -> Iterator[None]:
-    """Ray's processes get sessions of their own, added to `started`, and block SIGTERM.
+    """Ray's processes get their own sessions, added to `started`, and block SIGTERM.
 
     scancel, systemctl stop and timeout send it to the whole process group or control group: the driver
     then stops at a safe point, for which Ray must be up. Workers inherit both.

@@ -95,7 +95,7 @@ def _meet(nodes: Sequence[dict[str, Any]]) -> str:
 
 def _on(node: dict[str, Any], function: Any) -> Any:
     there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-    # A process of its own, which ends with the group that it made.
+    # Its own process, which ends with the group that it made.
     remote = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(function)
     return remote.options(scheduling_strategy=there)
 

@@ -1,6 +1,6 @@
 """One run of Ray Train: the ranks of a slot, in the placement group that the driver holds for it.
 
-Ray Train's controller lives in the calling process instead of an actor of its own, and the placement
+Ray Train's controller lives in the calling process instead of its own actor, and the placement
 group is the driver's instead of the controller's. So whatever ends the ranks also ends `run_ranks`,
 with an exception, and leaves nothing behind: Ray Train itself skips its clean-up where a callback fails
 while the processes start, and its next attempt then waits for what the first one holds.

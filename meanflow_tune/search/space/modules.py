@@ -85,7 +85,7 @@ def _run(path: Path, shipped: Path) -> ModuleType:
             parent = ".".join(path.parent.relative_to(root).parts)
             if _imports_from(parent, path.parent):
                 return _execute(f"{parent}.{name}", path, None)
-        # A package of its own, so that `from .helper import x` finds the files next to it.
+        # Its own package, so that `from .helper import x` finds the files next to it.
         return _execute(f"_space_{name}", path, path.parent)
 
 
