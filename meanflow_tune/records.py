@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 Status = Literal["running", "paused", "completed", "pruned", "diverged", "out_of_memory", "failed"]
 # Phases of a tick: a trial that trains the shared teacher, and one that waits until another has.
 TEACHER, NO_TEACHER = "teacher", "waiting for the teacher"
+NO_ANSWER = "waiting for the storage"
 INFEASIBLE: tuple[Status, ...] = ("diverged", "out_of_memory")
 
 

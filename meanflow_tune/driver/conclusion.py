@@ -63,7 +63,7 @@ class Conclusion:
         files, unwritten = self._write_files()
         told = self.plan, self.stages, self.findings, answered, files, self.state, self.command
         self.shown("describe the search in MLflow", partial(search_tracking.end, *told), None)
-        background.shutdown(wait=True)
+        finish(background, self.interrupt)
         status.end()
         self.view.close()  # it would wrap the commands that follow
         if not self.interrupted:
@@ -127,3 +127,12 @@ class Conclusion:
                 f"\n  {with_remedy(self.command)}"
             )
             return [], None
+
+
+def finish(background: ThreadPoolExecutor, interrupt: Interrupt) -> None:
+    """Wait for what a thread still does; Ctrl-C ends its wait for a full disk or a silent server, too."""
+    try:
+        background.shutdown(wait=True)
+    except KeyboardInterrupt:
+        interrupt.request()
+        raise

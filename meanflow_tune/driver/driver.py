@@ -269,7 +269,7 @@ class Driver:
         known = name, ledger, tracked.outbox, tracked.replayer, self.view, self.background, label
         rest = total, self.interrupt, self.write_policy, tracked.tracker, tracked.model_of
         stage = Stage(*known, *rest)
-        stage.fetch = partial(remote_study.fetch_trial, self._copy)
+        stage.fetch = partial(remote_study.fetch_trial, self._copy, self.write_policy)
         self.stages.append(stage)
         stage.tidy = lambda: self.retention.trial_ended(stage.ledger.records())
         # Also while the confirmation runs: they are about the search.

@@ -8,7 +8,7 @@ from typing import Any
 
 from meanflow_tune.cluster.signals import Interrupt
 from meanflow_tune.driver.handling.user_requests import UserRequests
-from meanflow_tune.files import OnlyShown, WaitForSpace, is_full
+from meanflow_tune.files import OnlyShown, Unreachable, WaitForSpace, is_full
 from meanflow_tune.records import INFEASIBLE, TEACHER, Job, Outcome, Report, TrialRecord
 from meanflow_tune.report.live import View
 from meanflow_tune.report.outlook import ProgressTracker
@@ -37,7 +37,7 @@ def submit(background: ThreadPoolExecutor, call: Callable[..., None], *arguments
             log.debug("the new driver sends it")  # the main thread says why this one ends
         except Exception as error:
             missed = "tracking missed an event; running the same command again adds it"
-            if is_full(error):
+            if is_full(error) or isinstance(error, Unreachable):
                 log.warning("%s: %s", missed, error)
             else:
                 log.exception("%s", missed)

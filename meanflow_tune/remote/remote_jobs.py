@@ -18,7 +18,7 @@ import filelock
 
 from meanflow_tune.checksums import checksum_file, digest, recorded
 from meanflow_tune.files import write_atomic
-from meanflow_tune.records import Job, Outcome, Report, Reporter
+from meanflow_tune.records import NO_ANSWER, Job, Outcome, Report, Reporter
 from meanflow_tune.remote.object_store import ObjectStore, reason
 from meanflow_tune.remote.trial_copy import LEASE, TrialCopy
 from meanflow_tune.search.errors import LeaseLost
@@ -26,7 +26,6 @@ from meanflow_tune.training.job import run_job
 
 T = TypeVar("T")
 PAUSE_SECONDS = 2.0
-NO_ANSWER = "waiting for the storage"  # the phase of a job meanwhile
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +51,10 @@ class Patience:
                     why = f"{self.store.shown} does not answer ({reason(error)})"
                     raise StorageSilent(why) from error
                 if not told:
-                    log.warning("%s: %s; trying again", self.store.shown, reason(error))
-                told = True
+                    told = True
+                    why = f"{self.store.shown} does not answer ({reason(error)})"
+                    log.warning("%s; trying again", why)
+                    self.reporter.fault(why, "the trial waits for it, and loses nothing")
                 self.reporter.tick({"phase": NO_ANSWER, "images": 0, "of": 0})
             time.sleep(PAUSE_SECONDS)
 

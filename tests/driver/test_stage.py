@@ -12,8 +12,9 @@ import pytest
 
 from meanflow_tune.cluster.signals import Interrupt
 from meanflow_tune.driver import driver
-from meanflow_tune.driver.stage import Stage
-from meanflow_tune.files import WaitForSpace
+from meanflow_tune.driver.conclusion import finish
+from meanflow_tune.driver.stage import Stage, submit
+from meanflow_tune.files import Unreachable, WaitForSpace
 from meanflow_tune.plan.request import SearchRequest, UserError
 from meanflow_tune.records import Outcome, Report, TrialRecord
 from meanflow_tune.report.live import View
@@ -310,3 +311,40 @@ def test_lack_of_memory_is_infeasible_in_study_table_and_tracking(
     assert [trial.constraints["out_of_memory"] for trial in trials] == [0.0, 0.25] * 3
     assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED"] * 3
     assert [r.status for r in read_records(storage, "s", tmp_path)] == expected
+
+
+def test_ctrl_c_at_the_end_also_ends_the_wait_of_the_background(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python itself waits for that thread before the process ends."""
+    interrupt = Interrupt()
+    wait = WaitForSpace(lambda text: None, lambda: interrupt.requested, pause=0.01)
+
+    def away() -> None:
+        raise Unreachable("s3://bucket", "away")
+
+    with ThreadPoolExecutor(1) as background:
+        waiting = background.submit(wait, away, Path("/none"))
+        real = background.shutdown
+
+        def pressed(**_: Any) -> None:
+            monkeypatch.setattr(background, "shutdown", real)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(background, "shutdown", pressed)
+        with pytest.raises(KeyboardInterrupt):
+            finish(background, interrupt)
+    assert isinstance(waiting.exception(timeout=10.0), Unreachable)
+
+
+def test_what_tracking_misses_of_a_silent_storage_is_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def away() -> None:
+        raise Unreachable("s3://bucket", "away")
+
+    with ThreadPoolExecutor(1) as background:
+        submit(background, away)
+    (record,) = caplog.records
+    assert record.exc_info is None
+    assert "s3://bucket does not answer (away)" in record.getMessage()

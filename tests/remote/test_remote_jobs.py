@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from meanflow_tune.checksums import checksum_file, write_checked
-from meanflow_tune.records import Job, Outcome, Report, SilentReporter
+from meanflow_tune.records import NO_ANSWER, Job, Outcome, Report, SilentReporter
 from meanflow_tune.remote import remote_jobs
 from meanflow_tune.remote.object_store import ObjectStore
 from meanflow_tune.remote.remote_jobs import (
-    NO_ANSWER,
     Patience,
     RemoteJobs,
     SendingReporter,
@@ -37,9 +36,13 @@ class Listener(SilentReporter):
     def __init__(self, patience: int) -> None:
         object.__setattr__(self, "ticks", [])
         object.__setattr__(self, "patience", patience)
+        object.__setattr__(self, "faults", [])
 
     def tick(self, progress: dict[str, Any]) -> None:
         vars(self)["ticks"].append(progress["phase"])
+
+    def fault(self, cause: str, action: str) -> None:
+        vars(self)["faults"].append(f"{cause}; {action}")
 
     def stopping(self) -> bool:
         return len(vars(self)["ticks"]) >= vars(self)["patience"]
@@ -133,6 +136,8 @@ def test_a_storage_that_is_away_is_waited_for(
     listener = Listener(5)
     assert Patience(store, listener)(call) == "sent"
     assert vars(listener)["ticks"] == [NO_ANSWER, NO_ANSWER]
+    (line,) = vars(listener)["faults"]
+    assert line == f"{store.url} does not answer (away); the trial waits for it, and loses nothing"
 
     def away() -> None:
         raise OSError("away")

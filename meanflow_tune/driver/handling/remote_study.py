@@ -5,7 +5,7 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from meanflow_tune.files import sqlite_path
+from meanflow_tune.files import Unreachable, WritePolicy, is_full, sqlite_path
 from meanflow_tune.plan.request import EXIT_UNUSABLE, SearchRequest, UserError
 from meanflow_tune.records import RunJob
 from meanflow_tune.remote.location import UnusableRemote, artifact_root, storage_of
@@ -125,10 +125,21 @@ def artifacts(copy: StudyCopy | None) -> str | None:
     return None if copy is None else artifact_root(copy.store.url)
 
 
-def fetch_trial(copy: StudyCopy | None, folder: Path) -> None:
-    """What a worker sent of a trial, but for checkpoints."""
-    if copy is not None:
-        copy.fetch_trial(folder)
+def fetch_trial(copy: StudyCopy | None, policy: WritePolicy, folder: Path) -> None:
+    """What a worker sent of a trial, but for checkpoints. policy: waits for a silent storage."""
+    if copy is None:
+        return
+    store = copy.store
+
+    def fetch() -> None:
+        try:
+            copy.fetch_trial(folder)
+        except OSError as error:
+            if is_full(error):
+                raise
+            raise Unreachable(store.shown, reason(error)) from error
+
+    policy(fetch, folder)
 
 
 def repair(

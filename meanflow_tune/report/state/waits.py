@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from meanflow_tune.records import NO_TEACHER, TEACHER
+from meanflow_tune.records import NO_ANSWER, NO_TEACHER, TEACHER
 from meanflow_tune.report.text import about
 from meanflow_tune.training.disk_wait import NO_SPACE
 
@@ -53,6 +53,8 @@ def _shared(rows: Mapping[int, Mapping[str, Any]], label: str) -> list[str]:
     if phases[NO_TEACHER]:
         which = f" that {named(label, phases[TEACHER])} trains" if phases[TEACHER] else ""
         lines.append(f"{named(label, phases[NO_TEACHER])} for the teacher{which}")
+    if phases[NO_ANSWER]:
+        lines.append(f"{named(label, phases[NO_ANSWER])} for the storage, which does not answer")
     for (folder, free), numbers in full.items():
         lines.append(f"{named(label, numbers)} for disk space in {folder} ({free})")
     return lines

@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 
 from meanflow_tune.driver.cli import search_request, tune_parser
-from meanflow_tune.driver.handling.remote_study import prepare
+from meanflow_tune.driver.handling.remote_study import fetch_trial, prepare
 from meanflow_tune.driver.tune_command import main
+from meanflow_tune.files import Unreachable, WaitForSpace
 from meanflow_tune.plan.request import UserError
 from meanflow_tune.remote import object_store
 from meanflow_tune.remote.arguments import storage_path
 from meanflow_tune.remote.location import UnusableRemote, local_folder, storage_of
+from meanflow_tune.remote.object_store import ObjectStore
+from meanflow_tune.remote.study_copy import StudyCopy
 from tests.support.servers.s3 import SECRET, S3Server
 
 DATABASE = "--study-storage=postgresql://me:s3cret@db/studies"
@@ -119,3 +122,33 @@ def test_local_copies_know_their_storage_and_readers_have_their_own(cache: Path)
         assert found[0] == URL
     assert storage_of(cache) is None
     assert work.stat().st_mode & 0o077 == 0
+
+
+def test_the_driver_waits_for_a_store_that_goes_away_between_two_reports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else tracking would miss that report, with a traceback."""
+    store = ObjectStore(f"file://{tmp_path / 'store'}")
+    folder = tmp_path / "root" / "study" / "trials" / "00001"
+    store.write("study/trials/00001/curve/1.json", b"{}")
+    copy = StudyCopy(store, tmp_path / "root", "study")
+    answers: list[OSError | None] = [OSError("away"), OSError("away"), None]
+    real = copy.fetch_trial
+
+    def fetch(wanted: Path) -> None:
+        if (error := answers.pop(0)) is not None:
+            raise error
+        real(wanted)
+
+    monkeypatch.setattr(copy, "fetch_trial", fetch)
+    said: list[str] = []
+    policy = WaitForSpace(said.append, lambda: False, pause=0.0)
+    fetch_trial(copy, policy, folder)
+    assert (folder / "curve" / "1.json").read_text() == "{}"
+    assert said == [
+        f"{store.url} does not answer (away): the search continues once it does; nothing is lost",
+        f"{store.url} answers again: the search continues",
+    ]
+    answers.append(OSError("away"))
+    with pytest.raises(Unreachable):  # the user stopped the search
+        fetch_trial(copy, WaitForSpace(said.append, lambda: True), folder)

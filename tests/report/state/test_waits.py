@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from meanflow_tune.records import NO_TEACHER, TEACHER
+from meanflow_tune.records import NO_ANSWER, NO_TEACHER, TEACHER
 from meanflow_tune.report.state.waits import named, waits
 from meanflow_tune.training.disk_wait import NO_SPACE
 
@@ -19,6 +19,7 @@ def test_who_waits_for_what() -> None:
         4: {"phase": NO_TEACHER},
         5: full,
         6: {"phase": "train"},
+        11: {"phase": NO_ANSWER},
     }
     snapshot = {
         "queued": [7, 8, 9, 10],
@@ -38,6 +39,7 @@ def test_who_waits_for_what() -> None:
         "trial 8 for its retry by the next free slot (x)",
         "trials 9 and 10 for a free slot",
         "trials 3 and 4 for the teacher that trial 1 trains",
+        "trial 11 for the storage, which does not answer",
         "trial 5 for disk space in /data (0.0 MB free)",
         "slots 2 and 3 for 1 CPU on any host (for 3 min)",
         "slot 4 to restart: no free CPU; in 2 s (for 1.0 s)",
