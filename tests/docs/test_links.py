@@ -134,6 +134,7 @@ def test_the_layout_is_that_of_the_repository() -> None:
         folders[depth:] = [entry]
         path = ROOT / "".join(folders)
         assert path.exists(), line
+        assert path not in named, f"twice: {line}"
         named.add(path)
     there = {path.parent for path in PACKAGE.rglob("*.py")} | set(PACKAGE.glob("*.py"))
     rules, face = PACKAGE / "core" / "jets" / "rules", PACKAGE / "__init__.py"
