@@ -124,7 +124,7 @@ def test_a_takeover_is_not_repeated() -> None:
 
 @pytest.mark.usefixtures("unset")
 def test_what_came_from_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPTUNA_STORAGE", "postgresql://me@host/studies")
+    monkeypatch.setenv("OPTUNA_STORAGE", "postgresql://me:secret@host/studies")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     words = resumed(["--storage", "/r", "--cluster"])

@@ -10,7 +10,7 @@ from meanflow_tune.cluster.errors import ClusterError
 from meanflow_tune.driver.cli import search_request, tune_parser
 from meanflow_tune.files import sqlite_path
 from meanflow_tune.plan.request import SearchRequest, UserError, usable_folder
-from meanflow_tune.remote.location import storage_of
+from meanflow_tune.remote.location import shown_storage, storage_of
 from meanflow_tune.remote.object_store import ObjectStore
 from meanflow_tune.search.errors import StorageError
 from meanflow_tune.urls import hide_password
@@ -65,7 +65,8 @@ def diagnose(request: SearchRequest, require_token: bool, doctor: Doctor) -> Non
     with doctor.checking("search space", f"{request.space} can be searched"):
         example = make_plan(request).examples[0].to_dict()
     folder, remote = None, storage_of(request.storage)
-    with doctor.checking("storage", "can be written from here" if remote else ""):
+    good = f"{shown_storage(request.storage)} can be written from here" if remote else ""
+    with doctor.checking("storage", good):
         if remote:
             check_remote(request, ObjectStore(remote[0]))
         folder = usable_folder(request.storage)

@@ -29,12 +29,20 @@ log = logging.getLogger(__name__)
 
 
 def find_study(folder: Path, url: str | None) -> str | Path:
-    """Where to read a study: the given URL, else its journal, else the URL in its manifest."""
+    """Where to read a study: the given URL, else its journal, else the URL in its manifest.
+
+    Raises StorageError where the manifest's cannot be used.
+    """
     journal = folder / JOURNAL_NAME
     if url is not None or journal.exists():
         return url or journal
     manifest = Manifest.read(folder)
     recorded = manifest.study_storage if manifest else None
+    if recorded and has_hidden(recorded):
+        raise StorageError(
+            f"study {folder.name} is in the database {recorded}, whose password is not stored: give its URL "
+            "by --study-storage or OPTUNA_STORAGE"
+        )
     return recorded_url(folder, recorded) if recorded else journal
 
 
@@ -74,14 +82,14 @@ def open_study(
     journal = folder / JOURNAL_NAME
     target: str | Path = url or journal
     source = _source(folder, url)  # first, since opening the target makes its file
-    storage = open_at(target)
-    if source is None:
-        return storage
     if has_hidden(str(source)):
         raise StorageError(
             f"study {name} is in {source}, which needs a password: give it by --study-storage; to move"
             " the study, use a URL without a password first (clients read it from ~/.pgpass, for example)"
         )
+    storage = open_at(target)
+    if source is None:
+        return storage
     _transfer(open_at(source), storage, name, source, target, say)
     if isinstance(source, Path):
         source.rename(free_name(source, "moved"))
@@ -103,8 +111,13 @@ def _source(folder: Path, url: str | None) -> str | Path | None:
         if url is None:
             raise
         return None  # what was named instead has to hold the study
-    same = url is not None and hide_password(before) == hide_password(url)
+    same = url is not None and _place(before) == _place(url)
     return None if same else before
+
+
+def _place(url: str) -> str:
+    """A database whoever uses it; the manifest of an earlier version hides the user's name."""
+    return re.sub(r"(?<=://)[^/@]*@", "", hide_password(url))
 
 
 def _transfer(

@@ -64,7 +64,10 @@ def test_a_storage_at_a_url(
     url, database = f"file://{tmp_path}/store", "postgresql://127.0.0.1:9/x"
     for options, line in (
         ([], r"FAULT +storage +--storage file://\S+: a journal file needs a file system"),
-        (["--study-storage", database, "--tracking-uri", database], r"ok +storage +can be written"),
+        (
+            ["--study-storage", database, "--tracking-uri", database],
+            r"ok +storage +file://\S+ can be written from here",
+        ),
     ):
         assert main([*SPACE, "--storage", url, *options]) == 5
         shown = " ".join(capsys.readouterr().out.split())

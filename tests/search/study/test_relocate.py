@@ -147,6 +147,28 @@ def test_a_password_is_never_stored_and_must_be_given_again(folder: Path) -> Non
     manifest(study=NAME, study_storage=shown).write(folder)
     with pytest.raises(StorageError, match=r"is in postgresql://\*\*\*@host.*needs a password"):
         open_study(folder, NAME, None, OPENED)
+    with pytest.raises(
+        StorageError, match=r"not stored: give its URL by --study-storage or OPTUNA"
+    ):
+        find_study(folder, None)
+    assert find_study(folder, "postgresql://me:x@host/studies") == "postgresql://me:x@host/studies"
+
+
+@pytest.mark.parametrize("stored", ["***", "other"])
+@pytest.mark.parametrize("user", ["me", "me:pass"])
+def test_another_user_of_the_same_database_moves_nothing(
+    folder: Path, url: str, stored: str, user: str
+) -> None:
+    (folder / JOURNAL_NAME).unlink()
+    manifest(study=NAME, study_storage=f"postgresql://{stored}@host/studies").write(folder)
+    opened: list[str | Path] = []
+
+    def open_at(location: str | Path) -> BaseStorage:
+        opened.append(location)
+        return open_storage(url, allow)
+
+    open_study(folder, NAME, f"postgresql://{user}@host/studies", open_at)
+    assert opened == [f"postgresql://{user}@host/studies"]
 
 
 def test_every_single_write_to_a_database_is_fenced(folder: Path, url: str) -> None:
