@@ -141,4 +141,4 @@ def _remove(folders: Iterable[Path | None]) -> None:
             shutil.rmtree(folder)
             delete_stored(folder)
         except OSError as error:
-            log.warning("the model %s stays: %s", folder, error.strerror)
+            log.warning("the model %s stays: %s", folder, error.strerror or error)

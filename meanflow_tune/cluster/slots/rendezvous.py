@@ -74,7 +74,10 @@ def check_meeting(resources: Sequence[str] = ("CPU",)) -> None:
 def _meet(nodes: Sequence[dict[str, Any]]) -> str:
     """Why processes on these nodes do not meet; "" where they do."""
     first = nodes[0]
-    port = ray.get(_on(first, _free_port).remote(), timeout=START_SECONDS)
+    try:
+        port = ray.get(_on(first, _free_port).remote(), timeout=START_SECONDS)
+    except ray.exceptions.RayError as error:
+        return _cause(error)
     url = f"tcp://{first['NodeManagerAddress']}:{port}"
     asked = [_on(n, _join_group).remote(url, rank, len(nodes)) for rank, n in enumerate(nodes)]
     troubles: list[str] = []  # the first is the cause, others are of those that waited for it
@@ -89,8 +92,12 @@ def _meet(nodes: Sequence[dict[str, Any]]) -> str:
         try:
             ray.get(ended)
         except ray.exceptions.RayError as error:
-            troubles.append(one_cause(str(getattr(error, "cause", None) or error)))
+            troubles.append(_cause(error))
     return troubles[0] if troubles else ""
+
+
+def _cause(error: ray.exceptions.RayError) -> str:
+    return one_cause(str(getattr(error, "cause", None) or error))
 
 
 def _on(node: dict[str, Any], function: Any) -> Any:

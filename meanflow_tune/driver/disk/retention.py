@@ -95,7 +95,7 @@ class Retention:
                     shutil.rmtree(folder)
                     delete_stored(folder)
                 except OSError as error:
-                    log.warning("the samples %s stay: %s", folder, error.strerror)
+                    log.warning("the samples %s stay: %s", folder, error.strerror or error)
 
 
 def _is_last_copy(record: TrialRecord) -> bool:

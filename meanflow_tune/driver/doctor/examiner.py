@@ -12,7 +12,6 @@ from meanflow_tune.files import sqlite_path
 from meanflow_tune.plan.request import SearchRequest, UserError, usable_folder
 from meanflow_tune.remote.location import shown_storage, storage_of
 from meanflow_tune.remote.object_store import ObjectStore
-from meanflow_tune.search.errors import StorageError
 from meanflow_tune.urls import hide_password
 
 
@@ -29,7 +28,7 @@ class Doctor:
         self._say(check)
         try:
             yield
-        except (UserError, ClusterError, StorageError, ValueError) as error:
+        except (UserError, ClusterError, OSError, ValueError) as error:
             self.findings.append(Finding(check, "", "fault", _sentence(str(error))))
         else:
             if good:

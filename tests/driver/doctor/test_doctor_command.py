@@ -1,10 +1,13 @@
 """The command `doctor` on this machine; on a cluster: tests/end_to_end/test_cluster.py."""
 
+import errno
+import os
 import re
 from pathlib import Path
 
 import pytest
 
+from meanflow_tune.cluster.doctor import examination
 from meanflow_tune.driver.doctor.doctor_command import main
 from tests.support.servers.postgresql import PostgresServer
 
@@ -73,6 +76,17 @@ def test_a_storage_at_a_url(
         shown = " ".join(capsys.readouterr().out.split())
         assert re.search(line, shown), shown
     assert {path.name for path in tmp_path.iterdir()} == {"cache", "store"}
+
+
+def test_a_disk_that_fails_meanwhile_is_a_fault(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(examination, "describe_host", full)
+    assert main([*SPACE, "--storage", str(tmp_path)]) == 5
+    assert re.search(r"FAULT +this machine +.*No space left", capsys.readouterr().out)
 
 
 def test_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
