@@ -115,7 +115,8 @@ class JobReporter:
             self.connection.progress = self.number, progress
 
     def fault(self, cause: str, action: str) -> None:
-        self.connection.call(Broker.damage, self.number, cause, action)
+        if self.rank == 0:  # every rank waits for a silent storage
+            self.connection.call(Broker.damage, self.number, cause, action)
 
     def stopping(self) -> bool:
         to = self.connection

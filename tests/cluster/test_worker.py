@@ -97,3 +97,13 @@ def test_progress_goes_with_the_next_heartbeat_and_once(monkeypatch: pytest.Monk
     with pytest.raises(SystemExit):
         connection._beat()
     assert told == [None, (7, {"images": 1}), None, (7, {"images": 3}), None]
+
+
+def test_a_fault_that_all_ranks_see_is_one() -> None:
+    connection = Mock()
+    for rank in range(3):
+        worker.JobReporter(connection, 7, rank, 1).fault(
+            "s3://b does not answer", "the trial waits"
+        )
+    (call,) = connection.call.call_args_list
+    assert call.args[1:] == (7, "s3://b does not answer", "the trial waits")

@@ -104,7 +104,7 @@ def copied(copy: StudyCopy | None, lease: AnyLease, view: View) -> Iterator[None
         yield
     except BaseException:
         copy.stop()
-        with suppress(Exception):
+        with suppress(Exception):  # what ended the search is the error to tell
             copy.release()
         raise
     with answering(copy.store):
