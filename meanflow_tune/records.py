@@ -121,7 +121,7 @@ class TrialRecord:
 
 
 class Reporter(Protocol):
-    """How a running trial talks to the search. Only rank 0 calls `report`; only its `tick` and `fault` count."""
+    """How a running trial talks to the search. Of other ranks, only `stopping` counts."""
 
     def report(self, report: Report) -> bool:
         """Hand over a rung and wait for the decision: whether to continue.
@@ -134,7 +134,7 @@ class Reporter(Protocol):
         """Progress for a live view; must not block, and may be dropped."""
 
     def fault(self, cause: str, action: str) -> None:
-        """Something was found damaged, and what is done about it: one line for a user. Only rank 0's counts."""
+        """Something is damaged, and what is done about it: one line for a user. Only rank 0's counts."""
 
     def stopping(self) -> bool:
         """Whether to save and end soon, with an outcome of status `running`. Ranks may differ."""
