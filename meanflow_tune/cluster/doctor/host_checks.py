@@ -187,7 +187,7 @@ def _data(answer: Answer, ours: HostFacts) -> Finding:
             f"is another one ({facts.data[:12]} instead of {ours.data[:12]})",
             "Values from there could not be compared; copy the same files to every host.",
         )
-    return Finding("data set", answer.host, "ok", f"the same everywhere ({facts.data[:12]})")
+    return Finding("data set", answer.host, "ok", f"can be loaded (fingerprint {facts.data[:12]})")
 
 
 def _open_files(answer: Answer) -> Finding:

@@ -23,9 +23,10 @@ from meanflow_tune.plan.request import (
 )
 from meanflow_tune.report.safe_console import AdaptiveTable, make_console
 
-DESCRIPTION = """Check what a search needs, on this machine or on all hosts of a Ray cluster, and say what to
-fix: storage, free space, tracking server, database, token, versions, clocks, GPUs, data set, and whether
-hosts meet. A search with --cluster checks its hosts in the same way."""
+DESCRIPTION = """Check what a search needs, on this machine or on all hosts of a Ray cluster, and
+say how to fix what is wrong: storage, free space, tracking server, database,
+token, versions, clocks, GPUs, data set, and whether hosts meet. A search with
+--cluster checks its hosts in the same way."""
 EXAMPLES = """examples:
   python scripts/doctor.py                                            this machine, for the default search
   python scripts/doctor.py --cluster --storage /shared/runs           all hosts of the running cluster
