@@ -54,6 +54,8 @@ def connect(uri: str) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    # Of rows that MLflow writes twice: the error itself is raised, and taken by MLflow.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
     from mlflow import MlflowClient
 
     # Ray may have imported mlflow earlier, which then has read the level already.

@@ -210,6 +210,7 @@ class DatabaseLease:
             self._engine.dispose()
 
     def _beat(self) -> None:
+        told = False  # once for all heartbeats that fail in a row
         while not self._stop.wait(self._stale_after / 5):
             try:
                 held = self._execute(
@@ -218,8 +219,10 @@ class DatabaseLease:
                 )
             except Exception as error:  # whatever it is, the next one may succeed
                 why = hide_password(one_line(error))
-                log.warning("no heartbeat for the lease of %s: %s", self._study, why)
+                level, told = logging.DEBUG if told else logging.WARNING, True
+                log.log(level, "no heartbeat for the lease of %s: %s", self._study, why)
                 continue
+            told = False
             if not held:
                 return
 

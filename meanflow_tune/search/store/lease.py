@@ -147,6 +147,7 @@ class Lease:
         return now is not None and HOLDER(now) == HOLDER(self._state)
 
     def _beat(self) -> None:
+        told = False  # once for all heartbeats that fail in a row
         while not self._stop.wait(self._interval):
             try:
                 with _locked(self.folder):
@@ -156,8 +157,10 @@ class Lease:
                         _write(self.folder, replace(self._state, heartbeat=time.time()))
                     except OSError:  # a full disk still takes a new modification time
                         os.utime(self.folder / LEASE_NAME)
+                told = False
             except (OSError, StudyInUse) as error:
-                _log.warning("no heartbeat for the lease of %s: %s", self.folder, error)
+                level, told = logging.DEBUG if told else logging.WARNING, True
+                _log.log(level, "no heartbeat for the lease of %s: %s", self.folder, error)
 
 
 def is_held(folder: Path, stale_after: float = 30.0) -> bool:

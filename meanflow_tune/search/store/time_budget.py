@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from meanflow_tune.files import write_atomic
+from meanflow_tune.checksums import put_aside
+from meanflow_tune.files import read_small, write_atomic
 from meanflow_tune.search.errors import LeaseLost, StorageError
 
 CLOCK_NAME = "clock.json"
 WRITE_SECONDS = 10.0
+LARGEST = 2**24  # bytes of clock.json
 
 
 class TimeBudget:
@@ -36,12 +38,27 @@ class TimeBudget:
         self._path = Path(folder) / CLOCK_NAME
         self._epoch, self._fence, self._budget, self._say = epoch, fence, budget, say
         self._now = now
-        self._spent = _read(self._path)
+        self._spent = self._earlier()
         self._before = sum(self._spent.values())
         self._finished = 0.0
         self._start: float | None = None
         self._done = threading.Event()
         self._lock = threading.Lock()
+
+    def _earlier(self) -> dict[str, float]:
+        """What earlier drivers spent. Raises StorageError where a budget depends on a damaged file."""
+        try:
+            return _read(self._path)
+        except StorageError as error:
+            if self._budget is not None:
+                raise StorageError(
+                    f"{error}; remove it to count the time budget from zero"
+                ) from error
+            self._fence()
+            self._say(
+                f"{error}; it is kept as {put_aside(self._path).name}, and the count begins at zero"
+            )
+            return {}
 
     @property
     def spent(self) -> float:
@@ -111,11 +128,9 @@ class TimeBudget:
 
 def _read(path: Path) -> dict[str, float]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_small(path, LARGEST))
         return {str(epoch): float(seconds) for epoch, seconds in data.items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise StorageError(
-            f"{path} is not readable ({error}); remove it to count the time budget from zero"
-        ) from error
+    except (ValueError, AttributeError, TypeError, IsADirectoryError, RecursionError) as error:
+        raise StorageError(f"{path} is not readable ({error})") from error

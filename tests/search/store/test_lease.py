@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from meanflow_tune.search.errors import LeaseLost, StorageError, StudyInUse
+from meanflow_tune.search.store.database_lease import DatabaseLease
 from meanflow_tune.search.store.holder import LEASE_NAME, read_lease
 from meanflow_tune.search.store.lease import Lease, check_epoch
 from meanflow_tune.search.store.storage import JOURNAL_NAME, open_storage
@@ -395,6 +396,46 @@ def test_locks_that_fail_later_stop_neither_the_driver_nor_its_end(
     make_foreign_and_old(tmp_path, seconds=31)
     with Lease.acquire(tmp_path) as taken:
         assert taken.taken_over
+
+
+@pytest.mark.parametrize("kind", ["folder", "database"])
+def test_an_outage_is_told_once_however_many_heartbeats_it_costs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+) -> None:
+    """A server that is down for a night would fill the log with a line every six seconds."""
+    away, missed, beats = threading.Event(), list[float](), list[float]()
+
+    def beat(*_: object, **__: object) -> int:
+        (missed if away.is_set() else beats).append(time.monotonic())
+        if away.is_set():
+            raise OSError(errno.EIO, "away")
+        return 1
+
+    def seen(times: list[float]) -> None:
+        count, deadline = len(times), time.monotonic() + 60
+        while len(times) < count + 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    lease: Lease | DatabaseLease
+    if kind == "folder":
+        lease = Lease.acquire(tmp_path, stale_after=0.05)
+        monkeypatch.setattr(fcntl, "flock", beat)
+    else:
+        lease = DatabaseLease("postgresql://me@127.0.0.1:1/none", "s", 0.05)
+        monkeypatch.setattr(lease, "_execute", beat)
+        lease._thread.start()
+    for _ in range(2):
+        away.set()
+        seen(missed)
+        away.clear()
+        seen(beats)
+    told = [r for r in caplog.records if "no heartbeat" in r.message and r.levelname == "WARNING"]
+    lease.release()
+    assert len(missed) >= 6
+    assert len(told) == 2
 
 
 def test_hosts_whose_clocks_differ_agree_on_the_age(tmp_path: Path) -> None:

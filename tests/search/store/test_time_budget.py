@@ -100,7 +100,26 @@ def test_a_driver_that_lost_its_lease_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    for text in ("{", "[1]", '{"1": "x"}'):
+    for text in ("{", "[1]", '{"1": "x"}', "[" * 100_000):
         (tmp_path / CLOCK_NAME).write_text(text)
         with pytest.raises(StorageError, match=r"clock.json is not readable.*from zero"):
             make(tmp_path, 1, Hands())
+
+
+@pytest.mark.parametrize("damage", ["text", "null", "folder"])
+def test_a_damaged_file_ends_no_search_without_a_budget(tmp_path: Path, damage: str) -> None:
+    """Nothing depends on the count then; it is kept, and begins anew."""
+    path, said = tmp_path / CLOCK_NAME, list[str]()
+    if damage == "folder":
+        path.mkdir()
+    else:
+        path.write_text({"text": "{", "null": "null"}[damage])
+    hands = Hands()
+    with TimeBudget(tmp_path, 1, allow, None, said.append, now=hands) as clock:
+        assert clock.spent == 0.0
+        hands.now += 5.0
+    (kept,) = tmp_path.glob("clock.json.damaged-*")
+    (line,) = said
+    assert "clock.json is not readable" in line
+    assert line.endswith(f"it is kept as {kept.name}, and the count begins at zero")
+    assert make(tmp_path, 2, hands).spent == 5.0
