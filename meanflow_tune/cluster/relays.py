@@ -102,7 +102,9 @@ class Seats(ResourceManager):
 
     def __init__(self, broker: BrokerHandle) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        remote = ray.remote(num_cpus=0, max_restarts=-1, max_concurrency=100_000)(Relays)
+        remote = ray.remote(
+            num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=100_000
+        )(Relays)
         self._relays = remote.options(scheduling_strategy=here).remote()
         self._broker = broker
 

@@ -153,6 +153,34 @@ def test_two_ranks_survive_a_killed_rank_and_a_raising_one(tmp_path: Path) -> No
         assert totals == [3.0] * 4
 
 
+def test_relays_that_are_killed_cost_no_trial(tmp_path: Path) -> None:
+    """Until their process has started again, Tune must not use up its retries and give trials up."""
+    from ray._private.state import actors
+
+    killed: list[int] = []
+
+    def decide(number: int, images: int) -> bool:
+        if not killed:
+            (relays,) = (
+                actor
+                for actor in actors().values()
+                if actor["ActorClassName"] == "Relays" and actor["State"] == "ALIVE"
+            )
+            killed.append(relays["Pid"])
+            os.kill(killed[0], signal.SIGKILL)
+        return True
+
+    configs: list[dict[str, Any]] = [{"x": 0.0, "rungs": 8, "seconds": 0.5} for _ in range(3)]
+    director = ToyDirector(configs, tmp_path, decide)
+    search(director, tmp_path, count=2, workers=1)
+    assert killed
+    assert {n: o.status for n, o in director.outcomes.items()} == dict.fromkeys(
+        range(3), "completed"
+    )
+    rungs = [100 * rung for rung in range(1, 9)]
+    assert {n: sorted(r) for n, r in director.reports.items()} == dict.fromkeys(range(3), rungs)
+
+
 def test_a_search_that_was_stopped_leaves_its_slots_to_the_next(tmp_path: Path) -> None:
     """A time budget ends the search, and its confirmation begins in the same slots at once."""
     from meanflow_tune.cluster.tuner import run_search
