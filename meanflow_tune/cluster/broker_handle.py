@@ -1,12 +1,14 @@
 """The broker as a Ray actor, and typed calls of it from every process of a search."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from meanflow_tune.cluster.broker import Broker
+from meanflow_tune.cluster.errors import BrokerLost
 from meanflow_tune.cluster.job_queue import MAX_RETRIES
 
 P = ParamSpec("P")
@@ -38,6 +40,19 @@ class BrokerHandle:
         """Call and wait at most `seconds`. Raises RayError, such as GetTimeoutError."""
         result: R = ray.get(self.send(method, *arguments, **keywords), timeout=seconds)
         return result
+
+
+@contextmanager
+def explaining_loss() -> Iterator[None]:
+    """Raise BrokerLost in the place of what Ray raises where the broker has ended."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise BrokerLost(
+            "the broker, the actor on this host that hands out trials, has ended "
+            f"({type(error).__name__}); nothing was lost but work since the last rungs. If Ray has ended "
+            "on this host, start it again"
+        ) from error
 
 
 def start_broker(max_retries: int = MAX_RETRIES) -> BrokerHandle:

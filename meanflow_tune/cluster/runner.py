@@ -131,13 +131,15 @@ class Runner:
 
     def search(self, director: Director, name: str, interrupt: Stop) -> None:
         """Run `director`'s trials until it is exhausted or `interrupt` was requested."""
+        from meanflow_tune.cluster.broker_handle import explaining_loss
         from meanflow_tune.cluster.tuner import run_search
 
         # "+" is in no study's name, so that no two searches have one label.
         folder, label = self.storage / RAY_FOLDER, name.replace("/", "+")
         stop = WatchedStop(interrupt, self.head)
         with self.head.explaining():
-            self.broker.call(Broker.begin_search)
+            with explaining_loss():
+                self.broker.call(Broker.begin_search)
             run_search(director, self.broker, folder, label, self.watch, stop)
 
 

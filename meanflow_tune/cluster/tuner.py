@@ -18,8 +18,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from meanflow_tune.cluster.broker import Broker
-from meanflow_tune.cluster.broker_handle import BrokerHandle
-from meanflow_tune.cluster.errors import BrokerLost
+from meanflow_tune.cluster.broker_handle import BrokerHandle, explaining_loss
 from meanflow_tune.cluster.relays import EVENT, JOB, Relay, Seats
 from meanflow_tune.cluster.signals import Interrupt, Stop
 from meanflow_tune.records import Director, Job, Outcome, Report
@@ -158,18 +157,13 @@ class _Bridge:
         self.raise_error()
         if self.interrupt.requested and not self.stopped:
             self.stopped = True
-            self.broker.call(Broker.stop_all)
+            with explaining_loss():
+                self.broker.call(Broker.stop_all)
         if time.monotonic() - self.polled < POLL_SECONDS:
             return
         self.polled = time.monotonic()
-        try:
+        with explaining_loss():
             snapshot = self._snapshot(60.0)
-        except ray.exceptions.RayError as error:
-            raise BrokerLost(
-                "the broker, the actor on this host that hands out trials, has ended "
-                f"({type(error).__name__}); nothing was lost but work since the last rungs. If Ray has ended "
-                "on this host, start it again"
-            ) from error
         self.director.on_tick(snapshot)  # first, since its faults may be why no slot is left
         self.slots.tick(snapshot)
         for number in self.director.to_stop():

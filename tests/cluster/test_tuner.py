@@ -9,7 +9,6 @@ from ray.tune.result_grid import ResultGrid
 
 from meanflow_tune.cluster import tuner
 from meanflow_tune.cluster.errors import BrokerLost
-from meanflow_tune.cluster.signals import Interrupt
 
 
 def test_tune_unpickles_no_error_of_a_trial_from_its_files() -> None:
@@ -25,13 +24,15 @@ def test_tune_unpickles_no_error_of_a_trial_from_its_files() -> None:
     assert ResultGrid.__dict__["_populate_exception"] is before
 
 
-def test_a_broker_that_has_ended_is_told_without_a_message_of_rpc() -> None:
+@pytest.mark.parametrize("stopping", [False, True])
+def test_a_broker_that_has_ended_is_told_without_a_message_of_rpc(stopping: bool) -> None:
     def gone(*_: object) -> None:
         raise ray.exceptions.ActorUnavailableError("rpc_code: 14", None)
 
     unused: Any = None
-    broker: Any = SimpleNamespace(call_within=gone)
-    bridge = tuner._Bridge(unused, broker, unused, Interrupt())
+    broker: Any = SimpleNamespace(call_within=gone, call=gone)
+    interrupt: Any = SimpleNamespace(requested=stopping)
+    bridge = tuner._Bridge(unused, broker, unused, interrupt)
     with pytest.raises(BrokerLost) as caught:
         bridge.poll()
     said = str(caught.value)
