@@ -48,7 +48,8 @@ port=$((20000 + SLURM_JOB_ID % 20000)) # jobs of others may share the node
 # Not the first address of `hostname --ip-address`, which is 127.0.1.1 on Debian.
 address=$(srun --nodes=1 --ntasks=1 --overlap --nodelist="${nodes[0]}" hostname --all-ip-addresses | awk '{print $1}')
 temp=/tmp/mft-ray-$SLURM_JOB_ID # short: a socket's path has at most 107 characters
-common=(--block --disable-usage-stats --num-cpus="${SLURM_CPUS_PER_TASK:-1}")
+# Ray would set aside a third of the memory; a search keeps little in it.
+common=(--block --disable-usage-stats --num-cpus="${SLURM_CPUS_PER_TASK:-1}" --object-store-memory=1000000000)
 
 started=()
 stop_cluster() {
@@ -77,7 +78,7 @@ if [ "${#nodes[@]}" -gt 1 ]; then
 fi
 
 requeue=no
-"$bin/python" "$home/scripts/tune.py" --cluster "$address:$port" --require-token "$@" &
+"$bin/python" "$home/scripts/tune.py" --cluster "$address:$port" --require-token --wait-for-cluster 2m "$@" &
 driver=$!
 # The time limit comes near: stop at a safe point, continue in the next job.
 trap 'requeue=yes; kill -TERM "$driver" 2> /dev/null || true' USR1

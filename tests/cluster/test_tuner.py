@@ -9,6 +9,7 @@ from ray.tune.result_grid import ResultGrid
 
 from meanflow_tune.cluster import tuner
 from meanflow_tune.cluster.errors import BrokerLost
+from meanflow_tune.records import Job
 
 
 def test_tune_unpickles_no_error_of_a_trial_from_its_files() -> None:
@@ -38,3 +39,30 @@ def test_a_broker_that_has_ended_is_told_without_a_message_of_rpc(stopping: bool
     said = str(caught.value)
     assert "that hands out trials, has ended (ActorUnavailableError); nothing was lost" in said
     assert "rpc" not in said
+
+
+def test_a_job_whose_relay_tune_has_given_up_gets_another() -> None:
+    jobs = [Job("study", number, {}, "", 0, 1) for number in range(2)]
+    ended: list[tuple[int, str]] = []
+    director: Any = SimpleNamespace(
+        next_job=lambda: jobs.pop(0) if jobs else None,
+        exhausted=lambda: not jobs,
+        on_end=lambda number, outcome: ended.append((number, outcome.status)),
+        on_tick=lambda snapshot: None,
+        to_stop=list,
+    )
+    broker: Any = SimpleNamespace(call_within=lambda *_: {"faults": []}, call=lambda *_: None)
+    slots: Any = SimpleNamespace(count=1, tick=lambda snapshot: None)
+    stop: Any = SimpleNamespace(requested=False)
+    bridge = tuner._Bridge(director, broker, slots, stop)
+    first = bridge.suggest("a")
+    assert bridge.suggest("b") is None  # one slot
+    bridge.trial_complete("a")
+    assert bridge.suggest("b") is first
+    assert bridge.suggest("c") is None
+    stop.requested = True
+    bridge.trial_complete("b")
+    assert bridge.suggest("d") is first  # which still has to reach its safe point
+    bridge.trial_complete("d")
+    bridge.last_poll()
+    assert ended == [(0, "running")]

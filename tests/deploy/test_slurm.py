@@ -128,7 +128,7 @@ def test_the_head_the_workers_and_the_driver_start_in_order_with_a_private_token
     assert all("--address=127.0.0.1:" in worker for worker in workers)
     assert all(line.endswith("[token 0o600]") for line in [head, *workers])
     (tune,) = batch.lines("tune")
-    assert "--require-token --storage /shared/my runs" in tune
+    assert "--require-token --wait-for-cluster 2m --storage /shared/my runs" in tune
     asked, started_head, started_workers = batch.lines("srun")
     assert "--nodelist=node1" in asked
     assert "--nodelist=node1" in started_head

@@ -93,7 +93,7 @@ class Slurm:
         settings = dict(
             line.partition("=")[::2]
             for line in (step / "environment").read_text().split("\0")
-            if line.partition("=")[0] not in ("PWD", "OLDPWD", "SHLVL", "_")
+            if line.partition("=")[0] not in ("", "PWD", "OLDPWD", "SHLVL", "_")
         )
         hosts = [host for host in self.bed.hosts if host.name in nodes]
         started = [
