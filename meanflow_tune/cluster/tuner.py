@@ -117,7 +117,8 @@ class _Bridge:
     broker: BrokerHandle
     slots: SlotCount
     interrupt: Stop
-    running: dict[str, int] = field(default_factory=dict)
+    running: dict[str, Job] = field(default_factory=dict)  # by Tune's name of the trial
+    left: list[Job] = field(default_factory=list)  # whose relays Tune has given up
     error: BaseException | None = None
     polled: float = 0.0
     stopped: bool = False
@@ -126,31 +127,33 @@ class _Bridge:
     def suggest(self, trial_id: str) -> Job | str | None:
         """A job, None (not now) or Searcher.FINISHED."""
         self.poll()
+        if self.left:
+            return self._start(trial_id, self.left.pop())
         if self.interrupt.requested:
             return str(Searcher.FINISHED)
         if len(self.running) >= self.slots.count:
             return None
         job = self.director.next_job()
         if job is not None:
-            self.running[trial_id] = job.number
-            return job
+            return self._start(trial_id, job)
         finished = not self.running and self.director.exhausted()
         return str(Searcher.FINISHED) if finished else None
 
     def event(self, trial_id: str, event: dict[str, Any]) -> None:
-        number = self.running.get(trial_id)
-        if number is None or self.error is not None:
+        job = self.running.get(trial_id)
+        if job is None or self.error is not None:
             return
         if event["kind"] == "end":
             self._guard(lambda: self._end(trial_id, Outcome(**event["outcome"])))
         else:
-            self._guard(lambda: self._report(number, Report(**event["report"])))
+            self._guard(lambda: self._report(job.number, Report(**event["report"])))
 
     def trial_complete(self, trial_id: str) -> None:
-        """Tune has ended a trial. If its job has not ended, Tune gave up restarting its relay."""
-        if trial_id in self.running and self.error is None:
-            reason = "the process of its relay on the driver's host crashed repeatedly"
-            self._guard(lambda: self._end(trial_id, Outcome("running", reason)))
+        """Tune has ended a trial. If its job has not ended, Tune gave up restarting its relay, while a
+        slot runs the job: a new relay hears all its events.
+        """
+        if trial_id in self.running:
+            self.left.append(self.running.pop(trial_id))
 
     def poll(self) -> None:
         """At each turn of Tune's loop: kept exceptions, interrupts, lost slots, the live view."""
@@ -171,6 +174,9 @@ class _Bridge:
 
     def last_poll(self) -> None:
         """What happened since the last poll, such as the fault that ended the last trial."""
+        while self.left:  # given up after a stop: Tune asks for no further trial
+            reason = "the process of its relay on the driver's host crashed repeatedly"
+            self.director.on_end(self.left.pop().number, Outcome("running", reason))
         with suppress(ray.exceptions.RayError):
             self.director.on_tick(self._snapshot(5.0))
 
@@ -184,12 +190,16 @@ class _Bridge:
         if self.error is not None:
             raise self.error
 
+    def _start(self, trial_id: str, job: Job) -> Job:
+        self.running[trial_id] = job
+        return job
+
     def _report(self, number: int, report: Report) -> None:
         go_on = self.director.on_report(number, report)
         self.broker.send(Broker.decide, number, report.images, go_on, report.repeat)
 
     def _end(self, trial_id: str, outcome: Outcome) -> None:
-        self.director.on_end(self.running.pop(trial_id), outcome)
+        self.director.on_end(self.running.pop(trial_id).number, outcome)
 
     def _guard(self, call: Callable[[], None]) -> None:
         try:
