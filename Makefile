@@ -14,7 +14,7 @@ help:
 	@echo "make test       set up, then run the quick tests"
 	@echo "make test-all   set up, then run all tests (about 40 minutes on two cores)"
 	@echo "make test-cluster  set up, then break hosts, links and processes of a cluster of three namespaced hosts"
-	@echo "                (as root, about 25 minutes on two idle cores)"
+	@echo "                (as root, about 20 minutes on two idle cores)"
 	@echo "make lint       check with ruff and mypy"
 	@echo "make format     format with ruff, and fix what it can"
 	@echo "make clean      delete the environment and the caches; runs/ stays"
