@@ -14,6 +14,7 @@ from meanflow_tune.plan.findings import Findings
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import INFEASIBLE
+from meanflow_tune.remote.location import shown_storage, storage_of
 from meanflow_tune.report.answer import Answer, answer
 from meanflow_tune.report.answer_tables import show_answer
 from meanflow_tune.report.commands import (
@@ -117,6 +118,9 @@ def show_places(
     for path in files:
         console.print(f"  {path}", soft_wrap=True)
     console.print(f"  {request.folder / 'trials'}: checkpoints, samples and models", soft_wrap=True)
+    if storage_of(request.storage) is not None:
+        where = f"the folder {request.study} of {shown_storage(request.storage)}"
+        console.print(f"  all of it is in {where}; these are this host's copies", soft_wrap=True)
     console.print("\nNext steps:")
     lines = [
         ("compare in MLflow", _in_mlflow(uri, page)),

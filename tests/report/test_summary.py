@@ -15,6 +15,7 @@ from meanflow_tune.plan.findings import Findings, find
 from meanflow_tune.plan.plan import Plan
 from meanflow_tune.plan.request import SearchRequest
 from meanflow_tune.records import Report, TrialRecord
+from meanflow_tune.remote.location import local_folder
 from meanflow_tune.report import summary
 from meanflow_tune.report.result_files import write_files
 from meanflow_tune.search.objectives import Objectives
@@ -211,3 +212,17 @@ def test_a_leader_is_trained_alone_only_where_there_is_one(tmp_path: Path, writt
         Console(file=text, width=140), request, files, "python /repo/scripts/tune.py"
     )
     assert ("/repo/scripts/train.py --config" in text.getvalue()) == written
+
+
+def test_a_storage_at_a_url_is_named_beside_its_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEANFLOW_TUNE_CACHE", str(tmp_path / "cache"))
+    request, text = plan(tmp_path).request, io.StringIO()
+    remote = request.model_copy(update={"storage": local_folder("s3://key:secret@bucket/runs")})
+    for asked in (request, remote):
+        summary.show_places(Console(file=text, width=140), asked, [], "python tune.py")
+    found = [line.strip() for line in text.getvalue().splitlines() if "all of it" in line]
+    assert len(found) == 1
+    assert f"in the folder {request.study} of s3://" in found[0]
+    assert "secret" not in found[0]
