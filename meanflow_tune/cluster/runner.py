@@ -100,17 +100,22 @@ class Runner:
             stack.enter_context(interrupt)
             from meanflow_tune.cluster.broker_handle import start_broker
             from meanflow_tune.cluster.preflight import HostNeeds, check_hosts, check_resources
-            from meanflow_tune.cluster.slots.capacity import Capacity
+            from meanflow_tune.cluster.slots.capacity import await_room
             from meanflow_tune.cluster.slots.owner import Owner
             from meanflow_tune.cluster.slots.rendezvous import check_meeting
             from meanflow_tune.cluster.slots.spec import SlotSpec
             from meanflow_tune.cluster.slots.watch import Slots
 
-            capacity = Capacity.of_cluster()
+            given = workers, cpus_per_worker, gpus_per_worker
+            patience = 0.0 if local else wait_for_cluster or 0.0
+            capacity = await_room(
+                lambda most: plan_layout(most, *given, 1), patience, interrupt, warn
+            )
             memory = this_machine.memory() if local else None
-            given = workers, cpus_per_worker, gpus_per_worker, max_concurrent
-            layout = plan_layout(capacity.most, *given, memory)
-            check_resources(capacity.most, max_concurrent or 1, workers, layout.resources)
+            layout = plan_layout(capacity.most, *given, max_concurrent, memory)
+            # Hosts may join a cluster later, and after a fault of its head they do.
+            count = (max_concurrent if local else None) or 1
+            check_resources(capacity.most, count, workers, layout.resources)
             if layout.warning:
                 warn(layout.warning)
             if not local:
@@ -124,6 +129,11 @@ class Runner:
             if not local:
                 wanted = capacity.slots(layout, max_concurrent)
                 layout = replace(layout, slots=wanted())
+                if layout.slots < (max_concurrent or 1):
+                    warn(
+                        f"--max-concurrent {max_concurrent}: the hosts of the cluster hold "
+                        f"{layout.slots} at once now; further trials start as hosts join"
+                    )
             watch = Slots(spec, wanted, Owner(study, epoch), capacity.grows)
             stack.enter_context(watch)
             where = "Ray on this machine" if local else f"Ray cluster at {session.address}"

@@ -1,5 +1,6 @@
 """How many slots the hosts of a cluster hold, now and when it has grown."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -7,6 +8,9 @@ import ray
 from ray._private.state import state as cluster_state
 
 from meanflow_tune.cluster.layout import Layout
+from meanflow_tune.cluster.signals import Stop
+
+POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -39,3 +43,27 @@ class Capacity:
             return fits if max_concurrent is None else min(fits, max_concurrent)
 
         return wanted
+
+
+def await_room(
+    plan: Callable[[dict[str, float]], Layout],
+    seconds: float,
+    interrupt: Stop,
+    say: Callable[[str], None],
+    of_cluster: Callable[[], Capacity] = Capacity.of_cluster,
+) -> Capacity:
+    """The cluster's capacity once it holds the slot that is planned, or after `seconds`.
+
+    After a fault of its head the hosts join it one after another. say: gets one line if it waits.
+    Raises KeyboardInterrupt where the search is to stop meanwhile.
+    """
+    capacity, deadline, told = of_cluster(), time.monotonic() + seconds, False
+    while (layout := plan(capacity.most)).fits(capacity.most) < 1 and time.monotonic() < deadline:
+        if interrupt.requested:
+            raise KeyboardInterrupt
+        if not told:
+            say(f"waiting up to {seconds:.0f} s for hosts that hold {layout}")
+            told = True
+        time.sleep(POLL_SECONDS)
+        capacity = of_cluster()
+    return capacity
