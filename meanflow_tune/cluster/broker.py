@@ -20,7 +20,8 @@ from meanflow_tune.records import Outcome
 class Broker:
     """Jobs in, reports and outcomes out, decisions back.
 
-    max_retries: how often a job is restarted after its processes died, before it has failed.
+    max_retries: how often a job is restarted from one checkpoint after its processes died, before it has
+    failed: a trial of days outlives any number of lost hosts.
     back_off, longest_back_off: seconds before the first retry of a job, doubled with each, and their
     limit; slots take other jobs meanwhile.
     lost_after: seconds of silence after which a slot's job goes to another slot.

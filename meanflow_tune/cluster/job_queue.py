@@ -14,7 +14,8 @@ MAX_RETRIES = 3
 class Delivery:
     """A job and all that is known of it. events: for the driver, in order.
 
-    stopping: it alone must end at a safe point; saved: images of its newest checkpoint;
+    stopping: it alone must end at a safe point; saved: images of its newest checkpoint, and `kept` of the
+    one that it was last restarted from; retries: restarts in a row from that one;
     submitted: the attempt that the driver handed out, from which retries count on; due: when the job
     may be restarted, by the broker's clock; explained: `cause` is that of the newest attempt.
     """
@@ -25,6 +26,7 @@ class Delivery:
     decisions: dict[tuple[int, int], bool] = field(default_factory=dict)  # by repeat and images
     progress: dict[str, Any] = field(default_factory=dict)
     saved: int = 0
+    kept: int = 0
     retries: int = 0
     cause: str = "its processes ended"
     explained: bool = False
@@ -58,6 +60,11 @@ class Delivery:
         return self.job["attempt"] > self.submitted
 
     @property
+    def fruitless(self) -> int:
+        """Restarts since its newest checkpoint."""
+        return self.retries if self.saved <= self.kept else 0
+
+    @property
     def lost(self) -> int:
         """Images since the newest checkpoint."""
         return max(0, int(self.progress.get("images", 0)) - self.saved)
@@ -65,8 +72,8 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Retries:
-    """limit: restarts of a job before it has failed; first_pause, longest_pause: seconds before the
-    first one, doubled with each, and their limit."""
+    """limit: restarts of a job from one checkpoint before it has failed; first_pause, longest_pause:
+    seconds before the first one, doubled with each, and their limit."""
 
     limit: int
     first_pause: float
@@ -89,9 +96,9 @@ class Retries:
         where = f"the trial restarts {start} on the next free slot"
         if leaving:
             return f"{where} (counts as no attempt)"
-        tried = delivery.retries + 1
+        tried = delivery.fruitless + 1
         if tried > self.limit:
-            return f"the trial is given up after {tried} attempts"
+            return f"the trial is given up after {tried} attempts without a new checkpoint"
         return f"{where} in {self.pause(tried):.0f} s (attempt {tried + 1} of {self.limit + 1})"
 
 
@@ -144,7 +151,7 @@ class JobQueue:
         """
         delivery = self._deliveries[number]
         if counted:
-            delivery.retries += 1
+            delivery.retries, delivery.kept = delivery.fruitless + 1, delivery.saved
             if delivery.retries > self._retries.limit:
                 reason = f"crashed {delivery.retries} times: {delivery.cause}"
                 delivery.end(Outcome("failed", reason))

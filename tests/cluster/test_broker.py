@@ -158,6 +158,24 @@ def test_a_broken_off_job_begins_again_after_a_growing_pause_until_the_limit() -
     run(scene())
 
 
+def test_a_job_that_saves_something_between_its_faults_is_restarted_without_limit() -> None:
+    async def scene() -> None:
+        broker = Broker(max_retries=1, back_off=0.0)
+        await broker.submit(job(7))
+        for attempt in range(6):
+            me = "a", f"a{attempt}"
+            await broker.register(*me)
+            assert (await broker.next_job(*me))["job"]["attempt"] == attempt
+            saved = 100 * min(4, attempt)  # the last attempts save nothing new
+            await broker.beat(*me, progress=(7, {"images": saved + 50, "saved": saved}))
+        await broker.register("a", "gone")
+        (outcome,) = await ended(broker, 7)
+        assert outcome["status"] == "failed"
+        assert "crashed 2 times" in outcome["reason"]
+
+    run(scene())
+
+
 def test_a_slot_takes_other_jobs_while_one_waits_for_its_retry() -> None:
     async def scene() -> None:
         clock = TimeBudget()

@@ -153,7 +153,8 @@ def test_the_last_attempt_is_given_up() -> None:
         first, second = await faults(broker)
         assert first["cause"] == "its processes ended"
         assert first["action"].endswith("(attempt 2 of 2)")
-        assert (second["action"], second["lost"]) == ("the trial is given up after 2 attempts", 0)
+        given_up = "the trial is given up after 2 attempts without a new checkpoint"
+        assert (second["action"], second["lost"]) == (given_up, 0)
 
     run(scene())
 

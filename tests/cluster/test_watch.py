@@ -162,6 +162,20 @@ def test_ranks_that_never_meet_are_given_up_with_a_growing_pause(
     assert pause_after(99) == 60.0
 
 
+def test_a_slot_that_has_run_starts_again_at_once_however_often_its_hosts_were_lost(
+    cluster: Cluster,
+) -> None:
+    made = running(cluster)
+    for _ in range(4):
+        cluster.slots["slot-1"]["silent_s"] = watch.SILENCE_SECONDS + 1
+        tick(cluster, made)
+        assert cluster.said_of("slot-1", Broker.slot_fault)[-1][2] == "starts again in 1 s"
+        tick(cluster, made)
+        tick(cluster, made)
+        meet(cluster, "slot-1")
+        tick(cluster, made)
+
+
 def test_a_supervisor_that_gives_up_or_dies_is_replaced(cluster: Cluster) -> None:
     made = running(cluster)
     runs = [f"run {name}" for name in cluster.held]

@@ -28,7 +28,6 @@ START_SECONDS = 300.0
 # Longer than `Broker.lost_after`, so that ranks which were only cut off can come back.
 SILENCE_SECONDS = 120.0
 LOST_SECONDS = 600.0  # without any slot, after which the search ends
-SETTLED_SECONDS = 60.0  # after which earlier failures do not count
 RECOUNT_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
@@ -39,7 +38,7 @@ class _Slot:
     """group: None while it waits for its next start, which is `due` by `time.monotonic`.
 
     since: of its state. starts: how often the broker had seen its ranks start when they began to do so
-    again. failures: supervisors that ended, in a row. nodes: of its ranks, id -> host's name.
+    again. failures: starts in a row without ranks that met. nodes: of its ranks, id -> host's name.
     """
 
     name: str
@@ -189,7 +188,7 @@ class Slots:
         starts, silence = known.get("starts", 0), known.get("silent_s", 0.0)
         if slot.state == "starting":
             if starts > slot.starts:
-                slot.state, slot.since = "ready", now
+                slot.state, slot.since, slot.failures = "ready", now, 0
             elif now - slot.since > START_SECONDS:
                 self._restart(slot, now, f"its ranks did not start within {START_SECONDS:.0f} s")
         elif slot.state != "ready":
@@ -200,8 +199,6 @@ class Slots:
             self._restart(slot, now, f"its ranks were silent for {silence:.0f} s")
         if slot.state == "ready":
             self._answered = now
-            if now - slot.since > SETTLED_SECONDS:
-                slot.failures = 0
 
     def _restart(self, slot: _Slot, now: float, cause: str) -> None:
         """Free all that a slot holds, and start it again after a pause."""
