@@ -158,7 +158,7 @@ class Driver:
 
     def run(self) -> int:
         """Returns the exit status."""
-        with self.search_log.run(self.command) as ended, ExitStack() as stack:
+        with self.search_log.run(self.command, self.lease.check) as ended, ExitStack() as stack:
             search = self.open(stack)
             stack.callback(self.status.stop)
             self.status.start()

@@ -17,6 +17,7 @@ from meanflow_tune.report.characters import one_line
 from meanflow_tune.report.state.fault_lines import fault_line, fault_summary
 from meanflow_tune.report.state.status_file import STATUS_NAME
 from meanflow_tune.report.state.values import mappings, number
+from meanflow_tune.search.errors import StorageError, StudyInUse
 from meanflow_tune.urls import hide_password
 
 LOG_NAME = "search.log"
@@ -53,14 +54,18 @@ class SearchLog:
         self._shown(f"write {LOG_NAME}", append, None)
 
     @contextmanager
-    def run(self, command: str) -> Iterator[Callable[[int], None]]:
-        """One run of the command: its first line, and how it ended. Gives what takes the exit status."""
+    def run(self, command: str, fence: Callable[[], None]) -> Iterator[Callable[[int], None]]:
+        """One run of the command: its first line, and how it ended. Gives what takes the exit status.
+
+        fence: raises when another driver has taken over, whose log it is then.
+        """
         self.write(f"process {os.getpid()} on {socket.gethostname()}: {command}")
         ended = ["ended"]
         try:
             yield lambda status: ended.append(f"with status {status}")
         except BaseException as error:
-            self.write(f"ended: {str(error) or type(error).__name__}")
+            if _allows(fence):
+                self.write(f"ended: {str(error) or type(error).__name__}")
             raise
         self.write(" ".join(ended))
 
@@ -86,6 +91,14 @@ class SearchLog:
     def summary(self) -> str:
         """The faults of this run of the command in one line; "" without any."""
         return fault_summary(self._count, list(self._last)[-self._count :], str(self.path))
+
+
+def _allows(fence: Callable[[], None]) -> bool:
+    try:
+        fence()
+    except (StorageError, StudyInUse):
+        return False
+    return True
 
 
 def _faults_before(folder: Path) -> Mapping[str, Any]:

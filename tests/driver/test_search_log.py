@@ -11,6 +11,7 @@ import pytest
 from meanflow_tune.driver.search_log import KEPT, LOG_NAME, SearchLog
 from meanflow_tune.report.live import View
 from meanflow_tune.report.state.status_file import STATUS_NAME
+from meanflow_tune.search.errors import LeaseLost
 
 
 def fault(index: int, number: int | None = 7) -> dict[str, Any]:
@@ -92,12 +93,20 @@ def test_a_log_that_cannot_be_written_is_told_once(
 
 def test_the_log_has_each_command_and_how_it_ended(tmp_path: Path) -> None:
     log = SearchLog(tmp_path, print)
-    with log.run("tune.py --study-storage postgresql://me:secret@db/x") as ended:
+
+    def mine() -> None: ...
+
+    def lost() -> None:
+        raise LeaseLost("another driver took over")
+
+    with log.run("tune.py --study-storage postgresql://me:secret@db/x", mine) as ended:
         ended(130)
-    with pytest.raises(OSError), log.run("tune.py"):
+    with pytest.raises(OSError), log.run("tune.py", mine):
         raise OSError("no space")
-    with pytest.raises(KeyboardInterrupt), log.run("tune.py"):
+    with pytest.raises(KeyboardInterrupt), log.run("tune.py", mine):
         raise KeyboardInterrupt
+    with pytest.raises(LeaseLost), log.run("tune.py", lost):
+        lost()
     lines = [line[20:] for line in (tmp_path / LOG_NAME).read_text().splitlines()]
     begin = f"process {os.getpid()} on {socket.gethostname()}: tune.py"
     assert lines == [
@@ -107,4 +116,5 @@ def test_the_log_has_each_command_and_how_it_ended(tmp_path: Path) -> None:
         "ended: no space",
         begin,
         "ended: KeyboardInterrupt",
+        begin,  # the log is the other driver's by now
     ]
