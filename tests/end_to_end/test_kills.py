@@ -252,6 +252,7 @@ def test_killed_at_every_named_point(whole: Chain, tmp_path: Path) -> None:
     assert_equal(chain, whole)
 
 
+@pytest.mark.hosts
 def test_killed_at_random_moments(whole: Chain, tmp_path: Path) -> None:
     """After a random number of further lines of the journal and a random pause."""
     chain, chance = Chain(tmp_path), random.Random(20)
