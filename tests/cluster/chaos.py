@@ -14,6 +14,7 @@ import platform
 import random
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -188,6 +189,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         measured = run(steps, given.trials, fast=not given.default_health)
     except (AssertionError, TimeoutError) as error:
+        traceback.print_exc()
         print(f"{'table' if given.table else f'seed {given.seed}'}: {error}", file=sys.stderr)
         return 1
     except pytest.skip.Exception as missing:

@@ -99,7 +99,13 @@ class RayHosts:
         wait_until(up, START_SECONDS, daemon.said)
 
     def start_worker(self, host: Host, supervised: bool = True, wait: bool = True) -> None:
-        """Join the head. supervised: by deploy/ray-worker-supervisor, which joins again by itself."""
+        """Join the head. supervised: by deploy/ray-worker-supervisor, which joins again by itself.
+
+        wait: until the head knows it, and before that, until the head has noticed that it was gone.
+        """
+        if wait:
+            gone = f"the head still knows {host.name}"
+            wait_until(lambda: host.address not in self.census()["nodes"], START_SECONDS, gone)
         options, settings = self._options(host), self.environment()
         if supervised:
             words = [str(SUPERVISOR)]
@@ -110,10 +116,8 @@ class RayHosts:
             }
         else:
             words = ["ray", "start", "--block", f"--address={self.address}", *options]
-        before = self.census()["nodes"] if wait else []
         self.daemons[host.number] = host.start(words, "ray", Path("/tmp"), **settings)
         if wait:
-            assert host.address not in before
             self.wait_for_host(host)
 
     def stop(self, host: Host) -> None:
