@@ -65,6 +65,7 @@ def test_hosts_of_a_cluster_are_sent_the_package_only(monkeypatch: pytest.Monkey
         raise RuntimeError("enough")
 
     monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(session, "check_node_here", lambda host, port: None)
     with head(b"one") as port, pytest.raises(ClusterUnreachable):
         session.join(f"127.0.0.1:{port}")
     assert sent == [[str(ROOT / "meanflow_tune")]]

@@ -14,6 +14,12 @@ from tests.support.servers.postgresql import PostgresServer
 SPACE = ("--space", "eight_gaussians")
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths of tests are long, and would be broken at 80 columns."""
+    monkeypatch.setenv("COLUMNS", "400")
+
+
 def test_a_good_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status = main([*SPACE, "--storage", str(tmp_path)])
     shown = capsys.readouterr().out
