@@ -19,9 +19,11 @@ def check_resources(
     for kind, amount in resources_per_worker.items():
         need, have = count * workers * amount, total.get(kind, 0.0)
         if need > have + 1e-9:
+            what = f"{count} slots" if count > 1 else "A slot"
+            lower = "--max-concurrent, --workers-per-trial" if count > 1 else "--workers-per-trial"
             raise HostUnfit(
-                f"{count} slots of {workers} workers with {amount:g} {kind} each need {need:g}, "
-                f"but the cluster has {have:g} {kind}. Lower --max-concurrent, --workers-per-trial or "
+                f"{what} of {workers} workers with {amount:g} {kind} each need{'s' * (count == 1)} "
+                f"{need:g}, but the cluster has {have:g} {kind}. Lower {lower} or "
                 f"--{kind.lower()}s-per-worker."
             )
 

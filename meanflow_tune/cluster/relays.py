@@ -61,6 +61,9 @@ class Relays:
         self._seats: dict[str, Relay] = {}
         self._broker: BrokerHandle
 
+    # Waits for a restart, or Tune would use up its own in a second. Not so `train`: made twice where only
+    # its answer was lost, it would skip an event.
+    @ray.method(max_task_retries=-1)
     async def open(
         self, seat: str, broker: BrokerHandle, config: dict[str, Any], storage: Any
     ) -> None:
@@ -102,9 +105,7 @@ class Seats(ResourceManager):
 
     def __init__(self, broker: BrokerHandle) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        remote = ray.remote(
-            num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=100_000
-        )(Relays)
+        remote = ray.remote(num_cpus=0, max_restarts=-1, max_concurrency=100_000)(Relays)
         self._relays = remote.options(scheduling_strategy=here).remote()
         self._broker = broker
 

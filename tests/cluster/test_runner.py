@@ -285,3 +285,7 @@ def test_too_much_is_asked_for() -> None:
     check_resources(has, 2, 2, {"CPU": 1.0})
     with pytest.raises(HostUnfit, match=r"3 slots of 2 workers.*need 6.*has 4 CPU"):
         check_resources(has, 3, 2, {"CPU": 1.0})
+    with pytest.raises(
+        HostUnfit, match=r"A slot of 5 workers.* needs 5, .*Lower --workers-per-trial"
+    ):
+        check_resources(has, 1, 5, {"CPU": 1.0})

@@ -144,9 +144,7 @@ class HeadWatch:
             if self._expected:
                 return "its head wants another token, so it is another cluster"
             found = self._expected
-        except (
-            Exception
-        ) as error:  # of whatever kind: without this thread, `check` would wait for ever
+        except Exception as error:  # of any kind: `check` waits for this thread
             log.debug("the head does not answer: %s", error)
             self._answered = False
             if self.silence < self._lost_seconds:
