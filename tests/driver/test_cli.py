@@ -235,6 +235,19 @@ print(sorted({HEAVY} & set(sys.modules)))
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_driver_does_not_wait_for_what_it_may_not_need() -> None:
+    """scikit-learn alone is a second of imports, matplotlib another."""
+    code = """
+import sys
+import meanflow_tune.driver.driver
+print(sorted({"sklearn", "scipy", "matplotlib", "PIL", "mlflow", "pandas"} & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
 def test_threads_is_a_count(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         train_parser().parse_args(["--config", "c", "--output", "o", "--threads", "0"])

@@ -13,6 +13,7 @@ from tests.support.paths import PROCESSES, ROOT
 from tests.support.processes.terminals import Screen, Terminal
 
 pytestmark = pytest.mark.timeout(120)
+SLOW = pytest.mark.slow
 SCRIPT = str(PROCESSES / "made_up_search.py")
 
 
@@ -42,7 +43,13 @@ def shell(folder: Path, line: str, **changes: str) -> subprocess.CompletedProces
 
 @pytest.mark.parametrize(
     "line",
-    ['"$@" | head -1', '"$@" 2>&1 | true', '"$@" >&-', '"$@" 2>&-', '"$@" >&- 2>&- <&-'],
+    [
+        '"$@" | head -1',
+        pytest.param('"$@" 2>&1 | true', marks=SLOW),
+        pytest.param('"$@" >&-', marks=SLOW),
+        pytest.param('"$@" 2>&-', marks=SLOW),
+        '"$@" >&- 2>&- <&-',
+    ],
 )
 def test_a_reader_that_leaves_and_a_closed_stream_end_no_search(line: str, tmp_path: Path) -> None:
     ended = shell(tmp_path, line)
@@ -70,6 +77,7 @@ def test_a_closed_terminal_ends_no_search(tmp_path: Path) -> None:
     assert is_whole(tmp_path)
 
 
+@SLOW
 def test_a_hangup_stops_nothing_and_an_interrupt_still_does(tmp_path: Path) -> None:
     terminal = Terminal.start(command(tmp_path, 2.0), 80, 24, environment())
     terminal.read_until(lambda text: "trial 0 started" in text)
@@ -95,7 +103,9 @@ def test_a_hangup_stops_nothing_and_an_interrupt_still_does(tmp_path: Path) -> N
     assert is_whole(tmp_path)
 
 
-@pytest.mark.parametrize("columns", [80, 60, 30])
+@pytest.mark.parametrize(
+    "columns", [pytest.param(80, marks=SLOW), pytest.param(60, marks=SLOW), 30]
+)
 def test_the_live_view_fits_its_terminal(columns: int, tmp_path: Path) -> None:
     terminal = Terminal.start(command(tmp_path, 1.5), columns, 24, environment())
     text = terminal.read_until(lambda text: "Next steps" in text)
@@ -112,11 +122,10 @@ def test_the_live_view_fits_its_terminal(columns: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"PYTHONIOENCODING": "ascii"},
-        {"LANG": "C", "LC_ALL": "C"},
-        {"TERM": "dumb"},
+        pytest.param({"PYTHONIOENCODING": "ascii"}, marks=SLOW, id="PYTHONIOENCODING"),
+        pytest.param({"LANG": "C", "LC_ALL": "C"}, marks=SLOW, id="LANG"),
+        pytest.param({"TERM": "dumb"}, id="TERM"),
     ],
-    ids=lambda changes: next(iter(changes)),
 )
 def test_a_terminal_without_unicode_gets_ascii(changes: dict[str, str], tmp_path: Path) -> None:
     terminal = Terminal.start(command(tmp_path, 0.5), 80, 24, environment(**changes))
@@ -137,7 +146,7 @@ def test_no_color_leaves_out_colours(tmp_path: Path) -> None:
     assert not any(f"\x1b[1;3{colour}m" in text for colour in range(8))
 
 
-@pytest.mark.parametrize("columns", [72, 40])
+@pytest.mark.parametrize("columns", [pytest.param(72, marks=SLOW), 40])
 def test_a_pipe_is_as_wide_as_columns_say(columns: int, tmp_path: Path) -> None:
     ended = shell(tmp_path, '"$@" --quiet', COLUMNS=str(columns))
     assert ended.returncode == 0

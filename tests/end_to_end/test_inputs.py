@@ -3,18 +3,13 @@
 Each case is a line of a table, and runs `main` in this process, up to the moment when Ray would start.
 """
 
-import contextlib
-import io
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from meanflow_tune.cluster.runner import Runner
-from meanflow_tune.driver.tune_command import main
+from tests.support.in_process import call, without_ray
 from tests.support.paths import TINY_SPACE
 
 TINY = TINY_SPACE.read_text(encoding="utf-8")
@@ -23,31 +18,9 @@ SIGN = "    sign = trial.suggest_categorical("
 REFERENCE = 'REFERENCE = ("backward", "backward_fast")'
 
 
-class RayStarts(BaseException):
-    """The command came as far as starting Ray."""
-
-
-def _ray_starts(**_: Any) -> Iterator[Any]:
-    raise RayStarts
-
-
 @pytest.fixture(autouse=True)
 def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Runner, "start", _ray_starts)
-
-
-def call(*arguments: str | Path) -> tuple[int | str, list[str]]:
-    """The exit status, or "ray", and the lines on standard error."""
-    out, err = io.StringIO(), io.StringIO()
-    status: int | str
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            status = main([str(word) for word in arguments])
-        except RayStarts:
-            status = "ray"
-        except SystemExit as error:  # of the parser of the command line
-            status = error.code if isinstance(error.code, int) else str(error.code)
-    return status, err.getvalue().splitlines()
+    without_ray(monkeypatch)
 
 
 def refused(status: int, message: str, *arguments: str | Path) -> None:
@@ -199,7 +172,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The storage of a study that came as far as starting Ray."""
     storage = tmp_path_factory.mktemp("stored") / "runs"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Runner, "start", _ray_starts)
+        without_ray(patch)
         assert call("--space", TINY_SPACE, "--storage", storage, "--quiet")[0] == "ray"
     return storage
 

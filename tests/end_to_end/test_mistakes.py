@@ -1,4 +1,7 @@
-"""Mistakes of a user: one line that names the setting, and status 2, 4 or 5, before Ray starts."""
+"""Mistakes of a user: one line that names the setting, and status 2, 4 or 5, before Ray starts.
+
+What needs no process of its own runs in this one, since each takes seconds of imports.
+"""
 
 import os
 import socket
@@ -9,7 +12,22 @@ from pathlib import Path
 import pytest
 
 from tests.support.disks import small_disk
+from tests.support.in_process import call, without_ray
 from tests.support.processes.commands import ROOT, SPACE, command, run
+
+
+@pytest.fixture(autouse=True)
+def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_ray(monkeypatch)
+
+
+def refused(folder: Path, option: str | list[str], status: int, *words: str) -> None:
+    """A search with the option ends in one line."""
+    options = [option] if isinstance(option, str) else option
+    found, lines = call(*command(folder / "runs", *options)[2:])  # without interpreter and script
+    assert (found, len(lines)) == (status, 1), (found, lines)
+    for word in words:
+        assert word in lines[0], lines[0]
 
 
 def one_line(done: subprocess.CompletedProcess[str], status: int, *words: str) -> None:
@@ -45,26 +63,33 @@ def one_line(done: subprocess.CompletedProcess[str], status: int, *words: str) -
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )
 def test_a_wrong_setting_is_status_2(tmp_path: Path, options: list[str], words: list[str]) -> None:
-    one_line(run([*command(tmp_path / "runs"), *options]), 2, *words)
+    refused(tmp_path, options, 2, *words)
+
+
+def test_a_mistake_ends_a_process_with_its_status(tmp_path: Path) -> None:
+    one_line(run([*command(tmp_path / "runs"), "--set=budgt.images=1000"]), 2, "budgt.images")
 
 
 def test_an_unknown_space_names_the_known(tmp_path: Path) -> None:
-    done = run([*command(tmp_path / "runs"), "--space=secnd_order"])
-    one_line(done, 2, "secnd_order", "second_order")
+    refused(tmp_path, "--space=secnd_order", 2, "secnd_order", "second_order")
 
 
 def test_an_impossible_range_in_a_space(tmp_path: Path) -> None:
     text = SPACE.read_text().replace("1e-3, 1e-2, log=True", "1e-2, 1e-3, log=True")
     (tmp_path / "space.py").write_text(text)
-    done = run([*command(tmp_path / "runs"), f"--space={tmp_path / 'space.py'}"])
-    one_line(done, 2, "optimizer/learning_rate", "0.01")
+    refused(
+        tmp_path,
+        f"--space={tmp_path / 'space.py'}",
+        2,
+        "optimizer/learning_rate",
+        "0.01",
+    )
 
 
 def test_an_objective_that_is_a_loss(tmp_path: Path) -> None:
     text = SPACE.read_text().replace("geometric_mean(teacher_gap@1,teacher_gap@2)", "loss/loss")
     (tmp_path / "space.py").write_text(text)
-    done = run([*command(tmp_path / "runs"), f"--space={tmp_path / 'space.py'}"])
-    one_line(done, 2, "OBJECTIVE", "loss")
+    refused(tmp_path, f"--space={tmp_path / 'space.py'}", 2, "OBJECTIVE", "loss")
 
 
 def test_an_unwritable_folder_is_status_5(tmp_path: Path) -> None:
@@ -85,11 +110,10 @@ def test_an_unwritable_folder_is_status_5(tmp_path: Path) -> None:
     ],
 )
 def test_a_tracking_uri_that_cannot_be_used(
-    tmp_path: Path, uri: str, status: int, words: list[str]
+    tmp_path: Path, uri: str, status: int, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = run([*command(tmp_path / "runs"), f"--tracking-uri={uri}"])
-    one_line(done, status, "--tracking-uri", *words)
-    assert "secret" not in done.stdout + done.stderr
+    refused(tmp_path, f"--tracking-uri={uri}", status, "--tracking-uri", *words)
+    assert "secret" not in capsys.readouterr().out
 
 
 def test_an_unreachable_cluster_is_status_5(tmp_path: Path) -> None:
@@ -101,8 +125,7 @@ def test_an_unreachable_cluster_is_status_5(tmp_path: Path) -> None:
 
 
 def test_a_client_address_is_refused(tmp_path: Path) -> None:
-    done = run([*command(tmp_path / "runs"), "--cluster=ray://127.0.0.1:10001"])
-    one_line(done, 2, "ray://127.0.0.1:10001")
+    refused(tmp_path, "--cluster=ray://127.0.0.1:10001", 2, "ray://127.0.0.1:10001")
 
 
 def test_a_second_driver_is_status_4_and_names_the_first(tmp_path: Path) -> None:
@@ -129,7 +152,7 @@ with Lease.acquire({str(folder)!r}):
 
 
 def test_status_of_nothing(tmp_path: Path) -> None:
-    one_line(run([*command(tmp_path / "runs"), "--status"]), 2, "there is no study")
+    refused(tmp_path, "--status", 2, "there is no study")
 
 
 def test_a_full_disk_keeps_the_study(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import TrialState, create_trial
 
 from meanflow_tune.records import TrialRecord
@@ -111,6 +110,8 @@ def _row(record: TrialRecord, images: int, suggest: Suggest) -> _Row | None:
 
 
 def _importances(rows: Sequence[_Row], objectives: Objectives, quantile: float) -> dict[str, float]:
+    from optuna.importance import PedAnovaImportanceEvaluator  # with it scikit-learn: a second
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=optuna.storages.InMemoryStorage(), directions=list(objectives.directions)

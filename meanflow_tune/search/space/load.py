@@ -17,12 +17,7 @@ from meanflow_tune.search.objectives import SearchObjective
 from meanflow_tune.search.space import declarations as declared
 from meanflow_tune.search.space.checked_trial import checked
 from meanflow_tune.search.space.draws import AnyTrial, Suggest
-from meanflow_tune.search.space.modules import (
-    LoadedSpace,
-    files_in_text,
-    load_module,
-    spaces_folder,
-)
+from meanflow_tune.search.space.modules import LoadedSpace, load_module, spaces_folder
 
 REQUIRED = ("GOAL", "OBJECTIVE", "BASELINES", "suggest")
 
@@ -101,7 +96,7 @@ def load_space(name_or_path: str | Path) -> Space:
         question=declared.question(module, path, families),
         ramps_end=declared.ramps_end(module, path),
         files=_hashes(path, loaded),
-        earlier_hashes=_earlier_hashes(path),
+        earlier_hashes=_earlier_hashes(path, loaded),
         modules=loaded.files,
     )
     for baseline, params in space.baselines.items():
@@ -169,11 +164,11 @@ def _source_hash(path: Path, loaded: LoadedSpace) -> str:
     return digest.hexdigest()
 
 
-def _earlier_hashes(path: Path) -> tuple[str, ...]:
+def _earlier_hashes(path: Path, loaded: LoadedSpace) -> tuple[str, ...]:
     """As earlier versions made them: of the file, and of those that its text imports from its folder."""
     digest = hashlib.sha256(path.read_bytes())
     alone = digest.hexdigest()
-    for file in sorted(files_in_text(path, spaces_folder())):
+    for file in loaded.named:
         content = file.read_bytes()
         digest.update(f"\0{file.name}\0{len(content)}\0".encode() + content)
     return alone, digest.hexdigest()

@@ -29,11 +29,12 @@ _LOADED: set[str] = set()
 @dataclass(frozen=True)
 class LoadedSpace:
     """A space's module. files: where a folder to import from has each file, as in `helpers/near.py` ->
-    the file; the space's own is the first.
+    the file; the space's own is the first. named: what an import in their text names, sorted.
     """
 
     module: ModuleType
     files: Mapping[str, Path]
+    named: tuple[Path, ...]
 
 
 def spaces_folder() -> Path:
@@ -64,15 +65,18 @@ def load_module(path: Path, shipped: Path) -> LoadedSpace:
             text = f"{type(error).__name__}: {text}"
         raise SpaceError(f"search space {path}: {text}") from error
     found = {_place(module): path}
-    for name, added in sorted(sys.modules.copy().items()):
+    after = sys.modules.copy()
+    for name in sorted(after.keys() - before):
+        added = after[name]
         file = _file_of(added)
-        if name not in before and file is not None and _is_own(file, shipped):
+        if file is not None and _is_own(file, shipped):
             found.setdefault(_place(added), file)
-    for file in sorted(files_in_text(path, shipped)):
+    named = tuple(sorted(_files_in_text(path, shipped)))
+    for file in named:
         if file.resolve() not in {known.resolve() for known in found.values()}:
             found.setdefault(_place_of_file(file, path, module, shipped), file)
     _LOADED.update(str(file) for file in found.values())
-    return LoadedSpace(module, found)
+    return LoadedSpace(module, found, named)
 
 
 def _run(path: Path, shipped: Path) -> ModuleType:
@@ -151,8 +155,8 @@ def _importable(folder: Path) -> Iterator[None]:
 def _forget() -> None:
     """Drop the modules of spaces that were loaded before: their files may have changed."""
     for name, module in sys.modules.copy().items():  # a thread may import meanwhile
-        file = _file_of(module)
-        if file is not None and str(file) in _LOADED and not name.startswith(f"{PACKAGE}."):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and file in _LOADED and not name.startswith(f"{PACKAGE}."):
             del sys.modules[name]
 
 
@@ -198,7 +202,7 @@ def _place_of_file(file: Path, path: Path, module: ModuleType, shipped: Path) ->
     return file.relative_to(path.parent).as_posix()
 
 
-def files_in_text(path: Path, shipped: Path) -> set[Path]:
+def _files_in_text(path: Path, shipped: Path) -> set[Path]:
     """Files of its folder and of `shipped` that a file imports, at any depth, also within a function."""
     found: set[Path] = set()
     waiting = [path]

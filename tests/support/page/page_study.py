@@ -1,5 +1,6 @@
 """A made-up study that the report's page is tested on."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ SPACE = "eight_gaussians"
 STUDY = "made-up"
 OBJECTIVE = "geometric_mean(teacher_gap@1,teacher_gap@2,teacher_gap@4)"
 OBJECTIVES = Objectives.of(SearchObjective.parse(OBJECTIVE))
+load = functools.cache(load_space)
 RUNGS = (3840, 9600, 19200, 38400)
 
 
@@ -39,7 +41,7 @@ def page_trial(
     **fields: Any,
 ) -> TrialRecord:
     """A trial of the space with values that fall towards `gap`."""
-    space = load_space(SPACE)
+    space = load(SPACE)
     params = space.baselines[baseline] if baseline is not None else None
     drawn = (
         draw_fixed(space.suggest, params)
@@ -73,7 +75,7 @@ def page_view(
     running: bool = False,
 ) -> StudyView:
     """The view of these records."""
-    space = load_space(SPACE)
+    space = load(SPACE)
     request = SearchRequest(space=SPACE, study=STUDY, storage=folder.parent, trials=32)
     plan = Plan(request, space, OBJECTIVES, space.suggest, (), "", None)
     found = find(plan, list(records), list(confirmed))
@@ -82,7 +84,7 @@ def page_view(
 
 def small_study(folder: Path) -> list[TrialRecord]:
     """Two baselines and five proposed trials that ended in all ways."""
-    names = list(load_space(SPACE).baselines)
+    names = list(load(SPACE).baselines)
     return [
         page_trial(folder, 0, 0.5, baseline=names[0]),
         page_trial(folder, 1, 0.6, baseline=names[-1]),
