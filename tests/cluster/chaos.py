@@ -12,12 +12,14 @@ import argparse
 import os
 import platform
 import random
+import shutil
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,8 +115,11 @@ class Clock:
 
 
 @contextmanager
-def running(trials: int, fast: bool, clock: Clock) -> Iterator[tuple[Faults, Results]]:
-    """A search whose slots train, and the results of the undisturbed run."""
+def running(
+    trials: int, fast: bool, clock: Clock, keep: Path | None
+) -> Iterator[tuple[Faults, Results]]:
+    """A search whose slots train, and the results of the undisturbed run. keep: a folder for what is left
+    after a failure."""
     with open_bed(3) as bed:
         expected = undisturbed(bed, bed.hosts[0], trials, 1)
         clock.say(f"{trials} trials ran undisturbed")
@@ -131,13 +136,17 @@ def running(trials: int, fast: bool, clock: Clock) -> Iterator[tuple[Faults, Res
             yield Faults(search, mlflow=server), expected
         except BaseException:
             print(search.report(), flush=True)
+            if keep is not None:
+                shutil.copytree(bed.shared, keep / "shared", symlinks=True)
+                shutil.copytree(bed.logs, keep / "logs")
+                shutil.copytree(server.host.folder / "tmp", keep / "mlflow")
             raise
 
 
-def run(steps: list[Step], trials: int, fast: bool) -> Measured:
+def run(steps: list[Step], trials: int, fast: bool, keep: Path | None = None) -> Measured:
     """Walk through faults. Raises AssertionError or TimeoutError where the search does not survive."""
     clock, measured = Clock(), Measured()
-    with running(trials, fast, clock) as (faults, expected):
+    with running(trials, fast, clock, keep) as (faults, expected):
         search = faults.search
         memory = {h.name: {p.name for p in h.shared_memory.iterdir()} for h in search.hosts}
         for number, step in enumerate(steps, start=1):
@@ -168,6 +177,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0, help="of the walk (default: 0)")
     made.add_argument("--faults", type=int, default=30, help="length of the walk (default: 30)")
     made.add_argument("--trials", type=int, default=120, help="of the search (default: 120)")
+    made.add_argument("--keep", type=Path, help="a new folder for what a failed walk leaves")
     made.add_argument("--table", action="store_true", help="each fault in turn, and their seconds")
     made.add_argument("--repeat", type=int, default=2, help="times per fault of the table (2)")
     made.add_argument(
@@ -187,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{os.cpu_count()} processors, {platform.system()}, {load}; {health} health settings")
     print(f"$ python -m tests.cluster.chaos {' '.join(sys.argv[1:] if argv is None else argv)}")
     try:
-        measured = run(steps, given.trials, fast=not given.default_health)
+        measured = run(steps, given.trials, not given.default_health, given.keep)
     except (AssertionError, TimeoutError) as error:
         traceback.print_exc()
         print(f"{'table' if given.table else f'seed {given.seed}'}: {error}", file=sys.stderr)
