@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.in_process import call, without_ray
 from tests.support.paths import TINY_SPACE
+from tests.support.processes.in_process import call, without_ray
 
 TINY = TINY_SPACE.read_text(encoding="utf-8")
 RETURN = "    return TrialConfig(\n"

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.disks import small_disk
-from tests.support.in_process import call, without_ray
 from tests.support.processes.commands import ROOT, SPACE, command, run
+from tests.support.processes.in_process import call, without_ray
 
 
 @pytest.fixture(autouse=True)
