@@ -25,7 +25,8 @@ from meanflow_tune.core.jets.errors import (
     recording,
     refuse_hidden_graph,
 )
-from meanflow_tune.core.jets.table import RULES, Operators
+from meanflow_tune.core.jets.signatures import bound
+from meanflow_tune.core.jets.table import RULES, SPELLINGS, Operators
 
 # Attributes without derivatives, answered from the value.
 _OF_THE_VALUE = {
@@ -102,7 +103,8 @@ class Jet(Operators):
             return rule(*args)
         if kwargs.get("out") is not None:
             raise UnsupportedOperator(f"{_name(func)} with out=", "use the form that returns it")
-        return by_position(rule, args, kwargs)
+        named = {name: value for name, value in kwargs.items() if name != "out"}
+        return bound(rule, SPELLINGS[func], args, named)
 
     def __getattr__(self, name: str) -> Any:
         # Reached only for names that are neither attributes of jets nor methods with a rule.
@@ -176,24 +178,6 @@ class Jet(Operators):
         raise UnsupportedOperator("the conversion of a jet to numpy", NUMBERS)
 
 
-# Torch's names of operands, which rules take by position in this order, and numpy's of options.
-_OPERANDS = (
-    *("condition", "input", "self", "tensor1", "batch1", "mat1", "mat", "vec1"),
-    *("tensor2", "batch2", "mat2", "vec2", "vec", "other", "exponent", "end"),
-)
-_OPTIONS = {"axis": "dim", "keepdims": "keepdim"}
-_RENAMED = {*_OPERANDS, *_OPTIONS}
-
-
-def by_position(rule: Callable[..., Any], args: Sequence[Any], named: dict[str, Any]) -> Any:
-    """rule(*args, **named), with operands given by name passed by position."""
-    if not any(name in _RENAMED for name in named):
-        return rule(*args, **named)
-    operands = [named[name] for name in _OPERANDS if name in named]
-    options = {_OPTIONS.get(k, k): v for k, v in named.items() if k not in _OPERANDS}
-    return rule(*args, *operands, **options)
-
-
 def _name(function: Any) -> str:
     module = getattr(function, "__module__", None) or "torch"
     owner = getattr(function, "__objclass__", None)
@@ -257,6 +241,11 @@ def components_of(operands: Sequence[Any]) -> tuple[int, Tensor]:
 def axis(dim: int) -> int:
     """Axis of the storage for axis `dim` of the jet."""
     return dim + 1 if dim >= 0 else dim
+
+
+def axes_of(dim: Any) -> tuple[int, ...]:
+    """One axis or several, which may be numbers of numpy."""
+    return tuple(map(int, dim)) if isinstance(dim, tuple | list) else (int(dim),)
 
 
 def align(parts: Tensor, rank: int) -> Tensor:

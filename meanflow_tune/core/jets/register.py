@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from meanflow_tune.core.jets.errors import UnsupportedOperator
-from meanflow_tune.core.jets.jet import Jet, align, by_position
-from meanflow_tune.core.jets.table import RULES, SWAPPED
+from meanflow_tune.core.jets.jet import Jet, align
+from meanflow_tune.core.jets.signatures import Spelling, bound, spelling
+from meanflow_tune.core.jets.table import RULES, SPELLINGS, SWAPPED
 
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 
@@ -59,22 +60,23 @@ def register_rule(*operators: Any) -> Callable[[Rule], Rule]:
     def register(rule: Rule) -> Rule:
         for each in operators:
             RULES[each] = rule
+            SPELLINGS[each] = how = spelling(each, rule)
             name = getattr(each, "__name__", "")
             if name.startswith("__r"):
                 SWAPPED[name] = rule
             # A method becomes one of Jet's own, which saves a look-up per call; except Python's
             # operators, which `Jet` defines itself.
             if getattr(Tensor, name, None) is each and not name.startswith("__"):
-                setattr(Jet, name, _method(rule))
+                setattr(Jet, name, _method(rule, how))
         return rule
 
     return register
 
 
-def _method(rule: Callable[..., Any]) -> Callable[..., Any]:
+def _method(rule: Callable[..., Any], how: Spelling) -> Callable[..., Any]:
     @wraps(rule)
     def method(self: Any, *args: Any, **named: Any) -> Any:
-        return by_position(rule, (self, *args), named) if named else rule(self, *args)
+        return bound(rule, how, (self, *args), named) if named else rule(self, *args)
 
     return method
 
@@ -94,6 +96,7 @@ def everywhere(*names: str) -> list[Any]:
 def in_place(rule: Callable[..., Jet]) -> Callable[..., Jet]:
     """The same rule, writing its result into the first operand, whose views see it too."""
 
+    @wraps(rule, assigned=(), updated=())  # for the names of its arguments
     def stored(x: Any, *options: Any, **named: Any) -> Jet:
         if not isinstance(x, Jet):
             raise UnsupportedOperator(

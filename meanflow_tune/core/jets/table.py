@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from meanflow_tune.core.jets.errors import UnsupportedOperator
+from meanflow_tune.core.jets.signatures import Spelling
 
 _OF_NUMPY = {
     "add": torch.add,
@@ -18,6 +19,8 @@ _OF_NUMPY = {
 FLOOR = "use torch.floor of the quotient"
 # The table of rules, filled by `register.register_rule`.
 RULES: dict[Any, Callable[..., Any]] = {}
+# How each operator with a rule may be called.
+SPELLINGS: dict[Any, Spelling] = {}
 # Operators with swapped sides by name: a compiler does not find torch's wrapped functions in a table.
 SWAPPED: dict[str, Callable[..., Any]] = {}
 

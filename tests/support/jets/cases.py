@@ -79,7 +79,7 @@ case("remainder __mod__", lambda op, x: op(x, 0.37) * x)
 case("fmod", lambda op, x: op(x, 0.37) * x)
 case("glu", lambda op, x: op(x) + op(x, dim=1))
 case("softmin softmax log_softmax", lambda op, x: op(x * 2, 0) + op(x * x, -1))
-case("logsumexp", lambda op, x: x * op(x, 0) + op(x, -1, keepdim=True))
+case("logsumexp", lambda op, x: x * op(x, 0) + op(x, (0, -1), keepdim=True) * op(x, 1).sum())
 case("logcumsumexp", lambda op, x: op(x, 0) + op(x, 1))
 
 # --- two operands and more ------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from meanflow_tune.core.jets.jet import (
     lift,
 )
 from meanflow_tune.core.jets.register import everywhere, in_place, register_rule
-from meanflow_tune.core.jets.rules.elementwise import exp, log, reciprocal
+from meanflow_tune.core.jets.rules.elementwise import exp, log
 
 
 @register_rule(*everywhere("mul", "multiply", "__mul__", "__rmul__"))
@@ -130,7 +130,28 @@ def divide(x: Any, y: Any, *, rounding_mode: str | None = None) -> Jet:
         if x.apart:
             return Jet.of([part / y for part in x.components])
         return Jet(_beside(x.parts, y) / y)
-    return multiply(reciprocal(y), x)
+    return _quotient(x, y)
+
+
+def _quotient(x: Any, y: Jet) -> Jet:
+    """q = x / y with qᵢ = (xᵢ - q yᵢ) / y and q₁₂ = (x₁₂ - q₁y₂ - q₂y₁ - q y₁₂) / y.
+
+    No power of 1 / y appears, in gradients neither, which would overflow where the quotient is small.
+    """
+    b = y.components
+    a = x.components if isinstance(x, Jet) else (x, *(None for _ in b[1:]))
+    q = [a[0] / b[0]]
+    for i in range(1, min(len(b), 3)):
+        q.append(((0.0 if a[i] is None else a[i]) - q[0] * b[i]) / b[0])
+    if len(b) == 4:
+        rest = q[1] * b[2] + q[2] * b[1] + q[0] * b[3]
+        q.append(((0.0 if a[3] is None else a[3]) - rest) / b[0])
+    return Jet.of(q) if y.apart or (isinstance(x, Jet) and x.apart) else Jet(torch.stack(q))
+
+
+@register_rule(*everywhere("reciprocal"))
+def reciprocal(x: Jet) -> Jet:
+    return _quotient(1.0, x)
 
 
 @register_rule(*everywhere("__rdiv__", "__rtruediv__"))
@@ -208,6 +229,7 @@ for _rule, _names in (
     (multiply, "mul_ multiply_ __imul__"),
     (divide, "div_ divide_ true_divide_ __itruediv__"),
     (negate, "neg_ negative_"),
+    (reciprocal, "reciprocal_"),
     (power, "pow_ __ipow__"),
     (addcmul, "addcmul_"),
     (lerp, "lerp_"),

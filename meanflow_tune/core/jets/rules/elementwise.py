@@ -6,7 +6,7 @@ they are safe under autograd. 16-bit storage is computed in float32 and rounded 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -46,6 +46,52 @@ def elementwise(*names: str) -> Callable[[Callable[..., Derivatives]], Callable[
     return register
 
 
+def of_ratios(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Jet]]:
+    """Registers the rule of a function whose derivatives are powers of 1 / x.
+
+    The decorated function takes the value and the ratios gᵢ = xᵢ / x and gives all components. The powers
+    themselves would overflow for a tiny x, in gradients too, although the derivatives are finite.
+    """
+
+    def register(components: Callable[..., Any]) -> Callable[..., Jet]:
+        @wraps(components)
+        def rule(x: Jet) -> Jet:
+            wide = converted(x, torch.float32) if half(x) else x
+            value, *rest = wide.components
+            made = components(value, *(part / value for part in rest))
+            out = Jet.of(made) if x.apart else Jet(torch.stack(made))
+            return converted(out, x.dtype)
+
+        register_rule(*everywhere(*names))(rule)
+        register_rule(*everywhere(*(f"{name}_" for name in names)))(in_place(rule))
+        return rule
+
+    return register
+
+
+def _power_of(n: float, f: Tensor, g: Sequence[Tensor]) -> list[Tensor]:
+    """f = xⁿ: fᵢ = n f gᵢ and f₁₂ = n f (g₁₂ + (n - 1) g₁g₂)."""
+    slope = n * f
+    # A copy where autograd may keep f, for a network may write into what it gets.
+    out = [f.clone() if torch.is_grad_enabled() else f, *(slope * each for each in g[:2])]
+    return [*out, slope * (g[2] + (n - 1) * g[0] * g[1])] if len(g) == 3 else out
+
+
+@of_ratios("log")
+def log(x: Tensor, *g: Tensor) -> list[Tensor]:
+    return [x.log(), *g[:2], *(g[2] - g[0] * g[1] for _ in g[2:])]
+
+
+@of_ratios("sqrt")
+def sqrt(x: Tensor, *g: Tensor) -> list[Tensor]:
+    return _power_of(0.5, x.sqrt(), g)
+
+
+@of_ratios("rsqrt")
+def rsqrt(x: Tensor, *g: Tensor) -> list[Tensor]:
+    return _power_of(-0.5, x.rsqrt(), g)
+
+
 @elementwise("exp")
 def exp(x: Tensor, second: bool) -> Derivatives:
     f = x.exp()
@@ -58,37 +104,10 @@ def expm1(x: Tensor, second: bool) -> Derivatives:
     return x.expm1(), f1, f1
 
 
-@elementwise("log")
-def log(x: Tensor, second: bool) -> Derivatives:
-    f1 = x.reciprocal()
-    return x.log(), f1, -f1 * f1 if second else None
-
-
 @elementwise("log1p")
 def log1p(x: Tensor, second: bool) -> Derivatives:
     f1 = (x + 1).reciprocal()
     return x.log1p(), f1, -f1 * f1 if second else None
-
-
-@elementwise("reciprocal")
-def reciprocal(x: Tensor, second: bool) -> Derivatives:
-    f = x.reciprocal()
-    f1 = -f * f
-    return f, f1, f1 * f * -2 if second else None
-
-
-@elementwise("sqrt")
-def sqrt(x: Tensor, second: bool) -> Derivatives:
-    f = x.sqrt()
-    f1 = 0.5 / f
-    return f, f1, f1 / x * -0.5 if second else None
-
-
-@elementwise("rsqrt")
-def rsqrt(x: Tensor, second: bool) -> Derivatives:
-    f = x.rsqrt()
-    f1 = f / x * -0.5
-    return f, f1, f1 / x * -1.5 if second else None
 
 
 @elementwise("sin")

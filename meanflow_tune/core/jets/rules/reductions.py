@@ -9,24 +9,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from meanflow_tune.core.jets.errors import UnsupportedOperator
-from meanflow_tune.core.jets.jet import Jet, axis
+from meanflow_tune.core.jets.jet import Jet, axes_of, axis
 from meanflow_tune.core.jets.register import everywhere, register_rule
 from meanflow_tune.core.jets.rules.arithmetic import divide, multiply, power
-from meanflow_tune.core.jets.rules.elementwise import sqrt
 from meanflow_tune.core.jets.rules.softmax import logsumexp
 
 
 def _axes(x: Tensor, dim: Any) -> tuple[int, ...]:
     """Axes of the storage for `dim` of the jet; None and () mean all."""
-    if dim is None or dim == ():
-        return tuple(range(1, x.dim()))
-    return tuple(axis(d) for d in (dim if isinstance(dim, tuple | list) else (dim,)))
+    dims = () if dim is None else axes_of(dim)
+    return tuple(map(axis, dims)) if dims else tuple(range(1, x.dim()))
 
 
 def _reduction(operator: Callable[..., Tensor], name: str) -> Callable[..., Jet]:
     def rule(x: Jet, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Jet:
         if x.apart:
-            axes = tuple(range(x.dim())) if dim is None or dim == () else dim
+            axes = (() if dim is None else axes_of(dim)) or tuple(range(x.dim()))
             return Jet.of([operator(part, axes, keepdim, dtype=dtype) for part in x.components])
         axes = _axes(x.parts, dim)
         return Jet(operator(x.parts, axes, keepdim, dtype=dtype) if axes else x.parts.clone())
@@ -37,27 +35,34 @@ def _reduction(operator: Callable[..., Tensor], name: str) -> Callable[..., Jet]
 total, mean = _reduction(torch.sum, "sum"), _reduction(torch.mean, "mean")
 
 
-@register_rule(*everywhere("var"))
-def variance(
+def _spread(
     x: Jet,
     dim: Any = None,
     unbiased: bool = True,
     keepdim: bool = False,
     *,
     correction: float | None = None,
-) -> Jet:
+) -> tuple[Jet, tuple[int, ...], bool, float]:
+    """What var and std take: x - ⟨x⟩, the axes, whether they stay, and by what the squares are divided."""
     if isinstance(dim, bool):  # the form var(x, unbiased)
         dim, unbiased = None, dim
     axes = _axes(x.parts, dim)
-    count = math.prod(x.parts.shape[a] for a in axes)
     lost = (1 if unbiased else 0) if correction is None else correction
-    centred = Jet(x.parts - x.parts.mean(axes, True))
-    return Jet(multiply(centred, centred).parts.sum(axes, keepdim) / (count - lost))
+    divisor = max(math.prod(x.parts.shape[a] for a in axes) - lost, 0)
+    dims = tuple(a if a < 0 else a - 1 for a in axes)
+    return Jet(x.parts - x.parts.mean(axes, True)), dims, keepdim, divisor
+
+
+@register_rule(*everywhere("var"))
+def variance(x: Jet, *options: Any, **named: Any) -> Jet:
+    centred, dims, keepdim, divisor = _spread(x, *options, **named)
+    return divide(total(multiply(centred, centred), dims, keepdim), divisor)
 
 
 @register_rule(*everywhere("std"))
 def deviation(x: Jet, *options: Any, **named: Any) -> Jet:
-    return sqrt(variance(x, *options, **named))
+    centred, dims, keepdim, divisor = _spread(x, *options, **named)
+    return divide(vector_norm(centred, 2, dims, keepdim), math.sqrt(divisor))
 
 
 @register_rule(*everywhere("std_mean"))
@@ -80,19 +85,56 @@ def _mean_of(
 def vector_norm(
     x: Jet, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
 ) -> Any:
-    """(Σ |x|ᵖ)^(1/p). Like torch's, it has no derivatives at 0."""
+    """(Σ |x|ᵖ)^(1/p). Where x is 0 its derivatives are taken to be 0, as torch takes them."""
     if dtype is not None:
         x = Jet(x.parts.to(dtype))
-    if ord == 2:
-        return sqrt(total(multiply(x, x), dim, keepdim))
+    if x.dtype.is_complex:
+        x = _euclidean(torch.view_as_real(x), (-1,), False)  # type: ignore[arg-type]
+    dims = () if dim is None else axes_of(dim)
     if ord in (math.inf, -math.inf):
         extreme = torch.amax if ord > 0 else torch.amin
-        return extreme(torch.abs(x), () if dim is None else dim, keepdim)  # type: ignore[arg-type]
+        return extreme(torch.abs(x), dims, keepdim)  # type: ignore[arg-type]
     if ord == 0:
         raise UnsupportedOperator("a norm with ord=0", "use another order")
-    size = multiply(x, x) if ord % 2 == 0 else torch.abs(x)  # type: ignore[arg-type]
-    exponent = ord / 2 if ord % 2 == 0 else ord
-    return power(total(power(size, exponent), dim, keepdim), 1 / ord)
+    dims = dims or tuple(range(x.dim()))
+    if ord == 2:
+        return _euclidean(x, dims, keepdim)
+    # Of x divided by its largest entry, and of 1 where all are 0, so that no power vanishes or overflows.
+    largest = x.value.detach().abs().amax(dims, keepdim=True)
+    zero = largest == 0
+    scale = torch.where(zero, 1.0, largest)
+    inner = divide(x, scale)
+    size = multiply(inner, inner) if ord % 2 == 0 else torch.abs(inner)  # type: ignore[arg-type]
+    powers: Any = total(power(size, ord / 2 if ord % 2 == 0 else ord), dims, True)
+    root = multiply(power(torch.where(zero, 1.0, powers), 1 / ord), scale)
+    out: Any = torch.where(zero, 0.0, root)  # type: ignore[call-overload]
+    return out if keepdim else out.squeeze(dims)
+
+
+def _euclidean(x: Jet, dims: tuple[int, ...], keepdim: bool) -> Jet:
+    """r = ‖x₀‖ with n = x₀ / r:  rᵢ = ⟨n, xᵢ⟩ and r₁₂ = ⟨n, x₁₂⟩ + ⟨x₁ - n r₁, x₂ - n r₂⟩ / r.
+
+    The squares are those of x divided by its largest entry, which do not vanish where x is tiny.
+    """
+    value, *rest = x.components
+    largest = value.detach().abs().amax(dims, keepdim=True)
+    zero = largest == 0
+    scale = torch.where(zero, 1.0, largest)
+    inner = value / scale
+    square = torch.where(zero, 1.0, (inner * inner).sum(dims, keepdim=True))
+    root = square.sqrt()
+    n = inner / root
+    r = root * scale
+    out = [torch.where(zero, 0.0, r)]
+    along = [(n * part).sum(dims, keepdim=True) for part in rest]
+    out += [torch.where(zero, 0.0, a) for a in along]
+    if len(rest) == 3:
+        # The parts of x₁ and x₂ across n: no difference of large numbers.
+        across = (rest[0] - n * along[0]) * ((rest[1] - n * along[1]) / r)
+        out[3] = torch.where(zero, 0.0, along[2] + across.sum(dims, keepdim=True))
+    if not keepdim:
+        out = [part.squeeze(dims) for part in out]
+    return Jet.of(out) if x.apart else Jet(torch.stack(out))
 
 
 @register_rule(torch.norm, Tensor.norm)
@@ -101,9 +143,8 @@ def norm(
     p: Any = "fro",
     dim: Any = None,
     keepdim: bool = False,
-    dtype: Any = None,
-    *,
     out: Any = None,
+    dtype: Any = None,
 ) -> Any:
     if p == "nuc":
         raise UnsupportedOperator("the nuclear norm", "use another")
@@ -124,7 +165,7 @@ def linalg_norm(
 def normalize(x: Jet, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None) -> Jet:
     """x / max(‖x‖, eps), without a warning of the maximum, which matters near x = 0 only."""
     size = vector_norm(x, p, dim, keepdim=True)
-    return divide(x, torch.where(size.parts[0] > eps, size, eps))
+    return divide(x, torch.where(size.value > eps, size, eps))
 
 
 @register_rule(*everywhere("cosine_similarity"))
@@ -133,7 +174,9 @@ def cosine_similarity(x: Any, y: Any, dim: int = 1, eps: float = 1e-8) -> Any:
     x, y = torch.broadcast_tensors(x, y)  # type: ignore[no-untyped-call]
     sizes = [torch.linalg.vector_norm(a, 2, dim) for a in (x, y)]
     floors = [torch.where(torch.gt(a, eps), a, eps) for a in sizes]
-    return (x * y).sum(dim) / (floors[0] * floors[1])
+    # One norm after the other: their product may underflow.
+    ends = [a / floor.unsqueeze(dim) for a, floor in zip((x, y), floors, strict=True)]
+    return (ends[0] * ends[1]).sum(dim)
 
 
 @register_rule(*everywhere("pairwise_distance"))

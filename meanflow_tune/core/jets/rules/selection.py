@@ -12,7 +12,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from meanflow_tune.core.jets.errors import warn_of_kink
-from meanflow_tune.core.jets.jet import Jet, align, components_of, lift, lift_apart, value_of
+from meanflow_tune.core.jets.jet import (
+    Jet,
+    align,
+    axes_of,
+    components_of,
+    lift,
+    lift_apart,
+    value_of,
+)
 from meanflow_tune.core.jets.register import everywhere, in_place, register_rule
 from meanflow_tune.core.jets.rules.nonsmooth import LINEAR, clamp_numbers
 
@@ -120,7 +128,7 @@ def _extremes(name: str, whole: Any) -> None:
     def rule(x: Jet, dim: Any = (), keepdim: bool = False) -> Jet:
         warn_of_kink(name, _CHOICE)
         parts, rank = x.parts, x.parts.dim() - 1
-        dims = (dim,) if isinstance(dim, int) else tuple(dim)
+        dims = axes_of(dim)
         axes = [d % rank for d in dims] if dims else list(range(rank))
         kept = [d for d in range(rank) if d not in axes]
         flat = parts.permute(0, *(d + 1 for d in kept), *(d + 1 for d in axes)).flatten(

@@ -13,13 +13,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from meanflow_tune.core.jets.errors import INTEGERS, UnsupportedOperator
-from meanflow_tune.core.jets.jet import Jet, align, axis, broadcast, components_of, lift, lift_apart
+from meanflow_tune.core.jets.jet import (
+    Jet,
+    align,
+    axes_of,
+    axis,
+    broadcast,
+    components_of,
+    lift,
+    lift_apart,
+)
 from meanflow_tune.core.jets.register import Rule, everywhere, register_rule
 
 
 def sizes(given: tuple[Any, ...]) -> tuple[int, ...]:
     """(2, 3), ((2, 3),) and ([2, 3],) are the same shape."""
-    if len(given) == 1 and not isinstance(given[0], int):
+    if len(given) == 1 and isinstance(given[0], Sequence):
         return tuple(given[0])
     return given
 
@@ -99,11 +108,11 @@ def unsqueeze(x: Jet, dim: int) -> Jet:
 
 @register_rule(*everywhere("squeeze"))
 @moves(torch.squeeze)
-def squeeze(x: Jet, dim: Any = None) -> Jet:
+def squeeze(x: Jet, *dims: Any) -> Jet:
+    dim = sizes(dims) if dims else None
     if dim is None:  # the axis of the components must stay, even with K = 1
         dim = tuple(i for i, size in enumerate(x.parts.shape[1:]) if size == 1)
-    dims = (dim,) if isinstance(dim, int) else dim
-    return Jet(x.parts.squeeze(tuple(axis(d) for d in dims)))
+    return Jet(x.parts.squeeze(tuple(map(axis, axes_of(dim)))))
 
 
 @register_rule(*everywhere("expand", "broadcast_to"))
@@ -128,7 +137,8 @@ def chunk(x: Jet, chunks: int, dim: int = 0) -> tuple[Jet, ...]:
 @moves(lambda x, split_size, dim=0: torch.split(x, split_size, dim))
 def split(x: Jet, split_size: int | Sequence[int], dim: int = 0) -> tuple[Jet, ...]:
     # torch.Tensor.split calls the size split_size, torch.split calls it split_size_or_sections.
-    return tuple(map(Jet, torch.split(x.parts, split_size, axis(dim))))  # type: ignore[arg-type]
+    size = list(split_size) if isinstance(split_size, Sequence) else int(split_size)
+    return tuple(map(Jet, torch.split(x.parts, size, axis(dim))))
 
 
 @register_rule(*everywhere("unbind"))
@@ -200,6 +210,13 @@ def diag(x: Jet, diagonal: int = 0) -> Jet:
     return Jet(torch.stack([torch.diag(part, diagonal) for part in x.parts]))
 
 
+_PLAIN = (
+    int,
+    slice,
+    type(...),
+)  # indices that leave the axes before and after them in their places
+
+
 @register_rule(Tensor.__getitem__)
 def index(x: Jet, where: Any) -> Jet:
     entries = where if isinstance(where, tuple) else (where,)
@@ -207,7 +224,7 @@ def index(x: Jet, where: Any) -> Jet:
         raise UnsupportedOperator("an index with derivatives", INTEGERS)
     if x.apart:
         return Jet.of([part[where] for part in x.components])
-    if any(isinstance(entry, Tensor | list | bool) for entry in entries):
+    if not all(entry is None or type(entry) in _PLAIN for entry in entries):
         # Where several index tensors put their axis depends on the entries between them.
         return Jet(torch.stack([part[where] for part in x.parts]))
     return Jet(x.parts[(slice(None), *entries)])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from meanflow_tune.core.jets.jet import Jet, axis, put
+from meanflow_tune.core.jets.jet import Jet, axes_of, axis, put
 from meanflow_tune.core.jets.register import everywhere, register_rule
 
 
@@ -59,15 +59,17 @@ def log_softmax(x: Jet, dim: int = -1, _stacklevel: int = 3, dtype: Any = None) 
 
 
 @register_rule(*everywhere("logsumexp"))
-def logsumexp(x: Jet, dim: int, keepdim: bool = False) -> Jet:
-    parts, d = x.parts, axis(dim)
-    y = torch.softmax(parts[0], dim)
+def logsumexp(x: Jet, dim: Any, keepdim: bool = False) -> Jet:
+    parts, dims = x.parts, axes_of(dim)
+    d = tuple(map(axis, dims))
+    value = torch.logsumexp(parts[0], dims, keepdim=True)
+    y = torch.exp(parts[0] - value) if len(dims) > 1 else torch.softmax(parts[0], dims[0])
     # Of the tangents only: in the value, -∞ · 0 of a masked entry would be NaN.
     tangents = (parts[1:] * y).sum(d, keepdim=True)
     if len(parts) == 4:
         deviations = (parts[1] - tangents[0]) * (parts[2] - tangents[1])
-        tangents[2] += (deviations * y).sum(dim, keepdim=True)
-    out = torch.cat([torch.logsumexp(parts[0], dim, keepdim=True)[None], tangents])
+        tangents[2] += (deviations * y).sum(dims, keepdim=True)
+    out = torch.cat([value[None], tangents])
     return Jet(out if keepdim else out.squeeze(d))
 
 

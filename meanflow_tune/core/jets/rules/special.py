@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from meanflow_tune.core.jets.jet import Jet, value_of
 from meanflow_tune.core.jets.register import everywhere, register_rule
 from meanflow_tune.core.jets.rules.arithmetic import divide, multiply
-from meanflow_tune.core.jets.rules.elementwise import Derivatives, atan, elementwise, sigmoid, sqrt
+from meanflow_tune.core.jets.rules.elementwise import Derivatives, atan, elementwise, sigmoid
+from meanflow_tune.core.jets.rules.reductions import vector_norm
 from meanflow_tune.core.jets.rules.softmax import logsumexp
 
 _LOG2 = math.log(2.0)
@@ -179,8 +180,9 @@ def glu(x: Jet, dim: int = -1) -> Jet:
 
 
 @register_rule(*everywhere("hypot"))
-def hypot(x: Any, y: Any) -> Jet:
-    return sqrt(x * x + y * y)
+def hypot(x: Any, y: Any) -> Any:
+    both: Any = torch.stack(torch.broadcast_tensors(x, y))  # type: ignore[no-untyped-call]
+    return vector_norm(both, 2, 0)
 
 
 @register_rule(*everywhere("atan2", "arctan2"))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from meanflow_tune.core.jets.errors import INTEGERS, UnsupportedOperator
-from meanflow_tune.core.jets.jet import Jet, axis, value_of
+from meanflow_tune.core.jets.jet import Jet, axes_of, axis, value_of
 from meanflow_tune.core.jets.register import everywhere, register_rule
 from meanflow_tune.core.jets.rules.shapes import (
     arranged,
@@ -38,7 +38,7 @@ def select(x: Jet, dim: int, index: int) -> Jet:
 @moves(torch.movedim)
 def movedim(x: Jet, source: Any, destination: Any) -> Jet:
     def axes(dims: Any) -> Any:
-        return axis(dims) if isinstance(dims, int) else tuple(map(axis, dims))
+        return tuple(map(axis, axes_of(dims)))
 
     return Jet(x.parts.movedim(axes(source), axes(destination)))
 
@@ -93,19 +93,24 @@ def tensor_split(x: Jet, parts: Any, dim: int = 0) -> tuple[Jet, ...]:
     return tuple(map(Jet, x.parts.tensor_split(parts, axis(dim))))
 
 
+def _places(parts: tuple[Any, ...]) -> Any:
+    """The number of parts, or where to split: (1, 2) and ((1, 2),) are the same places."""
+    return parts[0] if len(parts) == 1 else parts
+
+
 @register_rule(*everywhere("hsplit"))
-def hsplit(x: Jet, parts: Any) -> tuple[Jet, ...]:
-    return tensor_split(x, parts, 0 if x.parts.dim() == 2 else 1)
+def hsplit(x: Jet, *parts: Any) -> tuple[Jet, ...]:
+    return tensor_split(x, _places(parts), 0 if x.parts.dim() == 2 else 1)
 
 
 @register_rule(*everywhere("vsplit"))
-def vsplit(x: Jet, parts: Any) -> tuple[Jet, ...]:
-    return tensor_split(x, parts, 0)
+def vsplit(x: Jet, *parts: Any) -> tuple[Jet, ...]:
+    return tensor_split(x, _places(parts), 0)
 
 
 @register_rule(*everywhere("dsplit"))
-def dsplit(x: Jet, parts: Any) -> tuple[Jet, ...]:
-    return tensor_split(x, parts, 2)
+def dsplit(x: Jet, *parts: Any) -> tuple[Jet, ...]:
+    return tensor_split(x, _places(parts), 2)
 
 
 @register_rule(*everywhere("clone"))
@@ -133,7 +138,7 @@ def to(x: Any, *where: Any, memory_format: Any = torch.preserve_format, **named:
     parts = _real(x.parts.to(*where, **named))
     return (
         Jet(parts)
-        if memory_format == torch.preserve_format
+        if memory_format in (None, torch.preserve_format)
         else contiguous(Jet(parts), memory_format=memory_format)
     )
 
