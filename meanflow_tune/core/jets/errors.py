@@ -17,8 +17,11 @@ REMEDIES = {
     **dict.fromkeys(("bucketize", "searchsorted", "one_hot", "embedding_bag"), INTEGERS),
     **dict.fromkeys(("gru", "lstm", "rnn_tanh", "rnn_relu", "gru_cell", "lstm_cell"), _RECURRENT),
     **dict.fromkeys(("rnn_tanh_cell", "rnn_relu_cell", "_pack_padded_sequence"), _RECURRENT),
-    **dict.fromkeys(("view_as_complex", "complex", "polar"), "write complex products out by sin and cos"),
-    **dict.fromkeys(("tensor", "as_tensor"), "use torch.stack, which keeps the derivatives"),
+    **dict.fromkeys(
+        ("tensor", "as_tensor"),
+        "use torch.stack, which keeps the derivatives; a network that calls it where torch.is_tensor(x) or "
+        "isinstance(x, torch.Tensor) is False, as they are for a jet, must ask for x.shape instead",
+    ),
     "_nested_tensor_from_mask_left_aligned": "make nn.TransformerEncoder with "
     "enable_nested_tensor=False: its nested form gives other values where there is padding",
     "grad": "an inner torch.autograd.grad cannot be followed: give its formula as a module",

@@ -126,11 +126,21 @@ class Jet(Operators):
     def T(self) -> Any:
         return RULES[torch.permute](self, tuple(range(self.dim() - 1, -1, -1)))
 
-    mH, H = mT, T  # of real numbers
+    @property
+    def mH(self) -> Any:
+        return self.mT.conj()
+
+    @property
+    def H(self) -> Any:
+        return self.T.conj()
 
     @property
     def real(self) -> Any:
-        return self
+        return RULES[torch.real](self)
+
+    @property
+    def imag(self) -> Any:
+        return RULES[torch.imag](self)
 
     @property
     def data(self) -> Any:

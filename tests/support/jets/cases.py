@@ -64,9 +64,10 @@ case("logit", lambda op, x: op(0.5 + 0.4 * x) + op(0.5 + 0.6 * x, 0.17))
 case("sinc", lambda op, x: op(x) + op(x * 0.01) + op(x * 3))
 case("gelu", lambda op, x: op(x) + op(x, approximate="tanh"))
 case(
-    "relu relu6 hardtanh hardsigmoid hardswish hardshrink softshrink abs absolute __abs__ sign sgn",
+    "relu relu6 hardtanh hardsigmoid hardswish hardshrink softshrink sign sgn abs_ absolute_",
     lambda op, x: op(x * 5.3 + 0.21) * x,
 )
+case("abs absolute __abs__", lambda op, x: op(x * 5.3 + 0.21) * x + op(x * (1 + 2j) + W * 1j))
 case("floor ceil round trunc fix frac", lambda op, x: op(x * 1.1 + 0.6) * x)
 case("leaky_relu", lambda op, x: op(x, 0.2) * x)
 case("threshold _threshold", lambda op, x: op(x, 0.15, -2.0) * x)

@@ -165,3 +165,34 @@ case("index_copy index_copy_", lambda op, x: op(x * 1, 0, ROWS[:2], (x * x)[:2])
 case("index_fill index_fill_", lambda op, x: op(x * 1, 1, ROWS[:2], 2.0) * x)
 case("masked_scatter masked_scatter_", lambda op, x: op(x * 1, MASK, x * x) * x)
 case("index_put index_put_", lambda op, x: op(x * 1, (ROWS, ROWS), x[0, :3] * x[1, :3]) * x)
+
+# --- complex numbers and Fourier transforms ---------------------------------------------------------
+Z = torch.complex(W, P)
+
+
+def of_complex(z: Any) -> Any:
+    """Real numbers of complex ones, by products of them."""
+    return torch.view_as_real(z * z * (0.3 + 0.7j) + z + 1j)
+
+
+def two(x: Any) -> Any:
+    return x * Z + x * x
+
+
+case("view_as_complex", lambda op, x: of_complex(op(x.reshape(3, 2, 2))) * op(x[:, :2]).imag[0])
+case("view_as_real", lambda op, x: op(two(x)) * op(Z * x.sum()))
+case("real imag", lambda op, x: op(two(x)) * x)
+case("complex", lambda op, x: of_complex(op(x, x * x) + op(W, x) + op(x, P)))
+case("polar", lambda op, x: of_complex(op(x, x * x) + op(P, x) + op(x, W)))
+case("angle", lambda op, x: op(two(x) + 3) + op(x))
+case("conj conj_physical", lambda op, x: of_complex(op(two(x)) * two(x) + op(x)))
+case("resolve_conj resolve_neg", lambda op, x: of_complex(op(two(x).conj()) * two(x)))
+case("cfloat", lambda op, x: x + 0.0 * op(x).real.double())
+case("cdouble", lambda op, x: of_complex(op(x) * op(two(x))))
+case("fft.fft fft.ifft", lambda op, x: of_complex(op(x * x) + op(two(x), 4, 0)[:3] + op(x, dim=1)))
+case("fft.rfft fft.ihfft", lambda op, x: of_complex(op(x * x) * op(x, dim=-1, norm="ortho")))
+case("fft.irfft fft.hfft", lambda op, x: op(two(x), 4) * op(two(x), n=4, dim=-1) * x)
+case("fft.fft2 fft.ifft2 fft.fftn fft.ifftn", lambda op, x: of_complex(op(two(x)) + op(x)))
+case("fft.rfft2 fft.rfftn fft.ihfft2 fft.ihfftn", lambda op, x: of_complex(op(x * x) * op(x)))
+case("fft.irfft2 fft.irfftn fft.hfft2 fft.hfftn", lambda op, x: op(two(x)).sin())
+case("fft.fftshift fft.ifftshift", lambda op, x: op(x * x, 1) * op(x))

@@ -4,6 +4,7 @@ from meanflow_tune.core.jets import register
 from meanflow_tune.core.jets.rules import (
     arithmetic,
     attention,
+    complex,
     elementwise,
     linear,
     nonsmooth,
@@ -32,6 +33,7 @@ _FAMILIES = (
     shapes,
     views,
     writes,
+    complex,
 )
 _COMPOSED = "Functions composed of operators that have rules."
 _IN_PLACE = "In-place forms of the above."

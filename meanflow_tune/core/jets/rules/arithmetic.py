@@ -84,6 +84,8 @@ def add(x: Any, y: Any, *, alpha: float = 1) -> Jet:
         a = align(a, y.dim())
         dtype = _common(x.parts[0], y)
         a = a.to(dtype).expand(len(a), *broadcast(a.shape[1:], y.shape))
+    elif isinstance(y, complex):
+        a = a.to(torch.promote_types(a.dtype, torch.complex32))
     out = a.clone(memory_format=torch.contiguous_format)
     out[0] += y
     return Jet(out)
@@ -93,9 +95,13 @@ def _common(a: Tensor, b: Tensor) -> torch.dtype:
     """The type of a + b, as by torch.result_type, which compilers do not trace."""
     if (a.dim() == 0) != (b.dim() == 0):
         scalar, other = (a, b) if a.dim() == 0 else (b, a)
-        if scalar.is_floating_point() <= other.is_floating_point():
+        if _kind(scalar) <= _kind(other):
             return other.dtype
     return torch.promote_types(a.dtype, b.dtype)
+
+
+def _kind(x: Tensor) -> int:
+    return 2 if x.is_complex() else int(x.is_floating_point())
 
 
 def _add_apart(x: Sequence[Tensor], y: Any) -> Jet:

@@ -101,9 +101,14 @@ def threshold(x: Tensor, second: bool, threshold: float, value: float) -> Deriva
 
 @piecewise(LINEAR, "abs", "absolute", "__abs__")
 def absolute(x: Tensor, second: bool) -> Derivatives:
-    if x.is_complex():
-        raise UnsupportedOperator("abs of complex numbers", "write it out in real numbers")
     return _straight(x.abs(), x.sign(), second)
+
+
+@register_rule(*everywhere("abs", "absolute", "__abs__"))
+def magnitude(x: Jet) -> Any:
+    if x.dtype.is_complex:
+        return torch.linalg.vector_norm(torch.view_as_real(x), dim=-1)  # type: ignore[arg-type]
+    return absolute(x)
 
 
 @piecewise(LINEAR, "clamp", "clip")

@@ -144,7 +144,7 @@ def to(x: Any, *where: Any, memory_format: Any = torch.preserve_format, **named:
 
 
 def _real(parts: Tensor) -> Tensor:
-    if not parts.is_floating_point():
+    if not (parts.is_floating_point() or parts.is_complex()):
         raise UnsupportedOperator(f"the conversion of a jet to {parts.dtype}", INTEGERS)
     return parts
 

@@ -21,6 +21,7 @@ PLACES = {
     "F": F,
     "special": torch.special,
     "linalg": torch.linalg,
+    "fft": torch.fft,
     "operator": operator,
 }
 LEFT_OUT = {
