@@ -16,6 +16,7 @@ from torch import Tensor
 
 from meanflow_tune.core.jets import passes
 from meanflow_tune.core.jets.check import buffers_kept, difference
+from meanflow_tune.core.jets.einops_backend import register_with_einops
 from meanflow_tune.core.jets.passes import FirstOrderJet
 from meanflow_tune.core.types import VelocityJet
 
@@ -149,6 +150,7 @@ def _compiled(function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **kwargs)
         inputs = [_dynamic(x, rows) for x in args]
         named = {name: _dynamic(x, rows) for name, x in kwargs.items()}
+        register_with_einops()
         try:
             return graph(*inputs, **named)
         except _failures() as error:

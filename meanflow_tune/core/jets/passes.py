@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from meanflow_tune.core.jets.check import FirstPass
+from meanflow_tune.core.jets.einops_backend import register_with_einops
 from meanflow_tune.core.jets.errors import recording
 from meanflow_tune.core.jets.jet import Jet, converted, value_of
 from meanflow_tune.core.jets.table import SWAPPED
@@ -142,6 +143,8 @@ def _evaluate(
 ) -> tuple[Tensor, ...]:
     """The components, each [B, *D], in the type of x; those of a constant output are zero."""
     compiling = torch.compiler.is_compiling()
+    if not compiling:
+        register_with_einops()
     first = None if compiling else FirstPass.of(model, (x, t, s), kwargs)
     watch = torch.is_grad_enabled() and not compiling
     if watch:

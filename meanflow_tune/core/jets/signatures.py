@@ -7,7 +7,6 @@ of its overloads. A rule then needs the order of torch's arguments, and torch's 
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,26 +23,16 @@ _OTHER_NAMES = {
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-@dataclass(frozen=True)
-class Overload:
-    """Arguments by position in their order, all others by name, and the defaults of either."""
-
-    order: tuple[str, ...]
-    names: frozenset[str]
-    defaults: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Spelling:
-    """How an operator may be called, and what its rule takes by name; None where that is anything."""
-
-    overloads: tuple[Overload, ...]
-    taken: frozenset[str] | None
+# Arguments by position in their order, all others by name, and the defaults of either: of plain tuples, which
+# a compiler can trace.
+Overload = tuple[tuple[str, ...], tuple[str, ...], dict[str, Any]]
+# The overloads of an operator, and what its rule takes by name; None where that is anything.
+Spelling = tuple[tuple[Overload, ...], tuple[str, ...] | None]
 
 
 def spelling(operator: Any, rule: Callable[..., Any]) -> Spelling:
     """Raises nothing: an operator that says nothing of its arguments has no overloads."""
-    return Spelling(_overloads(operator), _taken(rule))
+    return _overloads(operator), _taken(rule)
 
 
 def bound(
@@ -53,18 +42,20 @@ def bound(
 
     An argument that the rule does not take must have its default; another value raises UnsupportedOperator.
     """
-    for overload in how.overloads:
-        order = overload.order[len(args) :]
-        rest = {_own_name(name, overload): value for name, value in named.items()}
-        if not all(name in order or name in overload.names for name in rest):
+    overloads, taken = how
+    for whole, names, defaults in overloads:
+        order = whole[len(args) :]
+        known = (*order, *names)
+        rest = {(n if n in known else _OTHER_NAMES.get(n, n)): value for n, value in named.items()}
+        if not all(name in known for name in rest):
             continue
-        placed = [rest.pop(name) for name in _by_position(order, rest, how.taken)]
-        return rule(*args, *placed, **_needed(rest, how, overload))
+        placed = [rest.pop(name) for name in _by_position(order, rest, taken)]
+        return rule(*args, *placed, **_needed(rest, taken, defaults))
     return rule(*args, **named)
 
 
 def _by_position(
-    order: Sequence[str], given: dict[str, Any], taken: frozenset[str] | None
+    order: Sequence[str], given: dict[str, Any], taken: tuple[str, ...] | None
 ) -> Sequence[str]:
     """The given names at the start of `order`, up to the last one that the rule has another name for."""
     count = 0
@@ -76,19 +67,16 @@ def _by_position(
     return order[:count]
 
 
-def _own_name(name: str, overload: Overload) -> str:
-    known = name in overload.order or name in overload.names
-    return name if known else _OTHER_NAMES.get(name, name)
-
-
-def _needed(rest: dict[str, Any], how: Spelling, overload: Overload) -> dict[str, Any]:
-    if how.taken is None:
+def _needed(
+    rest: dict[str, Any], taken: tuple[str, ...] | None, defaults: dict[str, Any]
+) -> dict[str, Any]:
+    if taken is None:
         return rest
     needed = {}
     for name, value in rest.items():
-        if name in how.taken:
+        if name in taken:
             needed[name] = value
-        elif name not in overload.defaults or value != overload.defaults[name]:
+        elif name not in defaults or value != defaults[name]:
             raise UnsupportedOperator(f"the argument {name}={value!r}", "leave it out")
     return needed
 
@@ -99,28 +87,24 @@ def _overloads(operator: Any) -> tuple[Overload, ...]:
     except (TypeError, ValueError):
         parameters = ()
     if parameters and all(p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
-        return (
-            Overload(
-                tuple(p.name for p in parameters if p.kind in _POSITIONAL),
-                frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY),
-                {p.name: p.default for p in parameters if p.default is not p.empty},
-            ),
-        )
+        by_name = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+        default = {p.name: p.default for p in parameters if p.default is not p.empty}
+        return ((tuple(p.name for p in parameters if p.kind in _POSITIONAL), by_name, default),)
     name = getattr(operator, "__name__", "")
     found = []
     for schema in torch._C._jit_get_schemas_for_operator(f"aten::{name}"):
         given = [a for a in schema.arguments if not a.is_out]
         found.append(
-            Overload(
+            (
                 tuple(a.name for a in given if not a.kwarg_only),
-                frozenset(a.name for a in given if a.kwarg_only),
+                tuple(a.name for a in given if a.kwarg_only),
                 {a.name: a.default_value for a in given if a.has_default_value()},
             )
         )
     return tuple(found)
 
 
-def _taken(rule: Any) -> frozenset[str] | None:
+def _taken(rule: Any) -> tuple[str, ...] | None:
     """Names of the arguments of a rule, and of the function that it wraps."""
     names: set[str] = set()
     while True:
@@ -128,7 +112,7 @@ def _taken(rule: Any) -> frozenset[str] | None:
         variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         names |= {p.name for p in parameters if p.kind not in variable}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return frozenset(names)
+            return tuple(sorted(names))
         if not hasattr(rule, "__wrapped__"):
             return None
         rule = rule.__wrapped__
