@@ -44,6 +44,10 @@ class UnsupportedOperator(NotImplementedError):
         return f"no derivative rule for {operator}; {remedy[0] if remedy else otherwise}"
 
 
+class WritesIntoConstant(UnsupportedOperator):
+    """Derivatives are written into a tensor that has none."""
+
+
 class NonSmoothWarning(UserWarning):
     """A network uses an operator whose second derivative vanishes almost everywhere or jumps."""
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from meanflow_tune.core.jets.callable_key import Checked, unique_key
 from meanflow_tune.core.jets.check import FirstPass
 from meanflow_tune.core.jets.einops_backend import register_with_einops
-from meanflow_tune.core.jets.errors import recording
+from meanflow_tune.core.jets.errors import WritesIntoConstant, recording
 from meanflow_tune.core.jets.jet import Jet, converted, value_of
 from meanflow_tune.core.jets.table import SWAPPED
 from meanflow_tune.core.types import VelocityJet
@@ -74,8 +75,38 @@ def directional_jet(
             f"`dx` must have the shape of `x`, but got ({tuple(dx.shape)=}, {tuple(x.shape)=})"
         )
     x_jet = x if dx is None else _jet(x, dx)
-    parts = _evaluate(model, 2, x_jet, _time_jet(t, dt, "dt"), _time_jet(s, ds, "ds"), kwargs)
-    return FirstOrderJet(*parts)
+    inputs = (x_jet, _time_jet(t, dt, "dt"), _time_jet(s, ds, "ds"))
+    if torch.compiler.is_compiling() or all(isinstance(each, Jet) for each in inputs):
+        return FirstOrderJet(*_evaluate(model, 2, *inputs, kwargs))
+    return FirstOrderJet(*_without_constants(model, inputs, kwargs))
+
+
+# Networks that write derivatives into an input: each of theirs needs derivatives, were they zero.
+_WRITES = Checked()
+
+
+def _without_constants(
+    model: Callable[..., Any], inputs: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Tensor, ...]:
+    """As `_evaluate`; where a network writes derivatives into an input that has none, as by
+    `x.add_(embedding)`, with derivatives zero for that input, from the start and with the same draws."""
+    key = unique_key(model, ()) if len(_WRITES) else None
+    if key is None or key not in _WRITES:
+        device = value_of(inputs[0]).device
+        drawn = torch.get_rng_state()
+        on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        try:
+            return _evaluate(model, 2, *inputs, kwargs)
+        except WritesIntoConstant:
+            torch.set_rng_state(drawn)
+            if on_device is not None:
+                torch.cuda.set_rng_state(on_device, device)
+    lifted = [x if isinstance(x, Jet) else _jet(x, torch.zeros_like(x)) for x in inputs]
+    parts = _evaluate(model, 2, *lifted, kwargs)
+    key = unique_key(model, ())
+    if key is not None:
+        _WRITES.add(key)
+    return parts
 
 
 def _jet(*components: Tensor) -> Jet:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from meanflow_tune.core.jets.errors import UnsupportedOperator
+from meanflow_tune.core.jets.errors import WritesIntoConstant
 from meanflow_tune.core.jets.jet import Jet, align
 from meanflow_tune.core.jets.signatures import Spelling, bound, spelling
 from meanflow_tune.core.jets.table import RULES, SPELLINGS, SWAPPED
@@ -99,7 +99,9 @@ def in_place(rule: Callable[..., Jet]) -> Callable[..., Jet]:
     @wraps(rule, assigned=(), updated=())  # for the names of its arguments
     def stored(x: Any, *options: Any, **named: Any) -> Jet:
         if not isinstance(x, Jet):
-            raise UnsupportedOperator(
+            if torch.compiler.is_compiling():  # which cannot be begun again; the engine compares results
+                return rule(x, *options, **named)
+            raise WritesIntoConstant(
                 "writing derivatives into a tensor that has none", "use the form that returns them"
             )
         # Autograd may keep what the rule reads, which must then not be overwritten.

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from meanflow_tune.core.jets.errors import INTEGERS, UnsupportedOperator
+from meanflow_tune.core.jets.errors import INTEGERS, UnsupportedOperator, WritesIntoConstant
 from meanflow_tune.core.jets.jet import Jet, components_of, lift, value_of
 from meanflow_tune.core.jets.register import everywhere, in_place, register_rule
 from meanflow_tune.core.jets.rules.linear import addbmm, addmm, addmv, addr
@@ -40,10 +40,9 @@ def assign(x: Any, index: Any, value: Any) -> None:
     if any(isinstance(entry, Jet) for entry in entries):
         raise UnsupportedOperator("an index with derivatives", INTEGERS)
     if not isinstance(x, Jet):
-        raise UnsupportedOperator(
+        raise WritesIntoConstant(
             "writing derivatives into elements of a tensor that has none",
-            "make it from a jet, as by torch.zeros_like(x) or x.new_zeros(...), or use torch.cat (in "
-            "`directional_jet` an argument without a direction is no jet: give x zeros for one)",
+            "make it from a jet, as by torch.zeros_like(x) or x.new_zeros(...), or use torch.cat",
         )
     count = x.count
     for k in range(count):
