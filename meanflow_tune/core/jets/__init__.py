@@ -26,6 +26,7 @@ Inside a custom `torch.autograd.Function`, and so with use_reentrant=True, gradi
 is refused.
 """
 
+from meanflow_tune.core.jets.dropout import DropoutMasks, without_dropout
 from meanflow_tune.core.jets.engine import Engine, Precision, compiled, engine_of
 from meanflow_tune.core.jets.errors import NonSmoothWarning, UnsupportedOperator
 from meanflow_tune.core.jets.jet import Jet, chain
@@ -34,6 +35,7 @@ from meanflow_tune.core.jets.register import register_rule
 from meanflow_tune.core.jets.rules import supported_operators
 
 __all__ = [
+    "DropoutMasks",
     "Engine",
     "FirstOrderJet",
     "Jet",
@@ -47,4 +49,5 @@ __all__ = [
     "register_rule",
     "supported_operators",
     "velocity_jet",
+    "without_dropout",
 ]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from meanflow_tune.core.jets.callable_key import Checked, Key, modules_of, unique_key
+from meanflow_tune.core.jets.dropout import restart
 from meanflow_tune.core.jets.jet import Jet, value_of
 
 _CHECKED = Checked()
@@ -67,6 +68,7 @@ class FirstPass:
             torch.set_rng_state(self.drawn)
             if self.drawn_on_device is not None:
                 torch.cuda.set_rng_state(self.drawn_on_device, u.device)
+            restart()
             plain = model(*(x.detach().clone() for x in inputs), **named)
         fault = difference([u], [plain])
         if fault is not None:

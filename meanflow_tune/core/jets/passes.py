@@ -1,6 +1,6 @@
 """The passes: (u, ∂_s u, D u, D ∂_s u) of a network, or u and one directional derivative."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from meanflow_tune.core.jets.callable_key import Checked, unique_key
 from meanflow_tune.core.jets.check import FirstPass
+from meanflow_tune.core.jets.dropout import restart
 from meanflow_tune.core.jets.einops_backend import register_with_einops
 from meanflow_tune.core.jets.errors import WritesIntoConstant, recording
 from meanflow_tune.core.jets.jet import Jet, converted, value_of
@@ -45,9 +46,7 @@ def velocity_jet(
     parts = _evaluate(
         model,
         4,
-        _jet(x, zero, velocity, zero),
-        _jet(t, none, one, none),
-        _jet(s, one, none, none),
+        (_jet(x, zero, velocity, zero), _jet(t, none, one, none), _jet(s, one, none, none)),
         kwargs,
     )
     return VelocityJet(*parts)
@@ -77,7 +76,7 @@ def directional_jet(
     x_jet = x if dx is None else _jet(x, dx)
     inputs = (x_jet, _time_jet(t, dt, "dt"), _time_jet(s, ds, "ds"))
     if torch.compiler.is_compiling() or all(isinstance(each, Jet) for each in inputs):
-        return FirstOrderJet(*_evaluate(model, 2, *inputs, kwargs))
+        return FirstOrderJet(*_evaluate(model, 2, inputs, kwargs))
     return FirstOrderJet(*_without_constants(model, inputs, kwargs))
 
 
@@ -86,7 +85,7 @@ _WRITES = Checked()
 
 
 def _without_constants(
-    model: Callable[..., Any], inputs: tuple[Any, ...], kwargs: dict[str, Any]
+    model: Callable[..., Any], inputs: Sequence[Any], kwargs: dict[str, Any]
 ) -> tuple[Tensor, ...]:
     """As `_evaluate`; where a network writes derivatives into an input that has none, as by
     `x.add_(embedding)`, with derivatives zero for that input, from the start and with the same draws."""
@@ -96,13 +95,13 @@ def _without_constants(
         drawn = torch.get_rng_state()
         on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         try:
-            return _evaluate(model, 2, *inputs, kwargs)
+            return _evaluate(model, 2, inputs, kwargs)
         except WritesIntoConstant:
             torch.set_rng_state(drawn)
             if on_device is not None:
                 torch.cuda.set_rng_state(on_device, device)
     lifted = [x if isinstance(x, Jet) else _jet(x, torch.zeros_like(x)) for x in inputs]
-    parts = _evaluate(model, 2, *lifted, kwargs)
+    parts = _evaluate(model, 2, lifted, kwargs)
     key = unique_key(model, ())
     if key is not None:
         _WRITES.add(key)
@@ -170,20 +169,22 @@ class _Dispatch(TorchFunctionMode):
 
 
 def _evaluate(
-    model: Callable[..., Any], components: int, x: Any, t: Any, s: Any, kwargs: dict[str, Any]
+    model: Callable[..., Any], components: int, inputs: Sequence[Any], kwargs: dict[str, Any]
 ) -> tuple[Tensor, ...]:
     """The components, each [B, *D], in the type of x; those of a constant output are zero."""
     compiling = torch.compiler.is_compiling()
     if not compiling:
         register_with_einops()
-    first = None if compiling else FirstPass.of(model, (x, t, s), kwargs)
+    first = None if compiling else FirstPass.of(model, inputs, kwargs)
     watch = torch.is_grad_enabled() and not compiling
     if watch:
         recording.append(True)
     try:
         # The compiler finds a jet among operands but not one in a tuple; a mode sees every operator.
         with _Dispatch() if compiling else nullcontext():
-            u = model(x, t, s, **kwargs)
+            if not compiling:
+                restart()
+            u = model(*inputs, **kwargs)
     finally:
         if watch:
             recording.pop()
@@ -197,7 +198,7 @@ def _evaluate(
         )
     if u.dtype.is_complex:
         raise TypeError("the model must return real numbers, but its output is complex")
-    u = converted(u, value_of(x).dtype)
+    u = converted(u, value_of(inputs[0]).dtype)
     if first is not None:
-        first.check(model, [value_of(each) for each in (x, t, s)], kwargs, u.value)
+        first.check(model, [value_of(each) for each in inputs], kwargs, u.value)
     return u.components

@@ -99,7 +99,9 @@ def in_place(rule: Callable[..., Jet]) -> Callable[..., Jet]:
     @wraps(rule, assigned=(), updated=())  # for the names of its arguments
     def stored(x: Any, *options: Any, **named: Any) -> Jet:
         if not isinstance(x, Jet):
-            if torch.compiler.is_compiling():  # which cannot be begun again; the engine compares results
+            if (
+                torch.compiler.is_compiling()
+            ):  # which cannot be begun again; the engine compares results
                 return rule(x, *options, **named)
             raise WritesIntoConstant(
                 "writing derivatives into a tensor that has none", "use the form that returns them"

@@ -49,7 +49,9 @@ def attention(
     enable_gqa: query has a multiple of the heads (third axis from the end) of key and value.
     """
     if dropout_p > 0:
-        raise UnsupportedOperator(f"attention with {dropout_p=}", "use dropout_p=0")
+        raise UnsupportedOperator(
+            f"attention with {dropout_p=}", "use dropout_p=0, or without_dropout()"
+        )
     if is_causal and attn_mask is not None:
         raise ValueError("`attn_mask` must be None where `is_causal` is True, as in torch")
     if enable_gqa:

@@ -1,7 +1,7 @@
 """Rules for complex numbers and Fourier transforms.
 
-A jet of complex numbers has complex storage. Products and sums of it, and functions like exp, have the rules of
-real numbers; the network's output must be real again.
+A jet of complex numbers has complex storage. Products and sums of it, and functions like exp, have the rules
+of real numbers; the network's output must be real again.
 """
 
 from typing import Any
@@ -64,7 +64,9 @@ def angle(x: Jet) -> Jet:
     return Jet(lift(torch.angle(x.value), x.count, x.value))
 
 
-for _operator in everywhere("conj", "conj_physical", "resolve_conj", "resolve_neg", "cfloat", "cdouble"):
+for _operator in everywhere(
+    "conj", "conj_physical", "resolve_conj", "resolve_neg", "cfloat", "cdouble"
+):
     each_component(_operator)
 
 _TRANSFORMS = (

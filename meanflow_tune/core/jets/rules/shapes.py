@@ -285,6 +285,8 @@ def dropout(
 ) -> Jet:
     if training and train and p > 0:
         raise UnsupportedOperator(
-            f"dropout ({p=}) in training mode", "its mask would not be the plain forward's: use p=0"
+            f"dropout ({p=}) in training mode",
+            "its mask would not be the plain forward's: use DropoutMasks, which gives both the same, "
+            "or without_dropout()",
         )
     return x
