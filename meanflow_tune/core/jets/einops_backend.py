@@ -1,7 +1,7 @@
 """Lets einops take jets, where a network uses it.
 
-einops asks each of its backends whether a tensor is its own; a backend is found by being a subclass. einops is
-not imported here, and need not be installed.
+einops asks each of its backends whether a tensor is its own; a backend is found by being a subclass. It is
+neither imported here nor needed.
 """
 
 import sys

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from meanflow_tune.core.jets import Jet
 from meanflow_tune.core.jets.jet import value_of
-from tests.core.jets.rules.test_rules import LEFT_OUT, STORAGE, TABLE, call, case_of
+from tests.support.jets.operators import LEFT_OUT, STORAGE, TABLE, call, case_of
 
 ALIASES = {
     "self": ("input", "x", "a"),
