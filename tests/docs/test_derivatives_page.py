@@ -65,7 +65,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def test_code_of_the_page_runs_in_order_with_the_copied_files_alone(printed: list[str]) -> None:
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
     assert printed[1] == " ".join(["torch.Size([16, 2])"] * 4)
     found = dict(line.split(": ") for line in printed[2:4])
     assert float(found["after"]) < 0.25 * float(found["before"])

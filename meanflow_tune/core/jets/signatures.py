@@ -43,6 +43,8 @@ def bound(
     An argument that the rule does not take must have its default; another value raises UnsupportedOperator.
     """
     overloads, taken = how
+    if taken is not None and all(name in taken for name in named):
+        return rule(*args, **named)
     for whole, names, defaults in overloads:
         order = whole[len(args) :]
         known = (*order, *names)
