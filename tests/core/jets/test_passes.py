@@ -313,3 +313,28 @@ def test_numbers_of_numpy_on_the_left() -> None:
     ours, theirs = (velocity_jet(network(n), x, t, s, v) for n in (2.0, np.float64(2)))
     for name in COMPONENTS:
         assert torch.equal(getattr(ours, name), getattr(theirs, name))
+
+
+def test_writes_into_an_input_without_a_derivative() -> None:
+    """As SongUNet's `x.add_(embedding)` along s alone; the second time at once with zeros for x."""
+    layer, calls = nn.Linear(3, 3).double(), []
+
+    def network(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        calls.append(type(x))
+        h = layer(x) + torch.rand(3, dtype=x.dtype)  # drawn again where the pass begins again
+        h.add_(s[:, None].sin())
+        h[:, 0] = t * s
+        return torch.tanh(h)
+
+    x, t, s, _, _ = batch((3,))
+    torch.manual_seed(4)
+    found = directional_jet(network, x, t, s, None, 0.0, 1.0)
+    torch.manual_seed(4)
+    u = network(x, t, s)
+    assert calls[:2] == [Tensor, Jet]
+    assert relative_error(found.u, u) < 1e-12
+    inner = torch.cat([t[:, None], s[:, None].cos().expand(-1, 2)], dim=1)
+    assert relative_error(found.derivative, (1 - u * u) * inner) < 1e-12
+    before = len(calls)
+    directional_jet(network, x, t, s, None, 0.0, 1.0)
+    assert calls[before:] == [Jet]
