@@ -19,6 +19,7 @@ from meanflow_tune.tracking.run_tree import (
     REPEAT_TAG,
     SEARCH_TAG,
     TRIAL_TAG,
+    most_written,
     report_metrics,
     trial_params,
 )
@@ -142,18 +143,14 @@ def _note(absent: int, torn: int, total: int) -> str:
 
 
 def _by_tag(found: Iterable[Any]) -> dict[str, Any]:
-    """The runs by the value of their tag; of doubled ones, that with the most in it."""
+    """The runs by the value of their tag; of doubled ones, that which counts."""
     runs: dict[str, Any] = {}
     for run in found:
         for tag in (SEARCH_TAG, TRIAL_TAG, REPEAT_TAG):
             value = run.data.tags.get(tag)
-            if value is not None and (value not in runs or _size(run) > _size(runs[value])):
-                runs[value] = run
+            if value is not None:
+                runs[value] = most_written((run, runs[value])) if value in runs else run
     return runs
-
-
-def _size(run: Any) -> int:
-    return len(run.data.params) + len(run.data.metrics) + len(run.data.tags)
 
 
 def _metrics(p: dict[str, Any]) -> dict[str, int]:

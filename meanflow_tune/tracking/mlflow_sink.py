@@ -28,7 +28,7 @@ from meanflow_tune.tracking.mlflow_store import (
 from meanflow_tune.tracking.outbox import Event
 from meanflow_tune.tracking.replay import Audit, Rejected
 from meanflow_tune.tracking.run_names import milliseconds
-from meanflow_tune.tracking.run_tree import RunTree, every_run
+from meanflow_tune.tracking.run_tree import RunTree, every_run, most_written
 from meanflow_tune.tracking.runs_view import runs_page
 from meanflow_tune.urls import hide_password
 
@@ -45,6 +45,7 @@ PERMANENT_CODES = {
 }
 # Of the handlers: a damaged event, or a file that is gone.
 PERMANENT_ERRORS = (KeyError, TypeError, ValueError, FileNotFoundError)
+MOST_DOUBLES = 100  # runs of one trial, of which a server that answers too late makes a second
 # Of the connection, though they are ValueErrors: an answer that is not MLflow's, a host's name.
 PASSING_ERRORS = (json.JSONDecodeError, UnicodeError)
 # MLflow calls a damaged database a bad request.
@@ -198,10 +199,10 @@ class MlflowSink:
             client, known = self._client(), study in self._experiments
             experiment = self._experiment(study)
             wanted = f"tags.`{tag}` = '{value}'"
-            found = client.search_runs([experiment], wanted, max_results=1, order_by=["start_time"])
+            found = client.search_runs([experiment], wanted, max_results=MOST_DOUBLES)
             at, tags = milliseconds(start), {tag: value, **tags}
             if found:
-                run = found[0]
+                run = most_written(found)
                 parent = tags.get(PARENT_TAG)
                 if parent != run.data.tags.get(PARENT_TAG, parent):  # which was deleted, or lost
                     client.set_tag(run.info.run_id, PARENT_TAG, parent, synchronous=True)

@@ -8,7 +8,7 @@ or doubled is corrected when the search ends (`trials_settled`).
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -224,8 +224,8 @@ class RunTree:
                 if value.partition("/")[0] == p["uid"]:
                     runs.setdefault((tag, value), []).append(run)
         for (tag, value), same in runs.items():
-            kept, *doubled = sorted(same, key=_content, reverse=True)
-            for run in doubled:
+            kept = most_written(same)
+            for run in (each for each in same if each is not kept):
                 self._client().delete_run(run.info.run_id)
                 self._forget(p["study"], value)
             trial = value.partition("/")[2]
@@ -308,9 +308,19 @@ def _points(path: Path) -> list[CurvePoint]:
         return []
 
 
-def _content(run: Any) -> tuple[int, str]:
-    """Orders runs by how much was written to them; a doubled one is empty."""
-    return len(run.data.params) + len(run.data.metrics) + len(run.data.tags), run.info.run_id
+def most_written(runs: Iterable[Any]) -> Any:
+    """The one of several runs with the same tag that counts, wherever one is looked for.
+
+    A server that answers too late makes a run twice: what is written to one of them must not be looked for
+    in the other. The one with the most in it is also ahead of the others from then on.
+    """
+
+    def content(run: Any) -> tuple[int, int, str]:
+        metrics = run.data.to_proto().metrics  # `data.metrics` has no steps
+        count = len(run.data.params) + len(run.data.tags) + len(metrics)
+        return count, sum(metric.step for metric in metrics), run.info.run_id
+
+    return max(runs, key=content)
 
 
 def every_run(

@@ -252,6 +252,32 @@ def test_a_crash_after_every_single_write_doubles_nothing(
     assert picture_of(storage) == picture_of(smooth)
 
 
+def test_a_run_that_a_slow_server_made_twice_loses_nothing(
+    storage: Path, tmp_path: Path, empty_database: Path
+) -> None:
+    """Both have the same tag and start; drivers that follow must agree on which of them counts."""
+    outbox = Outbox(tmp_path)
+    tracker = Tracker(outbox, STUDY)
+    tell(tracker, storage / "files")
+    reports = (make_report(32, 0.5), make_report(64, 0.25))
+    done = make_record(0, "completed", reports, "backward")
+    tracker.settled([done, make_record(1, "pruned", (make_report(32, 0.4),))])
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    once = MlflowSink(tmp_path)
+    for event in events(outbox):
+        once.apply(event)
+
+    api = client(storage)
+    for event in events(outbox):
+        experiment = api.get_experiment_by_name(STUDY)
+        made = {} if experiment is None else {r.info.run_name: r for r in _runs(api, experiment)}
+        for run in made.values():
+            api.create_run(experiment.experiment_id, run.info.start_time, _first_tags(run))
+        MlflowSink(storage).apply(event)
+    assert len(_runs(api, api.get_experiment_by_name(STUDY))) == len(made)
+    assert picture_of(storage) == picture_of(tmp_path)
+
+
 def test_what_a_driver_that_slept_in_the_middle_of_a_write_did_late_is_mended(
     storage: Path, tmp_path: Path
 ) -> None:
@@ -584,3 +610,7 @@ def test_a_kill_while_the_database_is_made_leaves_none_or_a_whole_one(tmp_path: 
     ensure_database(default_uri(tmp_path))
     assert (tmp_path / "mlflow.db").exists()
     ensure_database(default_uri(tmp_path))
+
+
+def _runs(api: Any, experiment: Any) -> Any:
+    return api.search_runs([experiment.experiment_id])
