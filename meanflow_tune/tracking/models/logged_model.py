@@ -82,11 +82,14 @@ def log_student(
 def logged_model(
     client: "MlflowClient", experiment: str, tags: Mapping[str, str], run: str | None = None
 ) -> "LoggedModel | None":
-    """The model with these tags, of this run if one is named; None where there is none."""
+    """The model with these tags, of this run if one is named; None where there is none.
+
+    Of two, which a server makes that answers too late, a whole one.
+    """
     wanted = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
     wanted += [f"source_run_id = '{run}'"] if run is not None else []
     found = client.search_logged_models([experiment], " AND ".join(wanted))
-    return next(iter(found), None)
+    return max(found, key=lambda model: (model.status == "READY", model.model_id), default=None)
 
 
 def save_student(folder: Path, target: Path, model: "LoggedModel | None", run: str | None) -> None:
