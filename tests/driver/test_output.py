@@ -48,7 +48,7 @@ def shell(folder: Path, line: str, **changes: str) -> subprocess.CompletedProces
         pytest.param('"$@" 2>&1 | true', marks=SLOW),
         pytest.param('"$@" >&-', marks=SLOW),
         pytest.param('"$@" 2>&-', marks=SLOW),
-        '"$@" >&- 2>&- <&-',
+        pytest.param('"$@" >&- 2>&- <&-', marks=SLOW),
     ],
 )
 def test_a_reader_that_leaves_and_a_closed_stream_end_no_search(line: str, tmp_path: Path) -> None:
@@ -62,6 +62,7 @@ def test_a_reader_that_leaves_and_a_closed_stream_end_no_search(line: str, tmp_p
             assert b"trial 0 started" not in path.read_bytes(), path
 
 
+@SLOW
 def test_a_full_disk_below_the_output_ends_no_search(tmp_path: Path) -> None:
     ended = shell(tmp_path, '"$@" > /dev/full 2> /dev/full')
     assert ended.returncode == 0
@@ -138,6 +139,7 @@ def test_a_terminal_without_unicode_gets_ascii(changes: dict[str, str], tmp_path
         assert "\x1b" not in text
 
 
+@SLOW
 def test_no_color_leaves_out_colours(tmp_path: Path) -> None:
     terminal = Terminal.start(command(tmp_path, 0.5), 80, 24, environment(NO_COLOR="1"))
     text = terminal.read_until(lambda text: "Next steps" in text)

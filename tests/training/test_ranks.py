@@ -11,7 +11,8 @@ from tests.support.ranks import launch
 
 
 @pytest.fixture(
-    scope="module", params=["default", "annealed", pytest.param("wide", marks=pytest.mark.slow)]
+    scope="module",
+    params=["default", *(pytest.param(n, marks=pytest.mark.slow) for n in ("annealed", "wide"))],
 )
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")

@@ -165,6 +165,7 @@ NAMES = [
 ONE_SPELLING = {"broadcast_tensors", "chain_matmul"}
 
 
+@pytest.mark.slow  # half a minute; the common ones are tested below
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NAMES)
 def test_every_spelling_of_an_operator(name: str) -> None:
