@@ -44,6 +44,18 @@ def integrate(
     return x
 
 
+def node_times(start: Tensor, end: Tensor, steps: int, method: Method) -> list[Tensor]:
+    """The times [B] at which `integrate` evaluates its velocity, in their order."""
+    found: list[Tensor] = []
+
+    def note(x: Tensor, t: Tensor) -> Tensor:
+        found.append(t)
+        return x
+
+    integrate(note, torch.zeros_like(start), start, end, steps, method)
+    return found
+
+
 _Nodes = tuple[Tensor, Tensor, Tensor]
 
 

@@ -88,7 +88,7 @@ class RowDraws:
     def _draw(self) -> Tensor:
         """The words of all purposes, int64 [n, words]."""
         device, row = self.rows.device, self.rows.unsqueeze(1)
-        block, purpose = (part.to(device) for part in _columns(tuple(self._counts.items())))
+        block, purpose = _columns(tuple(self._counts.items()), device)
         counter: list[Any] = [block, row & _MASK, row >> 32, purpose]
         if device.type == "cpu":
             # On small arrays NumPy's operators cost a third of torch's.
@@ -98,11 +98,12 @@ class RowDraws:
 
 
 @cache
-def _columns(counts: tuple[tuple[str, int], ...]) -> tuple[Tensor, Tensor]:
+def _columns(counts: tuple[tuple[str, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Of each block of four words: its index within its purpose, and a hash of the purpose, int64 [1, *]."""
     blocks = [torch.arange(count // 4) for _, count in counts]
     hashes = [torch.full((count // 4,), fold(0, purpose) & _MASK) for purpose, count in counts]
-    return torch.cat(blocks).unsqueeze(0), torch.cat(hashes).unsqueeze(0)
+    block, purpose = torch.cat(blocks).unsqueeze(0), torch.cat(hashes).unsqueeze(0)
+    return block.to(device), purpose.to(device)
 
 
 def philox(counter: list[Any], key: tuple[int, int]) -> list[Any]:

@@ -23,6 +23,25 @@ class TimePair:
 
 
 @dataclass(frozen=True)
+class Columns:
+    """What decides which rows of a batch get which pass, each [B], in the processor's memory.
+
+    The numbers of the fields of the same names of PathSample.
+    """
+
+    t: Tensor
+    s: Tensor
+    label: Tensor | None = None
+    uniform_draw: Tensor | None = None
+    ode_draw: Tensor | None = None
+
+    @property
+    def gap(self) -> Tensor:
+        """Δ = s - t, [B]."""
+        return self.s - self.t
+
+
+@dataclass(frozen=True)
 class PathSample:
     """A point of the training path x_t = (1 - t) x_0 + t x_1 with its times.
 
@@ -31,6 +50,9 @@ class PathSample:
     uniform_draw, ode_draw: [B] in [0, 1), spread evenly over a global batch and independent of all
     else: the rows with a second-order pass, and those whose x_s comes from the teacher's ODE, are those
     with a draw below a share. None where that share is 0 or 1 throughout.
+
+    columns: where the path is on another device than the processor, the numbers that are needed in the
+    processor's memory too; the two draws may then be there only. `core.rows.columns_of` reads them.
     """
 
     x_0: Tensor
@@ -42,6 +64,7 @@ class PathSample:
     label: Tensor | None
     uniform_draw: Tensor | None = None
     ode_draw: Tensor | None = None
+    columns: Columns | None = None
 
     @property
     def gap(self) -> Tensor:

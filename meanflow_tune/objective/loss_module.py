@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.core.random import make_generator
 from meanflow_tune.core.residuals import per_sample_mean_square
+from meanflow_tune.core.rows import Rows, columns_of
 from meanflow_tune.core.types import LossOutput, PathSample, Velocity
 from meanflow_tune.losses import Combined, combine
 from meanflow_tune.objective.target_inputs import TargetInputMaker, select, select_path, take
@@ -52,7 +53,7 @@ class Objective(nn.Module):
         v_t = maker.path_velocity(path)
         batch = _Batch(u - v_t)  # the diagonal t = s, where every identity is flow matching
         # Derivatives and teacher calls are paid for only where the times differ.
-        off = (path.gap > 0).nonzero().squeeze(1)
+        off = Rows.where(columns_of(path).gap > 0, u.device)
         if len(off) > 0 and set(losses.active) != {"flow_matching"}:
             rows = None if len(off) == len(u) else off
             u_off = take(u, rows)
@@ -65,28 +66,29 @@ class Objective(nn.Module):
             for group, first_order_only in self._groups(inputs.path):
                 some = maker.with_derivatives(select(inputs, group), progress, first_order_only)
                 combined = combine(losses, take(u_off, group), some, progress, first_order_only)
-                batch.put(group if rows is None else take(rows, group), combined)
-        return self._reduce(batch, path, u)
+                batch.put(group if rows is None else rows.take(group), combined)
+        return self._reduce(batch, path)
 
-    def _groups(self, path: PathSample) -> Iterator[tuple[Tensor | None, bool]]:
+    def _groups(self, path: PathSample) -> Iterator[tuple[Rows | None, bool]]:
         """(rows, first_order_only): those with a second-order pass (None for all), then the others."""
         fraction = self.config.losses.fraction
         if fraction == 1.0:
             yield None, False
             return
-        if path.uniform_draw is None:
+        draw = columns_of(path).uniform_draw
+        if draw is None:
             raise ValueError(
                 f"second_order.fraction {fraction:g} draws rows by PathSample.uniform_draw, but it is "
                 "None."
             )
-        drawn = path.uniform_draw < fraction
+        drawn = draw < fraction
         for chosen, first_order_only in ((drawn, False), (~drawn, True)):
-            rows = chosen.nonzero().squeeze(1)
+            rows = Rows.where(chosen, path.t.device)
             if len(rows) > 0:
                 yield rows, first_order_only
 
-    def _reduce(self, batch: "_Batch", path: PathSample, u: Tensor) -> LossOutput:
-        mean_square = torch.zeros_like(path.t, dtype=u.dtype)
+    def _reduce(self, batch: "_Batch", path: PathSample) -> LossOutput:
+        mean_square = torch.zeros_like(path.t, dtype=batch.diagonal.dtype)
         each = torch.zeros_like(mean_square)
         for weight, residual in batch.weighted():
             square = per_sample_mean_square(residual)
@@ -95,12 +97,9 @@ class Objective(nn.Module):
             each = each + weight * value
         loss = each.mean()
         terms = batch.terms | {"residual": mean_square.mean(), "loss": loss.detach()}
-        if not torch.isfinite(loss):
-            # Poison the gradient: the average is then non-finite on every rank, and all of them end
-            # the trial at the same step. Every parameter takes part, or DDP would wait for it.
-            touched = u.mean() + sum(p.mean() for p in self.weighting.parameters())
-            loss = touched * float("nan")
-        return LossOutput(loss, terms)
+        # Not finite, it poisons the gradient: the average is then not finite on any rank, and all of them
+        # end the trial at the same step. A factor, because a branch would wait for a device.
+        return LossOutput(loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan), terms)
 
 
 @dataclass
@@ -116,7 +115,7 @@ class _Batch:
     weights: dict[str, Tensor | float] = field(default_factory=dict)
     terms: dict[str, Tensor] = field(default_factory=dict)
 
-    def put(self, rows: Tensor | None, combined: Combined) -> None:
+    def put(self, rows: Rows | None, combined: Combined) -> None:
         """Residuals and weights of `rows`, None for all. Terms are kept of the first group only."""
         if not self.residuals:
             self.weights.update(combined.weights)
@@ -124,15 +123,14 @@ class _Batch:
         for name, residual in combined.residuals.items():
             before = self.residuals.get(name, self.diagonal)
             self.residuals[name] = (
-                residual if rows is None else before.index_copy(0, rows, residual)
+                residual if rows is None else before.index_copy(0, rows.here, residual)
             )
         if rows is None or combined.weights == self.weights:
             return
         ones = self.diagonal.new_ones(len(self.diagonal))
         for name, weight in self.weights.items():
-            each = weight * ones
-            each[rows] = combined.weights.get(name, 0.0)
-            self.weights[name] = each
+            other = combined.weights.get(name, 0.0)
+            self.weights[name] = (weight * ones).index_fill(0, rows.here, other)
 
     def weighted(self) -> Iterator[tuple[Tensor | float, Tensor]]:
         """Pairs of a weight and a residual [B, *D]."""

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from meanflow_tune.config import Annealed, TeacherOde, TrialConfig
 from meanflow_tune.core.jets import engine_of
-from meanflow_tune.core.ode import integrate
+from meanflow_tune.core.ode import integrate, node_times
+from meanflow_tune.core.rows import Rows, columns_of
 from meanflow_tune.core.stencils import end_time_stencil
-from meanflow_tune.core.types import PathSample, Velocity, VelocityJet, expand_as
+from meanflow_tune.core.types import Columns, PathSample, Velocity, VelocityJet, expand_as
 from meanflow_tune.losses import FiniteDifference, Solver, TargetInputs, TriConsistency
-from meanflow_tune.objective.velocities import guided_path_velocity
+from meanflow_tune.objective.velocities import GuidedTeacher, guided_path_velocity
 
 _DERIVATIVES = frozenset({"d_s", "d_t", "d_t_d_s"})
 
@@ -57,10 +58,15 @@ class TargetInputMaker:
         return jet.derivative
 
     @torch.no_grad()
-    def velocity(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
-        """v(x, t) of the velocity source, [B, *D]."""
-        assert self._field is not None
-        return self._field(x, t, label)
+    def velocity(
+        self, x: Tensor, t: Tensor, label: Tensor | None, columns: Columns, time: Tensor
+    ) -> Tensor:
+        """v(x, t) of the velocity source, [B, *D]; time: t in the processor's memory."""
+        field = self._field
+        assert field is not None
+        if isinstance(field, GuidedTeacher):
+            return field.at(x, t, label, field.rows(time, columns.label, x.device))
+        return field(x, t, label)
 
     @torch.no_grad()
     def path_velocity(self, path: PathSample) -> Tensor:
@@ -69,7 +75,8 @@ class TargetInputMaker:
         From scratch it is the conditional x_1 - x_0, with guidance `guided_path_velocity`.
         """
         if self.config.velocity_source == "teacher":
-            return self.velocity(path.x_t, path.t, path.label)
+            columns = columns_of(path)
+            return self.velocity(path.x_t, path.t, path.label, columns, columns.t)
         guidance = self.config.guidance
         if guidance is None:
             return path.v_t
@@ -82,8 +89,9 @@ class TargetInputMaker:
         needs = self.config.losses.needs
         found: dict[str, Tensor] = {}
         if "v_s" in needs:
-            x_s = self._x_at(path, u, path.s, progress)
-            found["v_s"] = self.velocity(x_s, path.s, path.label)
+            columns = columns_of(path)
+            x_s = self._x_at(path, u, path.s, columns, progress)
+            found["v_s"] = self.velocity(x_s, path.s, path.label, columns, columns.s)
         tri = self.config.losses.tri_consistency
         if tri is not None:
             found |= self._split(path, v_t, tri, progress)
@@ -131,7 +139,7 @@ class TargetInputMaker:
     ) -> dict[str, Tensor]:
         """D u, and D ∂_s u by differences of it in s, in one first-order pass over all nodes."""
         _refuse_half_precision(path.x_t)
-        stencil = end_time_stencil(path.s, self._ratio(path, progress) * path.gap, order)
+        stencil = end_time_stencil(path.s, self._ratio(path.gap, progress) * path.gap, order)
         count = 1 + len(stencil.nodes)
         nodes = _repeat(path, count, s=torch.cat([path.s, stencil.nodes.flatten()]))
         slopes = self._first_order_jet(nodes, torch.cat([v_t] * count), 1.0, 0.0)
@@ -143,28 +151,34 @@ class TargetInputMaker:
         return {"d_t": each[0], "d_t_d_s": mixed}
 
     @torch.no_grad()
-    def _x_at(self, path: PathSample, u: Tensor, end: Tensor, progress: float) -> Tensor:
-        """x at time `end` [B] from x_t, by the setting x_source; u [B, *D] jumps from t to `end`."""
+    def _x_at(
+        self, path: PathSample, u: Tensor, end: Tensor, columns: Columns, progress: float
+    ) -> Tensor:
+        """x at time `end` [B] from x_t, by the setting x_source; u [B, *D] jumps from t to `end`.
+
+        columns: those of the path, with `end` as s.
+        """
         source = self.config.x_source
         share = source.teacher_share(progress)
         if share >= 1.0:
-            return self._ode(path.x_t, path.t, end, path.label, self._solver)
+            return self._ode(path.x_t, path.t, end, path.label, columns, self._solver)
         jump = path.x_t + expand_as(end - path.t, u) * u
         if share <= 0.0:
             return jump
-        if path.ode_draw is None:
+        if columns.ode_draw is None:
             raise ValueError(
                 f"x_source {source.kind!r} draws rows by PathSample.ode_draw, but it is None."
             )
         # By a draw of each row, not by its place in the batch of a rank: the gradient of a global
         # batch does not depend on the number of ranks.
-        rows = (path.ode_draw < share).nonzero().squeeze(1)
+        rows = Rows.where(columns.ode_draw < share, jump.device)
         if len(rows) == 0:
             return jump
-        some = select_path(path, rows)
-        return jump.index_copy(
-            0, rows, self._ode(some.x_t, some.t, end[rows], some.label, self._solver)
+        some, at = select_path(path, rows), take(end, rows)
+        moved = self._ode(
+            some.x_t, some.t, at, some.label, select_columns(columns, rows), self._solver
         )
+        return jump.index_copy(0, rows.here, moved)
 
     @property
     def _solver(self) -> Solver:
@@ -174,10 +188,23 @@ class TargetInputMaker:
 
     @torch.no_grad()
     def _ode(
-        self, x: Tensor, start: Tensor, end: Tensor, label: Tensor | None, solver: Solver
+        self,
+        x: Tensor,
+        start: Tensor,
+        end: Tensor,
+        label: Tensor | None,
+        columns: Columns,
+        solver: Solver,
     ) -> Tensor:
+        """columns: start and end as t and s, and the label, in the processor's memory."""
+        times = iter(
+            node_times(columns.t, columns.s, solver.steps, solver.method)
+            if isinstance(self._field, GuidedTeacher) and x.device.type != "cpu"
+            else ()
+        )
+
         def velocity(y: Tensor, t: Tensor) -> Tensor:
-            return self.velocity(y, t, label)
+            return self.velocity(y, t, label, columns, next(times, t))
 
         return integrate(velocity, x, start, end, solver.steps, solver.method)
 
@@ -185,7 +212,7 @@ class TargetInputMaker:
         self, path: PathSample, v_t: Tensor, tri: TriConsistency, progress: float
     ) -> dict[str, Tensor]:
         """Of tri-consistency: [t, s] split at ds = ρ (s - t) from one end, and the parts."""
-        ratio = self._ratio(path, progress)
+        ratio = self._ratio(path.gap, progress)
         ds = ratio * path.gap
         live = torch.is_grad_enabled() and not tri.stop_gradient
         if tri.split == "start":
@@ -193,46 +220,59 @@ class TargetInputMaker:
             with torch.set_grad_enabled(live):
                 u_after = self.average_velocity(x_after, path.t + ds, path.s, path.label)
             return {"u_after": u_after, "ratio": ratio}
-        middle = path.s - ds
+        middle, columns = path.s - ds, columns_of(path)
+        before, after = replace(columns, s=middle), replace(columns, t=middle)
+        if path.columns is not None:  # the same numbers in the processor's memory
+            on_host = columns.s - self._ratio(columns.gap, progress) * columns.gap
+            before, after = replace(columns, s=on_host), replace(columns, t=on_host)
         with torch.set_grad_enabled(live):
             u_split = self.average_velocity(path.x_t, path.t, middle, path.label)
         with torch.no_grad():
-            x_split = self._x_at(path, u_split, middle, progress)
+            x_split = self._x_at(path, u_split, middle, before, progress)
             if tri.solver is None:
                 velocity = self.average_velocity(x_split, middle, path.s, path.label)
             else:
-                end = self._ode(x_split, middle, path.s, path.label, tri.solver)
+                end = self._ode(x_split, middle, path.s, path.label, after, tri.solver)
                 velocity = (end - x_split) / expand_as(ds, x_split)
         return {"u_split": u_split, "ode_velocity": velocity, "ratio": ratio}
 
-    def _ratio(self, path: PathSample, progress: float) -> Tensor:
+    def _ratio(self, gap: Tensor, progress: float) -> Tensor:
         assert self.config.ds_schedule is not None
-        return self.config.ds_schedule.ratio(progress, path.gap)
+        return self.config.ds_schedule.ratio(progress, gap)
 
 
-def take(tensor: Tensor, rows: Tensor | None) -> Tensor:
+def take(tensor: Tensor, rows: Rows | None) -> Tensor:
     """The given rows of a tensor; None for all, without a copy."""
-    return tensor if rows is None else tensor[rows]
+    return tensor if rows is None else tensor[rows.here]
 
 
-def select(inputs: TargetInputs, rows: Tensor | None) -> TargetInputs:
+def select(inputs: TargetInputs, rows: Rows | None) -> TargetInputs:
     """The given rows of all inputs; None for all."""
     found = {name: take(tensor, rows) for name, tensor in _tensors(inputs).items()}
     return replace(inputs, path=select_path(inputs.path, rows), **found)
 
 
-def select_path(path: PathSample, rows: Tensor | None) -> PathSample:
+def select_path(path: PathSample, rows: Rows | None) -> PathSample:
     """The given rows of a path; None for all."""
-    return replace(path, **{name: take(tensor, rows) for name, tensor in _tensors(path).items()})
+    if rows is None:
+        return path
+    columns = None if path.columns is None else select_columns(path.columns, rows)
+    found = {name: take(tensor, rows) for name, tensor in _tensors(path).items()}
+    return replace(path, columns=columns, **found)
+
+
+def select_columns(columns: Columns, rows: Rows) -> Columns:
+    """The given rows in the processor's memory."""
+    return replace(columns, **{name: x[rows.host] for name, x in _tensors(columns).items()})
 
 
 def _repeat(path: PathSample, count: int, s: Tensor) -> PathSample:
     """`count` copies of a path one after another, with end times s [count · B]."""
     copies = {name: torch.cat([tensor] * count) for name, tensor in _tensors(path).items()}
-    return replace(path, **(copies | {"s": s}))
+    return replace(path, columns=None, **(copies | {"s": s}))
 
 
-def _tensors(record: TargetInputs | PathSample) -> dict[str, Any]:
+def _tensors(record: TargetInputs | PathSample | Columns) -> dict[str, Any]:
     found = {field.name: getattr(record, field.name) for field in fields(record)}
     return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 

@@ -11,32 +11,48 @@ from torch import Tensor, nn
 
 from meanflow_tune.config import Guidance
 from meanflow_tune.core.jets import Engine
+from meanflow_tune.core.rows import Rows, columns_of
 from meanflow_tune.core.types import PathSample, Velocity
 
 
-def guided_teacher(
-    net: nn.Module, guidance: Guidance | None, null_label: int | None, engine: Engine
-) -> Velocity:
+class GuidedTeacher:
     """v(x, t) = net(x, t, t), with classifier-free guidance; null_label: the index of the null class.
 
     Without label, or with the null one, there is nothing to guide.
     """
 
-    def velocity(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        out = engine.forward(net, x, t, t, label=label)
-        if guidance is None or label is None:
-            return out
-        assert null_label is not None
-        rows = guidance.rows(t)
-        rows = rows[label[rows] != null_label]
-        if len(rows) == 0:
-            return out
-        time = t[rows]
-        null = torch.full_like(label[rows], null_label)
-        free = engine.forward(net, x[rows], time, time, label=null)
-        return out.index_copy(0, rows, torch.lerp(free, out[rows], guidance.scale))
+    def __init__(
+        self, net: nn.Module, guidance: Guidance | None, null_label: int | None, engine: Engine
+    ) -> None:
+        self._net, self._guidance, self._null_label = net, guidance, null_label
+        self._engine = engine
 
-    return velocity
+    def rows(self, t: Tensor, label: Tensor | None, device: torch.device) -> Rows | None:
+        """The rows to be guided, None where none is to be; t and label [B] in the processor's memory."""
+        if self._guidance is None or label is None:
+            return None
+        assert self._null_label is not None
+        rows = self._guidance.rows(t)
+        rows = rows[label[rows] != self._null_label]
+        return Rows.of(rows, device) if len(rows) > 0 else None
+
+    def __call__(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        found = self.rows(t.cpu(), None if label is None else label.cpu(), x.device)
+        return self.at(x, t, label, found)
+
+    def at(self, x: Tensor, t: Tensor, label: Tensor | None, rows: Rows | None) -> Tensor:
+        """v(x, t), guided in `rows`."""
+        out = self._engine.forward(self._net, x, t, t, label=label)
+        if rows is None:
+            return out
+        assert self._guidance is not None
+        assert self._null_label is not None
+        assert label is not None
+        here = rows.here
+        time = t[here]
+        null = torch.full_like(label[here], self._null_label)
+        free = self._engine.forward(self._net, x[here], time, time, label=null)
+        return out.index_copy(0, here, torch.lerp(free, out[here], self._guidance.scale))
 
 
 def self_teacher(net: nn.Module, engine: Engine) -> Velocity:
@@ -61,10 +77,13 @@ def guided_path_velocity(
     """
     if path.label is None or null_label is None:
         raise ValueError("guidance needs labels and a null class, but the batch has no labels.")
-    rows = guidance.rows(path.t)
-    rows = rows[path.label[rows] != null_label]
-    if len(rows) == 0:
+    columns = columns_of(path)
+    assert columns.label is not None
+    chosen = guidance.rows(columns.t)
+    chosen = chosen[columns.label[chosen] != null_label]
+    if len(chosen) == 0:
         return path.v_t
+    rows = Rows.of(chosen, path.t.device).here
     null = torch.full_like(path.label[rows], null_label)
     t = path.t[rows]
     free = average_velocity(path.x_t[rows], t, t, null)

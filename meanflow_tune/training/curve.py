@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import Tensor
@@ -27,6 +27,8 @@ class CurveRecorder:
 
     def __init__(self, steps: int) -> None:
         self.points: list[CurvePoint] = []
+        # With the sum of the losses, in the place of their mean, and the number of steps.
+        self._unread: list[tuple[CurvePoint, Tensor | float, int]] = []
         self._steps, self._interval = steps, -(-steps // POINTS)
         self._loss: Tensor | float = 0.0
         self._count, self._seconds = 0, 0.0
@@ -48,22 +50,28 @@ class CurveRecorder:
         images: int,
         loss: Tensor,
         learning_rate: float,
-        world: World,
         system: Callable[[], dict[str, float]] = no_system,
     ) -> None:
-        """Count a step; step: its number, from 1. Collective at the end of an interval."""
-        # In double precision and not read before the end, so that no step waits for a device.
+        """Count a step; step: its number, from 1."""
+        # In double precision and not read before `settle`, so that no step waits for a device.
         self._loss = self._loss + loss.detach().double()
         self._count += 1
         if step % self._interval and step != self._steps:
             return
         self.stop()
-        mean = world.sum(float(self._loss)) / (self._count * world.size)
         step_ms = 1e3 * self._seconds / self._count
         now = time.time()
-        self.points.append(CurvePoint(images, now, mean, learning_rate, step_ms, system()))
+        point = CurvePoint(images, now, 0.0, learning_rate, step_ms, system())
+        self._unread.append((point, self._loss, self._count))
         self._loss, self._count, self._seconds = 0.0, 0, 0.0
         self.start()
+
+    def settle(self, world: World) -> None:
+        """Read the losses of the points since the last time. Collective; before `take` and `state_dict`."""
+        for point, loss, count in self._unread:
+            mean = world.sum(float(loss)) / (count * world.size)
+            self.points.append(replace(point, loss=mean))
+        self._unread.clear()
 
     def take(self) -> list[CurvePoint]:
         """The points since the last report, which are then forgotten."""
@@ -71,6 +79,8 @@ class CurveRecorder:
         return taken
 
     def state_dict(self) -> dict[str, Any]:
+        if self._unread:
+            raise RuntimeError("`settle` must be called before the state of a curve is taken")
         return {
             "points": [asdict(point) for point in self.points],
             "interval": [float(self._loss), self._count, self._seconds],

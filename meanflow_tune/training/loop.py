@@ -30,9 +30,10 @@ from meanflow_tune.training.checkpoints import (
 )
 from meanflow_tune.training.curve import no_system
 from meanflow_tune.training.disk_wait import unfenced, write_or_wait
+from meanflow_tune.training.divergence import Diverged
 from meanflow_tune.training.evaluation import Evaluator
 from meanflow_tune.training.memory import memory_shortage
-from meanflow_tune.training.run import Diverged, Meter, OtherConfiguration, Run, means
+from meanflow_tune.training.run import Meter, OtherConfiguration, Run, means
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,8 @@ def train(
         return training.train()
     except Diverged as error:
         # 1 and the share of the budget that was not reached: 2 at the first step.
-        left = 1.0 - run.step / run.config.budget.steps
+        step = run.step if error.step is None else error.step
+        left = 1.0 - step / run.config.budget.steps
         return Outcome("diverged", str(error), violation=1.0 + left)
 
 
@@ -111,15 +113,17 @@ class _Training:
         while run.step < self.steps:
             if self._stopping():
                 run.curve.stop()
+                run.settle()
                 run.cost, run.sums = self.meter.cost(run.cost), self.meter.sums(run.sums)
                 self._save()
                 return Outcome("running", "interrupted")
             output = run.advance(module)
             self.meter.add(output.terms)
             self._draw(output)
-            self._tick(output)
+            self._tick()
             if run.step in self.rungs:
                 run.curve.stop()
+                run.settle()
                 if not self._rung():
                     return pruned
                 # Evaluation and the wait for the decision are not training cost.
@@ -180,19 +184,23 @@ class _Training:
             return False
         return world.share(world.leads and self.reporter.stopping())
 
-    def _tick(self, output: LossOutput) -> None:
+    def _tick(self) -> None:
+        """Tell how far the steps are that are known to be finite, and the loss there."""
         now = time.monotonic()
         if self.run.world.leads and now - self.ticked > TICK_SECONDS:
+            newest = self.run.check.newest()
+            if newest is None:
+                return
             self.ticked = now
-            done = {"images": self.run.images, "of": self.images, "saved": self.saved}
-            loss = float(output.terms["loss"])
+            images, loss = newest
+            done = {"images": images, "of": self.images, "saved": self.saved}
             self.reporter.tick({"phase": self.phase, **done, "loss": loss})
 
     def _draw(self, output: LossOutput) -> None:
         run = self.run
         rate = float(run.optimizer.param_groups[0]["lr"])
         loss = output.terms["loss"]
-        run.curve.add(run.step, run.images, loss, rate, run.world, self.system)
+        run.curve.add(run.step, run.images, loss, rate, self.system)
 
     def _write_curve(self) -> Path:
         """The file of the points since the last report."""
@@ -244,7 +252,8 @@ class _Training:
 
     def _save(self) -> None:
         run = self.run
-        self._write(lambda: save_checkpoint(self.checkpoints, run.images, run.state_dict()))
+        state = run.state_dict if run.world.device == "cpu" else run.snapshot
+        self._write(lambda: save_checkpoint(self.checkpoints, run.images, state()))
         self.saved = run.images
 
     def _write(self, write: Callable[[], object]) -> None:

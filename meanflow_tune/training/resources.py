@@ -33,7 +33,7 @@ from meanflow_tune.core.jets import engine_of
 from meanflow_tune.core.module_state import load_whole_state, rebuilding_generator, whole_state
 from meanflow_tune.core.types import DataSplit, Velocity
 from meanflow_tune.metrics.classifier import build_classifier, features, train_classifier
-from meanflow_tune.objective.velocities import guided_teacher
+from meanflow_tune.objective.velocities import GuidedTeacher
 from meanflow_tune.records import NO_TEACHER, TEACHER, Reporter, SilentReporter
 from meanflow_tune.training.checkpoints import reason
 from meanflow_tune.training.disk_wait import Interrupted, write_or_wait
@@ -139,7 +139,7 @@ class Resources:
             self._nets[folder] = net.to(self.world.device).eval().requires_grad_(False)
             self._states[folder] = whole_state(net)
         engine = engine_of(config.compile, config.precision)
-        return guided_teacher(self._nets[folder], config.guidance, data.classes, engine)
+        return GuidedTeacher(self._nets[folder], config.guidance, data.classes, engine)
 
     def initial(self, config: TrialConfig) -> Mapping[str, Tensor] | None:
         """The first weights of a student of `config`; None where they are drawn.

@@ -20,21 +20,19 @@ from meanflow_tune.core.jets import engine_of
 from meanflow_tune.core.module_state import load_whole_state, rebuilding_generator, whole_state
 from meanflow_tune.core.paths import linear_path
 from meanflow_tune.core.random import GOLDEN, SILVER, RowDraws, fold, make_generator
-from meanflow_tune.core.types import DataSplit, LossOutput, PathSample, Velocity
+from meanflow_tune.core.rows import to_device
+from meanflow_tune.core.types import Columns, DataSplit, LossOutput, PathSample, TimePair, Velocity
 from meanflow_tune.objective.loss_module import Objective
 from meanflow_tune.objective.velocities import self_teacher
 from meanflow_tune.records import Report
 from meanflow_tune.time_samplers.base import DRAWS
 from meanflow_tune.training.curve import CurveRecorder
+from meanflow_tune.training.divergence import DivergenceCheck
 from meanflow_tune.training.optim import MovingAverage, learning_rate, make_optimizer
 from meanflow_tune.training.world import World
 
 # Of a loss term: its sum, and over how many steps of a rank.
 Sums = dict[str, tuple[float, int]]
-
-
-class Diverged(ArithmeticError):
-    """A loss, gradient, sample or metric is not finite; says which, and when."""
 
 
 class OtherConfiguration(ValueError):
@@ -61,9 +59,13 @@ class Run:
     sums: Sums = field(default_factory=dict)
     go_on: bool = True
     curve: CurveRecorder = field(init=False)
+    check: DivergenceCheck = field(init=False)
 
     def __post_init__(self) -> None:
-        self.curve = CurveRecorder(self.config.budget.steps)
+        budget, label = self.config.budget, self.data.train_label
+        self.curve = CurveRecorder(budget.steps)
+        self.check = DivergenceCheck(budget.global_batch)
+        self._labels = None if label is None else label.cpu()
 
     @classmethod
     def start(
@@ -110,17 +112,21 @@ class Run:
         return self.step * self.config.budget.global_batch
 
     def batch(self) -> PathSample:
-        """This rank's rows of the next global batch; the global batch does not depend on the ranks."""
+        """This rank's rows of the next global batch; the global batch does not depend on the ranks.
+
+        What decides which rows get which pass is drawn in the processor's memory, noise on the device.
+        """
         config, data, device = self.config, self.data, self.world.device
-        count = config.budget.global_batch
-        rows = torch.arange(count, device=device)[self.world.rows(count)]
-        words = {"data": 2, "times": 2 * DRAWS, "noise": math.prod(data.shape)}
+        count, seed = config.budget.global_batch, fold(config.seed, self.images)
+        rows = torch.arange(count)[self.world.rows(count)]
+        words = {"data": 2, "times": 2 * DRAWS}
         if config.label_dropout > 0.0:
             words["label_dropout"] = 2
-        draws = RowDraws(fold(config.seed, self.images), rows, words)
+        noise = {"noise": math.prod(data.shape)}
+        on_processor = torch.device(device).type == "cpu"
+        draws = RowDraws(seed, rows, words | noise if on_processor else words)
         index = (draws.uniform("data")[:, 0] * len(data.train_x)).long()
-        x_1 = data.train_x[index]
-        label = None if data.train_label is None else data.train_label[index]
+        label = None if self._labels is None else self._labels[index]
         if config.label_dropout > 0.0:
             assert label is not None
             assert data.classes is not None
@@ -128,15 +134,24 @@ class Run:
             label = label.masked_fill(dropped, data.classes)
         sampler = config.time_sampler
         times = sampler.pairs(draws.uniform("times"), sampler.diagonal_rows(rows, count))
-        path = linear_path(draws.normal("noise", data.shape), x_1, times, label)
-        if config.losses.fraction < 1.0:
-            path = replace(path, uniform_draw=draws.spread("second_order", GOLDEN))
-        if config.x_source.kind == "annealed":
-            path = replace(path, ode_draw=draws.spread("x_source", SILVER))
-        return path
+        second = draws.spread("second_order", GOLDEN) if config.losses.fraction < 1.0 else None
+        ode = draws.spread("x_source", SILVER) if config.x_source.kind == "annealed" else None
+        if on_processor:
+            x_0, x_1 = draws.normal("noise", data.shape), data.train_x[index]
+            return replace(linear_path(x_0, x_1, times, label), uniform_draw=second, ode_draw=ode)
+        columns = Columns(times.t, times.s, label, second, ode)
+        own = torch.arange(count, device=device)[self.world.rows(count)]
+        x_0 = RowDraws(seed, own, noise).normal("noise", data.shape)
+        x_1 = data.train_x[to_device(index, device)]
+        times = TimePair(to_device(times.t, device), to_device(times.s, device))
+        label = None if label is None else to_device(label, device)
+        return replace(linear_path(x_0, x_1, times, label), columns=columns)
 
     def advance(self, module: nn.Module) -> LossOutput:
-        """One optimiser step through `module` (the objective, or DDP around it). Raises Diverged."""
+        """One optimiser step through `module` (the objective, or DDP around it).
+
+        Raises Diverged, on a device for a step some time ago: `settle` comes before its results are used.
+        """
         budget, settings = self.config.budget, self.config.optimizer
         output: LossOutput = module(self.batch(), self.step / budget.steps)
         self.optimizer.zero_grad(set_to_none=True)
@@ -144,10 +159,7 @@ class Run:
         parameters = list(self.objective.parameters())
         bound = math.inf if settings.clip_norm is None else settings.clip_norm
         norm = nn.utils.clip_grad_norm_(parameters, bound)
-        if not torch.isfinite(norm):
-            bad = [name for name, term in output.terms.items() if not torch.isfinite(term)]
-            culprit = ", ".join(bad) if bad else "gradient"
-            raise Diverged(f"{culprit} not finite at step {self.step} ({self.images} images)")
+        self.check.add(self.step, norm, output.terms)
         rate = learning_rate(settings, (self.step + 0.5) / budget.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -156,6 +168,11 @@ class Run:
         self.ema.update(self.objective.student, self.images, budget.global_batch)
         output.terms["gradient_norm"] = norm
         return output
+
+    def settle(self) -> None:
+        """Wait until all steps so far are known to be finite. Collective; raises Diverged."""
+        self.check.settle()
+        self.curve.settle(self.world)
 
     def averaged(self) -> nn.Module:
         """The moving average of the student, for evaluation, with rank 0's buffers. Collective."""
@@ -168,12 +185,20 @@ class Run:
         return self.ema.net
 
     def averaged_state(self) -> dict[str, Tensor]:
-        """All that makes a rebuilt network this rank's moving average of the student; CPU copies."""
+        """All that makes a rebuilt network this rank's moving average of the student; CPU copies.
+
+        Raises Diverged.
+        """
+        self.check.settle()
         self.ema.follow(self.objective.student)
         state = self.ema.stored(self.ema.net)
         return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
 
     def state_dict(self) -> dict[str, Any]:
+        """Of several ranks, `settle` must have been called since the last step. Raises Diverged."""
+        self.check.settle()  # a state that is not finite is never written
+        if self.world.size == 1:
+            self.curve.settle(self.world)
         return {
             "config": self.config.to_dict(),
             "student": self.ema.stored(self.objective.student),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from meanflow_tune.core.rows import Rows
 from meanflow_tune.core.types import PathSample
 from meanflow_tune.ds_schedules import Constant
 from meanflow_tune.losses import (
@@ -145,7 +146,7 @@ def test_rows_are_drawn_evenly_and_alike_on_every_rank() -> None:
 def test_two_ranks_have_the_gradient_of_the_whole_batch() -> None:
     mix = mix_of(SHARES["both"], 0.25)
     path = replace(smooth_path(12, 3), uniform_draw=torch.linspace(0.0, 0.9, 12))
-    halves = [select_path(path, torch.arange(rank, 12, 2)) for rank in range(2)]
+    halves = [select_path(path, Rows.of(torch.arange(rank, 12, 2))) for rank in range(2)]
     mean = sum(run(mix, half)[0] for half in halves) / 2
     torch.testing.assert_close(mean, run(mix, path)[0], rtol=1e-10, atol=1e-14)
 

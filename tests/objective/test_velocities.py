@@ -26,7 +26,7 @@ from meanflow_tune.metrics import SlicedWasserstein, TeacherGap
 from meanflow_tune.models import MLP
 from meanflow_tune.objective.loss_module import Objective
 from meanflow_tune.objective.target_inputs import TargetInputMaker
-from meanflow_tune.objective.velocities import guided_teacher
+from meanflow_tune.objective.velocities import GuidedTeacher
 from meanflow_tune.time_samplers import UniformPairs
 from tests.support.smooth import Smooth, field, gradient, smooth_path
 from tests.support.tiny_run import NET, tiny_config
@@ -182,24 +182,24 @@ def labelled_path(labels: list[int]) -> PathSample:
     return replace(path, label=torch.tensor(labels))
 
 
-def test_a_guided_teacher_is_extrapolated_inside_the_interval_only() -> None:
+def test_a_GuidedTeacher_is_extrapolated_inside_the_interval_only() -> None:
     net, label = Labelled(), torch.tensor([1, 2, NULL, 3])
     x = torch.randn(4, 3, dtype=torch.float64)
     t = torch.tensor([0.1, 0.5, 0.5, 0.9], dtype=torch.float64)
     null = torch.full_like(label, NULL)
     with torch.no_grad():
         plain, free = net(x, t, t, label), net(x, t, t, null)
-        found = guided_teacher(net, Guidance(scale=3.0, t_start=0.3, t_end=0.7), NULL, EAGER)(
+        found = GuidedTeacher(net, Guidance(scale=3.0, t_start=0.3, t_end=0.7), NULL, EAGER)(
             x, t, label
         )
         torch.testing.assert_close(found[1], free[1] + 3.0 * (plain[1] - free[1]))
         for row in (0, 2, 3):
             assert torch.equal(found[row], plain[row]), "outside, or already without label"
-        one = guided_teacher(net, Guidance(scale=1.0), NULL, EAGER)(x, t, label)
+        one = GuidedTeacher(net, Guidance(scale=1.0), NULL, EAGER)(x, t, label)
         torch.testing.assert_close(one, plain)
-        zero = guided_teacher(net, Guidance(scale=0.0), NULL, EAGER)(x, t, label)
+        zero = GuidedTeacher(net, Guidance(scale=0.0), NULL, EAGER)(x, t, label)
         torch.testing.assert_close(zero, free)
-        assert torch.equal(guided_teacher(net, None, None, EAGER)(x, t, label), plain)
+        assert torch.equal(GuidedTeacher(net, None, None, EAGER)(x, t, label), plain)
 
 
 def test_guidance_from_scratch_is_that_of_meanflow() -> None:

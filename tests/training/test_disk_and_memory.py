@@ -20,10 +20,11 @@ from meanflow_tune.metrics import TeacherGap
 from meanflow_tune.records import Job, Outcome, Report, Reporter
 from meanflow_tune.training import checkpoints, disk_wait, job, loop, resources
 from meanflow_tune.training.disk_wait import NO_SPACE, Interrupted
+from meanflow_tune.training.divergence import Diverged
 from meanflow_tune.training.loop import train
 from meanflow_tune.training.memory import UNKNOWN, cap_gpu_memory, memory_shortage
 from meanflow_tune.training.resources import Resources
-from meanflow_tune.training.run import Diverged, Run
+from meanflow_tune.training.run import Run
 from meanflow_tune.training.world import World
 from tests.support.disks import small_disk
 from tests.support.studies import make_ledger

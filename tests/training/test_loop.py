@@ -12,10 +12,11 @@ from meanflow_tune.core.random import RowDraws
 from meanflow_tune.time_samplers import LogitNormalPairs
 from meanflow_tune.training import loop
 from meanflow_tune.training.checkpoints import newest_checkpoint, save_checkpoint
+from meanflow_tune.training.divergence import Diverged
 from meanflow_tune.training.evaluation import Evaluator
 from meanflow_tune.training.loop import train
 from meanflow_tune.training.resources import Resources
-from meanflow_tune.training.run import Diverged, Run
+from meanflow_tune.training.run import Run
 from meanflow_tune.training.world import World
 from tests.support.tiny_run import Memory, assert_same, tiny_config
 

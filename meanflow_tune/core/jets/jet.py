@@ -224,8 +224,13 @@ def lift(x: Any, components: int, like: Tensor) -> Tensor:
     """Storage [K, *shape] of a jet, or of a constant, whose derivatives are zero."""
     if isinstance(x, Jet):
         return x.parts
-    value = torch.as_tensor(x, dtype=None if isinstance(x, Tensor) else like.dtype)
-    value = value.to(like.device)
+    if isinstance(
+        x, int | float | complex
+    ):  # made there: to copy a number would stop for the device
+        value = torch.full((), x, dtype=like.dtype, device=like.device)
+    else:
+        value = torch.as_tensor(x, dtype=None if isinstance(x, Tensor) else like.dtype)
+        value = value.to(like.device)
     parts = value.new_zeros((components, *value.shape))
     parts[0] = value
     return parts

@@ -45,7 +45,7 @@ def where_of(x: Any, condition: Tensor, other: Any) -> Jet:
 
 @register_rule(*everywhere("masked_fill"))
 def masked_fill(x: Jet, mask: Tensor, value: Any) -> Jet:
-    return where(mask, torch.as_tensor(value, dtype=x.parts.dtype, device=mask.device), x)
+    return where(mask, value.to(x.parts.dtype) if isinstance(value, Tensor) else value, x)
 
 
 def _pick(name: str, operator: Any) -> Callable[[Any, Any], Any]:
