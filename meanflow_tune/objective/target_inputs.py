@@ -59,12 +59,21 @@ class TargetInputMaker:
 
     @torch.no_grad()
     def velocity(
-        self, x: Tensor, t: Tensor, label: Tensor | None, columns: Columns, time: Tensor
+        self,
+        x: Tensor,
+        t: Tensor,
+        label: Tensor | None,
+        columns: Columns | None = None,
+        time: Tensor | None = None,
     ) -> Tensor:
-        """v(x, t) of the velocity source, [B, *D]; time: t in the processor's memory."""
+        """v(x, t) of the velocity source, [B, *D].
+
+        time: t in the processor's memory, and columns the label. Without them a guided teacher waits for
+        the device.
+        """
         field = self._field
         assert field is not None
-        if isinstance(field, GuidedTeacher):
+        if isinstance(field, GuidedTeacher) and columns is not None and time is not None:
             return field.at(x, t, label, field.rows(time, columns.label, x.device))
         return field(x, t, label)
 
