@@ -6,10 +6,11 @@ ARGS ?=
 PORT ?= 5000
 PARALLEL := -n auto --maxprocesses=4 --dist=worksteal
 
-.PHONY: tune test test-all test-cluster lint format setup ui clean help
+.PHONY: tune gpu test test-all test-cluster lint format setup ui clean help
 
 help:
 	@echo "make tune       set up, then search on the digits (options: make tune ARGS='--trials 64')"
+	@echo "make gpu        check a machine with a GPU, in at most 12 minutes (options: make gpu ARGS='--only checks')"
 	@echo "make ui         serve the MLflow UI of the results at http://127.0.0.1:5000 (another port: make ui PORT=5001)"
 	@echo "make test       set up, then run the quick tests"
 	@echo "make test-all   set up, then run all tests (about 45 minutes on two cores)"
@@ -32,6 +33,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 tune: setup
 	@$(BIN)/python scripts/tune.py $(ARGS)
+
+# Installs nothing: without the environment it takes PYTHON, which needs torch 2.11 or newer and nothing else.
+gpu:
+	@if test -x $(BIN)/python; then exec $(BIN)/python scripts/gpu_check.py $(ARGS); fi; \
+		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with: make gpu PYTHON=/path/to/python3.12"; exit 2; }; \
+		exec $(PYTHON) scripts/gpu_check.py $(ARGS)
 
 # MLflow itself ends with status 0 when its port is taken.
 ui: setup

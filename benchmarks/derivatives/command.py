@@ -14,6 +14,7 @@ import torch
 from benchmarks.derivatives import tables
 from benchmarks.derivatives.accuracy import difference_errors, precision_errors
 from benchmarks.derivatives.cost import cost
+from benchmarks.derivatives.methods import products
 from benchmarks.derivatives.networks import NETWORKS, default_networks
 from benchmarks.machine import machine
 from meanflow_tune.core.jets import supported_operators
@@ -22,14 +23,13 @@ from meanflow_tune.core.jets import supported_operators
 @contextmanager
 def settled(threads: int) -> Iterator[None]:
     """`threads` processor threads and full float32 products, and afterwards what was set before."""
-    before = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    torch.backends.cudnn.allow_tf32 = False  # on by default for convolutions: three digits
     try:
-        yield
+        with products("float32"):
+            yield
     finally:
-        torch.set_num_threads(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
+        torch.set_num_threads(before)
 
 
 def derivatives(
@@ -54,6 +54,8 @@ def derivatives(
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {device}: no GPU is visible; use --device cpu")
+    if precision == "tf32" and device == "cpu":
+        raise ValueError("--precision tf32: processors have no TF32; use float32, or --device cuda")
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise ValueError(f"--json {json_file}: there is no folder {json_file.parent}")
     if page is not None:

@@ -13,6 +13,7 @@ from benchmarks.derivatives.methods import (
     OURS,
     Calls,
     methods,
+    products,
     ratios,
 )
 from benchmarks.derivatives.networks import Subject
@@ -63,6 +64,20 @@ def cost(
     progress: Progress,
 ) -> Cost:
     """Time, memory and error of every method on one network."""
+    with products(precision):
+        return _cost(name, subject, device, precision, size, repetitions, compiled, progress)
+
+
+def _cost(
+    name: str,
+    subject: Subject,
+    device: str,
+    precision: str,
+    size: int,
+    repetitions: int,
+    compiled: bool,
+    progress: Progress,
+) -> Cost:
     torch.compiler.reset()  # the limit of recompilations is per network
     progress("float64")
     calls = Calls(subject, size, device, precision)

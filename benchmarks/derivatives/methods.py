@@ -1,7 +1,7 @@
 """What is timed: a plain forward, derivatives and training steps, by each provider."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -58,10 +58,22 @@ _LEFT_OUT = Candidate(None, "left out by --no-compile")
 
 
 def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
-    """float32 as it is; bfloat16 by torch.autocast, the parameters staying float32."""
-    if precision == "float32":
+    """float32 and tf32 as they are; bfloat16 by torch.autocast, the parameters staying float32."""
+    if precision != "bfloat16":
         return nullcontext()
     return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+
+
+@contextmanager
+def products(precision: str) -> Iterator[None]:
+    """float32 products in TF32 for "tf32" (three digits; convolutions have it by default), else in full."""
+    matrices, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matrices.allow_tf32, convolutions.allow_tf32
+    matrices.allow_tf32 = convolutions.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        matrices.allow_tf32, convolutions.allow_tf32 = before
 
 
 class Calls:
@@ -99,7 +111,7 @@ class Calls:
         self.clear()
         with autocast(self.precision, self.device):
             with torch.no_grad():
-                v_t = self.teacher(b.x, b.t, b.t, b.label)
+                v_t = self._velocity(b.x, b.t)
                 found = provider(self.student, b.x, b.t, b.s, v_t, b.label)
                 target = v_t + gap * found["d_t"].detach()
             residual = self.student(b.x, b.t, b.s, b.label) - target
@@ -111,7 +123,7 @@ class Calls:
         self.clear()
         with autocast(self.precision, self.device):
             with torch.no_grad():
-                v_t = self.teacher(b.x, b.t, b.t, b.label)
+                v_t = self._velocity(b.x, b.t)
             found = provider(self.student, b.x, b.t, b.s, v_t, b.label)
             residual = found["u"] - (v_t + gap * found["d_t"]).detach()
         torch.autograd.backward(residual.square().mean())
@@ -123,13 +135,18 @@ class Calls:
         with autocast(self.precision, self.device):
             u = self.student(b.x, b.t, b.s, b.label)
             with torch.no_grad():
-                v_t = self.teacher(b.x, b.t, b.t, b.label)
-                v_s = self.teacher(b.x + gap * u.detach(), b.s, b.s, b.label)
+                v_t = self._velocity(b.x, b.t)
+                v_s = self._velocity(b.x + gap * u.detach(), b.s)
                 found = provider(self.student, b.x, b.t, b.s, v_t, b.label)
                 mixed = found["d_t_d_s"].detach()
                 target = 0.5 * (v_t + v_s) - 0.5 * gap.square() * mixed
             residual = u - target
         torch.autograd.backward(residual.square().mean())
+
+    def _velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        """The teacher's, in the type of x also under autocast: it is a tangent of x."""
+        v: Tensor = self.teacher(x, t, t, self.batch.label)
+        return v.to(x.dtype)
 
     def clear(self) -> None:
         """Drop the gradients of the last step."""

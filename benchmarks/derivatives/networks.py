@@ -90,6 +90,12 @@ NETWORKS = {
         16,
         "width 32, 64 and 128, 32x32",
     ),
+    "unet-cifar": Subject(
+        UNet(width=128, multipliers=(1, 2, 2), blocks=2, attention=(1,), groups=32),
+        (3, 32, 32),
+        64,
+        "width 128 and 256, 2 blocks per level, 32x32",
+    ),
 }
 
 

@@ -137,11 +137,3 @@ def test_two_spread_sequences_do_not_decide_each_other() -> None:
         for purpose, step in (("a", GOLDEN), ("b", SILVER))
     )
     assert abs(int((first & second).sum()) - 256) <= 16
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_draws_what_the_processor_draws() -> None:
-    rows = torch.arange(64)
-    for host, device in zip(drawn(rows), drawn(rows.cuda()), strict=True):
-        torch.testing.assert_close(device.cpu(), host, rtol=1e-6, atol=1e-7)

@@ -95,6 +95,7 @@ def test_its_program_understands_it(command: str) -> None:
         "make tone",
         "make tune ARGS=--trails=3",
         "make tune ARG=--trials=3",
+        "make gpu ARGS=--only=step",
         "mlflow uii",
         "mlflow ui --prot 5000",
         "optuna-dashboard --prot 80 x.log",

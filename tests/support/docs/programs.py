@@ -15,6 +15,7 @@ from meanflow_tune.driver.console import COMMANDS, console_parser
 from meanflow_tune.driver.doctor.doctor_command import doctor_parser
 from meanflow_tune.driver.report_command import report_parser
 from scripts.benchmark import parser as benchmark_parser
+from scripts.gpu_check import parser as gpu_check_parser
 from tests.cluster.chaos import parser as chaos_parser
 from tests.support.paths import ROOT
 
@@ -26,9 +27,10 @@ PARSERS: dict[str, argparse.ArgumentParser] = {
     "scripts/report.py": report_parser(),
     "scripts/doctor.py": doctor_parser(),
     "scripts/benchmark.py": benchmark_parser(),
+    "scripts/gpu_check.py": gpu_check_parser(),
 }
 # Their arguments are files and servers, of which only the reader's machine knows.
-SYSTEM = ("cd", "cp", "curl", "export", "ls", "mkdir", "source", "touch")
+SYSTEM = ("cd", "cp", "curl", "export", "ls", "mkdir", "pip", "source", "touch", "venv")
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = frozenset(re.findall(r"^([\w-]+):", MAKEFILE, flags=re.MULTILINE))
 
@@ -94,7 +96,8 @@ def _make(words: Words) -> None:
         if not re.search(rf"^{name} \?=", MAKEFILE, flags=re.MULTILINE):
             raise NotUnderstood(f"the Makefile has no variable {name!r}")
         if name == "ARGS":
-            check(["python", "scripts/tune.py", *value.split()])
+            script = "gpu_check" if "gpu" in words else "tune"
+            check(["python", f"scripts/{script}.py", *value.split()])
 
 
 def _torchrun(words: Words) -> None:
