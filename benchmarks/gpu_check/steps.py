@@ -22,7 +22,8 @@ def steps(bench: Bench) -> None:
     """First- and second-order steps, side by side; uncompiled ones first, since compiling takes minutes."""
     names = ("unet-cifar", "dit-b")
     cases = [(name, p, False) for name in names for p in bench.precisions]
-    cases += [(name, "bfloat16", True) for name in (names[1:] if bench.small else names)]
+    if not bench.small:  # the stages `checks` and `compiled` compile there
+        cases += [(name, "bfloat16", True) for name in names]
     for name, precision, compile in cases:
         suffix = ", compiled" if compile else ""
         row = Row(f"steps{suffix}", name, precision)

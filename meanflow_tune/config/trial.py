@@ -36,6 +36,10 @@ from meanflow_tune.weightings import Adaptive, AnyWeighting
 
 # Of ds / (s - t) in bfloat16, whose relative rounding is 4e-3.
 SMALLEST_HALF_RATIO = 0.1
+COMPILED_DROPOUT = (
+    "{where}: compiled code cannot give all passes of a step the same masks of dropout; set compile to "
+    "false, or the dropout to 0."
+)
 
 
 class TrialConfig(Settings):
@@ -57,6 +61,9 @@ class TrialConfig(Settings):
     precision: "bfloat16" runs the networks of training under autocast, with matrix products in bfloat16
     and all else in float32. compile: they run through torch.compile; steps are quicker, but the first
     trial of a network in a process waits for the compiler, up to minutes on a CPU.
+
+    dropout_in_targets: where the network has dropout (`model.dropout`), the passes that make the targets
+    have the masks of the prediction ("same"), or no dropout, as in evaluation ("none").
     """
 
     data: Data
@@ -77,6 +84,7 @@ class TrialConfig(Settings):
     evaluation: Evaluation | None = Evaluation()
     precision: Precision = "float32"
     compile: bool = False
+    dropout_in_targets: Literal["same", "none"] = "same"
     seed: Seed = 0
 
     @model_validator(mode="after")
@@ -85,6 +93,7 @@ class TrialConfig(Settings):
         self._check_guidance()
         self._check_differences()
         self._check_precision()
+        self._check_dropout()
         if self.student_init == "teacher" and (
             self.teacher is None or self.teacher.model != self.model
         ):
@@ -202,6 +211,17 @@ class TrialConfig(Settings):
                 "losses.tri_consistency divides a difference by ds / (s - t), which magnifies the rounding "
                 f"of precision {self.precision!r}: `ratio >= {SMALLEST_HALF_RATIO}` must hold, but "
                 f"ds_schedule falls to {least:.3g}; take precision 'float32'."
+            )
+
+    def _check_dropout(self) -> None:
+        # Networks from outside the package need not have this setting; `Objective` looks at their layers.
+        dropout = getattr(self.model, "dropout", None)
+        if dropout is not None and dropout > 0.0 and self.compile:
+            raise ValueError(COMPILED_DROPOUT.format(where=f"model.dropout {dropout:g}"))
+        if dropout == 0.0 and self.dropout_in_targets == "none":
+            raise ValueError(
+                "dropout_in_targets 'none' changes nothing where model.dropout is 0; give it with "
+                "model.dropout > 0, or leave it at 'same'."
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -21,6 +21,16 @@ def rebuilding_generator() -> Generator:
     return make_generator(0, "overwritten")
 
 
+def has_dropout(net: nn.Module) -> bool:
+    """Whether a layer of `net` drops in training: one of torch.nn, or one with a setting named `dropout`."""
+    for part in net.modules():
+        layer = part.p if isinstance(part, nn.modules.dropout._DropoutNd) else 0.0
+        setting = getattr(part, "dropout", 0.0)
+        if layer > 0.0 or (isinstance(setting, float) and setting > 0.0):
+            return True
+    return False
+
+
 def hidden_buffers(net: nn.Module) -> dict[str, Tensor]:
     """The non-persistent buffers of `net`, by name."""
     known = net.state_dict()

@@ -49,7 +49,8 @@ class PathSample:
     v_t = x_1 - x_0 is the *conditional* velocity; a teacher's velocity replaces it in distillation.
     uniform_draw, ode_draw: [B] in [0, 1), spread evenly over a global batch and independent of all
     else: the rows with a second-order pass, and those whose x_s comes from the teacher's ODE, are those
-    with a draw below a share. None where that share is 0 or 1 throughout.
+    with a draw below a share. None where that share is 0 or 1 throughout. row: [B] int64, of the global
+    batch, with the seed of its masks of dropout; None without dropout.
 
     columns: where the path is on another device than the processor, the numbers that are needed in the
     processor's memory too; the two draws may then be there only. `core.rows.columns_of` reads them.
@@ -65,6 +66,8 @@ class PathSample:
     uniform_draw: Tensor | None = None
     ode_draw: Tensor | None = None
     columns: Columns | None = None
+    row: Tensor | None = None
+    dropout_seed: int = 0
 
     @property
     def gap(self) -> Tensor:

@@ -16,7 +16,7 @@ class MLP(NetworkSettings):
 
     width: of the residual stream and of the blocks; time_features: sines and cosines per time (even);
     max_frequency: the highest, in radians per unit time; condition_width: of the embedded times
-    and label.
+    and label; dropout: probability of a hidden number of a block to be zero in training.
     """
 
     kind: Literal["mlp"] = "mlp"
@@ -25,6 +25,7 @@ class MLP(NetworkSettings):
     time_features: int = Field(32, ge=4, le=512, multiple_of=2)
     max_frequency: float = Field(4.0, gt=1.0, le=1000.0)
     condition_width: int = Field(64, ge=8, le=4096)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
 
     def build(self, shape: tuple[int, ...], classes: int | None, generator: Generator) -> nn.Module:
         return MLPNetwork(self, shape, classes, generator)
@@ -59,6 +60,7 @@ class MLPNetwork(nn.Module):
             linear(width, width, generator, gain=blocks**-0.5) for _ in range(blocks)
         )
         self.last = linear(width, size, generator, gain=0.1)
+        self.dropout = nn.Dropout(settings.dropout) if settings.dropout > 0.0 else nn.Identity()
 
     def forward(self, x: Tensor, t: Tensor, s: Tensor, label: Tensor | None = None) -> Tensor:
         parts = self.modulation(self.condition(t, s, label)).split(self.sizes, dim=1)
@@ -67,7 +69,7 @@ class MLPNetwork(nn.Module):
         flat = x.reshape(x.shape[0], -1)
         h = self.first(flat)
         for up, down, scale, shift in zip(self.up, self.down, scales, shifts, strict=False):
-            h = h + down(nn.functional.silu(up(self.norm(h) * scale + shift)))
+            h = h + down(self.dropout(nn.functional.silu(up(self.norm(h) * scale + shift))))
         # The norm drops the size of x; the true u of a Gaussian is a multiple of x plus a shift.
         u: Tensor = self.last(self.norm(h) * scales[-1] + shifts[-1]) + weight * flat
         return u.reshape(x.shape)

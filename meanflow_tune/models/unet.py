@@ -21,7 +21,8 @@ class UNet(NetworkSettings):
     whose blocks are followed by self-attention over pixels, 0 being the full resolution; heads:
     divides the channels of those levels; groups: of the group norms, divides the channels of every
     level; down: a convolution with stride 2, or the average of 2x2 pixels before one; up: the
-    interpolation before a convolution; time_features and max_frequency (radians per unit time): of
+    interpolation before a convolution; dropout: probability of an element to be zero in training, before
+    the second convolution of a block; time_features and max_frequency (radians per unit time): of
     the sines and cosines of each time; condition_width: of the embedded times and label.
     """
 
@@ -36,6 +37,7 @@ class UNet(NetworkSettings):
     groups: int = Field(8, ge=1, le=256)
     down: Literal["convolution", "average"] = "convolution"
     up: Literal["nearest", "bilinear"] = "nearest"
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
     time_features: int = Field(32, ge=4, le=512, multiple_of=2)
     max_frequency: float = Field(4.0, gt=1.0, le=1000.0)
     condition_width: int = Field(128, ge=8, le=4096)
@@ -91,13 +93,21 @@ class Block(nn.Module):
     """Two convolutions added to the identity, and self-attention after them where `heads` > 0."""
 
     def __init__(
-        self, inputs: int, outputs: int, groups: int, heads: int, depth: int, generator: Generator
+        self,
+        inputs: int,
+        outputs: int,
+        groups: int,
+        heads: int,
+        dropout: float,
+        depth: int,
+        generator: Generator,
     ) -> None:
         super().__init__()
         self.first_norm = nn.GroupNorm(groups, inputs)
         # The norm that follows takes a bias away again, or nearly so.
         self.first = conv(inputs, outputs, generator, bias=False)
         self.second_norm = nn.GroupNorm(groups, outputs, affine=False)
+        self.dropout = nn.Dropout(dropout) if dropout > 0.0 else nn.Identity()
         self.second = conv(outputs, outputs, generator, gain=depth**-0.5)
         self.skip = (
             nn.Identity() if inputs == outputs else conv(inputs, outputs, generator, 1, bias=False)
@@ -107,7 +117,8 @@ class Block(nn.Module):
     def forward(self, h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """h [B, inputs, H, W]; scale and shift [B, outputs, 1, 1]."""
         y = self.first(nn.functional.silu(self.first_norm(h)))
-        y = self.second(nn.functional.silu(self.second_norm(y) * scale + shift))
+        y = self.dropout(nn.functional.silu(self.second_norm(y) * scale + shift))
+        y = self.second(y)
         h = self.skip(h) + y
         return h if self.attention is None else h + self.attention(h)
 
@@ -154,7 +165,7 @@ class UNetNetwork(nn.Module):
             heads = settings.heads if level in settings.attention else 0
             sizes = [inputs] + [channels[level]] * settings.blocks
             for a, b in pairwise(sizes):
-                yield Block(a, b, settings.groups, heads, depth, generator)
+                yield Block(a, b, settings.groups, heads, settings.dropout, depth, generator)
 
         self.first = conv(shape[0], channels[0], generator)
         average = settings.down == "average"

@@ -49,7 +49,7 @@ class Objective(nn.Module):
         of the mixture. Terms are detached.
         """
         maker, losses = self.input_maker, self.config.losses
-        u = maker.average_velocity(path.x_t, path.t, path.s, path.label)
+        u = maker.prediction(path)
         v_t = maker.path_velocity(path)
         batch = _Batch(u - v_t)  # the diagonal t = s, where every identity is flow matching
         # Derivatives and teacher calls are paid for only where the times differ.

@@ -3,6 +3,7 @@
 Every evaluation of the student is one of `average_velocity`, `_mixed_jet` and `_first_order_jet`.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from meanflow_tune.config import Annealed, TeacherOde, TrialConfig
-from meanflow_tune.core.jets import engine_of
+from meanflow_tune.config.trial import COMPILED_DROPOUT
+from meanflow_tune.core.jets import DropoutMasks, engine_of, without_dropout
+from meanflow_tune.core.module_state import has_dropout
 from meanflow_tune.core.ode import integrate, node_times
 from meanflow_tune.core.rows import Rows, columns_of
 from meanflow_tune.core.stencils import end_time_stencil
@@ -40,21 +43,47 @@ class TargetInputMaker:
         self.student = student
         self.config = config
         self.engine = engine_of(config.compile, config.precision)
+        self._drops = has_dropout(student)
+        if self._drops and config.compile:
+            raise ValueError(COMPILED_DROPOUT.format(where="a network with dropout"))
         self._field = field
         self._null_label = null_label
 
-    def average_velocity(self, x: Tensor, t: Tensor, s: Tensor, label: Tensor | None) -> Tensor:
-        """u(x, t, s) of the student, by a plain evaluation."""
+    def prediction(self, path: PathSample) -> Tensor:
+        """u(x_t, t, s) of the student, by a plain evaluation: what is trained."""
+        with self._masks(path, prediction=True):
+            return self._plain(path.x_t, path.t, path.s, path.label)
+
+    def average_velocity(
+        self, of: PathSample, x: Tensor, t: Tensor, s: Tensor, label: Tensor | None
+    ) -> Tensor:
+        """u(x, t, s) of the student for a target, by a plain evaluation; `of` has the rows of x."""
+        with self._masks(of):
+            return self._plain(x, t, s, label)
+
+    def _plain(self, x: Tensor, t: Tensor, s: Tensor, label: Tensor | None) -> Tensor:
         return self.engine.forward(self.student, x, t, s, label=label)
+
+    def _masks(self, path: PathSample, prediction: bool = False) -> AbstractContextManager[None]:
+        """Surrounds one evaluation of the student with the dropout that the settings ask for."""
+        if not self._drops:
+            return nullcontext()
+        if self.config.dropout_in_targets == "none" and not prediction:
+            return without_dropout()
+        return DropoutMasks(path.dropout_seed, len(path.t)).of(path.row)
 
     def _mixed_jet(self, path: PathSample, v_t: Tensor) -> VelocityJet:
         at = (path.x_t, path.t, path.s)
-        return self.engine.velocity_jet(self.student, *at, v_t, label=path.label)
+        with self._masks(path):
+            return self.engine.velocity_jet(self.student, *at, v_t, label=path.label)
 
     def _first_order_jet(self, path: PathSample, dx: Tensor | None, dt: float, ds: float) -> Tensor:
         """The derivative of u along (dx, dt, ds), [B, *D]."""
         at = (path.x_t, path.t, path.s)
-        jet = self.engine.directional_jet(self.student, *at, dx=dx, dt=dt, ds=ds, label=path.label)
+        with self._masks(path):
+            jet = self.engine.directional_jet(
+                self.student, *at, dx=dx, dt=dt, ds=ds, label=path.label
+            )
         return jet.derivative
 
     @torch.no_grad()
@@ -97,6 +126,8 @@ class TargetInputMaker:
         """All but the derivatives, for rows with t < s; u [B, *D] may carry a gradient."""
         needs = self.config.losses.needs
         found: dict[str, Tensor] = {}
+        if "v_s" in needs or self.config.losses.tri_consistency is not None:
+            u = self._target_u(path, u)
         if "v_s" in needs:
             columns = columns_of(path)
             x_s = self._x_at(path, u, path.s, columns, progress)
@@ -158,6 +189,16 @@ class TargetInputMaker:
         for coefficient, slope in zip(stencil.coefficients, each[1:], strict=True):
             mixed = mixed + expand_as(coefficient, slope) * (slope - each[0])
         return {"d_t": each[0], "d_t_d_s": mixed}
+
+    def _target_u(self, path: PathSample, u: Tensor) -> Tensor:
+        """u of the targets: the prediction, or a pass without dropout where targets have none.
+
+        It has a gradient where `u` has one.
+        """
+        if not self._drops or self.config.dropout_in_targets == "same":
+            return u
+        with torch.set_grad_enabled(u.requires_grad):
+            return self.average_velocity(path, path.x_t, path.t, path.s, path.label)
 
     @torch.no_grad()
     def _x_at(
@@ -227,7 +268,7 @@ class TargetInputMaker:
         if tri.split == "start":
             x_after = path.x_t + expand_as(ds, v_t) * v_t
             with torch.set_grad_enabled(live):
-                u_after = self.average_velocity(x_after, path.t + ds, path.s, path.label)
+                u_after = self.average_velocity(path, x_after, path.t + ds, path.s, path.label)
             return {"u_after": u_after, "ratio": ratio}
         middle, columns = path.s - ds, columns_of(path)
         before, after = replace(columns, s=middle), replace(columns, t=middle)
@@ -235,11 +276,11 @@ class TargetInputMaker:
             on_host = columns.s - self._ratio(columns.gap, progress) * columns.gap
             before, after = replace(columns, s=on_host), replace(columns, t=on_host)
         with torch.set_grad_enabled(live):
-            u_split = self.average_velocity(path.x_t, path.t, middle, path.label)
+            u_split = self.average_velocity(path, path.x_t, path.t, middle, path.label)
         with torch.no_grad():
             x_split = self._x_at(path, u_split, middle, before, progress)
             if tri.solver is None:
-                velocity = self.average_velocity(x_split, middle, path.s, path.label)
+                velocity = self.average_velocity(path, x_split, middle, path.s, path.label)
             else:
                 end = self._ode(x_split, middle, path.s, path.label, after, tri.solver)
                 velocity = (end - x_split) / expand_as(ds, x_split)
@@ -266,7 +307,7 @@ def select_path(path: PathSample, rows: Rows | None) -> PathSample:
     if rows is None:
         return path
     columns = None if path.columns is None else select_columns(path.columns, rows)
-    found = {name: take(tensor, rows) for name, tensor in _tensors(path).items()}
+    found: dict[str, Any] = {name: take(tensor, rows) for name, tensor in _tensors(path).items()}
     return replace(path, columns=columns, **found)
 
 
@@ -277,7 +318,9 @@ def select_columns(columns: Columns, rows: Rows) -> Columns:
 
 def _repeat(path: PathSample, count: int, s: Tensor) -> PathSample:
     """`count` copies of a path one after another, with end times s [count · B]."""
-    copies = {name: torch.cat([tensor] * count) for name, tensor in _tensors(path).items()}
+    copies: dict[str, Any] = {
+        name: torch.cat([tensor] * count) for name, tensor in _tensors(path).items()
+    }
     return replace(path, columns=None, **(copies | {"s": s}))
 
 

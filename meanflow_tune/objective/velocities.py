@@ -5,6 +5,7 @@ velocity is an interpolation (`lerp`), that on the path a weighted sum.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ def guided_path_velocity(
     path: PathSample,
     guidance: Guidance,
     null_label: int | None,
-    average_velocity: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor],
+    average_velocity: Callable[[PathSample, Tensor, Tensor, Tensor, Tensor | None], Tensor],
 ) -> Tensor:
     """scale · (x_1 - x_0) + (1 - scale) u(x_t, t, t) without label, [B, *D].
 
@@ -86,6 +87,7 @@ def guided_path_velocity(
     rows = Rows.of(chosen, path.t.device).here
     null = torch.full_like(path.label[rows], null_label)
     t = path.t[rows]
-    free = average_velocity(path.x_t[rows], t, t, null)
+    of = path if path.row is None else replace(path, t=t, row=path.row[rows])
+    free = average_velocity(of, path.x_t[rows], t, t, null)
     guided = guidance.scale * path.v_t[rows] + (1.0 - guidance.scale) * free
     return path.v_t.index_copy(0, rows, guided)

@@ -17,7 +17,12 @@ from torch.utils._pytree import tree_map_only
 
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.core.jets import engine_of
-from meanflow_tune.core.module_state import load_whole_state, rebuilding_generator, whole_state
+from meanflow_tune.core.module_state import (
+    has_dropout,
+    load_whole_state,
+    rebuilding_generator,
+    whole_state,
+)
 from meanflow_tune.core.paths import linear_path
 from meanflow_tune.core.random import GOLDEN, SILVER, RowDraws, fold, make_generator
 from meanflow_tune.core.rows import to_device
@@ -66,6 +71,7 @@ class Run:
         self.curve = CurveRecorder(budget.steps)
         self.check = DivergenceCheck(budget.global_batch)
         self._labels = None if label is None else label.cpu()
+        self._drops = has_dropout(self.objective.student)
 
     @classmethod
     def start(
@@ -138,14 +144,21 @@ class Run:
         ode = draws.spread("x_source", SILVER) if config.x_source.kind == "annealed" else None
         if on_processor:
             x_0, x_1 = draws.normal("noise", data.shape), data.train_x[index]
-            return replace(linear_path(x_0, x_1, times, label), uniform_draw=second, ode_draw=ode)
+            path = linear_path(x_0, x_1, times, label)
+            return self._masked(replace(path, uniform_draw=second, ode_draw=ode), rows)
         columns = Columns(times.t, times.s, label, second, ode)
         own = torch.arange(count, device=device)[self.world.rows(count)]
         x_0 = RowDraws(seed, own, noise).normal("noise", data.shape)
         x_1 = data.train_x[to_device(index, device)]
         times = TimePair(to_device(times.t, device), to_device(times.s, device))
         label = None if label is None else to_device(label, device)
-        return replace(linear_path(x_0, x_1, times, label), columns=columns)
+        return self._masked(replace(linear_path(x_0, x_1, times, label), columns=columns), own)
+
+    def _masked(self, path: PathSample, rows: Tensor) -> PathSample:
+        """`path` with what determines its masks of dropout; rows: of the global batch, on the device."""
+        if not self._drops:
+            return path
+        return replace(path, row=rows, dropout_seed=fold(self.config.seed, "dropout", self.images))
 
     def advance(self, module: nn.Module) -> LossOutput:
         """One optimiser step through `module` (the objective, or DDP around it).

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.derivatives.command import settled
+from benchmarks.derivatives.cost import cost
 from benchmarks.gpu_check import command
 from benchmarks.gpu_check.checks import TINY, cases
 from benchmarks.gpu_check.command import INTERRUPTED, OK, SOMETHING_FAILED, check
@@ -25,7 +27,6 @@ from benchmarks.gpu_check.stage import work_of
 from benchmarks.gpu_check.synchronisations import counted
 from benchmarks.gpu_check.training import LOSSES, config_of
 from scripts.gpu_check import main
-from tests.benchmarks.test_derivatives import measured
 from tests.support.paths import ROOT
 
 BARE = ROOT / "tests" / "support" / "bare_machine"
@@ -263,7 +264,18 @@ def test_an_unknown_stage_is_refused(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_rows_of_ours_stand_next_to_those_of_torch() -> None:
-    rows = {row.case: row for row in rows_of(measured("mlp"), "float32")}
+    with settled(1):
+        found = cost(
+            "mlp",
+            TINY["mlp"],
+            device="cpu",
+            precision="float32",
+            size=8,
+            repetitions=1,
+            compiled=False,
+            progress=quiet,
+        )
+    rows = {row.case: row for row in rows_of(found, "float32")}
     assert not any("compiled" in case for case in rows)
     ours, nested = rows["all four: ours"], rows["all four: nested torch.func.jvp WRONG"]
     assert ours.forwards is not None

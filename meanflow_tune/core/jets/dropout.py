@@ -1,5 +1,6 @@
 """Dropout in training: one set of masks for all passes of a step, or none in the derivative pass."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,8 +20,8 @@ _ACTIVE: list["_Masked"] = []
 class DropoutMasks:
     """The masks of one training step, the same in the plain pass and in the derivative passes.
 
-    The n-th dropout of a network draws for all `batch` samples of the step from (seed, n), and a pass through
-    some of them takes their rows. So torch's generators, and what ran before, have no part in it:
+    Whether the n-th dropout of a network keeps an element is a function of (seed, n, row of the sample,
+    element). So torch's generators, what ran before, other rows and the device have no part in it:
 
     >>> import torch
     >>> from torch import nn
@@ -36,6 +37,7 @@ class DropoutMasks:
     >>> torch.allclose(jet.u, u[rows], atol=1e-6)
     True
 
+    A process that has a part of a global batch names its rows of that batch; `batch` serves of() alone.
     One `with` surrounds one evaluation of the network. Samples must lie on the first axis of what a dropout
     gets, or be its outer part, as in [B · heads, N, N].
     """
@@ -45,7 +47,7 @@ class DropoutMasks:
 
     @contextmanager
     def of(self, rows: Tensor | None = None) -> Iterator[None]:
-        """The network is evaluated for `rows` [R] of the batch, None for all of it, in this order."""
+        """The network is evaluated for `rows` int64 [R] of the batch, None for all of it, in this order."""
         with _surrounding(_Masked(lambda n, x, p, whole: self._mask(n, x, p, whole, rows))):
             yield
 
@@ -57,14 +59,48 @@ class DropoutMasks:
                 f"dropout got {tuple(x.shape)}, but the pass has {count} samples, which must be on its "
                 "first axis; give DropoutMasks the size of the batch, and of() the rows of the pass"
             )
-        shape = (self.batch, x.shape[0] // count, *x.shape[1:])
+        shape = (x.shape[0] // count, *x.shape[1:])
         if whole:
-            shape = (*shape[:3], *[1] * (len(shape) - 3))
-        generator = torch.Generator(x.device).manual_seed((self.seed * 1_000_003 + n) % 2**63)
-        kept = torch.rand(shape, generator=generator, device=x.device) >= p
-        kept = kept if rows is None else kept[rows.to(x.device)]
-        scaled = kept.flatten(0, 1).to(x.dtype)
-        return scaled / (1 - p) if p < 1 else scaled
+            shape = (*shape[:2], *[1] * (len(shape) - 2))
+        row = torch.arange(count, device=x.device) if rows is None else rows.to(x.device)
+        words = _words(self.seed, n, row, math.prod(shape))
+        kept = (words >= round(p * 2**_BITS)).reshape(x.shape[0], *shape[1:])
+        scaled: Tensor = kept.to(x.dtype)
+        if p < 1:
+            scaled = scaled / (1 - p)
+        return scaled
+
+
+_BITS = 31
+
+
+def _words(seed: int, n: int, rows: Tensor, count: int) -> Tensor:
+    """Independent words of 31 random bits, int64 [R, count], each a function of (seed, n, row, column).
+
+    SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): a stream for each row, which the others start. Its words
+    are integers of 64 bits that wrap around, so that all devices agree.
+    """
+    key = _mixed(torch.tensor([seed, n]) * _STEP + 1).tolist()
+    streams = _mixed((rows.unsqueeze(1) + key[0]) * _STEP + key[1])
+    columns = torch.arange(1, count + 1, device=rows.device) * _STEP
+    words: Tensor = (_mixed(streams + columns) >> (64 - _BITS)) & (2**_BITS - 1)
+    return words
+
+
+def _mixed(words: Tensor) -> Tensor:
+    """The output function of SplitMix64."""
+    words = (words ^ _shifted(words, 30)) * -0x40A7B892E31B1A47
+    words = (words ^ _shifted(words, 27)) * -0x6B2FB644ECCEEE15
+    return words ^ _shifted(words, 31)
+
+
+def _shifted(words: Tensor, bits: int) -> Tensor:
+    """To the right, with zeros for the sign."""
+    shifted: Tensor = (words >> bits) & ((1 << (64 - bits)) - 1)
+    return shifted
+
+
+_STEP = -0x61C8864680B583EB  # the golden ratio of 2^64, 0x9E3779B97F4A7C15 as a signed number
 
 
 @contextmanager

@@ -88,6 +88,35 @@ def test_masks_depend_on_the_seed_and_keep_the_mean() -> None:
     assert abs(one.mean().item() - 1) < 0.02
 
 
+def test_a_mask_is_a_function_of_its_row_alone() -> None:
+    ones = torch.ones(40, 5, 7)
+    with DropoutMasks(1, 40).of():
+        whole = F.dropout(ones, 0.5), F.dropout2d(ones[..., None], 0.5)
+    rows = torch.tensor([39, 2, 2, 17])
+    with DropoutMasks(1, 4).of(rows):
+        some = F.dropout(ones[:4], 0.5), F.dropout2d(ones[:4, ..., None], 0.5)
+    for all_rows, few in zip(whole, some, strict=True):
+        assert torch.equal(all_rows[rows], few)
+    assert whole[1].flatten(2).std(-1).max() == 0, "whole channels"
+    far = torch.tensor([1, 2**33 + 1, 2**62])
+    with DropoutMasks(2**63 - 1, 3).of(far):
+        each = F.dropout(torch.ones(3, 64), 0.5)
+    assert len(each.unique(dim=0)) == 3
+
+
+def test_masks_are_independent_of_each_other_and_of_their_place() -> None:
+    with DropoutMasks(4, 4000).of():
+        layers = [F.dropout(torch.ones(4000, 24), 0.25) > 0 for _ in range(2)]
+    for kept in layers:
+        assert abs(kept.double().mean().item() - 0.75) < 0.006
+        assert (kept.double().mean(0) - 0.75).abs().max() < 0.03
+    columns = torch.cat([*layers, layers[0].roll(1, 0)], dim=1).double()
+    off_diagonal = torch.corrcoef(columns.T) - torch.eye(columns.shape[1], dtype=torch.double)
+    assert off_diagonal.abs().max() < 0.08, "columns, layers and neighbouring rows"
+    sums = columns[:, :24].sum(1)
+    assert abs(sums.var().item() / (24 * 0.75 * 0.25) - 1) < 0.12
+
+
 def test_without_dropout_is_eval_mode_for_the_pass_alone() -> None:
     model = network()
     x, t, s, v, _ = batch(model.shape)
