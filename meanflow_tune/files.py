@@ -34,11 +34,13 @@ _CLEANED: set[Path] = set()
 LEFT_SECONDS = 3600.0  # without a change: no write of a living process takes that long
 
 
-def write_atomic(path: Path, content: str | Callable[[Path], object]) -> None:
+def write_atomic(path: Path, content: str | Callable[[Path], object], durable: bool = True) -> None:
     """Write text, or what a function writes to a path, so that a crash leaves the old file or the new one.
 
     Writes a temporary file next to `path`, syncs it and renames it; removes it when anything fails. Makes
     the folder. Several threads, processes and hosts may write one path at once: the last one counts.
+    durable: after a power cut, too; False for what is written again in a moment, since a sync takes
+    milliseconds of the disk.
     Raises OSError, with ENOSPC also where a library hides a full disk in its own error.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,8 +51,9 @@ def write_atomic(path: Path, content: str | Callable[[Path], object]) -> None:
             temporary.write_text(content, encoding="utf-8")
         else:
             content(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except Exception as error:
         if is_full(error) and not isinstance(error, OSError):
@@ -58,7 +61,8 @@ def write_atomic(path: Path, content: str | Callable[[Path], object]) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def _remove_left(folder: Path) -> None:

@@ -49,6 +49,12 @@ REASONS = {
     "search/samplers/tpe.py": {
         "optuna.samplers._tpe": "the cached estimators of TPE",
     },
+    "search/samplers/modelled.py": {
+        "optuna.samplers._tpe": "the order in which TPE takes trials for good ones",
+    },
+    "search/store/storage.py": {
+        "optuna.storages.journal._storage": "which trials a new line of the journal changes",
+    },
     "search/samplers/cmaes.py": {
         "optuna._transform": "the search space as CMA-ES of Optuna sees it",
     },

@@ -271,7 +271,7 @@ class Driver:
         stage = Stage(*known, *rest)
         stage.fetch = partial(remote_study.fetch_trial, self._copy, self.write_policy)
         self.stages.append(stage)
-        stage.tidy = lambda: self.retention.trial_ended(stage.ledger.records())
+        stage.tidy = self.retention.of_stage(ledger.record_feed().update)
         # Also while the confirmation runs: they are about the search.
         stage.handle_requests = partial(self.stages[0].apply_requests, self.user_requests)
         stage.tell_faults = self._tell_faults

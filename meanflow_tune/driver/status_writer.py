@@ -3,14 +3,13 @@
 import json
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any
 
 from meanflow_tune.driver.disk.free_space import DiskWatch
 from meanflow_tune.driver.stage import Stage
+from meanflow_tune.driver.stage_records import StageRecords
 from meanflow_tune.driver.tracking import backlog_lines, tracking_lines
 from meanflow_tune.files import OnlyShown, write_atomic
 from meanflow_tune.formats import FORMAT, KEY
@@ -20,20 +19,18 @@ from meanflow_tune.plan.plan import Plan
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.report.forecast_tables import confirmation_work, ladder_of
 from meanflow_tune.report.live import View
-from meanflow_tune.report.outlook import Outlook, best_so_far, look_ahead, teacher_quality
+from meanflow_tune.report.outlook import Outlook, look_ahead, teacher_quality
 from meanflow_tune.report.state.status_file import STATUS_NAME, Source
-from meanflow_tune.report.state.trial_choice import study_state
 from meanflow_tune.search.analysis.forecast import Ladder
 from meanflow_tune.search.analysis.plausibility import explain
 from meanflow_tune.search.errors import LeaseLost
 from meanflow_tune.search.store.database_lease import AnyLease
 from meanflow_tune.search.store.storage import JOURNAL_NAME
 from meanflow_tune.search.store.time_budget import TimeBudget
-from meanflow_tune.search.store.trials import best_record
 from meanflow_tune.urls import hide_passwords
 
-# A forecast is reused for one write per this many trials: it reads all of them and changes little.
-TRIALS_PER_REUSE = 100
+# What reads all trials and changes little, such as a forecast, is reused for one write per this many trials.
+TRIALS_PER_REUSE = 50
 KEYS = (
     "study",
     "total",
@@ -64,8 +61,11 @@ class StatusWriter:
         self._writing = threading.Lock()
         self._shown = OnlyShown(view.error, (LeaseLost,))
         self._disk = DiskWatch(plan, view.error, lambda: self.slots())
-        self._ahead: tuple[Any, Outlook] = None, Outlook()
-        self._looks = 0  # since it was made
+        self._records: dict[str, StageRecords] = {}
+        # Made of all records, at the first of `_writes` writes, for the stage and state `_renewed`.
+        self._ahead, self._writes = Outlook(), 0
+        self._implausible: list[str] = []
+        self._renewed: tuple[str, bool] | None = None
         self._quality = KnownQuality()
 
     def start(self) -> None:
@@ -98,82 +98,73 @@ class StatusWriter:
 
     def _write(self) -> None:
         self._lease.check()
-        stage = self._stages[-1]
-        study = self._study()
-        records = stage.ledger.records()
-        done = Counter(record.status for record in records)
+        stage, ended = self._stages[-1], self._stopped.is_set()
+        search = self._known(self._stages[0])
+        source = Source.of(self._plan.request, JOURNAL_NAME)  # before the trials: newer are noticed
+        search.update()
+        known = search if stage is self._stages[0] else self._known(stage)
+        if known is not search:
+            known.update()
+        self._renew(stage, known, search)
         self._view.state |= {
             "study": stage.name,
             "total": stage.total,
-            "done": dict(done),
+            "done": known.choice.done,
             "budget_left": self._time_budget.left,
             "tracking": tracking_lines(self._stages),
-            **self._standing(stage, records),
-            **self._look_ahead(stage, records).to_dict(),
+            "best": search.best(self._plan.space.reference),
+            "teacher": teacher_quality(self._quality.any),
+            "warnings": [*self._look_at_disk(known, search), *self._implausible],
+            **self._ahead.to_dict(),
         }
         keys = (*KEYS, *Outlook.__dataclass_fields__)
-        state = {key: self._view.state.get(key) for key in keys} | study
-        state["waiting"] = [*stage.waiting, *backlog_lines(self._stages)]
-        state |= {KEY: FORMAT, "time": time.time(), "ended": self._stopped.is_set()}
-        write_atomic(
-            self._plan.request.folder / STATUS_NAME, json.dumps(hide_passwords(state), indent=1)
-        )
-        self._view.beat()
-
-    def _study(self) -> dict[str, Any]:
-        """The trials of the search that a screen holds, so that `--status` need not read the study."""
-        search, request = self._stages[0], self._plan.request
-        source = Source.of(request, JOURNAL_NAME)  # before the trials: newer ones are noticed
-        trials = study_state(search.ledger.records(), search.ledger.objectives.directions)
-        return {
-            "search": search.name,
-            "trials_asked": search.total,
-            "trials": trials.to_dict(),
+        state = {key: self._view.state.get(key) for key in keys} | {
+            "search": self._stages[0].name,
+            "trials_asked": self._stages[0].total,
+            "trials": search.choice.state().to_dict(),
             "source": source.to_dict(),
         }
+        state["waiting"] = [*stage.waiting, *backlog_lines(self._stages)]
+        state |= {KEY: FORMAT, "time": time.time(), "ended": ended}
+        text = json.dumps(hide_passwords(state), indent=1)
+        write_atomic(self._plan.request.folder / STATUS_NAME, text, durable=ended)
+        self._view.beat()
 
-    def _standing(self, stage: Stage, records: list[TrialRecord]) -> dict[str, Any]:
-        """Of the search, also while its confirmation runs: its best trials, its teacher's quality, and
-        what is implausible."""
-        search = self._stages[0]
-        records = records if stage is search else search.ledger.records()
-        objectives = search.ledger.objectives
-        single = objectives.single
-        best = best_record(records, single.direction) if single is not None else None
+    def _known(self, stage: Stage) -> StageRecords:
+        if stage.name not in self._records:
+            self._records[stage.name] = StageRecords(stage.ledger)
+        return self._records[stage.name]
+
+    def _renew(self, stage: Stage, known: StageRecords, search: StageRecords) -> None:
+        """What is made of all records: the less often the more there are."""
+        now = stage.name, self._stopped.is_set()
+        self._writes += 1
+        due = self._writes >= max(known.count, search.count) / TRIALS_PER_REUSE
+        if now == self._renewed and self._ahead.seconds_left is not None and not due:
+            return
+        self._renewed, self._writes = now, 0
+        records = search.all()
+        self._implausible = self._warnings(records, search.leader)
+        self._ahead = self._outlook(stage, known.all() if known is not search else records)
+
+    def _look_at_disk(self, known: StageRecords, search: StageRecords) -> list[str]:
+        confirmed = () if known is search else known.all()
+        nothing: list[str] = []
+        look = partial(self._disk.look, search.all(), confirmed)
+        return self._shown("look at the disk", look, nothing)
+
+    def _warnings(self, records: list[TrialRecord], leader: TrialRecord | None) -> list[str]:
+        """Of the search, also while its confirmation runs: what is implausible."""
+        objectives = self._stages[0].ledger.objectives
         self._quality.update(records, all_files=self._stopped.is_set())
         found = implausible_trials(records, objectives, self._quality.limits)
-        confirmed = () if stage is search else stage.ledger.records()
-        look = partial(self._disk.look, records, confirmed)
-        nothing: list[str] = []
-        disk = self._shown("look at the disk", look, nothing)
-        return {
-            "best": best_so_far(records, single.direction, self._plan.space.reference)
-            if single is not None
-            else "",
-            "teacher": teacher_quality(self._quality.any),
-            "warnings": [
-                *disk,
-                *explain(found, best.number if best is not None else None, single is None),
-            ],
-        }
+        return explain(
+            found, leader.number if leader is not None else None, objectives.single is None
+        )
 
     @cached_property
     def _ladder(self) -> Ladder:
         return ladder_of(self._plan)  # cached: its expectations are slow for many trials
-
-    def _look_ahead(self, stage: Stage, records: list[TrialRecord]) -> Outlook:
-        """The outlook, renewed less often the more trials there are."""
-        known, kept = self._ahead
-        self._looks += 1
-        now = stage.name, self._stopped.is_set()
-        if (
-            known != now
-            or kept.seconds_left is None
-            or self._looks >= len(records) / TRIALS_PER_REUSE
-        ):
-            kept = self._outlook(stage, records)
-            self._ahead, self._looks = (now, kept), 0
-        return kept
 
     def _outlook(self, stage: Stage, records: list[TrialRecord]) -> Outlook:
         """Where the stage stands, and when the search and its confirmation will end."""

@@ -14,6 +14,7 @@ from meanflow_tune.report.text import size
 
 SECONDS = 30.0
 MEASURED = 8  # trials whose files are measured
+LOOKED_AT = 100  # last trials among which those are looked for
 LEAST_SHARE, LEAST_BYTES = 0.05, 2**30  # the smaller of both is little, whatever is still needed
 
 
@@ -71,7 +72,7 @@ def measured_sizes(records: Sequence[TrialRecord]) -> Sizes | None:
     """The largest files of the last trials that wrote a checkpoint; None where none has."""
     found = Sizes(0, 0, 0)
     measured = 0
-    for record in reversed(records):
+    for record in reversed(records[-LOOKED_AT:]):
         if not record.folder or measured == MEASURED:
             continue
         folder = Path(record.folder)

@@ -4,9 +4,11 @@ Trials that run or are paused keep everything, since they resume from it; so do 
 sheet of samples are made of.
 """
 
+import bisect
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 from meanflow_tune.driver.search_tracking import needed
@@ -19,6 +21,7 @@ from meanflow_tune.search.objectives import Objectives
 from meanflow_tune.training.checkpoints import keep_newest
 
 UNENDED = ("running", "paused")
+ALONE = 100  # trials whose weights are in their checkpoints alone, looked at again after each end
 LEADING = 2  # best proposed trials that may still become those of the answer, besides the baselines
 
 log = logging.getLogger(__name__)
@@ -34,19 +37,33 @@ class Retention:
         # Folder of a trial -> how many checkpoints it may still have.
         self._left: dict[str, int] = {}
 
-    def trial_ended(self, records: Sequence[TrialRecord]) -> None:
-        """Remove checkpoints that no later trial can make worth keeping. records: of all trials."""
+    def of_stage(self, changed: Callable[[], Iterable[TrialRecord]]) -> Callable[[], None]:
+        """A function for the end of each trial of a stage: removes checkpoints that no later trial can make
+        worth keeping. changed: the records that changed since its last call, and no others are read."""
+        stage = _Stage()
+        return lambda: self._trial_ended(stage, changed())
+
+    def _trial_ended(self, stage: "_Stage", changed: Iterable[TrialRecord]) -> None:
         if self._request.keep_checkpoints == "all":
             return
-        completed = [record for record in records if record.status == "completed"]
-        best = self._best(completed)
-        if best is None or self._request.repeats:  # which lead is known at the end only
-            kept = {record.number for record in completed}
+        single = self._objectives.single
+        for record in changed:
+            stage.put(record, single is not None and single.direction == "maximize")
+        numbers = [number for _, number in stage.order[: self._request.best_checkpoints or 0]]
+        kept: Container[int]
+        if single is None or self._request.repeats:  # which lead is known at the end only
+            leading, kept = [], stage.completed
         else:
-            leading = [record for record in best if record.baseline is None][:LEADING]
-            baselines = [record for record in completed if record.baseline is not None]
-            kept = {record.number for record in (*leading, *baselines)}
-        self._remove(records, kept, best or completed)
+            proposed = (number for _, number in stage.order if number not in stage.baselines)
+            leading = list(islice(proposed, LEADING))
+            kept = {*leading, *stage.baselines}
+        best = [stage.completed[number] for number in numbers]
+        due = [*stage.due.values(), *(r for n, r in stage.held.items() if n not in stage.due)]
+        self._remove(due, kept, best)
+        alone = (r for r in due if r.status == "completed" and self._left.get(r.folder) == 1)
+        stage.held = {record.number: record for record in islice(alone, ALONE)}
+        stage.held |= {number: stage.completed[number] for number in (*leading, *numbers)}
+        stage.due.clear()
 
     def search_ended(self, findings: Findings) -> None:
         """Remove everything that is not kept, now that the leader is known."""
@@ -55,16 +72,8 @@ class Retention:
         self._remove(findings.confirmed, set(), ())
         self._remove_samples(findings, kept)
 
-    def _best(self, completed: Sequence[TrialRecord]) -> list[TrialRecord] | None:
-        """Completed trials, the best first; None for several objectives, which have no order."""
-        single = self._objectives.single
-        if single is None:
-            return None
-        known = [record for record in completed if record.value is not None]
-        return sorted(known, key=lambda r: r.value or 0.0, reverse=single.direction == "maximize")
-
     def _remove(
-        self, records: Iterable[TrialRecord], kept: set[int], order: Sequence[TrialRecord]
+        self, records: Iterable[TrialRecord], kept: Container[int], order: Sequence[TrialRecord]
     ) -> None:
         """Checkpoints of ended trials but `kept`. order: completed trials, the best first."""
         count = self._request.best_checkpoints
@@ -96,6 +105,33 @@ class Retention:
                     delete_stored(folder)
                 except OSError as error:
                     log.warning("the samples %s stay: %s", folder, error.strerror or error)
+
+
+class _Stage:
+    """What is known of the trials of a stage.
+
+    due: changed and not looked at yet; held: those that may lose what is kept of them, by what other trials
+    do; completed, order: completed trials, in the order of their values, the best first; baselines: those
+    that completed.
+    """
+
+    def __init__(self) -> None:
+        self.due: dict[int, TrialRecord] = {}
+        self.held: dict[int, TrialRecord] = {}
+        self.completed: dict[int, TrialRecord] = {}
+        self.order: list[tuple[float, int]] = []
+        self.baselines: set[int] = set()
+
+    def put(self, record: TrialRecord, maximize: bool) -> None:
+        """Add a record that is new or has changed."""
+        self.due[record.number] = record
+        if record.status != "completed" or record.number in self.completed:
+            return
+        self.completed[record.number] = record
+        if record.baseline is not None:
+            self.baselines.add(record.number)
+        if record.value is not None:
+            bisect.insort(self.order, (-record.value if maximize else record.value, record.number))
 
 
 def _is_last_copy(record: TrialRecord) -> bool:

@@ -1,8 +1,8 @@
 """Which trials of a large study a screen shows: those that run, the best, the newest, and failures."""
 
-from collections import Counter
-from collections.abc import Sequence
-from itertools import islice
+import bisect
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.report.state.trial_rows import StudyState, TrialRow
@@ -14,43 +14,106 @@ RUNNING, BEST, NEWEST, BROKEN = 8, 5, 8, 3  # of a larger one
 NAMED = 8  # paused and running trials whose numbers are kept
 
 
+class TrialChoice:
+    """The trials of a study, sorted so that those to be shown are found without reading all of them.
+
+    directions: of the objectives. With several, a trial that completes is compared with their front.
+    """
+
+    def __init__(self, directions: Sequence[Direction]) -> None:
+        self._directions = directions
+        self._records: dict[int, TrialRecord] = {}
+        self._by_status: dict[str, list[int]] = {}  # numbers, ascending
+        self._ended: list[tuple[float, int]] = []
+        self._best: list[
+            tuple[float, int]
+        ] = []  # the best first; with several objectives the front
+
+    def update(self, changed: Iterable[TrialRecord]) -> None:
+        """Take in records that are new or changed."""
+        for record in changed:
+            before = self._records.get(record.number)
+            if before is not None:
+                _discard(self._by_status[before.status], record.number)
+                _discard(self._ended, _end_of(before))
+                self._forget_best(before)
+            self._records[record.number] = record
+            bisect.insort(self._by_status.setdefault(record.status, []), record.number)
+            if record.status not in ("running", "paused"):
+                bisect.insort(self._ended, _end_of(record))
+            if record.status == "completed" and len(record.values) == len(self._directions):
+                self._add_best(record)
+
+    @property
+    def done(self) -> dict[str, int]:
+        """Counts by status."""
+        return {status: len(numbers) for status, numbers in self._by_status.items() if numbers}
+
+    def state(self, everything: bool = False) -> StudyState:
+        """everything: all trials, however many."""
+        if everything or len(self._records) <= SCREEN:
+            shown = sorted(self._records)
+        else:
+            shown = sorted(self._chosen())
+        paused, running = (
+            tuple(self._by_status.get(status, ())[:NAMED]) for status in ("paused", "running")
+        )
+        rows = tuple(TrialRow.make(self._records[number]) for number in shown)
+        return StudyState(len(self._records), self.done, rows, paused, running)
+
+    def _chosen(self) -> set[int]:
+        failed, memory = (
+            self._by_status.get(of, [])[-BROKEN:] for of in ("failed", "out_of_memory")
+        )
+        return {
+            *self._by_status.get("running", ())[-RUNNING:],
+            *(number for _, number in self._best[:BEST]),
+            *(number for _, number in self._ended[-NEWEST:]),
+            *sorted([*failed, *memory])[-BROKEN:],
+        }
+
+    def _add_best(self, record: TrialRecord) -> None:
+        if len(self._directions) == 1:
+            bisect.insort(self._best, self._key(record))
+            return
+        front = [*(number for _, number in self._best), record.number]
+        self._best = self._front(sorted(front))
+
+    def _forget_best(self, record: TrialRecord) -> None:
+        if len(self._directions) == 1:
+            if record.values:
+                _discard(self._best, self._key(record))
+        elif (0.0, record.number) in self._best:  # a completed trial that is completed again
+            done = self._by_status.get("completed", [])
+            self._best = self._front([number for number in done if number != record.number])
+
+    def _front(self, numbers: Sequence[int]) -> list[tuple[float, int]]:
+        if not numbers:
+            return []
+        points = [self._records[number].values for number in numbers]
+        best = non_dominated(points, self._directions)
+        return [(0.0, number) for number, on in zip(numbers, best, strict=True) if on]
+
+    def _key(self, record: TrialRecord) -> tuple[float, int]:
+        sign = 1.0 if self._directions[0] == "minimize" else -1.0
+        return sign * record.values[0], record.number
+
+
 def study_state(
-    records: Sequence[TrialRecord], directions: Sequence[Direction], everything: bool = False
+    records: Iterable[TrialRecord], directions: Sequence[Direction], everything: bool = False
 ) -> StudyState:
-    """records: ascending; directions: of the objectives; everything: all trials, however many."""
-    done: Counter[str] = Counter(record.status for record in records)
-    shown = records
-    if not everything and len(records) > SCREEN:
-        keep = {record.number for record in _chosen(records, directions)}
-        shown = [record for record in records if record.number in keep]
-    paused, running = (
-        tuple(islice((r.number for r in records if r.status == status), NAMED))
-        for status in ("paused", "running")
-    )
-    rows = tuple(TrialRow.make(record) for record in shown)
-    return StudyState(len(records), dict(done), rows, paused, running)
+    """Of all trials at once."""
+    choice = TrialChoice(directions)
+    choice.update(records)
+    return choice.state(everything)
 
 
-def _chosen(records: Sequence[TrialRecord], directions: Sequence[Direction]) -> list[TrialRecord]:
-    running = [record for record in records if record.status == "running"]
-    ended = [record for record in records if record.status not in ("running", "paused")]
-    broken = [record for record in ended if record.status in ("failed", "out_of_memory")]
-    newest = sorted(ended, key=lambda r: (r.ended or 0.0, r.number))
-    return [
-        *running[-RUNNING:],
-        *_best(records, directions),
-        *newest[-NEWEST:],
-        *broken[-BROKEN:],
-    ]
+def _end_of(record: TrialRecord) -> tuple[float, int]:
+    return record.ended or 0.0, record.number
 
 
-def _best(records: Sequence[TrialRecord], directions: Sequence[Direction]) -> list[TrialRecord]:
-    """The completed trials with the best values; of several objectives, some of the front."""
-    done = [r for r in records if r.status == "completed" and len(r.values) == len(directions)]
-    if len(directions) == 1:
-        sign = 1.0 if directions[0] == "minimize" else -1.0
-        return sorted(done, key=lambda r: (sign * r.values[0], r.number))[:BEST]
-    if not done:
-        return []
-    front = non_dominated([r.values for r in done], directions)
-    return [record for record, on in zip(done, front, strict=True) if on][:BEST]
+def _discard(ascending: list[Any], item: Any) -> None:
+    """Remove an item from a sorted list where it is there."""
+    place = bisect.bisect_left(ascending, item)
+    if place < len(ascending) and ascending[place] == item:
+        del ascending[place]

@@ -1,19 +1,22 @@
 """The pruner: decisions at rungs and promotions, functions of the stored trials alone."""
 
+import bisect
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
 from meanflow_tune.records import Decision, Report
 from meanflow_tune.search.objectives import Objectives
-from meanflow_tune.search.pruning.rules import RungResult, Rungs, Values
+from meanflow_tune.search.pruning.rules import Rungs
+from meanflow_tune.search.pruning.standings import RungResult, Standings, Values
 from meanflow_tune.search.store.trials import (
     BASELINE,
     BRACKET,
     CONFIG,
     PROTECTED,
-    TrialCache,
     paused_at,
     stored_reports,
     stored_values,
@@ -33,7 +36,13 @@ class Pruner:
     ) -> None:
         self._rungs, self._repeats, self._ramps_end = rungs, repeats, ramps_end
         self._directions = objectives.directions
-        self._rungs_of = TrialCache(_TrialRungs)
+        self._trials: dict[int, _TrialRungs] = {}
+        # (images of a rung, bracket, or None for all brackets) -> the results there.
+        self._standings: dict[tuple[int, int | None], Standings] = defaultdict(
+            partial(Standings, self._directions)
+        )
+        # (images, bracket) -> the trials that are paused there, in the order of the standings.
+        self._waiting: dict[tuple[int, int], list[tuple[float, int]]] = {}
         if rungs is not None:
             rungs.check(self._directions)
 
@@ -52,9 +61,27 @@ class Pruner:
                 attrs[BRACKET] = self._rungs.bracket(number)
         return attrs
 
-    def decision(
-        self, trial: FrozenTrial, report: Report, values: Values, trials: Iterable[FrozenTrial]
-    ) -> Decision:
+    def update(self, changed: Iterable[FrozenTrial]) -> None:
+        """Take in the trials that are new or have changed; decisions and promotions follow from them."""
+        for trial in changed:
+            before = self._trials.get(trial.number)
+            now = self._trials[trial.number] = _TrialRungs(trial)
+            if before is not None and before.paused_at is not None:
+                waiting = self._waiting[before.paused_at, before.bracket]
+                del waiting[bisect.bisect_left(waiting, self._order_key(before, before.paused_at))]
+                if not waiting:
+                    del self._waiting[before.paused_at, before.bracket]
+            if before is not None and before.bracket != now.bracket:
+                for images in before.results:
+                    self._standings[images, before.bracket].remove(trial.number)
+            for images, result in now.results.items():
+                self._standings[images, now.bracket].put(result)
+                self._standings[images, None].put(result)
+            if now.paused_at is not None:
+                waiting = self._waiting.setdefault((now.paused_at, now.bracket), [])
+                bisect.insort(waiting, self._order_key(now, now.paused_at))
+
+    def decision(self, trial: FrozenTrial, report: Report, values: Values) -> Decision:
         """The decision on `trial` after a report, not stored yet, with the objectives `values`."""
         if report.repeat:
             return Decision(True, f"repeat {report.repeat}")
@@ -64,30 +91,26 @@ class Pruner:
         if self._rungs is None and not at_the_last:
             return Decision(True, "trials are not stopped early in this search")
         bracket = None if at_the_last else trial.user_attrs.get(BRACKET, 0)
-        peers = _results(self._rungs_of.each(trials), report.images, bracket)
-        results = [*(result for result in peers if result.number != own.number), own]
+        standings = self._standings[report.images, bracket]
         if at_the_last:
-            return self._at_the_last(own, results)
+            return self._at_the_last(own, standings)
         assert self._rungs is not None
-        decision = self._rungs.decide(results, own.number, self._directions)
+        decision = self._rungs.decide_among(standings, own, self._directions[0])
         spared = None if decision.go_on else self._spared(trial, report.images, self._rungs)
         return Decision(True, f"{decision.reason}, but {spared}") if spared else decision
 
-    def promotion(self, trials: list[FrozenTrial]) -> tuple[int, int, str] | None:
+    def promotion(self) -> tuple[int, int, str] | None:
         """The paused trial to promote, at how many images, and the reason; late rungs come first."""
         if self._rungs is None or not self._rungs.pauses:
             return None
-        rungs = self._rungs_of.each(trials)
-        waiting: dict[tuple[int, int], list[int]] = {}
-        for trial in rungs:
-            if trial.paused_at is not None:
-                waiting.setdefault((trial.paused_at, trial.bracket), []).append(trial.number)
-        for images, bracket in sorted(waiting, key=lambda rung: (-rung[0], rung[1])):
-            results = _results(rungs, images, bracket)
-            found = self._rungs.find_promotion(results, waiting[images, bracket], self._directions)
+        for rung in sorted(self._waiting, key=lambda rung: (-rung[0], rung[1])):
+            found = self._rungs.promote_from(self._standings[rung], self._waiting[rung])
             if found is not None:
-                return found[0], images, found[1]
+                return found[0], rung[0], found[1]
         return None
+
+    def _order_key(self, trial: "_TrialRungs", images: int) -> tuple[float, int]:
+        return self._standings[images, trial.bracket].order_key(trial.number)
 
     def _spared(self, trial: FrozenTrial, images: int, rungs: Rungs) -> str | None:
         """Why a trial that is not among the best continues; None where it does not."""
@@ -106,13 +129,13 @@ class Pruner:
             return f"bracket {bracket} spares this rung"
         return None
 
-    def _at_the_last(self, own: RungResult, results: list[RungResult]) -> Decision:
+    def _at_the_last(self, own: RungResult, standings: Standings) -> Decision:
         """At the last rung nothing stops; the decision is about the repeats."""
         text = "the last rung"
         if not self._repeats:
             return Decision(True, text)
         reduction = self._rungs.reduction if self._rungs is not None else 2.0
-        found = Rungs.best_share(reduction).decide(results, own.number, self._directions)
+        found = Rungs.best_share(reduction).decide_among(standings, own, self._directions[0])
         seeds = f"{self._repeats} more seed{'s' * (self._repeats > 1)}"
         if found.go_on:
             return Decision(True, f"{text}; it is repeated on {seeds}")
@@ -140,12 +163,3 @@ class _TrialRungs:
         for images, entry in stored_reports(trial).items():
             history = (*history, stored_values(entry))
             self.results[images] = RungResult(trial.number, history)
-
-
-def _results(trials: Iterable[_TrialRungs], images: int, bracket: int | None) -> list[RungResult]:
-    """The results at a rung, of the trials of one bracket or (None) of all."""
-    return [
-        trial.results[images]
-        for trial in trials
-        if images in trial.results and bracket in (None, trial.bracket)
-    ]

@@ -1,33 +1,16 @@
 """Early stopping as pure functions of stored values."""
 
-import bisect
 import math
-import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
 
 from meanflow_tune.records import Decision
 from meanflow_tune.search.objectives import Direction
-from meanflow_tune.search.pareto import places
+from meanflow_tune.search.pruning.standings import RungResult, Standings, Values
 from meanflow_tune.search.seeds import draw_seed
 from meanflow_tune.settings import Settings
-
-Values = tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class RungResult:
-    """A trial at a rung: its number, and its objectives at its rungs up to this one."""
-
-    number: int
-    history: tuple[Values, ...]
-
-    @property
-    def values(self) -> Values:
-        return self.history[-1]
 
 
 class Rungs(Settings):
@@ -109,10 +92,16 @@ class Rungs(Settings):
         own = next((result for result in results if result.number == number), None)
         if own is None:
             raise ValueError(f"results must contain the trial's own, but trial {number} has none")
-        count = len(results)
+        others = (result for result in results if result.number != number)
+        return self.decide_among(Standings(directions, others), own, directions[0])
+
+    def decide_among(
+        self, standings: Standings, own: RungResult, direction: Direction = "minimize"
+    ) -> Decision:
+        """The same. standings: of the bracket, with or without `own`; direction: of the first objective."""
         if self.kind == "median":
-            return self._against_median(results, own, directions)
-        place = _places(results, directions)[results.index(own)]
+            return self._against_median(standings, own, direction)
+        place, count = standings.place(own)
         text = f"place {place + 1} of {count}"
         if count < self.needed:
             return Decision(True, f"{text}; nothing is stopped before {self.needed} values")
@@ -132,46 +121,34 @@ class Rungs(Settings):
         directions: Sequence[Direction] = ("minimize",),
     ) -> tuple[int, str] | None:
         """The best of the `paused` trials of a rung that is now among those that continue, and why."""
-        if not paused or len(results) < self.needed:
+        standings = Standings(directions, results)
+        waiting = sorted(standings.order_key(number) for number in paused if number in standings)
+        return self.promote_from(standings, waiting)
+
+    def promote_from(
+        self, standings: Standings, waiting: Sequence[tuple[float, int]]
+    ) -> tuple[int, str] | None:
+        """The same. waiting: the paused trials as of `Standings.order_key`, sorted."""
+        count = len(standings)
+        if count < self.needed:
             return None
-        keep = self.survivor_count(len(results))
-        waiting = set(paused)
-        found = [
-            (place, result)
-            for place, result in zip(_places(results, directions), results, strict=True)
-            if result.number in waiting and place < keep
-        ]
-        if not found:
+        keep = self.survivor_count(count)
+        found = standings.best(waiting)
+        if found is None or found[1] >= keep:
             return None
-        place, result = min(found, key=lambda entry: (entry[0], entry[1].number))
-        return result.number, f"place {place + 1} of {len(results)}, {_continuing(keep)}"
+        return found[0], f"place {found[1] + 1} of {count}, {_continuing(keep)}"
 
     def _against_median(
-        self, results: Sequence[RungResult], own: RungResult, directions: Sequence[Direction]
+        self, standings: Standings, own: RungResult, direction: Direction
     ) -> Decision:
-        sign = 1.0 if directions[0] == "minimize" else -1.0
+        sign = 1.0 if direction == "minimize" else -1.0
         best = sign * min(sign * values[0] for values in own.history)
-        means = [
-            math.fsum(values[0] for values in result.history) / len(result.history)
-            for result in results
-            if result.number != own.number
-        ]
-        if len(means) + 1 < self.needed:
+        median, others = standings.median_mean(own.number)
+        if median is None or others + 1 < self.needed:
             return Decision(True, f"nothing is stopped before {self.needed} values")
-        median = statistics.median(means)
         own_best = "" if best == own.values[0] else f"best value so far {best:.6g}, "
         text = f"{own_best}median of the others' means {median:.6g}"
         return Decision(sign * best <= sign * median, text)
-
-
-def _places(results: Sequence[RungResult], directions: Sequence[Direction]) -> list[int]:
-    """How many results are better than each; with one objective equal values share a place."""
-    if len(directions) > 1:
-        return places([result.values for result in results], directions)
-    sign = 1.0 if directions[0] == "minimize" else -1.0
-    values = [sign * result.values[0] for result in results]
-    ordered = sorted(values)
-    return [bisect.bisect_left(ordered, value) for value in values]
 
 
 def _continuing(keep: int) -> str:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -29,12 +29,11 @@ from meanflow_tune.search.samplers.cmaes import ReplayedCmaEs
 from meanflow_tune.search.samplers.history import SamplerView
 from meanflow_tune.search.samplers.tpe import CachedTPE, CachedView
 from meanflow_tune.search.seeds import draw_seed
-from meanflow_tune.search.store.trials import FINISHED
 
 SamplerKind = Literal["tpe", "gp", "cmaes", "nsgaii", "qmc", "random"]
 SAMPLER_KINDS: tuple[SamplerKind, ...] = get_args(SamplerKind)
 
-View: TypeAlias = Callable[[BaseStorage, int], BaseStorage]
+View: TypeAlias = Callable[[BaseStorage, int], SamplerView]
 
 # Parents of NSGA-II: Optuna's 50 would select nothing in a search of about as many trials.
 POPULATION = 20
@@ -104,8 +103,8 @@ class SeededSampler(BaseSampler):
     ) -> dict[str, BaseDistribution]:
         history = self._without(study, trial)
         if self._startup_trials:
-            finished = history.get_trials(deepcopy=False, states=FINISHED)
-            if len(finished) < self._startup_trials:
+            view = cast(SamplerView, history._storage)
+            if view.count_finished(history._study_id) < self._startup_trials:
                 return {}
         with _suppress_output():
             return self._relative.infer_relative_search_space(history, trial)
@@ -158,7 +157,10 @@ class NumberedQMC(QMCSampler):
     ) -> dict[str, BaseDistribution]:
         if self._number == 0:
             return {}
-        first = study.get_trials(deepcopy=False)[0]
+        storage = study._storage
+        first = storage.get_trial(
+            storage.get_trial_id_from_study_id_trial_number(study._study_id, 0)
+        )
         names = sorted(
             name for name, distribution in first.distributions.items() if not distribution.single()
         )

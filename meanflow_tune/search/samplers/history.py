@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from meanflow_tune.search.store.proxy import StorageProxy
-from meanflow_tune.search.store.trials import TrialCache, paused_at
+from meanflow_tune.search.store.trials import FINISHED, TrialCache, paused_at
 
 _CONSTRAINT = "constraints:"  # where Optuna keeps a constraint: this prefix and its key
 
@@ -37,14 +37,18 @@ class SamplerView(StorageProxy):
         self._asking, self._align_constraints = asking, align_constraints
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        return _shown(self._inner.get_trial(trial_id))
+        return shown(self._inner.get_trial(trial_id))
+
+    def count_finished(self, study_id: int) -> int:
+        """How many trials samplers can learn from."""
+        return len(self.get_all_trials(study_id, deepcopy=False, states=FINISHED))
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        shown = PAUSED_COPIES.setdefault(self._inner, TrialCache(_shown))
+        copies = PAUSED_COPIES.setdefault(self._inner, TrialCache(shown))
         trials = [
-            shown(trial) if trial.state == TrialState.RUNNING else trial
+            copies(trial) if trial.state == TrialState.RUNNING else trial
             for trial in self._inner.get_all_trials(study_id, deepcopy=False)
             if trial._trial_id != self._asking
         ]
@@ -55,16 +59,16 @@ class SamplerView(StorageProxy):
         return copy.deepcopy(trials) if deepcopy else trials
 
 
-def _shown(trial: FrozenTrial) -> FrozenTrial:
+def shown(trial: FrozenTrial) -> FrozenTrial:
     """A paused trial as `Study.tell` would store it when pruned; any other trial unchanged."""
     if paused_at(trial) is None:
         return trial
-    shown = copy.copy(trial)
-    shown.state = TrialState.PRUNED
+    pruned = copy.copy(trial)
+    pruned.state = TrialState.PRUNED
     step = trial.last_step
     if step is not None and not math.isnan(trial.intermediate_values[step]):
-        shown.values = [trial.intermediate_values[step]]
-    return shown
+        pruned.values = [trial.intermediate_values[step]]
+    return pruned
 
 
 def _aligned(trials: list[FrozenTrial]) -> list[FrozenTrial]:

@@ -2,13 +2,14 @@
 
 In a space with conditions Optuna's TPE treats some 15 groups of parameters one after another, and for
 each group reads every trial, through properties that parse attributes, splits the trials into good
-ones and others, and converts their parameters to numbers. Here an ask reads and splits them once,
-trials have plain attributes, and the numbers of unchanged trials are kept for the next ask. Proposals
-and densities are Optuna's own. tests/search/samplers/test_tpe.py compares the suggestions.
+ones and others, and converts their parameters to numbers. Here an ask reads the trials that changed and
+splits once those that are modelled (`ModelledTrials`: in a large study not all), trials have plain
+attributes, and the numbers of unchanged trials are kept for the next ask. Proposals and densities are
+Optuna's own. tests/search/samplers/test_tpe.py compares the suggestions.
 """
 
-import itertools
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -16,51 +17,31 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
+from optuna.samplers._tpe import _truncnorm
 from optuna.samplers._tpe import sampler as tpe
 from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from meanflow_tune.search.samplers.history import SamplerView
-from meanflow_tune.search.store.trials import FINISHED, TrialCache
+from meanflow_tune.search.samplers.modelled import CachedTrial, ModelledTrials
 
-_MODELLED = (*FINISHED, TrialState.RUNNING)  # RUNNING for the constant liar
-_SERIALS = itertools.count(1)
-_SHAPES: dict[frozenset[str], frozenset[str]] = {}  # one object each, so that comparing is quick
+KEPT_LOGARITHMS = 2**16
 
 
-class CachedTrial(FrozenTrial):
-    """A trial with plain attributes instead of properties, for TPE only; it is never stored.
+def _keep_more_logarithms() -> None:
+    """Let Optuna keep more logarithms of the normal distribution's integral, which recur from ask to ask.
 
-    It holds what TPE uses: the violated constraints only, and the last of the values at rungs.
-
-    serial: unique, so that a changed trial differs from its earlier state; shape: the names of its
-    parameters.
+    They are most of an ask: each takes microseconds, and Optuna keeps 1,000, fewer than one ask needs in a
+    study of hundreds of trials.
     """
+    for name in ("_ndtr_single", "_log_ndtr_single"):
+        function = getattr(_truncnorm, name)
+        if function.cache_parameters()["maxsize"] < KEPT_LOGARITHMS:
+            setattr(_truncnorm, name, lru_cache(KEPT_LOGARITHMS)(function.__wrapped__))
 
-    number = 0
-    value = None
-    values = None
-    params = {}
-    distributions = {}
-    system_attrs = {}  # type: ignore[override]
-    constraints = {}
 
-    def __init__(self, trial: FrozenTrial) -> None:
-        self.__dict__.update(trial.__dict__)
-        self.number = trial.number
-        self.values = trial.values
-        self.value = self.values[0] if self.values is not None and len(self.values) == 1 else None
-        self.params = trial.params
-        self.distributions = trial.distributions
-        self.system_attrs = trial.system_attrs
-        self.constraints = {key: value for key, value in trial.constraints.items() if value > 0}
-        step = trial.last_step
-        if step is not None:
-            self.intermediate_values = {step: trial.intermediate_values[step]}
-        self.serial = next(_SERIALS)
-        shape = frozenset(self.distributions)
-        self.shape = _SHAPES.setdefault(shape, shape)
+_keep_more_logarithms()
 
 
 class _Table:
@@ -114,15 +95,15 @@ class _TrialGroup:
 
 
 class _Cache:
-    """What asks in one storage keep for the next ones."""
+    """What asks in one study keep for the next ones."""
 
-    def __init__(self) -> None:
-        self.trials: TrialCache[FrozenTrial] = TrialCache(CachedTrial)
+    def __init__(self, storage: BaseStorage, study_id: int) -> None:
+        self.trials = ModelledTrials(storage, study_id)
         self.tables: dict[tuple[Any, ...], _Table] = {}
         self.decomposed: tuple[Any, dict[str, BaseDistribution], Any] | None = None
 
 
-_CACHES: WeakKeyDictionary[BaseStorage, _Cache] = WeakKeyDictionary()
+_CACHES: WeakKeyDictionary[BaseStorage, dict[int, _Cache]] = WeakKeyDictionary()
 
 
 class CachedTPE(TPESampler):
@@ -134,14 +115,11 @@ class CachedTPE(TPESampler):
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """The groups follow from the first trial with each set of parameters, and rarely change."""
-        view = cast(CachedView, study._storage)
-        first: dict[frozenset[str], FrozenTrial] = {}
-        for each in view.get_all_trials(study._study_id, False, FINISHED):
-            first.setdefault(cast(CachedTrial, each).shape, each)
-        key = study._study_id, [(shape, each.number) for shape, each in first.items()]
-        cache = view.cache
+        cache = cast(CachedView, study._storage).cache(study._study_id)
+        first = cache.trials.first_of_each_shape()
+        key = [(each.shape, each.number) for each in first]
         if cache.decomposed is None or cache.decomposed[0] != key:
-            study._thread_local.cached_all_trials = list(first.values())
+            study._thread_local.cached_all_trials = list(first)
             space = super().infer_relative_search_space(study, trial)
             study._thread_local.cached_all_trials = None
             cache.decomposed = key, space, self._search_space_group
@@ -153,6 +131,20 @@ class CachedTPE(TPESampler):
     ) -> dict[str, Any]:
         # SeededSampler has checked that there are enough trials.
         return self._sample(study, trial, search_space) if search_space else {}
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        view = cast(CachedView, study._storage)
+        if view.count_finished(study._study_id) < self._n_startup_trials:
+            return self._random_sampler.sample_independent(
+                study, trial, param_name, param_distribution
+            )
+        return self._sample(study, trial, {param_name: param_distribution})[param_name]
 
     def _sample(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -175,8 +167,8 @@ class CachedTPE(TPESampler):
 
     def _split(self, study: Study, trial: FrozenTrial) -> tuple[_TrialGroup, _TrialGroup]:
         """The good trials and the others, the same for all groups of parameters."""
-        trials = study._storage.get_all_trials(study._study_id, False, _MODELLED)
-        trials = [each for each in trials if each.number != trial.number]
+        cache = cast(CachedView, study._storage).cache(study._study_id)
+        trials: list[FrozenTrial] = [t for t in cache.trials.all() if t.number != trial.number]
         finished = sum(each.state != TrialState.RUNNING for each in trials)
         several = len(study.directions) > 1
         gamma = tpe.default_gamma_multiobjective if several else tpe.default_gamma
@@ -186,7 +178,7 @@ class CachedTPE(TPESampler):
     def _get_internal_repr(
         self, trials: Any, search_space: dict[str, BaseDistribution], study: Study
     ) -> dict[str, NDArray[Any]]:
-        tables = cast(CachedView, study._storage).cache.tables
+        tables = cast(CachedView, study._storage).cache(study._study_id).tables
         group = tuple(search_space.items())
         if group not in tables:
             tables[group] = _Table(search_space)
@@ -194,20 +186,22 @@ class CachedTPE(TPESampler):
 
 
 class CachedView(SamplerView):
-    """A sampler's view of a storage for one ask, which reads the trials once."""
+    """A sampler's view of a storage for one ask, which reads what changed since the last ask, once."""
 
     def __init__(self, storage: BaseStorage, asking: int | None = None) -> None:
         super().__init__(storage, asking)
-        self.cache = _CACHES.setdefault(storage, _Cache())
-        self._trials: dict[int, list[FrozenTrial]] = {}
+        self._caches: dict[int, _Cache] = {}
 
-    def get_all_trials(
-        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        if deepcopy:
-            return super().get_all_trials(study_id, deepcopy, states)
-        if study_id not in self._trials:
-            trials = super().get_all_trials(study_id, deepcopy=False)
-            self._trials[study_id] = self.cache.trials.each(trials)
-        trials = self._trials[study_id]
-        return trials if states is None else [trial for trial in trials if trial.state in states]
+    def cache(self, study_id: int) -> _Cache:
+        """Of a study, as it was at the first call."""
+        found = self._caches.get(study_id)
+        if found is None:
+            caches = _CACHES.setdefault(self._inner, {})
+            if study_id not in caches:
+                caches[study_id] = _Cache(self._inner, study_id)
+            found = self._caches[study_id] = caches[study_id]
+            found.trials.update()
+        return found
+
+    def count_finished(self, study_id: int) -> int:
+        return self.cache(study_id).trials.finished

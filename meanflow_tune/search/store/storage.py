@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -17,6 +17,8 @@ from optuna.storages.journal import (
     JournalFileOpenLock,
     JournalFileSymlinkLock,
 )
+from optuna.storages.journal._storage import JournalOperation
+from optuna.trial import FrozenTrial
 
 from meanflow_tune.files import (
     WritePolicy,
@@ -190,11 +192,46 @@ class FencedJournal(JournalFileBackend):
 
 
 class StudyJournal(JournalStorage):
-    """Optuna's storage over a FencedJournal."""
+    """Optuna's storage over a FencedJournal, which knows the trials that each line of it changed."""
 
     def __init__(self, journal: FencedJournal) -> None:
+        # id of a trial -> count of all changes at its last one; in the order of the changes.
+        self._changes: dict[int, int] = {}
+        self._counted = 0
         super().__init__(journal)
         self.batch = journal.batch
+
+    def changed_trials(self, study_id: int, since: int) -> tuple[int, list[FrozenTrial]]:
+        """A count of changes, and the trials of a study that changed since there were `since`, by number.
+
+        Not copied, so do not change them. Reads the trials that changed and no others.
+        """
+        with self._thread_lock:
+            self._sync_with_backend()
+            replayed = self._replay_result
+            found = []
+            for trial_id, count in reversed(self._changes.items()):
+                if count <= since:
+                    break
+                if replayed._trial_id_to_study_id.get(trial_id) == study_id:
+                    found.append(replayed._trials[trial_id])
+            return self._counted, sorted(found, key=lambda trial: trial.number)
+
+    def _sync_with_backend(self) -> None:
+        logs = self._backend.read_logs(self._replay_result.log_number_read)
+        self._replay_result.apply_logs(self._noted(logs))
+
+    def _noted(self, logs: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The lines, each applied before the next is taken."""
+        for log in logs:
+            trial_id = log.get("trial_id")
+            if log["op_code"] == JournalOperation.CREATE_TRIAL:
+                trial_id = len(self._replay_result._trials)
+            if trial_id is not None:
+                self._counted += 1
+                self._changes.pop(trial_id, None)
+                self._changes[trial_id] = self._counted
+            yield log
 
 
 def open_storage(

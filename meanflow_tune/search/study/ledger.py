@@ -15,7 +15,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 
 from meanflow_tune.records import Decision, Job, Outcome, Report, TrialRecord
 from meanflow_tune.search.errors import (
@@ -43,7 +43,6 @@ from meanflow_tune.search.store.trials import (
     TERMS,
     TrialCache,
     decision_at,
-    paused_at,
     promoted_key,
     report_key,
     stored_reports,
@@ -51,6 +50,7 @@ from meanflow_tune.search.store.trials import (
     trial_folder,
 )
 from meanflow_tune.search.study.recovery import recover
+from meanflow_tune.search.study.trial_index import RecordFeed, TrialIndex
 from meanflow_tune.search.study.writer import (
     STOPPED_BY_USER,
     StudyWriter,
@@ -121,6 +121,8 @@ class Ledger:
         self._writer = StudyWriter(storage, study_name, self.objectives, fence)
         check_baselines(self._writer.trials(), self._baselines)
         recover(self._writer, self._pruner.pauses, self._resolve)
+        self._index = TrialIndex(self._writer.feed(), self._pruner)
+        self._records = self.record_feed()
 
     def next(self) -> Job | None:
         """The next trial to run; None when there is none at the moment.
@@ -141,21 +143,23 @@ class Ledger:
             return job
 
     def _next(self) -> Job | None:
-        trials = self._writer.trials()
-        unfinished = self._unfinished(trials)
+        index = self._index
+        index.update()
+        unfinished = index.running - self._active
         if unfinished:
-            return self._job(unfinished[0])
-        promotion = self._pruner.promotion(trials)
+            return self._job(min(unfinished))
+        promotion = self._pruner.promotion()
         if promotion is not None:
             number, images, reason = promotion
             self._writer.set_attr(number, promoted_key(images), f"promoted: {reason}")
             self._promoted[number] = images, reason
             return self._job(number)
-        if not any(trial.state == TrialState.WAITING for trial in trials):
-            if len(trials) >= self._total:
+        if not index.waiting:
+            if index.count >= self._total:
                 return None
-            self._enqueue(trials)
-        return self._job(self._writer.ask())
+            self._enqueue()
+            index.update()
+        return self._job(self._writer.ask(min(index.waiting, default=None)))
 
     def promotion_of(self, number: int) -> tuple[int, str] | None:
         """Where a trial that `next` just handed out was paused, in images, and why it is promoted.
@@ -168,12 +172,13 @@ class Ledger:
     def exhausted(self) -> bool:
         """Whether `next` returns None from now on, provided that no trial is running."""
         with self._lock:
-            trials = self._writer.trials()
+            index = self._index
+            index.update()
             return (
-                len(trials) >= self._total
-                and not any(trial.state == TrialState.WAITING for trial in trials)
-                and not self._unfinished(trials)
-                and self._pruner.promotion(trials) is None
+                index.count >= self._total
+                and not index.waiting
+                and not index.running - self._active
+                and self._pruner.promotion() is None
             )
 
     def record(self, number: int, report: Report) -> Decision:
@@ -196,7 +201,8 @@ class Ledger:
             if trial.state.is_finished():
                 return Decision(False, f"trial {number} has already ended as {trial.state.name}")
             values = self.objectives.values(report)
-            decision = self._pruner.decision(trial, report, values, self._writer.trials())
+            self._index.update()
+            decision = self._pruner.decision(trial, report, values)
             entry = {
                 "report": report.to_dict(),
                 "value": values[0] if len(values) == 1 else None,
@@ -274,7 +280,9 @@ class Ledger:
 
     def enqueued_keys(self) -> set[str | None]:
         """Of the trials that users asked for; None of the others."""
-        return {trial.user_attrs.get(ENQUEUED) for trial in self._writer.trials()}
+        with self._lock:
+            self._index.update()
+            return {None, *self._index.named(ENQUEUED)}
 
     def stopping(self) -> tuple[int, ...]:
         """Trials handed out by this driver that a user stopped and that have not ended yet."""
@@ -285,37 +293,33 @@ class Ledger:
     def end(self) -> tuple[int, ...]:
         """End the search: mark the trials that are still paused as pruned; returns their numbers."""
         with self._lock:
-            paused = [trial for trial in self._writer.trials() if paused_at(trial) is not None]
-            for trial in paused:
+            self._index.update()
+            paused = sorted(self._index.paused)
+            for trial in map(self._writer.trial, paused):
                 decision = decision_at(trial, trial.user_attrs[PAUSED])
                 with self._writer.batch():
                     self._tell(trial.number, Outcome("pruned", decision.reason))
-            return tuple(trial.number for trial in paused)
+            return tuple(paused)
 
     def records(self) -> list[TrialRecord]:
         """All trials that have a configuration, by number."""
         with self._lock:
-            return self._record.each(t for t in self._writer.trials() if CONFIG in t.user_attrs)
+            self._records.update()
+            return self._records.all()
+
+    def record_feed(self) -> RecordFeed:
+        """The same for one reader, which learns what changed since it looked last."""
+        return RecordFeed(self._writer.feed(), self._record, self._lock)
 
     def record_of(self, number: int) -> TrialRecord:
         """The record of a trial. Raises ValueError where the study has no such number."""
         with self._lock:
             return self._record(self._writer.trial(number))
 
-    def _unfinished(self, trials: Iterable[FrozenTrial]) -> list[int]:
-        """Running trials that this driver has not started and that are not paused."""
-        return [
-            trial.number
-            for trial in trials
-            if trial.state == TrialState.RUNNING
-            and trial.number not in self._active
-            and paused_at(trial) is None
-        ]
-
-    def _enqueue(self, trials: list[FrozenTrial]) -> None:
+    def _enqueue(self) -> None:
         """Enqueue the first baseline that the study lacks, else the first trial that a user asks for."""
         for key, wanted in ((BASELINE, self._baselines.items()), (ENQUEUED, self._enqueued())):
-            present = {trial.user_attrs.get(key) for trial in trials}
+            present = self._index.named(key)
             for name, params in wanted:
                 if name not in present:
                     self._writer.enqueue(params, {key: name})

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from meanflow_tune.records import INFEASIBLE, Outcome
 from meanflow_tune.search.errors import StudyChanged
 from meanflow_tune.search.objectives import Objectives
+from meanflow_tune.search.store.changes import StudyTrials
 from meanflow_tune.search.store.storage import StudyJournal
 from meanflow_tune.search.store.trials import (
     BASELINE,
@@ -86,10 +87,17 @@ class StudyWriter:
     def trial(self, number: int) -> FrozenTrial:
         return self.storage.get_trial(self.trial_id(number))
 
-    def ask(self) -> int:
-        """The number of an enqueued trial, or of a new one; no parameter is drawn yet."""
+    def feed(self) -> StudyTrials:
+        """All trials, imported ones included, for one reader that learns what changed."""
+        return StudyTrials(self.storage, self._id)
+
+    def ask(self, waiting: int | None) -> int:
+        """Start an enqueued trial, or (None) a new one; returns its number. No parameter is drawn yet."""
+        if waiting is not None:
+            self.start(waiting)
+            return waiting
         self._fence()
-        return self._study.ask().number
+        return self.storage.get_trial(self.storage.create_new_trial(self._id)).number
 
     def enqueue(self, params: Mapping[str, Any], attrs: Mapping[str, Any]) -> None:
         """Enqueue a trial with fixed parameters."""

@@ -77,13 +77,14 @@ def test_while_the_search_runs_what_may_still_lead_keeps_everything(
 ) -> None:
     records = made(tmp_path, [*SEARCH, *UNENDED])
     held = retention(tmp_path, keep_checkpoints=keep)
-    held.trial_ended(records)
+    ended = held.of_stage(lambda: records)
+    ended()
     assert left(records) == expected
     for one in records:
         newest = newest_checkpoint(Path(one.folder) / "checkpoints", pytest.fail)
         assert newest is None if expected[one.number] == 0 else newest is not None
         assert newest is None or newest.name == "000000000100.pt"
-    held.trial_ended(records)
+    ended()
     assert left(records) == expected
 
 
@@ -101,7 +102,7 @@ def test_at_the_end_the_answer_keeps_everything(
     """The leader is also the best proposed trial; 1 is the reference."""
     records = made(tmp_path, [*SEARCH, *UNENDED])
     held = retention(tmp_path, keep_checkpoints=keep)
-    held.trial_ended(records)
+    held.of_stage(lambda: records)()
     held.search_ended(found(tmp_path, records))
     assert left(records) == expected
     repeats = len(list(tmp_path.glob("trials/00004/repeats/1/checkpoints/*.pt")))
@@ -116,14 +117,29 @@ def test_the_only_copy_of_a_completed_student_stays(tmp_path: Path) -> None:
     assert left(records)[7] == 0
 
 
+def test_trials_that_come_one_by_one_leave_what_all_at_once_leave(tmp_path: Path) -> None:
+    """Only those that changed are looked at, and those that lost the place for which they were kept."""
+    for keep in ("last", "best:1", "best:3"):
+        folder = tmp_path / keep.replace(":", "")
+        records = made(folder, [*SEARCH, *UNENDED])
+        coming: list[TrialRecord] = []
+        ended = retention(folder, keep_checkpoints=keep).of_stage(lambda coming=coming: coming)
+        for one in sorted(records, key=lambda r: -(r.value or 0.0)):  # each the best so far
+            coming[:] = [one]
+            ended()
+        whole = made(folder / "whole", [*SEARCH, *UNENDED])
+        retention(folder / "whole", keep_checkpoints=keep).of_stage(lambda whole=whole: whole)()
+        assert left(records) == left(whole)
+
+
 def test_several_objectives_and_repeats_decide_at_the_end_only(tmp_path: Path) -> None:
     records = made(tmp_path, SEARCH)
     request = SearchRequest(
         study="toy", trials=8, storage=tmp_path, repeats=2, keep_checkpoints="best:1"
     )
-    Retention(request, GAP, allow).trial_ended(records)
+    Retention(request, GAP, allow).of_stage(lambda: records)()
     several = request.model_copy(update={"repeats": 0})
-    Retention(several, Objectives.parse("gap@1,gap@2"), allow).trial_ended(records)
+    Retention(several, Objectives.parse("gap@1,gap@2"), allow).of_stage(lambda: records)()
     assert left(records) == dict.fromkeys(range(8), 3) | {6: 0}
 
 
@@ -133,7 +149,7 @@ def test_a_driver_that_was_replaced_removes_nothing(tmp_path: Path) -> None:
 
     records = made(tmp_path, SEARCH)
     with pytest.raises(LeaseLost):
-        retention(tmp_path, lost, keep_checkpoints="last").trial_ended(records)
+        retention(tmp_path, lost, keep_checkpoints="last").of_stage(lambda: records)()
     with pytest.raises(LeaseLost):
         retention(tmp_path, lost, keep_samples="none").search_ended(found(tmp_path, records))
     assert left(records) == dict.fromkeys(range(8), 3)
@@ -151,7 +167,7 @@ def test_a_driver_that_was_replaced_removes_nothing(tmp_path: Path) -> None:
 def test_samples_of_the_answer_stay(tmp_path: Path, keep: str, expected: list[int]) -> None:
     records = made(tmp_path, [*SEARCH, *UNENDED])
     held = retention(tmp_path, keep_samples=keep)
-    held.trial_ended(records)
+    held.of_stage(lambda: records)()
     assert len(list(tmp_path.glob("trials/*/samples"))) == 10, "before the end all stay"
     held.search_ended(found(tmp_path, records))
     there = [one.number for one in records if (Path(one.folder) / "samples").is_dir()]

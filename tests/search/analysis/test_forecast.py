@@ -21,7 +21,8 @@ from meanflow_tune.search.analysis.forecast import (
     trials_within,
     wall_seconds,
 )
-from meanflow_tune.search.pruning.rules import RungResult, Rungs
+from meanflow_tune.search.pruning.rules import Rungs
+from meanflow_tune.search.pruning.standings import RungResult
 from tests.support.records import build_record
 from tests.support.rungs import make_rungs
 

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from meanflow_tune.records import Report
 from meanflow_tune.search.objectives import Objectives, SearchObjective, measures
-from meanflow_tune.search.pruning.rules import Direction, RungResult, Rungs
+from meanflow_tune.search.pruning.rules import Direction, Rungs
+from meanflow_tune.search.pruning.standings import RungResult
 from tests.support.rungs import make_rungs
 
 

@@ -1,7 +1,6 @@
 """TPE suggests the same with its cache as without."""
 
 import random
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,6 +12,7 @@ from meanflow_tune.search.samplers import factory, history
 from meanflow_tune.search.samplers.factory import make_sampler
 from meanflow_tune.search.samplers.history import SamplerView
 from meanflow_tune.search.space.load import load_space
+from meanflow_tune.search.store.changes import StudyTrials
 from meanflow_tune.search.store.trials import CONFIG, PAUSED, paused_at, promoted_key, rung_key
 
 SPACE = load_space("second_order")
@@ -123,19 +123,19 @@ def test_a_trial_that_changed_since_the_last_ask_is_seen_as_it_is_now(
     assert after == suggestion(study, 40), "nor does the plain view hold on to what was"
 
 
-def test_an_ask_reads_the_trials_of_a_study_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_ask_reads_the_trials_of_a_study_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Optuna reads them once for each of 15 groups of parameters."""
     study = filled(1, 0)
+    suggestion(study, 40)
     reads = 0
-    read = SamplerView.get_all_trials
+    read = StudyTrials.update
 
-    def counting(self: SamplerView, *given: Any, **named: Any) -> Any:
+    def counting(self: StudyTrials) -> Any:
         nonlocal reads
         reads += 1
-        return read(self, *given, **named)
+        return read(self)
 
-    monkeypatch.setattr(SamplerView, "get_all_trials", counting)
+    monkeypatch.setattr(StudyTrials, "update", counting)
+    monkeypatch.setattr(SamplerView, "get_all_trials", None)
     suggestion(study, 40)
     assert reads == 1

@@ -10,10 +10,14 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.samplers._tpe import sampler as optuna_tpe
 
 from meanflow_tune.search.errors import StorageError
 from meanflow_tune.search.pruning import pruner
+from meanflow_tune.search.pruning.rules import Rungs
+from meanflow_tune.search.samplers import modelled, tpe
 from meanflow_tune.search.store import storage
+from meanflow_tune.search.store.changes import StudyTrials
 from meanflow_tune.search.store.storage import (
     JOURNAL_NAME,
     UNSYNCED_BYTES,
@@ -88,6 +92,61 @@ def test_one_sync_of_the_journal_for_each_call(
         run_job(book, job)
     dead = job.config["kind"] == "dead"  # diverges behind its first report
     assert calls["fsync"] == 2 + (1 if dead else len(RUNGS))
+
+
+@pytest.mark.parametrize("rungs", [PROMOTING, make_rungs(kind="median")])
+@pytest.mark.parametrize("stored", [24, 72])
+def test_the_work_of_a_trial_is_bounded(
+    stored: int, rungs: Rungs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With TPE: trials read, modelled and split, rows of its tables, and bytes written."""
+    monkeypatch.setattr(modelled, "NEWEST", 16)
+    work: Counter[str] = Counter()
+    update, rows, split = StudyTrials.update, tpe._Table.rows, optuna_tpe._split_trials
+
+    def counted_update(self: StudyTrials) -> Any:
+        changed = update(self)
+        work["changed"] += len(changed)
+        return changed
+
+    def counted_rows(self: Any, trials: Any) -> Any:
+        found = rows(self, trials)
+        work["asks of a group"] += 1
+        work["rows"] = max(work["rows"], *map(len, found.values()))
+        return found
+
+    def counted_split(study: Any, trials: Any, below: int) -> Any:
+        work["split"] += len(trials)
+        return split(study, trials, below)
+
+    def no_full_reading(*_: Any, **__: Any) -> Any:
+        raise AssertionError("all trials are read")
+
+    book = make_ledger(tmp_path, rungs=rungs, sampler="tpe", total=stored + 2)
+    feed = book.record_feed()
+    for _ in range(stored):
+        job = book.next()
+        assert job is not None
+        run_job(book, job)
+    feed.update()
+    journal = tmp_path / JOURNAL_NAME
+    before = journal.stat().st_size
+    monkeypatch.setattr(StudyTrials, "update", counted_update)
+    monkeypatch.setattr(tpe._Table, "rows", counted_rows)
+    monkeypatch.setattr(optuna_tpe, "_split_trials", counted_split)
+    monkeypatch.setattr(storage.StudyJournal, "get_all_trials", no_full_reading)
+    job = book.next()
+    assert job is not None
+    run_job(book, job)
+    assert [record.number for record in feed.update()] == [job.number]
+    assert not book.exhausted()
+    # The readers (index, sampler, records) learn of each step of the one trial that changes.
+    assert work["changed"] <= 3 * (len(RUNGS) + 4)
+    new = not job.attempt  # a promotion asks for nothing
+    assert work["split"] <= new * (16 + 2 + 1)
+    assert work["rows"] <= 16 + 2 + 1
+    assert work["asks of a group"] <= new * 2 * 4
+    assert journal.stat().st_size - before < 6000
 
 
 def test_a_study_is_read_once_when_it_is_opened(
