@@ -45,6 +45,7 @@ UNHASHED_MODULES = (
     "search/analysis/ranking",
     "search/analysis/rung_audit",
     "search/space/describe",
+    "search/store/changes",
     "search/store/database",
     "search/store/database_lease",
     "search/store/holder",
