@@ -176,7 +176,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m tests.cluster.chaos", description=__doc__)
     made.add_argument("--seed", type=int, default=0, help="of the walk (default: 0)")
     made.add_argument("--faults", type=int, default=30, help="length of the walk (default: 30)")
-    made.add_argument("--trials", type=int, default=120, help="of the search (default: 120)")
+    made.add_argument("--trials", type=int, default=70, help="of the search (default: 70)")
     made.add_argument("--keep", type=Path, help="a new folder for what a failed walk leaves")
     made.add_argument("--table", action="store_true", help="each fault in turn, and their seconds")
     made.add_argument("--repeat", type=int, default=2, help="times per fault of the table (2)")
