@@ -5,6 +5,7 @@ import platform
 from pathlib import Path
 
 from meanflow_tune.this_machine import processors
+from meanflow_tune.training.freed_memory import described
 
 
 def machine(device: str = "cpu") -> str:
@@ -21,5 +22,5 @@ def machine(device: str = "cpu") -> str:
     gpu = "" if device == "cpu" else f"{torch.cuda.get_device_name(device)}, "
     return (
         f"{gpu}{processors()} x {model}, {platform.system()}, {versions}, "
-        f"load {load:.1f} at the start"
+        f"load {load:.1f} at the start, {described()}"
     )

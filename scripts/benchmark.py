@@ -12,6 +12,7 @@ from benchmarks.overhead import command as overhead
 from benchmarks.replay import options as replay
 from meanflow_tune.driver.cli import make_parser, whole
 from meanflow_tune.plan.request import EXIT_INTERRUPTED, EXIT_USAGE, UserError
+from meanflow_tune.training.freed_memory import keep_freed_memory
 
 EXAMPLES = """examples:
   python scripts/benchmark.py slots                 two slots of one rank against one slot of two
@@ -75,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     arguments = vars(parser().parse_args(given))
     name = arguments.pop("command")
+    keep_freed_memory()  # as slots and train.py do
     command = ["python", "scripts/benchmark.py", *given]
     try:
         if name == "slots":

@@ -128,7 +128,10 @@ def run_worker(config: dict[str, Any]) -> None:
     from ray import train
     from ray.train.torch import get_device
 
+    from meanflow_tune.training.freed_memory import keep_freed_memory, return_freed_memory
     from meanflow_tune.training.memory import cap_gpu_memory
+
+    keep_freed_memory()
 
     context = train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
@@ -162,6 +165,7 @@ def run_worker(config: dict[str, Any]) -> None:
             reporter = JobReporter(connection, job.number, rank, order["round"])
             signals.set_busy(True)
             _run_one(run_job, job, size, device, reporter)
+            return_freed_memory()
             signals.set_busy(False)
 
 

@@ -33,6 +33,7 @@ from meanflow_tune.cluster.connection.head_watch import (
 from meanflow_tune.cluster.connection.job_environment import with_job
 from meanflow_tune.cluster.errors import ClusterError, ClusterUnreachable
 from meanflow_tune.cluster.shipping import stage
+from meanflow_tune.training.freed_memory import SWITCH
 
 # In every process of a search, whatever the user has set: a pickle in an artifact is code.
 CLOSED = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
@@ -181,7 +182,7 @@ def _join(
     hide_arguments()
     hush(verbose)
     package = Path(__file__).resolve().parents[2]
-    variables = {k: os.environ[k] for k in _QUIET}
+    variables = {k: os.environ[k] for k in (*_QUIET, SWITCH) if k in os.environ}
     try:
         with ExitStack() as stack:
             staging = stack.enter_context(tempfile.TemporaryDirectory(prefix="mft-modules-"))
