@@ -58,6 +58,11 @@ def _faults(config: TrialConfig) -> Iterator[str]:
         yield f"losses.form 'sum' has no effect on {active} alone; leave it out."
     if config.guidance is not None and config.guidance.scale == 1.0:
         yield "guidance.scale 1 is no guidance; set guidance to null."
+    if config.channels_last and not config.model.convolutional:
+        yield (
+            f"channels_last has no effect, because the network {config.model.kind!r} has no convolutions; "
+            "leave it out."
+        )
     optimizer, weighting = config.optimizer, config.weighting
     if optimizer.warmup == 1.0 and optimizer.decay == "cosine":
         yield (

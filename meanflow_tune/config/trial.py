@@ -13,6 +13,7 @@ import torch
 from pydantic import ValidationError, model_validator
 from torch import Generator, nn
 
+from meanflow_tune.config.compilation import CompileChoice, choose
 from meanflow_tune.config.overrides import flatten, override
 from meanflow_tune.config.parts import (
     Budget,
@@ -34,8 +35,10 @@ from meanflow_tune.settings import Settings, first_fault
 from meanflow_tune.time_samplers import TimeSampler, UniformPairs
 from meanflow_tune.weightings import Adaptive, AnyWeighting
 
-# Of ds / (s - t) in bfloat16, whose relative rounding is 4e-3.
-SMALLEST_HALF_RATIO = 0.1
+# Of ds / (s - t), by the relative rounding: 4e-3 in bfloat16, 5e-4 in TF32.
+SMALLEST_RATIO = {"bfloat16": 0.1, "tf32": 0.0125}
+# Settings that earlier revisions did not store; their defaults are what those did.
+_ADDED = {"channels_last": False, "dropout_in_targets": "same"}
 COMPILED_DROPOUT = (
     "{where}: compiled code cannot give all passes of a step the same masks of dropout; set compile to "
     "false, or the dropout to 0."
@@ -59,8 +62,11 @@ class TrialConfig(Settings):
     the same. With from_scratch a teacher serves these weights and the evaluation only.
 
     precision: "bfloat16" runs the networks of training under autocast, with matrix products in bfloat16
-    and all else in float32. compile: they run through torch.compile; steps are quicker, but the first
-    trial of a network in a process waits for the compiler, up to minutes on a CPU.
+    and all else in float32. "tf32" computes the products of float32 matrices and convolutions of a
+    training step in TF32, on GPUs that have it; "float32" never does. compile: the networks of training
+    run through torch.compile; steps are quicker, but the first trial of a network in a process waits for
+    the compiler, up to minutes on a CPU. "auto" compiles where the trial is long enough for that, see
+    `compilation`. channels_last: their images are stored with the channels last, for convolutions.
 
     dropout_in_targets: where the network has dropout (`model.dropout`), the passes that make the targets
     have the masks of the prediction ("same"), or no dropout, as in evaluation ("none").
@@ -83,7 +89,8 @@ class TrialConfig(Settings):
     budget: Budget
     evaluation: Evaluation | None = Evaluation()
     precision: Precision = "float32"
-    compile: bool = False
+    compile: bool | Literal["auto"] = False
+    channels_last: bool = False
     dropout_in_targets: Literal["same", "none"] = "same"
     seed: Seed = 0
 
@@ -199,24 +206,25 @@ class TrialConfig(Settings):
             return
         if self.losses.derivative.kind == "finite_difference":
             raise ValueError(
-                "losses.derivative 'finite_difference' needs precision 'float32': in bfloat16 rounding "
-                f"exceeds the difference, but precision is {self.precision!r}; take 'exact'."
+                f"losses.derivative 'finite_difference' needs precision 'float32': in {self.precision} "
+                f"rounding exceeds the difference, but precision is {self.precision!r}; take 'exact'."
             )
         if self.losses.tri_consistency is None or self.ds_schedule is None:
             return
         gap = torch.tensor([0.1, 0.5, 1.0])
         least = min(float(self.ds_schedule.ratio(p, gap).min()) for p in (0.0, 0.5, 1.0))
-        if least < SMALLEST_HALF_RATIO:
+        smallest = SMALLEST_RATIO[self.precision]
+        if least < smallest:
             raise ValueError(
                 "losses.tri_consistency divides a difference by ds / (s - t), which magnifies the rounding "
-                f"of precision {self.precision!r}: `ratio >= {SMALLEST_HALF_RATIO}` must hold, but "
+                f"of precision {self.precision!r}: `ratio >= {smallest}` must hold, but "
                 f"ds_schedule falls to {least:.3g}; take precision 'float32'."
             )
 
     def _check_dropout(self) -> None:
         # Networks from outside the package need not have this setting; `Objective` looks at their layers.
         dropout = getattr(self.model, "dropout", None)
-        if dropout is not None and dropout > 0.0 and self.compile:
+        if dropout is not None and dropout > 0.0 and self.compile is True:
             raise ValueError(COMPILED_DROPOUT.format(where=f"model.dropout {dropout:g}"))
         if dropout == 0.0 and self.dropout_in_targets == "none":
             raise ValueError(
@@ -236,7 +244,8 @@ class TrialConfig(Settings):
         settings: `path=value` changes of them, which mean what they mean now.
         """
         sampler = data.get("time_sampler")
-        complete = data.keys() >= cls.model_fields.keys()  # as `to_dict` writes it, not by hand
+        # As `to_dict` writes it, not by hand.
+        complete = data.keys() | _ADDED.keys() >= cls.model_fields.keys()
         if complete and isinstance(sampler, Mapping) and "diagonal_at" not in sampler:
             data = {**data, "time_sampler": {**sampler, "diagonal_at": "random"}}
         changes = tuple(settings)
@@ -251,8 +260,15 @@ class TrialConfig(Settings):
 
     def content_hash(self, *more: str) -> str:
         """Sixteen hexadecimal digits that name this configuration (and `more`) in a cache."""
-        text = json.dumps([self.to_dict(), *more], sort_keys=True)
+        # Without what an earlier revision did not store, so that its caches stay.
+        settings = {n: x for n, x in self.to_dict().items() if n not in _ADDED or x != _ADDED[n]}
+        text = json.dumps([settings, *more], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def compile_choice(self) -> CompileChoice:
+        """Whether the networks of training are compiled, and why."""
+        return choose(self.compile, self.model, self.budget.steps)
 
     @property
     def has_null_class(self) -> bool:

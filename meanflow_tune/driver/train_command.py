@@ -118,6 +118,8 @@ def main(argv: list[str] | None = None, prog: str = "train.py") -> int:
         torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     job = Job("alone", 0, config.to_dict(), str(output), 0, 0)
     printer = Printer()
+    if config.compile == "auto" and rank == 0:
+        print(f"compile: {config.compile_choice}", flush=True)
     try:
         outcome = run_job(job, rank, size, device, printer, cache=str(cache))
     except (ValueError, OSError, Unusable) as error:

@@ -6,6 +6,7 @@ Layers never draw from the global random state: all numbers come from a generato
 
 import math
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -14,7 +15,15 @@ from meanflow_tune.settings import Member
 
 
 class NetworkSettings(Member):
-    """Base of the family: settings that build a network u(x_t, t, s, label)."""
+    """Base of the family: settings that build a network u(x_t, t, s, label).
+
+    compile_pays_after: optimiser steps after which compiled code has earned its compilation from the
+    cache, as measured for `compile: auto`; None where it never did, or was not measured. convolutional:
+    whether it has convolutions over images, which may run with channels last.
+    """
+
+    compile_pays_after: ClassVar[int | None] = None
+    convolutional: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, shape: tuple[int, ...], classes: int | None, generator: Generator) -> nn.Module:

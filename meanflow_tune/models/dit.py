@@ -1,6 +1,6 @@
 """A small diffusion transformer on image patches (Peebles and Xie, 2023: adaptive layer norm)."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Generator, Tensor, nn
@@ -15,6 +15,8 @@ class DiT(NetworkSettings):
     images; mlp_ratio: hidden width over width; time_features and max_frequency (radians per unit
     time): of the sines and cosines of each time.
     """
+
+    compile_pays_after: ClassVar[int | None] = 270
 
     kind: Literal["dit"] = "dit"
     width: int = Field(64, ge=8, le=8192)

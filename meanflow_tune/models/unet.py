@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import islice, pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -25,6 +25,8 @@ class UNet(NetworkSettings):
     the second convolution of a block; time_features and max_frequency (radians per unit time): of
     the sines and cosines of each time; condition_width: of the embedded times and label.
     """
+
+    convolutional: ClassVar[bool] = True
 
     kind: Literal["unet"] = "unet"
     width: int = Field(32, ge=4, le=2048)

@@ -42,9 +42,9 @@ class TargetInputMaker:
     ) -> None:
         self.student = student
         self.config = config
-        self.engine = engine_of(config.compile, config.precision)
+        self.engine = engine_of(config.compile_choice.compiled, config.precision)
         self._drops = has_dropout(student)
-        if self._drops and config.compile:
+        if self._drops and config.compile_choice.compiled:
             raise ValueError(COMPILED_DROPOUT.format(where="a network with dropout"))
         self._field = field
         self._null_label = null_label

@@ -59,7 +59,7 @@ class Tracker:
             config=config,
             params=record.params,
             started=record.started,
-            source=dict(self._origin.tags),
+            source=dict(self._origin.tags) | _compile_tag(config),
             datasets=[dict(each) for each in self._origin.datasets],
         )
 
@@ -216,6 +216,15 @@ class Tracker:
         if record is not None:
             payload = {"trial": self._trial(record), **payload}
         self._outbox.put(kind, key=key, study=self._study, uid=self._outbox.uid, **payload)
+
+
+def _compile_tag(config: Mapping[str, Any]) -> dict[str, str]:
+    """What `compile: auto` chose for a trial, and why."""
+    if config.get("compile") != "auto":
+        return {}
+    from meanflow_tune.config import TrialConfig  # heavy, and rarely needed
+
+    return {"compile": str(TrialConfig.from_dict(config).compile_choice)}
 
 
 def _standing(record: TrialRecord) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Run one job: from its record to its outcome. The process keeps `Resources` between jobs."""
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,7 @@ from meanflow_tune.config import TrialConfig
 from meanflow_tune.files import write_atomic
 from meanflow_tune.records import Job, Outcome, Reporter
 from meanflow_tune.student_files import export_student
+from meanflow_tune.training.compile_cache import use_compile_cache
 from meanflow_tune.training.curve import no_system
 from meanflow_tune.training.disk_wait import Interrupted, unfenced, write_or_wait
 from meanflow_tune.training.loop import train
@@ -22,6 +24,8 @@ from meanflow_tune.training.resources import Resources, SharedFiles, SharedFolde
 from meanflow_tune.training.run import Run
 from meanflow_tune.training.system_metrics import SystemSampler
 from meanflow_tune.training.world import World
+
+log = logging.getLogger(__name__)
 
 
 class Unusable(Exception):
@@ -66,6 +70,11 @@ def run_job(
     folder = Path(job.folder)
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
+    choice = config.compile_choice
+    if choice.compiled:
+        log.info("compiled code is kept in %s", use_compile_cache())
+    if config.compile == "auto" and rank == 0:
+        log.info("compile 'auto' of %s: %s", job.folder, choice)
     resources = _resources.setdefault((cache, world), Resources(Path(cache), world))
     resources.shared = shared or SharedFolder()
     check = unfenced if fence is None else partial(fence, folder, job.epoch)

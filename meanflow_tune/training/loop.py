@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from meanflow_tune.checksums import Damaged
+from meanflow_tune.core.products import float32_products
 from meanflow_tune.core.types import LossOutput
 from meanflow_tune.curves import CURVE, write_curve
 from meanflow_tune.files import OnlyShown
@@ -233,7 +234,8 @@ class _Training:
         """Metrics of the moving average, and the file of its samples. Raises Diverged."""
         run = self.run
         try:
-            metrics, shown = evaluator.evaluate(run.averaged(), run.world)
+            with float32_products(tf32=False):
+                metrics, shown = evaluator.evaluate(run.averaged(), run.world)
         except NonFiniteSamples as error:
             raise Diverged(f"{error} after {run.images} images") from None
         bad = run.world.share([name for name, x in metrics.items() if not math.isfinite(x)])

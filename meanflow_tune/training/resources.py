@@ -31,6 +31,7 @@ from meanflow_tune.checksums import (
 from meanflow_tune.config import TrialConfig
 from meanflow_tune.core.jets import engine_of
 from meanflow_tune.core.module_state import load_whole_state, rebuilding_generator, whole_state
+from meanflow_tune.core.products import float32_products
 from meanflow_tune.core.types import DataSplit, Velocity
 from meanflow_tune.metrics.classifier import build_classifier, features, train_classifier
 from meanflow_tune.objective.velocities import GuidedTeacher
@@ -40,7 +41,7 @@ from meanflow_tune.training.disk_wait import Interrupted, write_or_wait
 from meanflow_tune.training.evaluation import Evaluator, make_evaluator
 from meanflow_tune.training.loop import train
 from meanflow_tune.training.memory import memory_shortage
-from meanflow_tune.training.run import Run
+from meanflow_tune.training.run import Run, placed
 from meanflow_tune.training.world import World
 
 POLL_SECONDS = 2.0
@@ -57,6 +58,10 @@ Use = Callable[[dict[str, Tensor]], object]
 
 class NotCached(LookupError):
     """A teacher or classifier is missing or damaged, and is not to be made here; one line."""
+
+
+# What an evaluation of every trial of a study has in common.
+AS_EVALUATED = {"precision": "float32", "compile": False, "channels_last": False}
 
 
 class SharedFiles(Protocol):
@@ -89,7 +94,7 @@ class Resources:
         self.root, self.world, self.makes = root, world, makes
         self.shared: SharedFiles = SharedFolder()
         self._data: dict[str, DataSplit] = {}
-        self._nets: dict[Path, nn.Module] = {}
+        self._nets: dict[tuple[Path, bool], nn.Module] = {}
         self._states: dict[Path, Mapping[str, Tensor]] = {}
         self._evaluators: dict[str, Evaluator] = {}
 
@@ -119,7 +124,8 @@ class Resources:
         if config.teacher is None:
             return None
         folder, data = self.teacher_folder(config), self.data(config)
-        if folder not in self._nets:
+        key = (folder, config.channels_last)
+        if key not in self._nets:
             weights = folder / "teacher.safetensors"
 
             def make() -> dict[str, Tensor]:
@@ -136,10 +142,10 @@ class Resources:
 
             net = config.teacher_run().network(data.shape, data.classes, rebuilding_generator())
             self._once(weights, reporter, make, partial(load_whole_state, net))
-            self._nets[folder] = net.to(self.world.device).eval().requires_grad_(False)
+            self._nets[key] = placed(net, config, self.world).eval().requires_grad_(False)
             self._states[folder] = whole_state(net)
-        engine = engine_of(config.compile, config.precision)
-        return GuidedTeacher(self._nets[folder], config.guidance, data.classes, engine)
+        engine = engine_of(config.compile_choice.compiled, config.precision)
+        return GuidedTeacher(self._nets[key], config.guidance, data.classes, engine)
 
     def initial(self, config: TrialConfig) -> Mapping[str, Tensor] | None:
         """The first weights of a student of `config`; None where they are drawn.
@@ -153,12 +159,12 @@ class Resources:
     def evaluator(self, config: TrialConfig, reporter: Reporter) -> Evaluator | None:
         """The evaluator of `config`, made once per teacher, guidance and evaluation settings.
 
-        Its reference is computed in float32 without compilation, whatever the trial uses.
+        Its reference is computed in float32, uncompiled, whatever the trial uses.
         """
         if config.evaluation is None:
             return None
         data = self.data(config)
-        plain = config.model_copy(update={"precision": "float32", "compile": False})
+        plain = config.model_copy(update=AS_EVALUATED)
         teacher = self.teacher(plain, reporter)
         parts = [config.data.model_dump_json(), config.evaluation.model_dump_json()]
         if teacher is not None:
@@ -167,7 +173,8 @@ class Resources:
         key = "/".join(parts)
         if key not in self._evaluators:
             net = None if data.train_label is None else self._classifier(data, reporter)
-            made = make_evaluator(config.evaluation, data, teacher, net, self.world.device)
+            with float32_products(tf32=False):
+                made = make_evaluator(config.evaluation, data, teacher, net, self.world.device)
             self._evaluators[key] = made
         return self._evaluators[key]
 

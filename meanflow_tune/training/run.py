@@ -24,6 +24,7 @@ from meanflow_tune.core.module_state import (
     whole_state,
 )
 from meanflow_tune.core.paths import linear_path
+from meanflow_tune.core.products import float32_products
 from meanflow_tune.core.random import GOLDEN, SILVER, RowDraws, fold, make_generator
 from meanflow_tune.core.rows import to_device
 from meanflow_tune.core.types import Columns, DataSplit, LossOutput, PathSample, TimePair, Velocity
@@ -96,7 +97,7 @@ class Run:
                 f"budget.global_batch must be a multiple of the ranks, but got {batch} and {world.size}."
             )
         generator = make_generator(config.seed, "weights")
-        student = config.network(data.shape, data.classes, generator).to(world.device)
+        student = placed(config.network(data.shape, data.classes, generator), config, world)
         if (config.student_init == "teacher") != (initial is not None):
             raise ValueError(
                 f"student_init is {config.student_init!r}, but {initial is not None=}."
@@ -104,9 +105,10 @@ class Run:
         if initial is not None:
             load_whole_state(student, initial)
         net = config.network(data.shape, data.classes, rebuilding_generator())
-        ema = MovingAverage(student, net.to(world.device), config.ema)
+        ema = MovingAverage(student, placed(net, config, world), config.ema)
         if config.velocity_source == "from_scratch":
-            teacher = self_teacher(ema.net, engine_of(config.compile, config.precision))
+            engine = engine_of(config.compile_choice.compiled, config.precision)
+            teacher = self_teacher(ema.net, engine)
         objective = Objective(student, teacher, config, data.classes).to(world.device)
         if world.size > 1:  # DDP has just given this rank the buffers of rank 0
             objective.register_forward_pre_hook(lambda module, inputs: ema.follow(student))
@@ -166,9 +168,10 @@ class Run:
         Raises Diverged, on a device for a step some time ago: `settle` comes before its results are used.
         """
         budget, settings = self.config.budget, self.config.optimizer
-        output: LossOutput = module(self.batch(), self.step / budget.steps)
-        self.optimizer.zero_grad(set_to_none=True)
-        output.loss.backward()  # type: ignore[no-untyped-call]
+        with float32_products(self.config.precision == "tf32"):
+            output: LossOutput = module(self.batch(), self.step / budget.steps)
+            self.optimizer.zero_grad(set_to_none=True)
+            output.loss.backward()  # type: ignore[no-untyped-call]
         parameters = list(self.objective.parameters())
         bound = math.inf if settings.clip_norm is None else settings.clip_norm
         norm = nn.utils.clip_grad_norm_(parameters, bound)
@@ -251,6 +254,17 @@ class Run:
         self.sums = {name: (each[0], each[1]) for name, each in state.get("sums", {}).items()}
         if "curve" in state:
             self.curve.load_state_dict(state["curve"])
+
+
+def placed(net: nn.Module, config: TrialConfig, world: World) -> nn.Module:
+    """`net` on the device; its convolutions, where the configuration says so, with channels last.
+
+    A convolution computes in the layout of its weight, whatever that of the image, and keeps it.
+    """
+    net = net.to(world.device)
+    if config.channels_last:
+        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net
 
 
 def _copied(tensor: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from meanflow_tune.core.types import VelocityJet
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 # Architectures, grad modes and types that one process may compile a pass for.
 MOST_VERSIONS = 64
@@ -83,9 +83,12 @@ def compiled() -> Engine:
 
 
 def engine_of(compile: bool, precision: Precision) -> Engine:
-    """The engine that the settings `compile` and `precision` ask for."""
+    """The engine that the settings `compile` and `precision` ask for.
+
+    "tf32" is that of "float32": `core.products.float32_products` must surround both passes of a step.
+    """
     engine = compiled() if compile else EAGER
-    return engine if precision == "float32" else _autocast(engine, torch.bfloat16)
+    return _autocast(engine, torch.bfloat16) if precision == "bfloat16" else engine
 
 
 def _autocast(engine: Engine, dtype: torch.dtype) -> Engine:

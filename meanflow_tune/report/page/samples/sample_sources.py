@@ -19,7 +19,7 @@ from meanflow_tune.core.random import make_generator
 from meanflow_tune.records import Report, SilentReporter, TrialRecord
 from meanflow_tune.report.page.samples.sample_images import Floats
 from meanflow_tune.sampling import load_student
-from meanflow_tune.training.resources import NotCached, Resources
+from meanflow_tune.training.resources import AS_EVALUATED, NotCached, Resources
 from meanflow_tune.training.world import World
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class SampleSource:
     def _integrate(self, steps: int, method: Method) -> Floats:
         if self.config.teacher is None:
             raise Unavailable("this study has no teacher")
-        plain = self.config.model_copy(update={"precision": "float32", "compile": False})
+        plain = self.config.model_copy(update=AS_EVALUATED)
         try:
             teacher = self._resources.teacher(plain, SilentReporter())
         except NotCached as error:
