@@ -270,6 +270,7 @@ class _Bench:
             self.progress(label, index + 1, self.warm_up + self.steps)
             if run.step == run.config.budget.steps:
                 run.step = 0
+        run.settle()
         return seconds
 
     def _ensure_teacher(self, config: TrialConfig) -> None:

@@ -18,6 +18,8 @@ from pathlib import Path
 from meanflow_tune.files import make_private
 
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+# Begins the name that torch takes, and puts into the variable, where nobody has set it.
+TORCHS_OWN = "torchinductor_"
 NAME = f"mft-compiled-{os.getuid()}"
 # Bytes above which the oldest files go, down to half; one architecture takes some megabytes.
 LARGEST = 4 * 2**30
@@ -34,7 +36,7 @@ def use_compile_cache(bases: tuple[Path, ...] = ()) -> Path:
     works; the temporary folder and /tmp by default. Where none works, it is one for this process alone.
     """
     given = os.environ.get(VARIABLE)
-    if given:
+    if given and not Path(given).name.startswith(TORCHS_OWN):
         return Path(given)
     for base in dict.fromkeys(bases or (Path(tempfile.gettempdir()), Path("/tmp"))):
         folder = base / NAME

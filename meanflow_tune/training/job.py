@@ -15,7 +15,6 @@ from meanflow_tune.config import TrialConfig
 from meanflow_tune.files import write_atomic
 from meanflow_tune.records import Job, Outcome, Reporter
 from meanflow_tune.student_files import export_student
-from meanflow_tune.training.compile_cache import use_compile_cache
 from meanflow_tune.training.curve import no_system
 from meanflow_tune.training.disk_wait import Interrupted, unfenced, write_or_wait
 from meanflow_tune.training.loop import train
@@ -70,11 +69,8 @@ def run_job(
     folder = Path(job.folder)
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
-    choice = config.compile_choice
-    if choice.compiled:
-        log.info("compiled code is kept in %s", use_compile_cache())
     if config.compile == "auto" and rank == 0:
-        log.info("compile 'auto' of %s: %s", job.folder, choice)
+        log.info("compile 'auto' of %s: %s", job.folder, config.compile_choice)
     resources = _resources.setdefault((cache, world), Resources(Path(cache), world))
     resources.shared = shared or SharedFolder()
     check = unfenced if fence is None else partial(fence, folder, job.epoch)

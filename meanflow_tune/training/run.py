@@ -32,6 +32,7 @@ from meanflow_tune.objective.loss_module import Objective
 from meanflow_tune.objective.velocities import self_teacher
 from meanflow_tune.records import Report
 from meanflow_tune.time_samplers.base import DRAWS
+from meanflow_tune.training.compile_cache import use_compile_cache
 from meanflow_tune.training.curve import CurveRecorder
 from meanflow_tune.training.divergence import DivergenceCheck
 from meanflow_tune.training.optim import MovingAverage, learning_rate, make_optimizer
@@ -96,6 +97,8 @@ class Run:
             raise ValueError(
                 f"budget.global_batch must be a multiple of the ranks, but got {batch} and {world.size}."
             )
+        if config.compile_choice.compiled:
+            use_compile_cache()
         generator = make_generator(config.seed, "weights")
         student = placed(config.network(data.shape, data.classes, generator), config, world)
         if (config.student_init == "teacher") != (initial is not None):

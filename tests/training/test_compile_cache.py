@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from torch._inductor.runtime import cache_dir_utils
 
+from meanflow_tune.training import compile_cache
 from meanflow_tune.training.compile_cache import (
     NAME,
     VARIABLE,
@@ -17,11 +19,22 @@ from meanflow_tune.training.compile_cache import (
     shrink,
     use_compile_cache,
 )
+from meanflow_tune.training.run import Run
+from meanflow_tune.training.world import World
+from tests.support.tiny_run import tiny_config
 
 
 @pytest.fixture(autouse=True)
 def unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "")  # restored, whatever a test sets
+    monkeypatch.delenv(VARIABLE)
+
+
+def test_torchs_own_choice_is_not_a_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    theirs = cache_dir_utils.default_cache_dir()
+    monkeypatch.setenv(VARIABLE, theirs)
+    assert use_compile_cache((tmp_path,)) == tmp_path / NAME
 
 
 def test_the_folder_is_private_and_torch_is_told(tmp_path: Path) -> None:
@@ -134,3 +147,14 @@ def test_a_process_takes_what_another_has_compiled(tmp_path: Path) -> None:
         if path.is_file() and number % 2:
             path.unlink()
     assert sum(counted()) == made
+
+
+def test_only_a_run_that_is_compiled_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compile_cache, "NAME", f"{NAME}-tested")
+    monkeypatch.setattr(compile_cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    for setting in (False, "auto", True):
+        config = tiny_config(compile=setting)
+        Run.start(config, World(), config.data.load(), None)
+        assert (tmp_path / f"{NAME}-tested").exists() == (setting is True)
