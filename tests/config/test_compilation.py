@@ -66,3 +66,9 @@ def test_settings_of_this_revision_leave_the_names_of_caches() -> None:
     del data["time_sampler"]["diagonal_at"]
     assert TrialConfig.from_dict(data).time_sampler.diagonal_at == "random"
     assert tiny_config(channels_last=True).content_hash() != config.content_hash()
+
+
+def test_a_network_with_dropout_is_never_compiled() -> None:
+    config = trained_for(10, model=MLP(dropout=0.2), compile="auto")
+    assert not config.compile_choice.compiled
+    assert "dropout is 0.2" in config.compile_choice.reason
