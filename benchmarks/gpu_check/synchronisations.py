@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.gpu_check.derivatives import subject
+from benchmarks.gpu_check.derivatives import SMALL, subject
 from benchmarks.gpu_check.rows import Bench, Row
-from benchmarks.gpu_check.training import LOSSES, config_of, start, step
+from benchmarks.gpu_check.training import LOSSES, WAYS, config_of, start, step
 
 # Operators whose result the processor reads, or whose shape depends on numbers.
 _READS = frozenset(
@@ -23,6 +23,7 @@ _READS = frozenset(
     }
 )
 _STEPS = 10
+_TINY = "unet, tiny"
 
 
 @contextmanager
@@ -30,7 +31,8 @@ def counted(device: str) -> Iterator[Counter[str]]:
     """Counts waits inside, by `file:line`.
 
     On a GPU those that torch reports (`torch.cuda.set_sync_debug_mode`). On a processor, where nothing waits,
-    the operators that would make a GPU's host wait; copies between the two are not among them.
+    the operators whose result is read there, or has a shape that depends on numbers: those that choose rows
+    by numbers in the processor's memory are among them, and make no GPU wait.
     """
     found: Counter[str] = Counter()
     if device == "cpu":
@@ -83,22 +85,26 @@ def _short(filename: str) -> str:
 
 
 def synchronisations(bench: Bench) -> None:
-    """Of both kinds of steps on both networks: per step, after the first two."""
-    for name in ("unet-cifar", "dit-b"):
-        for kind in LOSSES:
-            row = Row(f"{kind} step", name, "float32")
-            bench.progress(f"{row.case}, {name}")
-            bench.attempt(row, partial(_count, row, kind, bench))
+    """Of the usual steps on large networks and of every other way on a small one; none is to wait."""
+    cases = [(kind, "dit-b") for kind in LOSSES] + [(way, "unet-cifar") for way in WAYS]
+    for way, name in cases:
+        row = Row(f"{way} step", name if way in LOSSES else _TINY, "float32")
+        bench.progress(f"{row.case}, {row.network}")
+        bench.attempt(row, partial(_count, row, way, bench))
 
 
-def _count(row: Row, kind: str, bench: Bench) -> None:
-    of = subject(row.network, bench)
-    run = start(config_of(of, LOSSES[kind], min(16, of.batch)), of, bench.device)
-    for _ in range(2):
+def _count(row: Row, way: str, bench: Bench) -> None:
+    of = SMALL["unet-cifar"] if row.network == _TINY else subject(row.network, bench)
+    settings = {"losses": LOSSES["second-order"], **WAYS[way]}
+    # A group of one row has a check of its own: 32 rows make larger ones.
+    run = start(config_of(of, batch=32, **settings), of, bench.device)
+    for _ in range(2):  # the first ones check the network's derivatives, and fill caches
         step(run)
     with counted(bench.device) as found:
         for _ in range(_STEPS):
             step(run)
     places = ", ".join(f"{place} {count / _STEPS:g}" for place, count in found.most_common(8))
     count = found.total() / _STEPS
-    bench.emit(Row(row.case, row.network, row.precision, count=count, note=places))
+    run.settle()
+    waits = bench.device != "cpu" and count > 0
+    bench.emit(Row(row.case, row.network, row.precision, count=count, note=places, failed=waits))

@@ -5,10 +5,12 @@ from typing import Any
 import torch
 
 from benchmarks.derivatives.networks import CLASSES, Subject
-from meanflow_tune.config import Budget, Ema, Optimizer, TrialConfig
+from meanflow_tune.config import Budget, Ema, Guidance, Optimizer, TrialConfig
 from meanflow_tune.core.types import DataSplit
 from meanflow_tune.data import EightGaussians
-from meanflow_tune.losses import LossMix
+from meanflow_tune.ds_schedules import Constant
+from meanflow_tune.losses import Backward, LossMix, SecondOrder, TriConsistency
+from meanflow_tune.models import UNet
 from meanflow_tune.time_samplers import LogitNormalPairs
 from meanflow_tune.training.run import Run
 from meanflow_tune.training.world import World
@@ -20,6 +22,22 @@ LOSSES = {
     "second-order": LossMix.mixture(
         backward=0.6, forward=0.3, second_order=0.1, second_order_ramp=0.0
     ),
+}
+# Changes of a configuration that take other ways through a step.
+WAYS: dict[str, dict[str, Any]] = {
+    "first-order": {"losses": LOSSES["first-order"]},
+    "second-order": {"losses": LOSSES["second-order"]},
+    "second order on some rows": {
+        "losses": LossMix(
+            backward=Backward(share=0.5), second_order=SecondOrder(share=0.5, fraction=0.4)
+        )
+    },
+    "tri-consistency": {
+        "losses": LossMix(tri_consistency=TriConsistency(second_part="student")),
+        "ds_schedule": Constant(value=0.5),
+    },
+    "guided": {"label_dropout": 0.3, "guidance": Guidance(scale=2.0, t_end=0.6)},
+    "dropout": {"model": UNet(width=8, groups=4, heads=2, dropout=0.2)},
 }
 
 

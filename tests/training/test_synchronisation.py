@@ -99,6 +99,13 @@ CASES: dict[str, dict[str, Any]] = {
     "guided teacher": guided(),
     "guided between": guided(t_start=0.3, t_end=0.6) | {"x_source": Annealed(until=1.0)},
     "guided parts": guided(t_start=0.3, t_end=0.6) | of_loss("tri_consistency"),
+    **{
+        f"dropout, {targets} in targets": {
+            "model": MLP(width=16, blocks=1, dropout=0.3),
+            "dropout_in_targets": targets,
+        }
+        for targets in ("same", "none")
+    },
     "guided from scratch": SCRATCH
     | LABELLED
     | {"label_dropout": 0.3, "guidance": Guidance(scale=2.0, t_end=0.6)},
