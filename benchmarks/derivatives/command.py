@@ -16,7 +16,9 @@ from benchmarks.derivatives.accuracy import difference_errors, precision_errors
 from benchmarks.derivatives.cost import cost
 from benchmarks.derivatives.methods import products
 from benchmarks.derivatives.networks import NETWORKS, default_networks
+from benchmarks.derivatives.peer import peer
 from benchmarks.machine import machine
+from benchmarks.timing import processor_time
 from meanflow_tune.core.jets import supported_operators
 
 
@@ -100,6 +102,18 @@ def derivatives(
             steps = difference_errors(NETWORKS[names[0]], device, _progress(names[0]))
             data["differences"] = [asdict(row) for row in steps]
             show("differences", f"{names[0]}\n{tables.differences_table(steps)}")
+        if "peer" in wanted:
+            sides = peer(
+                device=device,
+                precision=precision,
+                batch=batch,
+                repetitions=repetitions,
+                compiled=compiled,
+                progress=_progress("first-order steps"),
+            )
+            data["peer"] = asdict(sides)
+            clock = "processor time" if processor_time(device) else "wall time"
+            show("peer", tables.peer_table(sides, clock))
     if "operators" in wanted:
         printed["operators"] = tables.operators_table(supported_operators())
         print(f"\n{printed['operators']}")

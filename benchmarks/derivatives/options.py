@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-TABLES = ("cost", "precision", "differences", "operators")
+TABLES = ("cost", "precision", "differences", "operators", "peer")
 PRECISIONS = ("float32", "tf32", "bfloat16")
 # Of NETWORKS.
 NETWORK_NAMES = ("mlp", "dit", "dit-32", "dit-1024", "dit-b", "unet", "unet-32", "unet-cifar")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.derivatives.accuracy import Differences, Errors
 from benchmarks.derivatives.cost import Cost
+from benchmarks.derivatives.peer import GOAL, Peer
 from benchmarks.derivatives.providers import COMPONENTS
 
 SYMBOLS = {"u": "u", "d_s": "∂_s u", "d_t": "D u", "d_t_d_s": "D ∂_s u"}
@@ -78,6 +79,24 @@ def differences_table(rows: Sequence[Differences]) -> str:
             *([f"{r.step:.0e}", *(f"{r.errors[k]:.0e}" for k in kinds)] for r in rows),
         ]
     )
+
+
+def peer_table(peer: Peer, clock: str) -> str:
+    """Both sides of a first-order step, with images per second and the ratios below."""
+    rows = [["first-order step", "images/s", "ms", "quartiles", "MiB"]]
+    remarks = []
+    for side in peer.sides:
+        if side.seconds is None or side.images_per_second is None or side.peak_mib is None:
+            rows.append([side.name, *["-"] * 4])
+            remarks.append(f"{side.name}: {side.note}")
+            continue
+        low, middle, high = (1e3 * second for second in side.seconds)
+        quarters = f"{low:.1f}-{high:.1f}"
+        rate = f"{side.images_per_second:.1f}"
+        rows.append([side.name, rate, f"{middle:.1f}", quarters, f"{side.peak_mib:.1f}"])
+    lines = [f"{peer.note}, batch {peer.batch}, {peer.precision}, {clock}", grid(rows), *remarks]
+    lines += [f"{name}: {ratio:.2f} (goal {GOAL:g})" for name, ratio in peer.ratios.items()]
+    return "\n".join(lines)
 
 
 def operators_table(families: Mapping[str, Sequence[str]]) -> str:

@@ -196,3 +196,12 @@ case("fft.fft2 fft.ifft2 fft.fftn fft.ifftn", lambda op, x: of_complex(op(two(x)
 case("fft.rfft2 fft.rfftn fft.ihfft2 fft.ihfftn", lambda op, x: of_complex(op(x * x) * op(x)))
 case("fft.irfft2 fft.irfftn fft.hfft2 fft.hfftn", lambda op, x: op(two(x)).sin())
 case("fft.fftshift fft.ifftshift", lambda op, x: op(x * x, 1) * op(x))
+HANN = torch.hann_window(4, dtype=torch.float64)
+case(
+    "stft",
+    lambda op, x: of_complex(
+        op((x * x).reshape(-1), 4, 2, window=HANN, return_complex=True)
+        * op(x, 4, hop_length=2, window=HANN, return_complex=True, pad_mode="constant")[0, :, :1]
+    ),
+)
+case("istft", lambda op, x: op(two(x), 4, 2, window=HANN) * op(two(x), 4, 2, 4, HANN, length=6))

@@ -67,11 +67,13 @@ def angle(x: Jet) -> Jet:
 for _operator in everywhere(
     "conj", "conj_physical", "resolve_conj", "resolve_neg", "cfloat", "cdouble"
 ):
-    each_component(_operator)
+    each_component(_operator, __name__)
 
 _TRANSFORMS = (
     "fft ifft rfft irfft hfft ihfft fft2 ifft2 rfft2 irfft2 hfft2 ihfft2 fftn ifftn rfftn irfftn "
     "hfftn ihfftn fftshift ifftshift"
 )
 for _name in _TRANSFORMS.split():
-    each_component(getattr(torch.fft, _name))
+    each_component(getattr(torch.fft, _name), __name__)
+for _operator in everywhere("stft", "istft"):
+    each_component(_operator, __name__)

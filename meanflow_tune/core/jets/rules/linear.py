@@ -163,7 +163,9 @@ def plus_scaled(x: Any, product: Any, beta: float, alpha: float) -> Any:
 
 
 @register_rule(torch.einsum)
-def einsum(equation: str, *operands: Any) -> Jet:
+def einsum(equation: Any, *operands: Any) -> Jet:
+    if not isinstance(equation, str):
+        return einsum(*_with_equation(equation, *operands))
     jets = [i for i, x in enumerate(operands) if isinstance(x, Jet)]
     first: Jet = operands[jets[0]]
     if len(jets) == 1 and "->" in equation:
@@ -192,6 +194,19 @@ def einsum(equation: str, *operands: Any) -> Jet:
         for i, k in itertools.permutations(jets, 2):
             out[3] = out[3] + term({i: 1, k: 2})
     return Jet(torch.stack(out).to(first.parts.dtype))
+
+
+def _with_equation(*given: Any) -> list[Any]:
+    """Operands that are each followed by a list of numbers of axes, as one equation and the operands."""
+    terms = [_term(numbers) for numbers in given[1::2]]
+    result = f"->{_term(given[-1])}" if len(given) % 2 else ""
+    return [f"{','.join(terms)}{result}", *given[: 2 * len(terms) : 2]]
+
+
+def _term(numbers: Any) -> str:
+    """The letters that torch too gives to the numbers: without a result, letters decide its order."""
+    letters = string.ascii_uppercase + string.ascii_lowercase
+    return "".join("..." if number is Ellipsis else letters[number] for number in numbers)
 
 
 def _convolution(operator: Any, spatial: int) -> None:

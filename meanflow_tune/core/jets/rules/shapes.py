@@ -247,8 +247,11 @@ def repeat_heads(x: Any, times: int) -> Any:
     return Jet(x.parts.repeat_interleave(times, -3))
 
 
-def each_component(operator: Any) -> None:
-    """Registers an operator that is linear in its first operand, to be applied to each component."""
+def each_component(operator: Any, family: str = __name__) -> None:
+    """Registers an operator that is linear in its first operand, to be applied to each component.
+
+    family: the module of rules that the operator belongs to.
+    """
 
     def rule(x: Any, *options: Any, **named: Any) -> Any:
         if not isinstance(x, Jet) or any(isinstance(o, Jet) for o in (*options, *named.values())):
@@ -260,6 +263,7 @@ def each_component(operator: Any) -> None:
             return Jet(torch.stack(results))
         return tuple(Jet(torch.stack(parts)) for parts in zip(*results, strict=True))
 
+    rule.__module__ = family
     register_rule(operator)(rule)
 
 

@@ -48,6 +48,10 @@ OPERATORS = {
     "einsum": lambda x: torch.einsum("ij,kj,kl->il", x, x, x * x),
     "einsum implicit": lambda x: torch.einsum("ij,jk", x, W.mT @ W),
     "einsum one": lambda x: torch.einsum("ij, kj -> ki", W * x, P)[:, :1] + x,
+    "einsum by numbers": lambda x: (
+        torch.einsum(x, [0, 1], x * x, [2, 1], [2, 0]) @ torch.einsum(W.mT @ W, [2, 40], x, [30, 2])
+        + torch.einsum(x, [..., 1], x * x, [..., 1], [..., 1])
+    ),
     "attention": lambda x: F.scaled_dot_product_attention(x, 2 * x, x * x, scale=0.7),
     "attention to constants": lambda x: F.scaled_dot_product_attention(x, W, P),
     "attention of constants": lambda x: F.scaled_dot_product_attention(W, P, x * x),
