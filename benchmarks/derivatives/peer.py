@@ -103,10 +103,11 @@ def loss_of_peer(model: Callable[..., Tensor], path: PathSample) -> Tensor:
     """The adaptive loss of backward MeanFlow, u and D u of all rows by one torch.func.jvp."""
     at = (path.x_t, path.t, path.s)
     along = (path.v_t, torch.ones_like(path.t), torch.zeros_like(path.s))
-    u, d_t = jvp(lambda x, t, s: model(x, t, s, None), at, along)
+    u, d_t = jvp(lambda x, t, s: model(x, t, s, None), at, along)[:2]
     target = (path.v_t + (path.s - path.t)[:, None, None, None] * d_t).detach()
     square = (u - target).square().mean(dim=(1, 2, 3))
-    return (square / (square.detach() + Adaptive().epsilon) ** POWER).mean()
+    loss: Tensor = (square / (square.detach() + Adaptive().epsilon) ** POWER).mean()
+    return loss
 
 
 class PeerStep:
