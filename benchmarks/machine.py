@@ -5,7 +5,7 @@ import platform
 from pathlib import Path
 
 from meanflow_tune.this_machine import processors
-from meanflow_tune.training.freed_memory import described
+from meanflow_tune.training.process.freed_memory import described
 
 
 def machine(device: str = "cpu") -> str:

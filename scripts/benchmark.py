@@ -12,7 +12,7 @@ from benchmarks.overhead import command as overhead
 from benchmarks.replay import options as replay
 from meanflow_tune.driver.cli import make_parser, whole
 from meanflow_tune.plan.request import EXIT_INTERRUPTED, EXIT_USAGE, UserError
-from meanflow_tune.training.freed_memory import keep_freed_memory
+from meanflow_tune.training.process.freed_memory import keep_freed_memory
 
 EXAMPLES = """examples:
   python scripts/benchmark.py slots                 two slots of one rank against one slot of two

@@ -68,6 +68,7 @@ class Runner:
         wait_for_cluster: float | None = None,
         abandon: Abandon | None = None,
         warn: Callable[[str], None] = logger.warning,
+        reached: Callable[[str], None] = lambda stage: None,
         modules: Mapping[str, Path] = MappingProxyType({}),
         reach: Callable[[], None] | None = None,
     ) -> Iterator["Runner"]:
@@ -76,12 +77,14 @@ class Runner:
         study, epoch: its folder, and that of the lease of this driver, which frees what earlier drivers
         hold. run_job: what slots do with a job; must be picklable. example: a configuration, whose data set
         every host of a cluster must have. warn: gets a line where memory may run out, a host is doubtful, or
-        the cluster is open to others. require_token, wait_for_cluster: see `join`; abandon: see
-        `HeadWatch`. modules: files of this host that run_job needs, see `shipping.stage`. reach: called
-        on each host, raises where it cannot reach the storage; None for a storage that is a folder.
+        the cluster is open to others; reached: the stages of the start. require_token, wait_for_cluster: see
+        `join`; abandon: see `HeadWatch`. modules: files of this host that run_job needs, see
+        `shipping.stage`. reach: called on each host, raises where it cannot reach the storage; None for a
+        storage that is a folder.
 
         Raises ClusterError where the cluster or one of its hosts cannot be used.
         """
+        reached("Ray is asked for")
         with ExitStack() as stack:
             local = cluster is None
             if local:
@@ -93,6 +96,7 @@ class Runner:
                 session = stack.enter_context(
                     join(cluster or None, verbose, require_token, wait_for_cluster, modules, warn)
                 )
+            reached("Ray is up")
             for note in session.notes:
                 warn(note)
             head = session.watch_head(abandon)
@@ -136,6 +140,7 @@ class Runner:
                     )
             watch = Slots(spec, wanted, Owner(study, epoch), capacity.grows)
             stack.enter_context(watch)
+            reached("slots are asked for")
             where = "Ray on this machine" if local else f"Ray cluster at {session.address}"
             yield cls(broker, watch, layout, storage, f"{where}: {layout}", head)
 

@@ -128,10 +128,13 @@ def run_worker(config: dict[str, Any]) -> None:
     from ray import train
     from ray.train.torch import get_device
 
-    from meanflow_tune.training.freed_memory import keep_freed_memory, return_freed_memory
     from meanflow_tune.training.memory import cap_gpu_memory
+    from meanflow_tune.training.process.freed_memory import keep_freed_memory, return_freed_memory
+    from meanflow_tune.training.process.stopwatch import Stopwatch, process_age, show_start
 
     keep_freed_memory()
+    show_start()
+    age, stopwatch = process_age() or 0.0, Stopwatch()
 
     context = train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
@@ -144,12 +147,15 @@ def run_worker(config: dict[str, Any]) -> None:
     shared(None)  # no heartbeat before the incarnation is known
     use = ProcessUse(ray.util.get_node_ip_address())
     connection = Connection(broker, slot, incarnation, rank, use)
+    stopwatch.mark("registration")
     try:
         run_job: RunJob = cloudpickle.loads(config["run_job"])
     except Exception:
         if rank == 0:
             broker.call(Broker.unusable, slot, traceback.format_exc(limit=-3))
         return
+    stopwatch.mark("code of trials")
+    stopwatch.log(f"{slot}, rank {rank}, whose process is {age:.1f} s old")
     device = use.device = str(get_device())
     cap_gpu_memory(ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0), device)
     while True:

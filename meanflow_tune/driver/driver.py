@@ -15,6 +15,7 @@ from typing import Any
 from meanflow_tune.cluster.errors import BrokerLost, ClusterError, ClusterLost
 from meanflow_tune.cluster.runner import Runner
 from meanflow_tune.cluster.signals import AnyOf, Interrupt
+from meanflow_tune.cluster.start_stages import StartStages
 from meanflow_tune.driver import search_tracking, tracking
 from meanflow_tune.driver.conclusion import Conclusion
 from meanflow_tune.driver.disk.retention import Retention
@@ -134,6 +135,7 @@ class Driver:
     ) -> None:
         self.plan, self.request = plan, plan.request
         self.lease, self.view, self.command, self.verbose = lease, view, command, verbose
+        self.start = StartStages(view.event) if verbose else StartStages()
         self._copy = copy
         where = plan.request.storage, plan.request.tracking_uri
         repair = partial(remote_study.repair, lease.check, copy, view.event)
@@ -143,14 +145,11 @@ class Driver:
         teachers, system = str(self.request.teachers), self.request.system_metrics
         train = partial(job.run_job, cache=teachers, fence=check_epoch, system_metrics=system)
         self._run_job = run_job or remote_study.jobs(copy, self.request) or train
-        self._give_up = give_up
         self.search_log = SearchLog(plan.request.folder, view.error)
-        view.log = self.search_log.write
-        view.state["faults"] = self.search_log.state()
+        view.log, view.state["faults"] = self.search_log.write, self.search_log.state()
         self.stages: list[Stage] = []
-        self.user_requests = UserRequests(plan, view.event)
-        self.interrupt = Interrupt()
-        self.shown = OnlyShown(view.error, (LeaseLost,))
+        self.user_requests, self.interrupt = UserRequests(plan, view.event), Interrupt()
+        self._give_up, self.shown = give_up, OnlyShown(view.error, (LeaseLost,))
         self.write_policy = WaitForSpace(view.error, lambda: self.interrupt.requested)
         self.retention = Retention(self.request, plan.objectives, lease.check)
         # Waits, too: a lease in a database cannot be checked while its server is down.
@@ -274,7 +273,7 @@ class Driver:
         stage.tidy = self.retention.of_stage(ledger.record_feed().update)
         # Also while the confirmation runs: they are about the search.
         stage.handle_requests = partial(self.stages[0].apply_requests, self.user_requests)
-        stage.tell_faults = self._tell_faults
+        stage.tell_faults, stage.start = self._tell_faults, self.start
         return stage
 
     def _tell_faults(
@@ -370,6 +369,7 @@ class Driver:
                 error, self.lease.release, self.view, self.status, self._give_up
             ),
             warn=self.view.error,
+            reached=self.start.reached,
             modules=self.plan.space.modules,
             reach=None if self._copy is None else self._copy.store.check,
         ) as runner:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from meanflow_tune.cluster.signals import Interrupt
+from meanflow_tune.cluster.start_stages import StartStages
 from meanflow_tune.driver.handling.user_requests import UserRequests
 from meanflow_tune.files import OnlyShown, Unreachable, WaitForSpace, is_full
 from meanflow_tune.records import INFEASIBLE, TEACHER, Job, Outcome, Report, TrialRecord
@@ -80,6 +81,7 @@ class Stage:
         # The faults of a snapshot are told by the driver, once; its second argument names a trial.
         self.tell_faults: Callable[[Sequence[Mapping[str, Any]], Callable[[int], str]], None]
         self.tell_faults = lambda faults, title: None
+        self.start = StartStages()
         self.waiting: list[str] = []  # what waits for what, as of the last tick
         self.tidy: Callable[[], None] = lambda: None  # what a trial that has ended leaves on disk
         # A trial's files, which lie elsewhere where the storage is remote. In the background thread.
@@ -131,6 +133,7 @@ class Stage:
         except ValueError as error:  # without an objective: ends this trial, not the search
             self._refused[number] = f"its report at {report.images:,} images has no value: {error}"
             return False
+        self.start.reached("the first report")
         record = self.ledger.record_of(number)
         if _reports(record) > known:
             values = self.ledger.objectives.values(report)
@@ -196,6 +199,7 @@ class Stage:
             if number in self._rows:
                 self._rows[number] |= progress
                 self.progress_tracker.heard(number, progress)
+        self.start.tick(snapshot)
         self.tell_faults(snapshot.get("faults", ()), self._title)
         self.waiting = waits(self._rows, snapshot, self._label)
         self.view.state["slots"] = hosts_of(snapshot, self._title)

@@ -78,9 +78,9 @@ def main(argv: list[str] | None = None, prog: str = "train.py") -> int:
     from meanflow_tune.files import write_atomic
     from meanflow_tune.plan.request import EXIT_INTERRUPTED, EXIT_UNUSABLE, UserError, usable_folder
     from meanflow_tune.report.commands import called_command
-    from meanflow_tune.training.freed_memory import keep_freed_memory
     from meanflow_tune.training.job import Unusable, run_job
     from meanflow_tune.training.memory import memory_shortage
+    from meanflow_tune.training.process.freed_memory import keep_freed_memory
 
     keep_freed_memory()
     torch.set_num_threads(arguments.threads)

@@ -19,6 +19,7 @@ from meanflow_tune.training.curve import no_system
 from meanflow_tune.training.disk_wait import Interrupted, unfenced, write_or_wait
 from meanflow_tune.training.loop import train
 from meanflow_tune.training.memory import memory_shortage
+from meanflow_tune.training.process.stopwatch import Stopwatch
 from meanflow_tune.training.resources import Resources, SharedFiles, SharedFolder
 from meanflow_tune.training.run import Run
 from meanflow_tune.training.system_metrics import SystemSampler
@@ -130,16 +131,22 @@ def _train(
     write = partial(write_or_wait, world, reporter, folder, fence=fence)
     text = json.dumps(config.to_dict(), indent=1)
     write(lambda: write_atomic(folder / "config.json", text))
+    stopwatch = Stopwatch()
     try:
         data = resources.data(config)
+        stopwatch.mark("data")
         teacher = resources.teacher(config, reporter)
+        stopwatch.mark("teacher")
         evaluator = resources.evaluator(config, reporter)
+        stopwatch.mark("evaluation")
     except Exception as error:
         if memory_shortage(error) is None:
             raise
         # Not the outcome of this trial's settings: every trial would end like this.
         raise Unusable(f"data, teacher and evaluation do not fit into memory: {error}") from None
     run = Run.start(config, world, data, teacher, resources.initial(config))
+    stopwatch.mark("networks and state")
+    stopwatch.log(f"trial {job.number}, rank {world.rank}")
     phase = f"repeat {repeat}" if repeat else "train"
     outcome = train(
         run,

@@ -37,6 +37,7 @@ class Cluster:
     said: list[tuple[Any, ...]] = field(default_factory=list)
     slots: dict[str, dict[str, Any]] = field(default_factory=dict)
     made: int = 0
+    awaited: list[str] = field(default_factory=list)
     killed: list[str] = field(default_factory=list)
 
     # the owner
@@ -47,6 +48,10 @@ class Cluster:
         self.made += 1
         self.held[f"{slot}/{self.made}"] = ""
         return Group(f"{slot}/{self.made}")
+
+    def await_placement(self, groups: list[Group], seconds: float) -> None:
+        assert 0.0 < seconds <= 1.0
+        self.awaited = [group.name for group in groups]
 
     def free(self, group: Group) -> None:
         self.held.pop(group.name, None)
@@ -128,6 +133,14 @@ def running(cluster: Cluster, count: int = 2) -> watch.Slots:
     tick(cluster, made)
     assert made.count == count
     return made
+
+
+def test_slots_start_at_once_and_together(cluster: Cluster) -> None:
+    """Before the first tick, which comes when Ray Tune has been imported and runs."""
+    slots(cluster)
+    assert cluster.awaited == ["slot-0/1", "slot-1/2"]
+    for name, host in (("slot-0", "a"), ("slot-1", "b")):
+        assert cluster.said_of(name, Broker.slot_state)[-1] == ("starting", "", [host])
 
 
 def test_a_silent_slot_starts_again_while_others_run(cluster: Cluster) -> None:

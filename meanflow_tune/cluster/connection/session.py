@@ -33,7 +33,7 @@ from meanflow_tune.cluster.connection.head_watch import (
 from meanflow_tune.cluster.connection.job_environment import with_job
 from meanflow_tune.cluster.errors import ClusterError, ClusterUnreachable
 from meanflow_tune.cluster.shipping import stage
-from meanflow_tune.training.freed_memory import SWITCH
+from meanflow_tune.training.process.freed_memory import SWITCH
 
 # In every process of a search, whatever the user has set: a pickle in an artifact is code.
 CLOSED = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}

@@ -1,6 +1,8 @@
 """The placement groups of a search: named after it, so that its next driver finds what was left."""
 
 import hashlib
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import ray
@@ -32,6 +34,12 @@ class Owner:
     def reserve(self, slot: str, workers: int, resources: dict[str, float]) -> PlacementGroup:
         """Ask for the resources of a slot; they may come later."""
         return placement_group([dict(resources)] * workers, "PACK", name=f"{self._mine}{slot}")
+
+    def await_placement(self, groups: Iterable[PlacementGroup], seconds: float) -> None:
+        """Wait until all groups have their resources, for at most `seconds`."""
+        deadline = time.monotonic() + seconds
+        for group in groups:
+            group.wait(max(0.0, deadline - time.monotonic()))
 
     def free(self, group: PlacementGroup) -> None:
         """Give back the resources; processes that use them are ended. Idempotent."""

@@ -29,6 +29,7 @@ START_SECONDS = 300.0
 SILENCE_SECONDS = 120.0
 LOST_SECONDS = 600.0  # without any slot, after which the search ends
 RECOUNT_SECONDS = 5.0
+PLACED_SECONDS = 1.0  # for the hosts that are there to give their resources
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,10 @@ class Slots:
         self._answered = time.monotonic()
         self._owner.free_leftovers()
         self.tick({"slots": {}, "unusable": {}})
+        # Not at the next tick: that comes when Tune runs, and ranks can start while the driver imports it.
+        groups = [slot.group for slot in self._slots.values() if slot.group is not None]
+        self._owner.await_placement(groups, PLACED_SECONDS)
+        self._notice_places(time.monotonic())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from meanflow_tune.training import freed_memory
-from meanflow_tune.training.freed_memory import SWITCH
+from meanflow_tune.training.process import freed_memory
+from meanflow_tune.training.process.freed_memory import SWITCH
 
 GLIBC = freed_memory._glibc() is not None
 ONLY_GLIBC = pytest.mark.skipif(not GLIBC, reason="the C library is not glibc")
@@ -18,7 +18,7 @@ ONLY_GLIBC = pytest.mark.skipif(not GLIBC, reason="the C library is not glibc")
 # Prints the page faults of 50 uses of a block of 40 MB, and what it says about itself.
 FAULTS = """
 import resource
-from meanflow_tune.training.freed_memory import described, keep_freed_memory
+from meanflow_tune.training.process.freed_memory import described, keep_freed_memory
 keep_freed_memory()
 use = lambda: bytearray(b"x") * 40_000_000
 use()
@@ -33,7 +33,7 @@ TRIALS = """
 import random
 from pathlib import Path
 import torch
-from meanflow_tune.training.freed_memory import keep_freed_memory, return_freed_memory
+from meanflow_tune.training.process.freed_memory import keep_freed_memory, return_freed_memory
 assert keep_freed_memory()
 draw = random.Random(0)
 torch.set_num_threads(1)
