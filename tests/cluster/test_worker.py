@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -107,3 +108,19 @@ def test_a_fault_that_all_ranks_see_is_one() -> None:
         )
     (call,) = connection.call.call_args_list
     assert call.args[1:] == (7, "s3://b does not answer", "the trial waits")
+
+
+@pytest.mark.slow
+def test_a_rank_imports_nothing_that_only_the_driver_needs() -> None:
+    """Each takes a second or more per rank; pandas is not ours, Ray Train imports it."""
+    code = """
+import sys
+import ray.train.torch
+import meanflow_tune.cluster.worker
+import meanflow_tune.training.job
+import meanflow_tune.remote.remote_jobs
+heavy = {"matplotlib", "mlflow", "optuna", "PIL", "ray.tune", "scipy", "sklearn", "torch._dynamo"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
