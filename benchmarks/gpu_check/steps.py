@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.derivatives.methods import products
 from benchmarks.derivatives.networks import Subject
+from benchmarks.derivatives.peer import OURS, Size, peer
 from benchmarks.gpu_check.derivatives import subject
 from benchmarks.gpu_check.rows import Bench, Row
 from benchmarks.gpu_check.training import LOSSES, config_of, start, step
@@ -16,14 +17,50 @@ from benchmarks.timing import interleaved, peak_mib, quartiles
 # Halved until both kinds of steps fit.
 _BATCHES = {"unet-cifar": 256, "dit-b": 128}
 _WARM_UP = 3
+_PEER, _SMALL_PEER = "song-unet", Size(8, (1, 2), 1, (1,), 8, 4)
 
 
 def steps(bench: Bench) -> None:
     """First- and second-order steps, side by side; uncompiled ones first, since compiling takes minutes."""
     names = ("unet-cifar", "dit-b")
-    cases = [(name, p, False) for name in names for p in bench.precisions]
+    _each([(name, p, False) for name in names for p in bench.precisions], bench)
+    # In the precision of the public code, which sets torch.set_float32_matmul_precision("high").
+    usual = "float32" if bench.small else "tf32"
+    bench.attempt(Row("first-order step", _PEER, usual), partial(_beside, usual, False, bench))
     if not bench.small:  # the stages `checks` and `compiled` compile there
-        cases += [(name, "bfloat16", True) for name in names]
+        _each([(name, "bfloat16", True) for name in names], bench)
+        bench.attempt(Row("compiled", _PEER, usual), partial(_beside, usual, True, bench))
+
+
+def _beside(precision: str, compiled: bool, bench: Bench) -> None:
+    """Our first-order step, and one as public code writes it."""
+    found = peer(
+        device=bench.device,
+        precision=precision,
+        batch=None,
+        repetitions=2 if bench.small else 5,
+        compiled=compiled,
+        progress=lambda line: bench.progress(f"{_PEER}, {precision}: {line}"),
+        size=_SMALL_PEER if bench.small else None,
+    )
+    for side in found.sides:
+        if compiled and "compiled" not in side.name:
+            continue
+        bench.emit(
+            Row(
+                f"first-order step: {side.name}",
+                _PEER,
+                precision,
+                milliseconds=None if side.seconds is None else 1e3 * side.seconds[1],
+                images_per_second=side.images_per_second,
+                mib=side.peak_mib,
+                note=side.note or f"batch {found.batch}",
+                failed=side.seconds is None and side.name.startswith(OURS),
+            )
+        )
+
+
+def _each(cases: list[tuple[str, str, bool]], bench: Bench) -> None:
     for name, precision, compile in cases:
         suffix = ", compiled" if compile else ""
         row = Row(f"steps{suffix}", name, precision)
