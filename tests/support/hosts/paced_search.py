@@ -41,9 +41,22 @@ def undisturbed(bed: Bed, host: Host, trials: int, workers: int) -> "Results":
     """The results of a run on one host, with a Ray of its own, that nothing happens to."""
     storage = bed.shared / f"undisturbed-{workers}"
     words = command(storage, trials, f"--workers-per-trial={workers}", "--max-concurrent=1")
-    run = host.start(words, f"undisturbed-{workers}", HOSTS_TRIALS=str(trials))
-    assert run.wait(600.0) == 0, run.said()
+    delivered(lambda: host.start(words, f"undisturbed-{workers}", HOSTS_TRIALS=str(trials)), 600.0)
     return Results(storage)
+
+
+def delivered(start: Callable[[], HostProcess], seconds: float) -> HostProcess:
+    """The command, once it has ended well. Where MLflow was slower than it, it is repeated until MLflow has
+    all, as the driver says. seconds: for each time.
+    """
+    deadline = time.monotonic() + seconds + SENDING_SECONDS
+    while True:
+        run = start()
+        status = run.wait(seconds)
+        assert status == 0, f"status {status}\n{run.said()}"
+        if WAITING not in run.said():
+            return run
+        assert time.monotonic() < deadline, run.said()
 
 
 @dataclass
@@ -135,21 +148,15 @@ class PacedSearch:
         return (min(rank.seen for rank in new) if new else time.time()) - since
 
     def finish(self) -> None:
-        """Let the rest go fast, and wait for the driver's good end.
-
-        Where MLflow was slower than that, the command is repeated until it has all, as the driver says.
-        """
-        assert self.driver is not None
-        assert self.driver_host is not None
+        """Let the rest go fast, and wait for the driver's good end, and until MLflow has all."""
+        driver, host = self.driver, self.driver_host
+        assert driver is not None
+        assert host is not None
         self.cluster.set_pace(0.0)
-        deadline = time.monotonic() + SENDING_SECONDS
-        while True:
-            status = self.driver.wait(END_SECONDS)
-            assert status == 0, f"status {status}\n{self.report()}"
-            if WAITING not in self.driver.said():
-                return
-            assert time.monotonic() < deadline, self.report()
-            self.start(self.driver_host)
+        status = driver.wait(END_SECONDS)
+        assert status == 0, f"status {status}\n{self.report()}"
+        if WAITING in driver.said():
+            delivered(lambda: self.start(host), END_SECONDS)
 
     def results(self) -> "Results":
         return Results(self.storage)
