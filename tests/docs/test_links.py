@@ -119,7 +119,7 @@ def test_options_are_known() -> None:
     for name, text in CURRENT.items():
         if name != "docs/testing.md":
             for span in code(text):
-                if span.split()[:1] and span.split()[0] in OTHERS or span.startswith(PIP):
+                if (span.split()[:1] and span.split()[0] in OTHERS) or span.startswith(PIP):
                     continue
                 used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", span))
                 assert used <= options, f"{name}: {span}"
