@@ -41,7 +41,12 @@ def undisturbed(bed: Bed, host: Host, trials: int, workers: int) -> "Results":
     """The results of a run on one host, with a Ray of its own, that nothing happens to."""
     storage = bed.shared / f"undisturbed-{workers}"
     words = command(storage, trials, f"--workers-per-trial={workers}", "--max-concurrent=1")
-    delivered(lambda: host.start(words, f"undisturbed-{workers}", HOSTS_TRIALS=str(trials)), 600.0)
+
+    def start() -> HostProcess:
+        # A log of its own each time.
+        return host.start(words, f"{storage.name}-{next(_count)}", HOSTS_TRIALS=str(trials))
+
+    delivered(start, 600.0)
     return Results(storage)
 
 
