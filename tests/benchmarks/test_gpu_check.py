@@ -228,7 +228,12 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
         time.sleep(2.0)
         os.kill(os.getpid(), signal.SIGINT)
 
-    status, found = run(tmp_path, "good", "hangs", "chatty", show=interrupt_after)
+    # A process that a script started in the background ignores the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        status, found = run(tmp_path, "good", "hangs", "chatty", show=interrupt_after)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert status == INTERRUPTED
     outcomes = [stage["outcome"] for stage in found.values()]
     assert outcomes == ["complete", "interrupted", "not run"]
