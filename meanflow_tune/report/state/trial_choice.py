@@ -2,12 +2,12 @@
 
 import bisect
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from meanflow_tune.records import TrialRecord
 from meanflow_tune.report.state.trial_rows import StudyState, TrialRow
 from meanflow_tune.search.objectives import Direction
 from meanflow_tune.search.pareto import non_dominated
+from meanflow_tune.search.sorted_lists import discard
 
 SCREEN = 24  # trials; a study of as many is shown whole
 RUNNING, BEST, NEWEST, BROKEN = 8, 5, 8, 3  # of a larger one
@@ -34,8 +34,8 @@ class TrialChoice:
         for record in changed:
             before = self._records.get(record.number)
             if before is not None:
-                _discard(self._by_status[before.status], record.number)
-                _discard(self._ended, _end_of(before))
+                discard(self._by_status[before.status], record.number)
+                discard(self._ended, _end_of(before))
                 self._forget_best(before)
             self._records[record.number] = record
             bisect.insort(self._by_status.setdefault(record.status, []), record.number)
@@ -82,7 +82,7 @@ class TrialChoice:
     def _forget_best(self, record: TrialRecord) -> None:
         if len(self._directions) == 1:
             if record.values:
-                _discard(self._best, self._key(record))
+                discard(self._best, self._key(record))
         elif (0.0, record.number) in self._best:  # a completed trial that is completed again
             done = self._by_status.get("completed", [])
             self._best = self._front([number for number in done if number != record.number])
@@ -110,10 +110,3 @@ def study_state(
 
 def _end_of(record: TrialRecord) -> tuple[float, int]:
     return record.ended or 0.0, record.number
-
-
-def _discard(ascending: list[Any], item: Any) -> None:
-    """Remove an item from a sorted list where it is there."""
-    place = bisect.bisect_left(ascending, item)
-    if place < len(ascending) and ascending[place] == item:
-        del ascending[place]

@@ -12,6 +12,7 @@ from meanflow_tune.records import Decision, Report
 from meanflow_tune.search.objectives import Objectives
 from meanflow_tune.search.pruning.rules import Rungs
 from meanflow_tune.search.pruning.standings import RungResult, Standings, Values
+from meanflow_tune.search.sorted_lists import discard
 from meanflow_tune.search.store.trials import (
     BASELINE,
     BRACKET,
@@ -68,7 +69,7 @@ class Pruner:
             now = self._trials[trial.number] = _TrialRungs(trial)
             if before is not None and before.paused_at is not None:
                 waiting = self._waiting[before.paused_at, before.bracket]
-                del waiting[bisect.bisect_left(waiting, self._order_key(before, before.paused_at))]
+                discard(waiting, self._order_key(before, before.paused_at))
                 if not waiting:
                     del self._waiting[before.paused_at, before.bracket]
             if before is not None and before.bracket != now.bracket:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from meanflow_tune.search.objectives import Direction
 from meanflow_tune.search.pareto import places
+from meanflow_tune.search.sorted_lists import discard
 
 Values = tuple[float, ...]
 
@@ -68,8 +69,8 @@ class Standings:
             return
         self._ranked = None
         if len(self._directions) == 1:
-            del self._order[bisect.bisect_left(self._order, self._key(result))]
-            del self._means[bisect.bisect_left(self._means, (result.mean, number))]
+            discard(self._order, self._key(result))
+            discard(self._means, (result.mean, number))
 
     def place(self, own: RungResult) -> tuple[int, int]:
         """How many of the other trials are better than `own`, and the number of all with it.

@@ -8,7 +8,6 @@ weights the oldest least in any case.
 import bisect
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from optuna.samplers._tpe import sampler as tpe
 from optuna.storages import BaseStorage
@@ -18,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from meanflow_tune.search.objectives import Direction
 from meanflow_tune.search.pareto import non_dominated
 from meanflow_tune.search.samplers.history import shown
+from meanflow_tune.search.sorted_lists import discard
 from meanflow_tune.search.store.changes import StudyTrials
 from meanflow_tune.search.store.trials import FINISHED
 
@@ -122,11 +122,11 @@ class ModelledTrials:
         trial = self._known.pop(number, None)
         if trial is None or trial.state not in FINISHED:
             return
-        if _discard(self._older, number):
+        if discard(self._older, number):
             self._best.remove(trial)
-        _discard(self._newest, number)
+        discard(self._newest, number)
         of_shape = self._shapes[trial.shape]
-        _discard(of_shape, number)
+        discard(of_shape, number)
         if not of_shape:
             del self._shapes[trial.shape]
 
@@ -142,7 +142,7 @@ class _Ranking:
         bisect.insort(self._order, self._rank(trial))
 
     def remove(self, trial: CachedTrial) -> None:
-        _discard(self._order, self._rank(trial))
+        discard(self._order, self._rank(trial))
 
     def numbers(self) -> list[int]:
         """Of the best."""
@@ -195,12 +195,3 @@ class _Front:
             return {}
         best = non_dominated([values for _, values in points], self._directions)
         return {number: values for (number, values), on in zip(points, best, strict=True) if on}
-
-
-def _discard(ascending: list[Any], item: Any) -> bool:
-    """Remove an item from a sorted list; False where it is not there."""
-    place = bisect.bisect_left(ascending, item)
-    if place == len(ascending) or ascending[place] != item:
-        return False
-    del ascending[place]
-    return True

@@ -11,7 +11,7 @@ Optuna's own. tests/search/samplers/test_tpe.py compares the suggestions.
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, proxy
 
 import numpy as np
 from numpy.typing import NDArray
@@ -198,7 +198,8 @@ class CachedView(SamplerView):
         if found is None:
             caches = _CACHES.setdefault(self._inner, {})
             if study_id not in caches:
-                caches[study_id] = _Cache(self._inner, study_id)
+                # A reference of the cache to its storage would keep both for ever.
+                caches[study_id] = _Cache(proxy(self._inner), study_id)
             found = self._caches[study_id] = caches[study_id]
             found.trials.update()
         return found

@@ -1,6 +1,8 @@
 """TPE models a bounded number of trials; which ones follows from what is stored alone."""
 
+import gc
 import random
+import weakref
 from collections.abc import Sequence
 
 import optuna
@@ -14,6 +16,7 @@ from meanflow_tune.search.pareto import non_dominated
 from meanflow_tune.search.samplers import modelled
 from meanflow_tune.search.samplers.history import shown
 from meanflow_tune.search.samplers.modelled import ModelledTrials
+from meanflow_tune.search.samplers.tpe import CachedView
 from meanflow_tune.search.store.trials import FINISHED, PAUSED, promoted_key
 
 NEWEST = 8
@@ -123,3 +126,14 @@ def test_the_good_ones_are_those_of_the_whole_study() -> None:
     )
     assert whole == of_capped
     assert len(whole) == gamma == tpe.default_gamma(modelled.NEWEST)
+
+
+def test_what_asks_keep_does_not_keep_their_storage() -> None:
+    """A replay of many searches in one process would hold all of them."""
+    storage = InMemoryStorage()
+    study = optuna.create_study(storage=storage)
+    assert CachedView(storage).count_finished(study._study_id) == 0
+    seen = weakref.ref(storage)
+    del storage, study
+    gc.collect()
+    assert seen() is None
